@@ -8,14 +8,14 @@ from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
 from searchlora.prompts import messages
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 
 rewriter, intent = sample.rewriter(), sample.intent()
 engine = LocalEngine(resolve(rewriter.manifest.base.name), sample.STORE)
 
 requests = []
 for adapter in (rewriter, intent, None):
-    task = load_prompted_task(adapter.manifest.task if adapter else "rewriting")
+    task = load_generation_task(adapter.manifest.task if adapter else "rewriting")
     task = task.bound(adapter.manifest.settings, adapter.manifest.tuned) if adapter else task
     record = {"id": "1", "group": "1", "query": "pink telly"}
     requests.append(Request(messages(task, record), adapter.reference if adapter else None, max_new_tokens=12))

@@ -9,11 +9,11 @@ from searchlora.inference.local import LocalEngine
 from searchlora.inference.sampling import Sampling
 from searchlora.models.resolve import resolve
 from searchlora.prompts import messages
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 
 rewriter = sample.rewriter()
 engine = LocalEngine(resolve(rewriter.manifest.base.name), sample.STORE)
-task = load_prompted_task("rewriting").bound(rewriter.manifest.settings, rewriter.manifest.tuned)
+task = load_generation_task("rewriting").bound(rewriter.manifest.settings, rewriter.manifest.tuned)
 request = Request(
     messages(task, {"id": "1", "group": "1", "query": "pink telly"}),
     rewriter.reference,

@@ -38,7 +38,12 @@ def _clipped(part: str) -> str:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first five names of a list, for a message: `a, b, c, d, e and 7 more`."""
+    """The first five names of a list, for a message.
+
+    Examples:
+        >>> some("abcdefg"), some("abcde"), some("")
+        ('a, b, c, d, e and 2 more', 'a, b, c, d, e', '')
+    """
     more = len(names) - 5
     return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")
 
@@ -179,16 +184,8 @@ class ZeroDelta(LoadCheckFailed):
     """The adapter's delta B·A is zero, so it changes nothing."""
 
 
-class GoldenRenderMismatch(LoadCheckFailed):
-    """The golden records no longer render to the token ids of training."""
-
-
-class GoldenLogitsMismatch(LoadCheckFailed):
-    """The logits on the golden prompts equal the base's, or differ from the stored ones."""
-
-
-class GoldenVectorsMismatch(LoadCheckFailed):
-    """The vectors of the golden texts equal the base's, or differ from the stored ones."""
+class GoldenMismatch(LoadCheckFailed):
+    """A golden record gives other token ids, logits or vectors than the stored ones, or outputs equal to the base's."""
 
 
 # Training and inference

@@ -62,9 +62,9 @@ class Lora(_Section):
         description="a group (`qv` and `qkv`: projections of attention; `attention`: also its output; `mlp`; "
         "`all-linear`), or a list of module names",
     )
-    variant: Literal["lora", "rslora", "dora", "pissa"] = Field(
+    variant: Literal["lora", "rslora", "dora"] = Field(
         "lora",
-        description="rslora arXiv:2312.03732, dora arXiv:2402.09353, pissa arXiv:2404.02948",
+        description="rslora arXiv:2312.03732, dora arXiv:2402.09353",
     )
     plus_ratio: float | None = Field(
         None, ge=1, description="LoRA+ (arXiv:2402.12354): learning rate of B over that of A"

@@ -43,9 +43,10 @@ def server_url(
 http://localhost:8000.
     """
     try:
-        parts = _split(url)
-        if "@" in parts.netloc:
+        check_text(url)
+        if "@" in re.split("[/?#]", url.partition("//")[2])[0]:  # before anything that shows the address
             raise EngineError("the address holds a password", fix="Give a key in an environment variable.")
+        parts = urlsplit(url)
         if parts.scheme not in schemes:
             raise ValueError(f"its scheme is none of {', '.join(schemes)}")
         _check_port(parts)
@@ -94,11 +95,6 @@ def check_host(host: str) -> None:
     labels = ascii_host.removesuffix(".").split(".")
     if len(ascii_host) > _MAX_HOST or not all(map(_LABEL.fullmatch, labels)):
         raise ValueError(f"{host[:_MAX_HOST]!r} is not a host")
-
-
-def _split(url: str) -> SplitResult:
-    check_text(url)
-    return urlsplit(url)
 
 
 def _check_port(parts: SplitResult) -> None:

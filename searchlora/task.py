@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.evaluation import Evaluation
@@ -31,6 +31,7 @@ from searchlora.outputs import InvalidOutput, OutputSpec
 from searchlora.plugins import Plugin, installed_plugins
 from searchlora.recipe import read_recipe
 from searchlora.records import Evidence, Format, GradedTarget, Judgment, Options, Record, SearchContext
+from searchlora.renamed import warn_renamed
 from searchlora.rewards import INVALID, RewardContext
 
 GROUP = "searchlora.tasks"
@@ -520,16 +521,27 @@ def load_encoder_task(name: str, folder: str | Path | None = None) -> EncoderTas
     return task
 
 
-def load_prompted_task(name: str, folder: str | Path | None = None) -> GenerationTask:
+def load_generation_task(name: str, folder: str | Path | None = None) -> GenerationTask:
     """The prompted task of a given name. Raises `UsageError`, also for a task without a prompt."""
-    return prompted(load_task(name, folder))
+    return generation_task(load_task(name, folder))
 
 
-def prompted(task: Task) -> GenerationTask:
+def generation_task(task: Task) -> GenerationTask:
     """The task, checked to be a `GenerationTask`. Raises `UsageError` otherwise."""
     if not isinstance(task, GenerationTask):
         raise UsageError(f"the task '{task.name}' has no prompt, which this command requires")
     return task
+
+
+_RENAMED = {"load_prompted_task": load_generation_task, "prompted": generation_task}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _RENAMED:
+            raise AttributeError(f"module 'searchlora.task' has no attribute '{name}'")
+        warn_renamed(name, _RENAMED[name].__name__)
+        return _RENAMED[name]
 
 
 def _plugins(folder: str | Path | None) -> dict[str, Plugin]:

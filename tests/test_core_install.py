@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.servers import child_server
 from searchlora.eval.trec import read_run
-from tests.test_schema_3 import FIXTURE
+from tests.test_older_schemas import FIXTURES
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "peft", "trl", "bitsandbytes", "datasets", "sentence_transformers", "faiss", "fastapi", "matplotlib")
@@ -59,7 +59,7 @@ def core(core_python, tmp_path):
 @pytest.fixture
 def old(tmp_path):
     """Adapters, datasets and evaluations with kept outputs."""
-    shutil.copytree(FIXTURE, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(FIXTURES / "schema_3", tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from searchlora.errors import RecipeError
-from searchlora.recipe import Recipe, load_encoder_recipe, load_recipe
+from searchlora.recipe import load_encoder_recipe, load_recipe
 
 
 def test_overrides_take_precedence_over_the_file_and_the_file_over_the_default(tmp_path):
@@ -28,8 +28,7 @@ def test_overrides_take_precedence_over_the_file_and_the_file_over_the_default(t
         ("lora.variant=qora", "'lora.variant' = 'qora'"),
         ("optim.epochs=-1", "'optim.epochs' = -1"),
         ("lora.r", "not of the form key=value"),
-        ("base=" + "[" * 100_000, "is not a YAML value"),
-        ("seed=" + "9" * 5000, "is not a YAML value"),
+        ("base=[", "is not a YAML value"),
         (".".join(["lora"] * 100_000) + "=1", "a key of 100000 parts"),
         ("optim.learning_rate=.nan", "'optim.learning_rate' = nan"),
     ],
@@ -64,27 +63,13 @@ def test_an_unknown_key_lists_the_known_ones():
         load_recipe({}, overrides=["lora.rank=8"])
 
 
-BOMB = "\n".join(
-    ["b0: &b0 [x, x]", *(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]" for n in range(1, 12)), "base: *b11"]
-)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         ("a: [", "not YAML"),
         ("just words", "not a mapping"),
         (b"base: \xff", "not UTF-8"),
-        ("base: \0", "not YAML"),
-        ("base: " + "[" * 100_000, "nested too deeply"),
-        ("base: " + "[" * 300 + "]" * 300, "nested too deeply"),
-        ("seed: " + "9" * 5000, "not YAML"),
-        ("base: 2020-99-99", "not YAML"),
         ("1: 2", "'1' = 1 is refused: keys should be strings"),
-        ("? [a]\n: 1", "not YAML"),
-        ("base: &a [*a]", "nested too deeply"),
-        (BOMB, "expands to more than 100,000 values"),
         ("lora: {alpha: .inf}", "'lora.alpha' = inf"),
         ("seed: -1", "'seed' = -1"),
     ],
@@ -99,11 +84,6 @@ def test_a_file_that_is_not_a_recipe_is_named(tmp_path, content, says):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(RecipeError, match=r"none\.yaml"):
         load_recipe({}, tmp_path / "none.yaml")
-
-
-def test_a_recipe_round_trips():
-    recipe = Recipe()
-    assert Recipe.model_validate(recipe.model_dump()) == recipe
 
 
 @pytest.mark.parametrize(

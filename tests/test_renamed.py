@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from searchlora import task
 from searchlora.cli.renamed_options import RENAMED_COMMANDS, RENAMED_OPTIONS, with_new_options
 from searchlora.errors import UsageError
 from searchlora.renamed import RenamedWarning, with_new_keys
@@ -20,6 +21,12 @@ def test_an_old_key_is_renamed_with_a_warning():
 def test_an_old_key_beside_its_new_one_is_an_error():
     with pytest.raises(UsageError, match="both are given"):
         with_new_keys({"constant": 60, "rrf_k": 60}, {"constant": "rrf_k"})
+
+
+def test_old_names_of_python_are_their_new_ones():
+    with pytest.warns(RenamedWarning, match="'prompted' is now 'generation_task'"):
+        assert task.prompted is task.generation_task
+    assert not hasattr(task, "absent")
 
 
 @pytest.mark.parametrize(

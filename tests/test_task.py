@@ -10,12 +10,8 @@ from searchlora.errors import RecipeError, RenderError, UsageError
 from searchlora.outputs import InvalidOutput
 from searchlora.prompts import messages
 from searchlora.rewards import INVALID, RewardContext
-from searchlora.task import EvaluationInput, GenerationTask, load_prompted_task, load_task, load_tasks
+from searchlora.task import EvaluationInput, load_generation_task, load_task, load_tasks
 from tests.contract.foreign import build_distribution
-
-
-def test_built_in_tasks_are_found_through_entry_points():
-    assert isinstance(load_tasks()["rewriting"], GenerationTask)
 
 
 def test_an_installed_distribution_is_found(tmp_path, monkeypatch):
@@ -52,28 +48,6 @@ def test_two_tasks_of_one_name_are_refused(tmp_path):
         load_task("rewriting", tmp_path)
 
 
-def test_a_task_under_another_name_is_refused(tmp_path):
-    build_distribution(tmp_path)
-    (tmp_path / "colour").rename(tmp_path / "color")
-    with pytest.raises(UsageError, match="is named 'colour'"):
-        load_task("color", tmp_path)
-
-
-def test_a_broken_plugin_is_named_and_does_not_block_others(tmp_path):
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "__init__.py").write_text("import no_such_module\n", encoding="utf-8")
-    assert load_task("rewriting", tmp_path).name == "rewriting"
-    with pytest.raises(UsageError, match=r"broken: the task cannot be imported \(ModuleNotFoundError"):
-        load_task("broken", tmp_path)
-
-
-def test_a_package_without_a_task_is_refused(tmp_path):
-    (tmp_path / "nothing").mkdir()
-    (tmp_path / "nothing" / "__init__.py").write_text("task = 1\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="nothing: does not export a searchlora Task"):
-        load_tasks(tmp_path)
-
-
 def test_a_missing_tasks_folder_is_refused(tmp_path):
     with pytest.raises(UsageError, match="not a folder of tasks"):
         load_tasks(tmp_path / "none")
@@ -86,7 +60,7 @@ def test_a_prompt_that_fails_on_a_value_names_the_record(tmp_path, template):
     folder = build_distribution(tmp_path) / "colour"
     (folder / "prompt.jinja").write_text("{% block user %}" + template + "{% endblock %}", encoding="utf-8")
     with pytest.raises(RenderError, match=r"record r7: the prompt cannot be rendered"):
-        messages(load_prompted_task("colour", tmp_path), {"id": "r7", "group": "g", "query": "red"})
+        messages(load_generation_task("colour", tmp_path), {"id": "r7", "group": "g", "query": "red"})
 
 
 def test_an_input_needs_one_output_per_record():
@@ -106,7 +80,7 @@ def test_the_folder_of_a_task_defaults_to_that_of_its_class(tmp_path):
 
 
 def test_the_default_reward_is_the_headline_of_each_record():
-    task = load_prompted_task("intent")
+    task = load_generation_task("intent")
     bound = task.bound(task.settings_of({}, task.examples))
     record = bound.examples[0]
     right, wrong = (bound.parse(bound.target(each), record) for each in (record, bound.examples[1]))
@@ -118,13 +92,13 @@ def test_the_default_reward_is_the_headline_of_each_record():
 
 
 def test_a_judgment_is_rewarded_by_its_distance_from_the_grade():
-    task = load_prompted_task("judgment")
+    task = load_generation_task("judgment")
     record = {**task.examples[0], "grade": 3}
     outputs = [task.parse(text, record) for text in ("3", "2", "0", "nine")]
     assert task.reward([record] * 4, outputs, RewardContext()) == [1.0, pytest.approx(2 / 3), 0.0, INVALID]
 
 
 def test_candidates_by_default_are_the_target():
-    task = load_prompted_task("judgment")
+    task = load_generation_task("judgment")
     (made,) = task.candidates(task.examples[:1], task.folder, RewardContext())
     assert made == {"reference": task.target(task.examples[0])}

@@ -36,7 +36,7 @@ from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.prompts import Example, messages
 from searchlora.recipe import load_recipe
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from searchlora.tasks.judgment.guideline import settings_of
 
 LABELS = ("0", "1", "2", "3")
@@ -76,7 +76,7 @@ def _arguments() -> argparse.Namespace:
 
 def _requests(queries: int) -> list[Request]:
     options = {"guideline": str(Path(__file__).parent / "guideline.yaml"), "characters": str(CHARACTERS)}
-    task = load_prompted_task("judgment").bound(settings_of(options))
+    task = load_generation_task("judgment").bound(settings_of(options))
     topics = [
         [{"query": topic["query"], "passage": hit["content"]} for hit in topic["hits"]]
         for topic in json.loads((real_data() / "trecdl19" / "bm25_top100_dl19.json").read_text(encoding="utf-8"))

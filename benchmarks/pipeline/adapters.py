@@ -10,7 +10,7 @@ from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.models.resolve import BaseModel
 from searchlora.recipe import load_recipe
-from searchlora.task import GenerationTask, load_prompted_task
+from searchlora.task import GenerationTask, load_generation_task
 
 RANK = 16
 
@@ -39,10 +39,10 @@ def stored_adapters(base: BaseModel, folder: Path, tasks: Mapping[str, Generatio
 
 def _tasks() -> dict[str, GenerationTask]:
     """Name of an adapter -> its task with short texts, as a shop has them."""
-    answers, judge = load_prompted_task("rag_answer"), load_prompted_task("judgment")
+    answers, judge = load_generation_task("rag_answer"), load_generation_task("judgment")
     return {
-        "bench-rewriter": load_prompted_task("rewriting"),
-        "bench-intent": load_prompted_task("intent").bound(
+        "bench-rewriter": load_generation_task("rewriting"),
+        "bench-intent": load_generation_task("intent").bound(
             {"kind": "label", "labels": list(INTENTS), "out_of_scope": None}
         ),
         "bench-judge": judge.bound(judge.settings_of({"guideline": "products", "characters": "200"}, ())),

@@ -28,7 +28,7 @@ from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.pipelines.stages.similarity import SimilaritySettings
 from searchlora.progress import Steps
-from searchlora.task import EvaluationInput, GenerationTask, load_prompted_task
+from searchlora.task import EvaluationInput, GenerationTask, load_generation_task
 from searchlora.tasks.rag_answer.baselines import fitted_baselines
 
 NAME = "rag_mtrag"
@@ -48,7 +48,7 @@ MEASURES = frozenset(
 def main() -> None:
     work = WORK / NAME
     mtrag, store = MtRag.read(real_data()), Store(work / "store")
-    task = load_prompted_task(TASK)
+    task = load_generation_task(TASK)
     task = task.bound(task.settings_of(SETTINGS, ()))
     with progress_bars() as steps:
         adapters = embedders(mtrag, work, store, steps)

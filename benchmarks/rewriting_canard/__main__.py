@@ -36,7 +36,7 @@ from searchlora.systems.measure import SystemResult, run_system
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
 from searchlora.systems.models import EngineSystem
 from searchlora.systems.system import BASE
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from searchlora.tasks.rewriting.baselines import baseline_outputs, first_and
 
 NAME = "canard-rewriter"
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _canard(data: Dataset, engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
-    task = load_prompted_task("rewriting")
+    task = load_generation_task("rewriting")
     qrels = data.qrels() or {}
     records = [record for record in data.records("test") if record["turn"] > 1 and record["id"] in qrels]
     measures = TaskMeasures(task, qrels, retrieve=retrieval_stage(task, data))
@@ -113,7 +113,7 @@ def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
         for row in questions
     ]
     retrieve = Bm25Settings().over(list(passages.values()))
-    measures = TaskMeasures(load_prompted_task("rewriting"), qrels, retrieve=retrieve)
+    measures = TaskMeasures(load_generation_task("rewriting"), qrels, retrieve=retrieve)
     systems = run_all(measures, records, engine, stored, lambda record: str(record["group"]), steps)
     comparison = compared(systems)
     about = {"test_questions": len(records), "passages": len(passages), **_about(stored, systems)}

@@ -34,7 +34,7 @@ from searchlora.systems.measure import SystemResult, run_system
 from searchlora.systems.measures import TaskMeasures
 from searchlora.systems.models import EngineSystem
 from searchlora.systems.system import BASE
-from searchlora.task import UNCHANGED, load_prompted_task
+from searchlora.task import UNCHANGED, load_generation_task
 
 NAME = "msrd-rewriter"
 SHARES = (0.7, 0.1, 0.2)
@@ -58,7 +58,7 @@ def main() -> None:
         bm25 = retrieve_stage("bm25", documents, store, steps)
         records = data.records("test")
         words = listed_words(data, bm25.retriever.search)
-        task = load_prompted_task("rewriting").bound(data.settings)
+        task = load_generation_task("rewriting").bound(data.settings)
         limit = int(stored.manifest.recipe["max_new_tokens"])
         engine = LocalEngine(stored.manifest.base.resolve(), store)
         systems = [
@@ -100,7 +100,7 @@ def listed_words(data: Dataset, search: Any) -> list[str]:
     """Words whose removal raises the reward over the training queries that have them, most frequent first."""
     records = data.records("train")
     context = RewardContext(search, data.qrels() or {}, measure=HEADLINE)
-    task = load_prompted_task("rewriting").bound(data.settings)
+    task = load_generation_task("rewriting").bound(data.settings)
     named = task.candidates(records, data.folder, context)
     pairs = [
         (record, name, text)

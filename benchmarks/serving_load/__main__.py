@@ -30,7 +30,7 @@ from searchlora.adapters.store import Store
 from searchlora.models.resolve import resolve
 from searchlora.prompts import messages
 from searchlora.recipe import load_recipe
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 
 HERE = WORK / "serving_load"
 TOKENS = 24
@@ -52,7 +52,7 @@ def main() -> None:
     arguments.add_argument("--clients", type=int, default=64)
     arguments.add_argument("--seconds", type=float, default=60)
     options = arguments.parse_args()
-    base, task = resolve(load_recipe({}).base), load_prompted_task("rewriting")
+    base, task = resolve(load_recipe({}).base), load_generation_task("rewriting")
     store = stored_adapters(base, HERE, dict.fromkeys(ADAPTERS, task))
     records = [{"id": f"q{n}", "group": "", "query": f"{kind} {thing}"} for n, (kind, thing) in enumerate(QUERIES)]
     chats = [[dict(message) for message in messages(task, record)] for record in records]

@@ -33,7 +33,7 @@ from searchlora.prompts import Example, Renderer
 from searchlora.recipe import Recipe, load_recipe
 from searchlora.records import Record
 from searchlora.shop import make_shop
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from searchlora.training.metrics import read_metrics
 from searchlora.training.rows import LengthGroupedBatches
 from searchlora.training.sft import train_adapter
@@ -104,7 +104,7 @@ def _measured(length: int, folder: Path) -> dict[str, dict[str, Any]]:
 
 def _records(length: int) -> list[dict[str, Any]]:
     """Rewriting records whose rows have about `length` tokens; the conversation of a longer row is its own."""
-    task, renderer = load_prompted_task("rewriting"), Renderer(load_tokenizer(resolve(BASE)))
+    task, renderer = load_generation_task("rewriting"), Renderer(load_tokenizer(resolve(BASE)))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_shop(folder / "shop", products=600, queries=400)
@@ -158,7 +158,7 @@ def _recipe(length: int, kind: str, seed: int) -> Recipe:
 
 def _train_ours(recipe: Recipe, records: Sequence[Record], folder: Path) -> tuple[list[float], list[float]]:
     """Tokens a second of each step but the first, and the loss of each step."""
-    train_adapter(load_prompted_task("rewriting"), recipe, resolve(BASE), records, folder)
+    train_adapter(load_generation_task("rewriting"), recipe, resolve(BASE), records, folder)
     steps = read_metrics(folder / "metrics.jsonl")
     return [step["tokens_per_second"] for step in steps[1:]], [step["loss"] for step in steps]
 
@@ -250,7 +250,7 @@ def _train_trl(
 
 
 def _examples(records: Sequence[Record]) -> list[Example]:
-    task, renderer = load_prompted_task("rewriting"), Renderer(load_tokenizer(resolve(BASE)))
+    task, renderer = load_generation_task("rewriting"), Renderer(load_tokenizer(resolve(BASE)))
     return [renderer.example(task, record) for record in records]
 
 

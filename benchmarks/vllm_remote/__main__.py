@@ -39,7 +39,7 @@ from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.outputs import ClosedSet, Grammar, InvalidOutput, JsonObject
 from searchlora.prompts import messages
 from searchlora.shop import make_shop
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 
 HERE = WORK / "vllm_remote"
 DIFFERENCE = "difference of a log-probability"
@@ -112,7 +112,7 @@ def _dataset(task: str) -> Dataset:
 
 def _asked(adapter: StoredAdapter, rows: int) -> Asked:
     manifest = adapter.manifest
-    task = load_prompted_task(manifest.task).bound(manifest.settings, manifest.tuned)
+    task = load_generation_task(manifest.task).bound(manifest.settings, manifest.tuned)
     records = _dataset(manifest.task).records("test")[:rows]
     written = list(dict.fromkeys(task.target(record) for record in records))[:5]
     specs = [task.output(record) for record in records]

@@ -86,7 +86,7 @@ def table_rows(path: Path, delimiter: str, required: Sequence[str]) -> Iterator[
         DataError: for a header that lacks a required column or repeats one, or a row that does not fit it.
     """
     with open_bytes(path) as file:
-        for row in strict(delimited_rows(file, str(path), required, delimiter, strip_header=False)):
+        for row in strict(delimited_rows(file, str(path), required, delimiter)):
             yield row.where, row.data
 
 

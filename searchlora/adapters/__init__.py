@@ -5,36 +5,20 @@ The functions have the names of the subcommands of `searchlora adapters`.
 
 from __future__ import annotations
 
-from searchlora.adapters.operations import (
-    alias,
-    base_path,
-    diff,
-    export,
-    merge,
-    path,
-    remove,
-    rollback,
-    show,
-    verify,
-)
+from searchlora.adapters.operations import alias as alias
+from searchlora.adapters.operations import base_path as base_path
+from searchlora.adapters.operations import diff as diff
+from searchlora.adapters.operations import export as export
 from searchlora.adapters.operations import list_ as list
-from searchlora.adapters.store import Store, StoredAdapter
-from searchlora.adapters.transfer import pull, push
+from searchlora.adapters.operations import merge as merge
+from searchlora.adapters.operations import path as path
+from searchlora.adapters.operations import remove as remove
+from searchlora.adapters.operations import rollback as rollback
+from searchlora.adapters.operations import show as show
+from searchlora.adapters.operations import verify as verify
+from searchlora.adapters.store import Store as Store
+from searchlora.adapters.store import StoredAdapter as StoredAdapter
+from searchlora.adapters.transfer import pull as pull
+from searchlora.adapters.transfer import push as push
 
-__all__ = [
-    "Store",
-    "StoredAdapter",
-    "alias",
-    "base_path",
-    "diff",
-    "export",
-    "list",
-    "merge",
-    "path",
-    "pull",
-    "push",
-    "remove",
-    "rollback",
-    "show",
-    "verify",
-]
+__all__ = ["list"]  # the others are exported by their `as`

@@ -110,10 +110,6 @@ class AliasHistory:
     """All moves of the aliases of one name, oldest first: an immutable snapshot of `aliases.json`.
 
     Read it once per operation and hold the lock of the name while it is changed.
-
-    Args:
-        file: `aliases.json` of the name.
-        moves: Its moves.
     """
 
     file: Path
@@ -121,11 +117,7 @@ class AliasHistory:
 
     @classmethod
     def read(cls, folder: Path) -> AliasHistory:
-        """The history of the name with this folder; empty if there is no file.
-
-        Raises:
-            StoreError: if the file is damaged.
-        """
+        """The history of the name with this folder. Raises `StoreError` for a damaged file."""
         file, fix = folder / ALIASES, "Restore it from a copy, or remove it and set the aliases again."
         return cls(file, read_list(file, _MOVES, _MAX_BYTES, what="alias moves", fix=fix))
 

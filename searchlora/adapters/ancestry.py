@@ -59,11 +59,7 @@ def training_queries(store: Store, reference: str) -> tuple[str, ...] | None:
 
 
 def merged_adapter(model: Path) -> str | None:
-    """The adapter that `export_merged` merged into a model; None if the folder has no report of a merge.
-
-    Raises:
-        BaseModelError: if the report cannot be read.
-    """
+    """The adapter that `export_merged` merged into a model; None if there is no report. Raises `BaseModelError`."""
     report = model / REPORT
     if not report.is_file():
         return None

@@ -19,33 +19,23 @@ from searchlora.recipe import AnyRecipe
 if TYPE_CHECKING:
     from searchlora.adapters.stored import StoredAdapter
 
-#: Attribute of the model that holds the initial A and B of PiSSA, for the conversion to plain LoRA.
-_PISSA_START = "searchlora_pissa_start"
-
 
 def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
     """Add a new trainable adapter named `default` to a base.
 
     Args:
         model: A base from `load_model` that has run no forward pass, or an encoder from `load_encoder`, which is
-            changed in place. PiSSA changes the weights of the base.
+            changed in place.
 
     Returns:
         A `peft.PeftModel` whose A and B are fp32 and require gradients; all other parameters are frozen.
 
     Raises:
-        RecipeError: for target modules that the base does not have, the output layer among them, or PiSSA on a 4-bit
-            base.
+        RecipeError: for target modules that the base does not have, the output layer among them.
     """
     from peft import LoraConfig, get_peft_model
 
     lora = recipe.lora
-    if lora.variant == "pissa" and getattr(model, "is_loaded_in_4bit", False):
-        raise RecipeError(
-            "lora.variant = pissa changes the base's weights, which 4-bit weights do not allow",
-            where="recipe",
-            fix="Set method=lora, or another variant.",
-        )
     encoder = _transformer(model) is not model
     config = LoraConfig(
         r=lora.r,
@@ -54,7 +44,6 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
         target_modules=target_modules(_transformer(model), lora.target_modules),
         use_rslora=lora.variant == "rslora",
         use_dora=lora.variant == "dora",
-        init_lora_weights="pissa" if lora.variant == "pissa" else True,
         task_type="FEATURE_EXTRACTION" if encoder else "CAUSAL_LM",
     )
     try:
@@ -73,8 +62,6 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
             where="recipe",
             fix="Leave the output layer out.",
         )
-    if lora.variant == "pissa":
-        setattr(adapted, _PISSA_START, {key: value.clone() for key, value in _tensors(adapted).items()})
     return adapted
 
 
@@ -82,7 +69,7 @@ def load_weights(model: Any, folder: Path) -> None:
     """Set A and B of a new adapter to those of a saved one, to train it further.
 
     Args:
-        model: Returned by `new_adapter`, not for PiSSA.
+        model: Returned by `new_adapter`.
         folder: A plain PEFT folder with the same rank and modules.
 
     Raises:
@@ -98,22 +85,13 @@ def load_weights(model: Any, folder: Path) -> None:
 def save_adapter(model: Any, folder: Path, recipe: AnyRecipe, revision: str | None = None) -> None:
     """Write the current adapter as a plain PEFT folder, without a look-up on the hub.
 
-    PiSSA is converted to a plain LoRA of twice the rank: with W' = W - s·B0·A0 the trained W' + s·B·A equals
-    W + s·[B, -B0]·[A; A0] (arXiv:2404.02948, appendix on converting), up to the rounding of W' to the base's precision.
-
     Args:
         model: Returned by `new_adapter`.
         recipe: Its `base` becomes `base_model_name_or_path`; of a path, only the last part.
         revision: Commit of the base on the hub, for `AutoPeftModel`; None for a base that is not from the hub.
     """
-    config = _plain_config(model.peft_config["default"], recipe, revision)
-    tensors = _tensors(model)
-    start = getattr(model, _PISSA_START, None)
-    if start is not None:
-        tensors = _subtract_start(tensors, start)
-        config["r"] *= 2
-        config["lora_alpha"] *= 2
-    write_folder(folder, config, tensors)
+    tensors = {key: value.detach().float().cpu().contiguous() for key, value in _parameters(model, "default").items()}
+    write_folder(folder, _plain_config(model.peft_config["default"], recipe, revision), tensors)
 
 
 def attach(model: Any, adapter: StoredAdapter | Path, adapter_name: str = "default") -> Any:
@@ -149,7 +127,7 @@ def attach(model: Any, adapter: StoredAdapter | Path, adapter_name: str = "defau
     try:
         _check_keys(tensors, _parameters(adapted, adapter_name), folder)
     except SearchloraError:
-        _detach(adapted, adapter_name, last=first)
+        adapted.unload() if first else adapted.delete_adapter(adapter_name)
         raise
     set_peft_model_state_dict(adapted, tensors, adapter_name, low_cpu_mem_usage=True)
     for key, parameter in _parameters(adapted, adapter_name).items():
@@ -193,13 +171,6 @@ def _with_empty_adapter(model: Any, config: dict[str, Any], adapter_name: str, f
         ) from error
 
 
-def _detach(adapted: Any, adapter_name: str, *, last: bool) -> None:
-    if last:
-        adapted.unload()
-    else:
-        adapted.delete_adapter(adapter_name)
-
-
 def _check_keys(tensors: dict[str, Any], expected: dict[str, Any], folder: Path) -> None:
     """Compare the keys and shapes of a file with those of the model."""
     where = str(folder / WEIGHTS)
@@ -231,24 +202,6 @@ def _parameters(model: Any, adapter_name: str) -> dict[str, Any]:
     parameters = {name: value for name, value in model.named_parameters() if "lora_" in name}
     state: dict[str, Any] = get_peft_model_state_dict(model, parameters, adapter_name, save_embedding_layers=False)
     return state
-
-
-def _tensors(model: Any) -> dict[str, Any]:
-    """Contiguous fp32 copies on the CPU of the parameters of the `default` adapter."""
-    return {
-        key: value.detach().float().cpu().contiguous().clone() for key, value in _parameters(model, "default").items()
-    }
-
-
-def _subtract_start(now: dict[str, Any], start: dict[str, Any]) -> dict[str, Any]:
-    """A and B of twice the rank whose product is B·A - B0·A0."""
-    import torch
-
-    is_a = {key: ".lora_A." in key or key.endswith("lora_embedding_A") for key in now}
-    return {
-        key: torch.cat([value, start[key]], dim=0) if is_a[key] else torch.cat([value, -start[key]], dim=1)
-        for key, value in now.items()
-    }
 
 
 def _plain_config(settings: Any, recipe: AnyRecipe, revision: str | None) -> dict[str, Any]:

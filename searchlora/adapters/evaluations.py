@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -51,11 +50,7 @@ _RECORDS = TypeAdapter(tuple[EvaluationRecord, ...])
 
 
 def read_evaluations(folder: Path) -> tuple[EvaluationRecord, ...]:
-    """The records of the name with this folder, oldest first; empty if there is no file.
-
-    Raises:
-        StoreError: if the file is damaged.
-    """
+    """The records of the name with this folder, oldest first. Raises `StoreError` for a damaged file."""
     fix = "Restore it from a copy, or remove it and evaluate again."
     return read_list(folder / EVALUATIONS, _RECORDS, _MAX_BYTES, what="evaluations", fix=fix)
 
@@ -68,8 +63,3 @@ def write_evaluation(folder: Path, record: EvaluationRecord) -> None:
         return  # the same figure again, from reused outputs
     others = [other for other in records if (other.version, other.data, other.split) != same]
     replace_text(folder / EVALUATIONS, _RECORDS.dump_json((*others, record), indent=2).decode() + "\n")
-
-
-def latest(records: Sequence[EvaluationRecord], version: int) -> EvaluationRecord | None:
-    """The newest record of a version, or None."""
-    return next((record for record in reversed(records) if record.version == version), None)

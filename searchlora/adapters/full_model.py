@@ -103,12 +103,7 @@ def unpack(stored: StoredAdapter, target: Path, *, copy: bool = False) -> None:
 
 
 def model_of(stored: StoredAdapter) -> BaseModel:
-    """The stored model as a base of its own, whose name is the version's exact reference.
-
-    Raises:
-        TamperedAdapter: for a file that is missing, extra or changed.
-        StoreError: if the view of an encoder cannot be written.
-    """
+    """The stored model as a base of its own, named by the version's exact reference, after a check of its hashes."""
     check_hashes(stored)
     return BaseModel(stored.reference, model_folder(stored), version=stored.reference)
 
@@ -119,11 +114,7 @@ def base_of(stored: StoredAdapter, base: BaseModel) -> BaseModel:
 
 
 def check_weights(stored: StoredAdapter) -> None:
-    """Check the weights of a version without its base, after their hashes.
-
-    Raises:
-        LoadCheckFailed: what `read_config` and `check_delta`, or `check_full_weights`, raise.
-    """
+    """Check the weights of a version without its base, after their hashes. Raises `LoadCheckFailed`."""
     if stored.is_full:
         check_full_weights(stored.path)
     else:

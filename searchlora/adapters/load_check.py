@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -31,9 +32,7 @@ from searchlora.adapters.peft_folder import read_config
 from searchlora.adapters.stored import StoredAdapter, check_hashes
 from searchlora.errors import (
     BaseMismatch,
-    GoldenLogitsMismatch,
-    GoldenRenderMismatch,
-    GoldenVectorsMismatch,
+    GoldenMismatch,
     LoadCheckFailed,
     RenderError,
     SearchloraError,
@@ -113,9 +112,8 @@ def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | No
         What `check_files` and `attach` raise, and:
         ZeroDelta: the adapter changes nothing.
         LoadCheckFailed: a weight is not a number of a usual size, or there are no golden records.
-        GoldenRenderMismatch: a golden record renders to other token ids than at training.
-        GoldenLogitsMismatch: the golden logits equal the base's, or are not reproduced.
-        GoldenVectorsMismatch: for an encoder, the same of the golden vectors.
+        GoldenMismatch: a golden record renders to other token ids than at training, or golden logits or vectors equal
+            the base's or are not reproduced.
     """
     manifest = stored.manifest
     base = base or manifest.base.resolve()
@@ -157,7 +155,7 @@ def check_renders(stored: StoredAdapter, task: GenerationTask, renderer: Rendere
     """Render the golden records again with the manifest's settings. Needs a tokenizer, but no model.
 
     Raises:
-        GoldenRenderMismatch: naming the record, the first token id that differs, and whether the task's `prompt.jinja`
+        GoldenMismatch: naming the record, the first token id that differs, and whether the task's `prompt.jinja`
             changed or its code.
         LoadCheckFailed: see `check_settings`.
     """
@@ -168,15 +166,16 @@ def check_renders(stored: StoredAdapter, task: GenerationTask, renderer: Rendere
         try:
             example = renderer.example(task, golden.record)
         except (RenderError, *_UNUSABLE) as error:  # the template or the code needs a field that the record lacks
-            raise GoldenRenderMismatch(
+            raise GoldenMismatch(
                 f"golden record '{golden.record.get('id')}' no longer renders ({error}); {_cause(stored, task)}",
                 where=stored.reference,
                 fix=fix,
             ) from error
         if list(example.input_ids) == golden.token_ids and example.prompt_length == golden.prompt_length:
             continue
-        same = _common_prefix(example.input_ids, golden.token_ids)
-        raise GoldenRenderMismatch(
+        pairs = zip(example.input_ids, golden.token_ids, strict=False)
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        raise GoldenMismatch(
             f"golden record '{golden.record.get('id')}' renders otherwise than at training, from token {same} on "
             f"(now {_excerpt(renderer, example.input_ids, same)}, then {_excerpt(renderer, golden.token_ids, same)}); "
             f"{_cause(stored, task)}",
@@ -224,7 +223,7 @@ def check_logits(stored: StoredAdapter, model: Any, base: Callable[[], Any] | No
         base: Loads the base of a whole model; None for an adapter, which can be switched off.
 
     Raises:
-        GoldenLogitsMismatch: naming the record and the largest difference.
+        GoldenMismatch: naming the record and the largest difference.
     """
     golden = stored.manifest.golden
     if not golden.logits:
@@ -233,42 +232,28 @@ def check_logits(stored: StoredAdapter, model: Any, base: Callable[[], Any] | No
     prompts = [render.token_ids[: render.prompt_length] for render in golden.renders]
     tokens = [*itertools.chain(*prompts), *itertools.chain(*(row.ids for row in golden.logits))]
     if max(tokens) >= vocabulary:
-        raise GoldenLogitsMismatch(
+        raise GoldenMismatch(
             f"the golden token id {max(tokens)} is not in the vocabulary of {vocabulary:,} tokens",
             where=stored.reference,
             fix="Load the adapter on the base it was trained on.",
         )
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context and (longest := max(map(len, prompts))) > context:
-        raise GoldenLogitsMismatch(
+        raise GoldenMismatch(
             f"a golden prompt has {longest:,} tokens, more than the {context:,} that the base reads",
             where=stored.reference,
             fix="Store the adapter again; the task needs shorter examples (examples.jsonl).",
         )
     rows = last_logits(model, prompts)
-    if not rows.isfinite().all():
-        raise GoldenLogitsMismatch(
-            "the logits on the golden prompts are not finite", where=stored.reference, fix="Train the adapter again."
-        )
     if base is not None:
         plain = last_logits(base(), prompts)
     else:
         with model.disable_adapter():
             plain = last_logits(model, prompts)
-    if not (rows - plain).abs().max() > 0:  # NaN fails too
-        raise GoldenLogitsMismatch(
-            "the logits on every golden prompt equal the base's", where=stored.reference, fix="Was it trained?"
-        )
-    for row, then, render in zip(rows, golden.logits, golden.renders, strict=True):
-        allowed = min(golden.tolerance, TOLERANCE[golden.precision]) * max(abs(value) for value in then.logits)
-        allowed = min(allowed, TOLERANCE[golden.precision] * float(row.abs().max()))
-        largest = max(abs(float(row[token]) - value) for token, value in zip(then.ids, then.logits, strict=True))
-        if not largest <= allowed:
-            raise GoldenLogitsMismatch(
-                f"a logit on golden record '{render.record.get('id')}' is {largest:.3g} off, over {allowed:.3g}",
-                where=stored.reference,
-                fix="Check the versions of torch, transformers and peft against those in the manifest.",
-            )
+    names = [f"a logit on golden record '{render.record.get('id')}'" for render in golden.renders]
+    now = [row[then.ids] for row, then in zip(rows.numpy(), golden.logits, strict=True)]
+    then = [row.logits for row in golden.logits]
+    _check_reproduced(stored, rows.numpy(), plain.numpy(), names, now, then, TOLERANCE[golden.precision])
 
 
 def check_vectors(stored: StoredAdapter, base: BaseModel) -> None:
@@ -276,7 +261,7 @@ def check_vectors(stored: StoredAdapter, base: BaseModel) -> None:
 
     Raises:
         MissingKey, UnexpectedKey: see `attach`.
-        GoldenVectorsMismatch: naming the text and the largest difference.
+        GoldenMismatch: naming the text and the largest difference.
     """
     golden = stored.manifest.golden
     texts = [vector.text for vector in golden.vectors]
@@ -291,28 +276,40 @@ def check_vectors(stored: StoredAdapter, base: BaseModel) -> None:
         if plain is None:
             return
         rows = encode_texts(encoder, texts)
+    names = [f"the vector of the golden text {text[:40]!r}" for text in texts]
+    _check_reproduced(stored, rows, plain, names, rows, [vector.vector for vector in golden.vectors], VECTOR_TOLERANCE)
+
+
+def _check_reproduced(
+    stored: StoredAdapter,
+    rows: Any,
+    plain: Any,
+    names: Sequence[str],
+    now: Sequence[Any],
+    then: Sequence[Sequence[float]],
+    tolerance: float,
+) -> None:
+    """Compare outputs, `rows`, with the base's, `plain`, both of shape (records, size), and values `now` with `then`.
+
+    Raises:
+        GoldenMismatch: with the name of what differs from the stored value, one of `names`.
+    """
     if not abs(rows - plain).max() > 0:  # NaN fails too
-        raise GoldenVectorsMismatch(
-            "the vectors of all golden texts equal the base's", where=stored.reference, fix="Was it trained?"
+        raise GoldenMismatch(
+            "the outputs on all golden records equal the base's, or are not numbers",
+            where=stored.reference,
+            fix="Was it trained?",
         )
-    for row, then in zip(rows, golden.vectors, strict=True):
-        allowed = min(golden.tolerance, VECTOR_TOLERANCE) * max(map(abs, then.vector))
-        allowed = min(allowed, VECTOR_TOLERANCE * float(abs(row).max()))
-        same_length = len(row) == len(then.vector)
-        largest = float(abs(row - then.vector).max()) if same_length else float("inf")
+    for name, row, found, expected in zip(names, rows, now, then, strict=True):
+        allowed = min(stored.manifest.golden.tolerance, tolerance) * max(map(abs, expected))
+        allowed = min(allowed, tolerance * float(abs(row).max()))
+        largest = float(abs(found - expected).max()) if len(found) == len(expected) else math.inf
         if not largest <= allowed:
-            raise GoldenVectorsMismatch(
-                f"the vector of the golden text {then.text[:40]!r} is {largest:.3g} off, over {allowed:.3g}",
+            raise GoldenMismatch(
+                f"{name} is {largest:.3g} off, over {allowed:.3g}",
                 where=stored.reference,
-                fix="Check the versions of torch, transformers and sentence-transformers against the manifest's.",
+                fix="Check the versions of torch, transformers, peft and sentence-transformers in the manifest.",
             )
-
-
-def _common_prefix(one: Sequence[int], two: Sequence[int]) -> int:
-    """Length of the common prefix of two sequences."""
-    return next(
-        (at for at, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]), min(len(one), len(two))
-    )
 
 
 def _excerpt(renderer: Renderer, ids: Sequence[int], start: int) -> str:

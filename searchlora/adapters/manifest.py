@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,9 +25,6 @@ MANIFEST = "searchlora.json"
 
 #: Key of `training`: id of the training run that stored the adapter.
 TRAINING_RUN = "training_run"
-
-_PLAIN = re.compile(r"[A-Za-z0-9_.?-]{0,128}")
-
 
 #: Golden records of an adapter, their tokens together, and the characters of an encoder's golden texts together. They
 #: bound the time of `adapters verify`, which anybody's manifest would otherwise set.
@@ -57,14 +53,6 @@ class Base(_Part):
     name: Annotated[_Line, Field(min_length=1)]
     revision: _Line | None = None
     fingerprint: Fingerprint
-
-    @field_validator("fingerprint")
-    @classmethod
-    def _hashes(cls, value: Fingerprint) -> Fingerprint:
-        for part, text in value.model_dump().items():
-            if not _PLAIN.fullmatch(text):
-                raise ValueError(f"'{part}' is neither a name nor a sha256")
-        return value
 
     def resolve(self, *, ask_hub: bool = True) -> LocalBase:
         """The base on this machine. Its fingerprint is not compared, see `load_check.check_base`.

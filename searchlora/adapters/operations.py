@@ -212,7 +212,7 @@ def merge(
 
     Raises:
         UsageError, BaseMismatch: see `merging.check_combinable`.
-        GoldenRenderMismatch: for an adapter of an earlier version of its task; the new one would pass as a current one.
+        GoldenMismatch: for an adapter of an earlier version of its task; the new one would pass as a current one.
         What `store_adapter` raises.
     """
     from searchlora.adapters.load_check import check_files, check_renders

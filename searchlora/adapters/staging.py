@@ -40,11 +40,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder; nobody sees it in part. What a killed removal beside it left is removed, too.
-
-    Raises:
-        StoreError: if it cannot be removed.
-    """
+    """Remove a folder; nobody sees it in part. What a killed removal beside it left is removed, too."""
     hidden = folder.with_name(f"{_REMOVED}{uuid.uuid4().hex}")
     try:
         folder.rename(hidden)
@@ -60,11 +56,7 @@ def reason(error: Exception) -> str:
 
 
 def replace_text(file: Path, text: str) -> None:
-    """Replace a text file atomically.
-
-    Raises:
-        StoreError: if it cannot be written; the old content stays.
-    """
+    """Replace a text file atomically. Raises `StoreError`; the old content stays."""
     try:
         with atomic_text(file) as out:
             out.write(text)
@@ -75,14 +67,10 @@ def replace_text(file: Path, text: str) -> None:
 def read_list(
     file: Path, items: TypeAdapter[tuple[Items, ...]], limit: int, *, what: str, fix: str
 ) -> tuple[Items, ...]:
-    """The items of a JSON list; empty if there is no file.
+    """The items of a JSON list of at most `limit` bytes; empty if there is no file.
 
     Args:
-        file: The file.
-        items: Validates the list.
-        limit: Bytes of the file.
-        what: What the items are, in the plural, for the error.
-        fix: What to do about a damaged file.
+        what, fix: What the items are, in the plural, and what to do about a damaged file, for the error.
 
     Raises:
         StoreError: if the file is damaged, too large, or not a plain file.

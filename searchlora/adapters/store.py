@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from pydantic import Field, TypeAdapter
 
 from searchlora.adapters import staging
 from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove, Decision
-from searchlora.adapters.evaluations import EvaluationRecord, latest, read_evaluations, write_evaluation
+from searchlora.adapters.evaluations import EvaluationRecord, read_evaluations, write_evaluation
 from searchlora.adapters.manifest import MANIFEST, TRAINING_RUN, Manifest, ManifestDraft, read_manifest
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
 from searchlora.adapters.references import (
@@ -57,7 +56,6 @@ REMOVED = "removed.json"
 
 _MAX_REMOVED_BYTES = 2**20
 
-_NUMBER = re.compile(r"[0-9]{1,64}")
 _NUMBERS = TypeAdapter(tuple[Annotated[int, Field(ge=1, le=MAX_VERSION)], ...])
 
 
@@ -185,7 +183,7 @@ class Store:
         return self._put(manifest.name, manifest.task, manifest.version, keep)
 
     def get(self, reference: str) -> StoredAdapter:
-        """The version that a reference points to now; its files are not checked (see `load_check`).
+        """The version that a reference points to now; its files are not checked.
 
         Raises:
             InvalidName, NotInStore, ManifestError.
@@ -223,23 +221,14 @@ class Store:
         return None
 
     def prompt_options(self, reference: str) -> PromptOptions:
-        """The options with which the prompts of an adapter are rendered; kept in memory, since versions never change.
-
-        Raises:
-            InvalidName, NotInStore, ManifestError: as `get`.
-        """
+        """The options with which the prompts of an adapter are rendered, cached in memory. Raises as `get`."""
         pinned = self.pin(reference)
         if pinned not in self._prompt_options:
             self._prompt_options[pinned] = self.get(pinned).manifest.prompt_options
         return self._prompt_options[pinned]
 
     def check_task(self, name: str, task: str) -> None:
-        """Check that an adapter of `task` may be stored under `name`; call it before a long training run.
-
-        Raises:
-            InvalidName: for a name outside the grammar.
-            NameTaken: if the name belongs to another task.
-        """
+        """Raise `InvalidName` or `NameTaken` if an adapter of `task` cannot be stored under `name`."""
         for number in reversed(self.versions(name)):
             try:
                 owner = read_manifest(self.root / name / str(number)).task
@@ -256,16 +245,12 @@ class Store:
     def remove(self, reference: str, *, force: bool = False) -> str:
         """Remove a version and return its exact reference, `name@3`. Its number is never assigned again.
 
-        A damaged version is removed like any other, and so is a folder whose number is outside the grammar.
+        A damaged version is removed like any other.
 
         Raises:
             StoreError: if an alias points to it, or the aliases cannot be read, and not `force`; with `force`, aliases
                 that point to it are deleted too.
         """
-        if (stray := self._stray_version(reference)) is not None:
-            with self._locked(stray.parent.name):
-                staging.remove_folder(stray)
-            return reference
         parsed = parse_reference(reference)
         with self._locked_existing(parsed.name):
             number = self._resolve(parsed)
@@ -310,15 +295,14 @@ class Store:
         return tuple(sorted(int(folder) for folder in folders if is_version(folder)))
 
     def _entries(self, name: str) -> Iterator[Entry]:
+        history, evaluations = AliasHistory(self.root / name / ALIASES), tuple[EvaluationRecord, ...]()
         try:
             history = self._aliases(name)
         except StoreError as error:
-            history = AliasHistory(self.root / name / ALIASES)
             yield Entry(name, 0, (), None, str(error))
         try:
             evaluations = self.evaluations(name)
         except StoreError as error:
-            evaluations = ()
             yield Entry(name, 0, (), None, str(error))
         for folder in self._folders(self.root / name):
             if not is_version(folder):
@@ -332,7 +316,7 @@ class Store:
                 problem = str(error)
             aliases = tuple(sorted(alias for alias, target in history.current.items() if target == number))
             forced, by_hand = history.forced.intersection(aliases), history.by_hand.intersection(aliases)
-            evaluation = latest(evaluations, number)
+            evaluation = next((each for each in reversed(evaluations) if each.version == number), None)
             yield Entry(name, number, aliases, manifest, problem, forced, by_hand, evaluation)
 
     # Aliases
@@ -423,8 +407,7 @@ class Store:
         """Add an evaluation; it replaces an earlier one of the same version, dataset and split.
 
         Raises:
-            InvalidName, NotInStore: for a version that is not stored.
-            StoreError: if it cannot be written, or the file is damaged.
+            InvalidName, NotInStore, StoreError.
         """
         with self._locked_existing(name, record.version):
             write_evaluation(self.root / name, record)
@@ -517,13 +500,6 @@ class Store:
                 )
         except OSError:
             return []
-
-    def _stray_version(self, reference: str) -> Path | None:
-        """The folder of `name@NUMBER` for a number outside the grammar; None if there is none."""
-        name, _, number = reference.partition("@")
-        if not is_name(name) or is_version(number) or number not in self._folders(self.root / name):
-            return None
-        return self.root / name / number if _NUMBER.fullmatch(number) else None
 
     def _removed(self, name: str) -> tuple[int, ...]:
         """Numbers of removed versions. Raises `StoreError` if the file is damaged."""

@@ -131,11 +131,7 @@ def weight_limit(name: str) -> int | None:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """sha256 of each file of a version by name, without the manifest.
-
-    Raises:
-        TamperedAdapter: for a link or a folder inside the folder.
-    """
+    """sha256 of each file of a version, without the manifest. Raises `TamperedAdapter` for a link or a folder."""
     hashes = {}
     for file in sorted(folder.iterdir()):
         if file.is_symlink() or not file.is_file():
@@ -154,11 +150,7 @@ def copy_folder(source: Path, target: Path) -> None:
 
 
 def copy_file(file: Path, target: Path) -> None:
-    """Copy a file into a folder.
-
-    Raises:
-        StoreError: for a symbolic link, a folder, a pickle, or a name that could leave the folder.
-    """
+    """Copy a file into a folder. Raises `StoreError` for what is not stored: links, folders, pickles, odd names."""
     check_file_name(file.name, str(file.parent))
     if file.is_symlink() or not file.is_file():
         raise StoreError(
@@ -170,11 +162,7 @@ def copy_file(file: Path, target: Path) -> None:
 
 
 def check_file_name(name: str, where: str) -> str:
-    """Return the name.
-
-    Raises:
-        StoreError: for a name that is hidden, too long, that of a pickle, or that could leave its folder.
-    """
+    """Return the name. Raises `StoreError` if it is hidden, too long, a pickle's, or could leave its folder."""
     if Path(name).suffix.lower() in _PICKLES:
         raise StoreError(f"{name} is a pickle, which is never stored", where=where, fix="Save it as safetensors.")
     if not _FILE_NAME.fullmatch(name):

@@ -24,7 +24,7 @@ from searchlora.systems.fixed import FixedResults
 from searchlora.systems.measure import measure
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
 from searchlora.systems.system import System
-from searchlora.task import EncoderTask, Task, load_task, prompted
+from searchlora.task import EncoderTask, Task, generation_task, load_task
 
 #: File of cached results in a cache folder.
 CACHE_FILE = "results.sqlite"
@@ -91,7 +91,7 @@ def evaluate(
             rules = [bm25_system(encoded, options.retrieval, steps("Indexing"))]
         systems = list(encoding_systems(encoded, adapters, models, store))
     else:
-        task = prompted(task)
+        task = generation_task(task)
         if models:
             raise UsageError(
                 "fully trained encoders can be compared with an encoder adapter only", where=candidate.reference

@@ -31,7 +31,7 @@ from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.progress import Steps, no_progress
 from searchlora.recipe import EncoderRecipe, Recipe
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
-from searchlora.task import EncoderTask, GenerationTask, load_task, prompted
+from searchlora.task import EncoderTask, GenerationTask, generation_task, load_task
 from searchlora.training.sft import train_adapter
 from searchlora.training.training_run import TrainingResult
 
@@ -84,7 +84,7 @@ def _job(task: str, data: str | Path, options: TrainingOptions, tasks: str | Pat
     """
     plugin = load_task(task, tasks)
     if not isinstance(plugin, EncoderTask):
-        prompted(plugin)
+        generation_task(plugin)
     elif options.more_data:
         raise UsageError("several datasets are for tasks with a prompt only", where="--data", fix="Build one dataset.")
     dataset = dataset_for(plugin, data)

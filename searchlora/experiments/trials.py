@@ -31,7 +31,7 @@ from searchlora.experiments.train import train
 from searchlora.experiments.training_runs import recipe_for
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.progress import Steps, no_progress
-from searchlora.task import EncoderTask, load_task, prompted
+from searchlora.task import EncoderTask, generation_task, load_task
 
 _MAX_TRIALS = 500
 
@@ -89,7 +89,7 @@ def train_trials(
     trials = planned(name, grid)
     plugin = load_task(task, tasks)
     if not isinstance(plugin, EncoderTask):
-        prompted(plugin)
+        generation_task(plugin)
     for trial in trials:
         recipe_for(plugin, options.recipe, trial.options(options).settings)
     trained = []

@@ -8,79 +8,47 @@ the bytes read, and `file_state` notices that a file was changed. `result_cache`
 
 from __future__ import annotations
 
-from searchlora.files.atomic import (
-    atomic_bytes,
-    atomic_folder,
-    atomic_text,
-    check_writable,
-    file_sha256,
-    publish_folder,
-    replace_folder,
-    resumable_folder,
-    sync,
-    tree_sha256,
-    tree_size,
-)
-from searchlora.files.field_map import FieldMap, as_text, mapped, parse_field_map
-from searchlora.files.file_state import FileState, WatchedFiles, cache_digest, cached_digest
-from searchlora.files.json_text import Pairs, json_file, json_line, json_object, parse_json
-from searchlora.files.rows import EXCERPT, EXTENSIONS, RejectedRow, Rows, SourceRow, read_rows, strict
-from searchlora.files.text import (
-    Head,
-    check_file,
-    numbered_lines,
-    open_bytes,
-    open_text,
-    read_bounded,
-    read_bytes,
-    read_head,
-    read_text,
-)
-from searchlora.files.watched_reads import ReadLimitReached, ReadProgress, limited_reads, track_reads
-
-__all__ = [
-    "EXCERPT",
-    "EXTENSIONS",
-    "FieldMap",
-    "FileState",
-    "Head",
-    "Pairs",
-    "ReadLimitReached",
-    "ReadProgress",
-    "RejectedRow",
-    "Rows",
-    "SourceRow",
-    "WatchedFiles",
-    "as_text",
-    "atomic_bytes",
-    "atomic_folder",
-    "atomic_text",
-    "cache_digest",
-    "cached_digest",
-    "check_file",
-    "check_writable",
-    "file_sha256",
-    "json_file",
-    "json_line",
-    "json_object",
-    "limited_reads",
-    "mapped",
-    "numbered_lines",
-    "open_bytes",
-    "open_text",
-    "parse_field_map",
-    "parse_json",
-    "publish_folder",
-    "read_bounded",
-    "read_bytes",
-    "read_head",
-    "read_rows",
-    "read_text",
-    "replace_folder",
-    "resumable_folder",
-    "strict",
-    "sync",
-    "track_reads",
-    "tree_sha256",
-    "tree_size",
-]
+from searchlora.files.atomic import atomic_bytes as atomic_bytes
+from searchlora.files.atomic import atomic_folder as atomic_folder
+from searchlora.files.atomic import atomic_text as atomic_text
+from searchlora.files.atomic import check_writable as check_writable
+from searchlora.files.atomic import file_sha256 as file_sha256
+from searchlora.files.atomic import publish_folder as publish_folder
+from searchlora.files.atomic import replace_folder as replace_folder
+from searchlora.files.atomic import resumable_folder as resumable_folder
+from searchlora.files.atomic import sync as sync
+from searchlora.files.atomic import tree_sha256 as tree_sha256
+from searchlora.files.atomic import tree_size as tree_size
+from searchlora.files.field_map import FieldMap as FieldMap
+from searchlora.files.field_map import as_text as as_text
+from searchlora.files.field_map import mapped as mapped
+from searchlora.files.field_map import parse_field_map as parse_field_map
+from searchlora.files.file_state import FileState as FileState
+from searchlora.files.file_state import WatchedFiles as WatchedFiles
+from searchlora.files.file_state import cache_digest as cache_digest
+from searchlora.files.file_state import cached_digest as cached_digest
+from searchlora.files.json_text import Pairs as Pairs
+from searchlora.files.json_text import json_file as json_file
+from searchlora.files.json_text import json_line as json_line
+from searchlora.files.json_text import json_object as json_object
+from searchlora.files.json_text import parse_json as parse_json
+from searchlora.files.rows import EXCERPT as EXCERPT
+from searchlora.files.rows import EXTENSIONS as EXTENSIONS
+from searchlora.files.rows import RejectedRow as RejectedRow
+from searchlora.files.rows import Rows as Rows
+from searchlora.files.rows import SourceRow as SourceRow
+from searchlora.files.rows import read_rows as read_rows
+from searchlora.files.rows import strict as strict
+from searchlora.files.text import Head as Head
+from searchlora.files.text import check_file as check_file
+from searchlora.files.text import numbered_lines as numbered_lines
+from searchlora.files.text import open_bytes as open_bytes
+from searchlora.files.text import open_text as open_text
+from searchlora.files.text import read_bounded as read_bounded
+from searchlora.files.text import read_bytes as read_bytes
+from searchlora.files.text import read_head as read_head
+from searchlora.files.text import read_text as read_text
+from searchlora.files.watched_reads import ReadLimitReached as ReadLimitReached
+from searchlora.files.watched_reads import ReadProgress as ReadProgress
+from searchlora.files.watched_reads import limited_reads as limited_reads
+from searchlora.files.watched_reads import track_reads as track_reads

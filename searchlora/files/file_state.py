@@ -82,7 +82,7 @@ class WatchedFiles:
 
 
 def cached_digest(cache: Path) -> str | None:
-    """The sha256 that `cache_digest` wrote; None if there is none, or something else is there."""
+    """The sha256 that `cache_digest` wrote, or None."""
     try:
         digest = read_bounded(cache, 64).decode("ascii")
     except (OSError, ValueError):

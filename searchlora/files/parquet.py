@@ -17,7 +17,7 @@ from searchlora.errors import DataError
 from searchlora.files.text import MAX_UNPACK_RATIO, MIN_UNPACK_LIMIT
 from searchlora.files.watched_reads import check_read_time
 
-_BATCH_SIZES = (1024, 32, 1)  # rows
+_BATCH_ROWS = 1024
 _BATCH_BYTES = 1 << 28  # of the texts of a batch
 _UNPACKED_TEXTS = 1 << 30  # bytes of all texts of a file, each counted as often as it occurs
 
@@ -45,9 +45,7 @@ def parquet_values(
         check_columns(table.schema_arrow.names)
         packed = source.seek(0, io.SEEK_END)
         _check_unpacked_size(table, packed, label)
-        for batch in _batches(table, source, packed, label, columns):
-            check_read_time()
-            yield from _batch_rows(batch)
+        yield from _rows(table, source, packed, label, columns)
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
@@ -87,40 +85,31 @@ def _unpacks_too_far(label: str) -> DataError:
     )
 
 
-def _batches(table: Any, source: IO[bytes], packed: int, label: str, columns: Sequence[str] | None) -> Iterator[Any]:
-    """The batches of a Parquet file, of fewer rows where their texts need much memory.
+def _rows(table: Any, source: IO[bytes], packed: int, label: str, columns: Sequence[str] | None) -> Iterator[Any]:
+    """The rows of a Parquet file, one at a time where their texts need much memory.
 
-    A text that occurs in many rows is stored once, so neither the size of a file nor its metadata bounds a batch.
+    A text that occurs in many rows is stored once, so neither the size of a file nor its metadata bounds a batch. Where
+    it may be large, texts that are equal are held once, and counted before they are copied into rows.
     """
+    import pyarrow.parquet
+
     left = max(_UNPACKED_TEXTS, MAX_UNPACK_RATIO * packed)
     for number in range(table.metadata.num_row_groups):
         check_read_time()
         group = table.metadata.row_group(number)
         chunks = [group.column(column) for column in range(group.num_columns)]
         texts = [chunk for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"]
-        size = _BATCH_SIZES[0]
-        if any(chunk.total_uncompressed_size * size > _BATCH_BYTES for chunk in texts):
-            size, total = _batch_size(source, number, [chunk.path_in_schema for chunk in texts], columns)
-            left -= total
-            if left < 0 or not size:
-                raise _unpacks_too_far(label)
-        yield from table.iter_batches(batch_size=size, row_groups=[number], columns=columns)
-
-
-def _batch_size(source: IO[bytes], group: int, texts: Sequence[str], columns: Sequence[str] | None) -> tuple[int, int]:
-    """The greatest batch size whose texts fit in `_BATCH_BYTES`, 0 if no row fits, and the bytes of all texts."""
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.ParquetFile(source, read_dictionary=texts)  # texts that are equal are held once
-    for size in _BATCH_SIZES:
-        batches = table.iter_batches(batch_size=size, row_groups=[group], columns=columns)
-        decoded = []
-        for batch in batches:
+        large = any(chunk.total_uncompressed_size * _BATCH_ROWS > _BATCH_BYTES for chunk in texts)
+        reader = table
+        if large:
+            reader = pyarrow.parquet.ParquetFile(source, read_dictionary=[chunk.path_in_schema for chunk in texts])
+        for batch in reader.iter_batches(batch_size=_BATCH_ROWS, row_groups=[number], columns=columns):
             check_read_time()
-            decoded.append(sum(map(_decoded_bytes, batch.columns)))
-        if max(decoded, default=0) <= _BATCH_BYTES:
-            return size, sum(decoded)
-    return 0, 0
+            if large:
+                left -= sum(map(_decoded_bytes, batch.columns))
+                if left < 0:
+                    raise _unpacks_too_far(label)
+            yield from _batch_rows(batch, singly=large)
 
 
 def _decoded_bytes(values: Any) -> int:
@@ -141,15 +130,16 @@ def _decoded_bytes(values: Any) -> int:
     return 0
 
 
-def _batch_rows(batch: Any) -> Iterator[dict[str, Any] | str]:
+def _batch_rows(batch: Any, *, singly: bool) -> Iterator[dict[str, Any] | str]:
     """The rows of a batch; for a row that Python cannot hold, the reason."""
     try:
-        rows: list[dict[str, Any]] = batch.to_pylist()
+        if not singly:
+            yield from batch.to_pylist()
+            return
     except (ValueError, OverflowError):  # invalid UTF-8, or a time out of range, somewhere in the batch
-        for number in range(batch.num_rows):
-            try:
-                yield batch.slice(number, 1).to_pylist()[0]
-            except (ValueError, OverflowError) as error:
-                yield f"cannot be read as a row ({error})"
-        return
-    yield from rows
+        pass
+    for number in range(batch.num_rows):
+        try:
+            yield batch.slice(number, 1).to_pylist()[0]
+        except (ValueError, OverflowError) as error:
+            yield f"cannot be read as a row ({error})"

@@ -190,7 +190,6 @@ def delimited_rows(
     delimiter: str,
     *,
     quoted: bool = True,
-    strip_header: bool = True,
 ) -> Rows:
     """Rows below a header; a row with more or fewer fields than the header is rejected.
 
@@ -201,9 +200,7 @@ def delimited_rows(
     first = next(rows, (f"{label}, line 1", []))
     if isinstance(first, RejectedRow):
         raise DataError(f"the header {first.reason}", where=first.where, fix="Mend or convert the file.")
-    where, header = first
-    if strip_header:
-        header = [column.strip() for column in header]
+    where, header = first[0], [column.strip() for column in first[1]]
     repeated = sorted(column for column, count in Counter(header).items() if count > 1)
     if repeated:
         raise DataError(f"column '{repeated[0]}' occurs twice in the header", where=where)

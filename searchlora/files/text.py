@@ -17,13 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from searchlora.errors import DataError
-from searchlora.files.watched_reads import NOT_REGULAR, metered, open_counted
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from searchlora.files.watched_reads import NOT_REGULAR, BoundedReader, metered, open_counted
 
 #: A gzip file unpacks to at most this many times its own size. Text has ratios of 3 to 30.
 MAX_UNPACK_RATIO = 100
@@ -66,8 +63,8 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     try:
         with open_counted(path) as raw:
             if is_gzip(path):
-                with gzip.open(raw) as unpacked, io.BufferedReader(_Limited(unpacked, path), _CHUNK) as limited:
-                    yield metered(limited)
+                with gzip.open(raw) as packed, io.BufferedReader(_unpacked(packed, path), _CHUNK) as unpacked:
+                    yield metered(unpacked)
             else:
                 yield metered(raw)
     except FileNotFoundError:
@@ -200,28 +197,14 @@ def suffix_of(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-class _Limited(io.RawIOBase):
-    """The unpacked bytes of a gzip file, refused beyond the limit for its size."""
-
-    def __init__(self, unpacked: gzip.GzipFile, path: Path) -> None:
-        self._unpacked = unpacked
-        self._path = path
-        self._left = max(MIN_UNPACK_LIMIT, MAX_UNPACK_RATIO * path.stat().st_size)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        data = self._unpacked.read1(len(memoryview(buffer)))
-        self._left -= len(data)
-        if self._left < 0:
-            raise DataError(
-                f"the gzip file unpacks to more than {MAX_UNPACK_RATIO} times its size",
-                where=str(self._path),
-                fix="Check what it holds; if it is sound, unpack it and read the unpacked file.",
-            )
-        memoryview(buffer)[: len(data)] = data
-        return len(data)
+def _unpacked(packed: gzip.GzipFile, path: Path) -> BoundedReader:
+    """The unpacked bytes of a gzip file, up to the limit for its size."""
+    refusal = DataError(
+        f"the gzip file unpacks to more than {MAX_UNPACK_RATIO} times its size",
+        where=str(path),
+        fix="Check what it holds; if it is sound, unpack it and read the unpacked file.",
+    )
+    return BoundedReader(packed, max(MIN_UNPACK_LIMIT, MAX_UNPACK_RATIO * path.stat().st_size), refusal)
 
 
 def check_is_text(file: IO[bytes], where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import io
 import os
 import stat
@@ -167,16 +168,36 @@ def check_read_time() -> None:
 def metered(file: IO[bytes]) -> IO[bytes]:
     """The file, of which at most the limit in force can be read."""
     limit = _limit.get()
-    return file if limit is None else io.BufferedReader(_Metered(file, limit.max_bytes), _BUFFER)
+    if limit is None:
+        return file
+    refusal = ReadLimitReached(f"the first {limit.max_bytes:,} bytes")
+    return io.BufferedReader(_Metered(file, limit.max_bytes, refusal), _BUFFER)
 
 
-class _Metered(io.RawIOBase):
-    def __init__(self, file: IO[bytes], max_bytes: int) -> None:
+class BoundedReader(io.RawIOBase):
+    """The bytes of a file up to a limit; to read more raises the `refusal`."""
+
+    def __init__(self, file: IO[bytes] | gzip.GzipFile, max_bytes: int, refusal: DataError) -> None:
         self._file = file
-        self._max_bytes = self._left = max_bytes
+        self._left = max_bytes
+        self._refusal = refusal
 
     def readable(self) -> bool:
         return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        check_read_time()
+        view = memoryview(buffer)
+        data = self._file.read(min(len(view), max(1, self._left)))
+        if len(data) > self._left:
+            raise self._refusal
+        self._left -= len(data)
+        view[: len(data)] = data
+        return len(data)
+
+
+class _Metered(BoundedReader):
+    """A `BoundedReader` of a file that may be read at any place."""
 
     def seekable(self) -> bool:
         return self._file.seekable()
@@ -186,13 +207,3 @@ class _Metered(io.RawIOBase):
 
     def tell(self) -> int:
         return self._file.tell()
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        check_read_time()
-        view = memoryview(buffer)
-        data = self._file.read(min(len(view), max(1, self._left)))
-        if len(data) > self._left:
-            raise ReadLimitReached(f"the first {self._max_bytes:,} bytes")
-        self._left -= len(data)
-        view[: len(data)] = data
-        return len(data)

@@ -6,10 +6,10 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel as PydanticModel
-from pydantic import ConfigDict
+from pydantic import ConfigDict, StringConstraints
 
 from searchlora.errors import BaseModelError
 from searchlora.files import FileState, cache_digest, cached_digest, file_sha256
@@ -42,6 +42,10 @@ _IGNORED_KEYS = frozenset(
 _MAX_HEADER = 100_000_000
 
 
+#: A name or a sha256: fingerprints are read from files of others, and printed.
+_Plain = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9_.?-]{0,128}\z")]
+
+
 class Fingerprint(PydanticModel):
     """Two folders with equal fingerprints hold the same base, sharded or not, from the hub or from disk.
 
@@ -55,11 +59,11 @@ class Fingerprint(PydanticModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: str
-    tensors: str
-    tokenizer: str
-    template: str
-    config: str
+    architecture: _Plain
+    tensors: _Plain
+    tokenizer: _Plain
+    template: _Plain
+    config: _Plain
 
 
 def fingerprint(folder: Path) -> Fingerprint:

@@ -9,7 +9,7 @@ from searchlora.adapters.attach import attach, new_adapter, save_adapter
 from searchlora.adapters.peft_folder import CONFIG
 from searchlora.errors import LoadCheckFailed, MissingKey, NameTaken, RecipeError, UnexpectedKey
 from searchlora.models.load import load_model
-from tests.factories import edit_weights, recipe_for, train_a_little, trained_adapter_folder
+from tests.factories import edit_weights, recipe_for, train_a_little
 
 IDS = torch.arange(3, 43)[None]
 
@@ -25,7 +25,7 @@ def fresh(base):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["lora", "rslora", "dora", "pissa"])
+@pytest.mark.parametrize("variant", ["lora", "rslora", "dora"])
 def test_a_saved_adapter_on_the_original_base_is_the_trained_model(base, tmp_path, variant):
     recipe = recipe_for(base, variant=variant)
     model = train_a_little(new_adapter(fresh(base), recipe))
@@ -33,18 +33,6 @@ def test_a_saved_adapter_on_the_original_base_is_the_trained_model(base, tmp_pat
     again = attach(fresh(base), tmp_path / "a")
     assert (logits(again) - logits(model)).abs().max() < 1e-5
     assert (logits(again) - logits(fresh(base))).abs().max() > 1e-3
-
-
-def test_pissa_is_stored_as_plain_lora_of_twice_the_rank(base, tmp_path):
-    folder = trained_adapter_folder(base, tmp_path / "a", variant="pissa")
-    config = json.loads((folder / CONFIG).read_text())
-    assert (config["r"], config["lora_alpha"], config["init_lora_weights"]) == (8, 16, True)
-
-
-def test_pissa_on_a_4_bit_base_is_refused_by_name(base):
-    model = load_model(base, quantization="nf4")
-    with pytest.raises(RecipeError, match=r"pissa.*method=lora"):
-        new_adapter(model, recipe_for(base, variant="pissa"))
 
 
 def test_target_modules_that_the_base_lacks_are_named(base):

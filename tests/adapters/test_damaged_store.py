@@ -143,8 +143,6 @@ def test_a_damaged_name_accepts_new_versions(three, trained, draft, damage):
         ("manifest-of-another", "echo@3"),
         ("manifest-folder", "echo@4"),
         ("manifest-missing", "echo@5"),
-        ("version-huge", "echo@" + "9" * 60),
-        ("version-padded", "echo@007"),
     ],
 )
 def test_a_bad_version_can_be_removed(three, cli, damage, reference):

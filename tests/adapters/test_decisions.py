@@ -78,20 +78,16 @@ def test_a_rollback_skips_refused_decisions(three):
     assert three.rollback("echo", "production").target == 1
 
 
-def test_a_refusal_keeps_the_mark_of_an_earlier_forced_move(three):
-    decide(three, decision(2, "forced"), "we know")
-    decide(three, decision(3, "refused"))
-    assert next(entry for entry in three.list() if entry.version == 2).forced == {"production"}
-
-
 def test_a_decision_on_a_missing_version_is_an_error(three):
     with pytest.raises(NotInStore):
         decide(three, decision(9, "promoted"))
     assert three.history("echo") == []
 
 
-def test_a_manual_move_keeps_the_mark_of_a_forced_move(three):
+def test_a_refusal_and_a_manual_move_keep_the_mark_of_a_forced_move(three):
     decide(three, decision(2, "forced"), "we know")
+    decide(three, decision(3, "refused"))
+    assert next(entry for entry in three.list() if entry.version == 2).forced == {"production"}
     for by_hand in (lambda: three.alias("echo", "production", 2), lambda: three.rollback("echo", "production")):
         three.alias("echo", "production", 1)
         by_hand()

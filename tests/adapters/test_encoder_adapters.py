@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from searchlora.adapters import merge
-from searchlora.adapters.attach import attach, new_adapter, save_adapter
 from searchlora.adapters.load_check import check_files, check_vectors, verify
 from searchlora.adapters.manifest import MANIFEST
 from searchlora.adapters.merging import export_merged
@@ -17,18 +16,15 @@ from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.errors import (
     BaseMismatch,
-    GoldenVectorsMismatch,
+    GoldenMismatch,
     MissingKey,
     TamperedAdapter,
-    TokenizerMismatch,
     UnexpectedKey,
     ZeroDelta,
 )
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.load import load_encoder
-from searchlora.models.resolve import resolve
 from searchlora.retrieval import Encoder
-from searchlora.testing import build_tiny_encoder
 from tests.factories import (
     copy_of,
     edit_json,
@@ -82,23 +78,12 @@ def test_a_stored_encoder_adapter_is_a_plain_peft_folder(stored, encoder_base):
 
 @pytest.mark.slow
 def test_changes_that_alter_vectors_are_refused_at_every_load(stored, encoder_base, tmp_path):
-    other = resolve(str(build_tiny_encoder(tmp_path / "other", seed=1)))
-    with pytest.raises(BaseMismatch, match="shouter@1"):
-        Encoder.load(other.name, adapter=stored)
     moved = copy_of(encoder_base, tmp_path / "moved")
     check_files(stored, moved)
     pooling = moved.path / "1_Pooling" / "config.json"
     pooling.write_text(pooling.read_text().replace('"mean"', '"cls"'))
     with pytest.raises(BaseMismatch, match="another configuration"):
         Encoder.load(str(moved.path), adapter=stored)
-    tokenizer = copy_of(encoder_base, tmp_path / "tokenizer")
-    file = tokenizer.path / "tokenizer.json"
-    content = json.loads(file.read_text())
-    vocabulary = content["model"]["vocab"]
-    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
-    file.write_text(json.dumps(content))
-    with pytest.raises(TokenizerMismatch):
-        Encoder.load(str(tokenizer.path), adapter=stored)
     edit_weights(stored.path, lambda tensors: {name: value + 1 for name, value in tensors.items()})
     with pytest.raises(TamperedAdapter, match="was changed"):
         Encoder.load(encoder_base.name, adapter=stored)
@@ -125,10 +110,10 @@ def test_a_zero_delta_and_wrong_keys_are_not_stored(store, task, encoder_base, t
 @pytest.mark.slow
 def test_vectors_that_differ_from_the_golden_ones_fail_the_check(stored, store, encoder_base):
     edit_json(stored.path / MANIFEST, lambda values: values["golden"]["vectors"][1]["vector"].__setitem__(3, 0.5))
-    with pytest.raises(GoldenVectorsMismatch, match=r"shouter@1.*'RED TENT' is .* off, over"):
+    with pytest.raises(GoldenMismatch, match=r"shouter@1.*'RED TENT' is .* off, over"):
         check_vectors(store.get("shouter"), encoder_base)
     edit_json(stored.path / MANIFEST, lambda values: values["golden"]["vectors"][1]["vector"].pop())
-    with pytest.raises(GoldenVectorsMismatch, match="inf off"):
+    with pytest.raises(GoldenMismatch, match="inf off"):
         check_vectors(store.get("shouter"), encoder_base)
 
 
@@ -136,25 +121,8 @@ def test_vectors_that_differ_from_the_golden_ones_fail_the_check(stored, store, 
 def test_vectors_equal_to_those_of_the_base_fail_the_check(stored, store, encoder_base):
     """B·A far from zero where it is never used: the load check looks at what comes out, too."""
     edit_weights(stored.path, lambda tensors: {key: value * ("lora_A" in key) for key, value in tensors.items()})
-    with pytest.raises(GoldenVectorsMismatch, match="equal the base's"):
+    with pytest.raises(GoldenMismatch, match="equal the base's"):
         check_vectors(store.get("shouter"), encoder_base)
-
-
-@pytest.mark.parametrize("variant", ["rslora", "dora", "pissa"])
-def test_lora_variants_are_saved_in_a_loadable_form(variant, encoder_base, tmp_path):
-    import torch
-
-    recipe = encoder_recipe_for(encoder_base, f"lora.variant={variant}")
-    model = load_encoder(encoder_base, device="cpu")
-    adapted = new_adapter(model, recipe)
-    torch.manual_seed(0)
-    for name, value in adapted.named_parameters():
-        if "lora_B" in name:
-            value.data += torch.randn(value.shape)
-    save_adapter(adapted, tmp_path / variant, recipe)
-    fresh = load_encoder(encoder_base, device="cpu")
-    attach(fresh, tmp_path / variant)
-    assert np.allclose(fresh.encode(TEXTS), model.eval().encode(TEXTS), atol=1e-4)
 
 
 @pytest.mark.slow

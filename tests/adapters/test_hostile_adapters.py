@@ -17,8 +17,7 @@ from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS, check_delta, check_header, read_config, read_weights
 from searchlora.adapters.store import Store
 from searchlora.errors import (
-    GoldenLogitsMismatch,
-    GoldenRenderMismatch,
+    GoldenMismatch,
     LoadCheckFailed,
     ManifestError,
     RecipeError,
@@ -26,7 +25,7 @@ from searchlora.errors import (
 )
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.prompts import Renderer
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from tests.factories import EchoTask, edit_json, edit_weights, recipe_for
 from tests.factories import random_adapter as labelled_adapter
 
@@ -248,10 +247,10 @@ def test_a_task_without_examples_is_refused_before_storing(store, trained, base,
 def test_the_tolerance_comes_from_the_code_not_the_manifest(store, stored, task):
     first, *rest = stored.manifest.golden.logits
     off = first.model_copy(update={"logits": [value + 0.01 for value in first.logits]})
-    with pytest.raises(GoldenLogitsMismatch, match=r"0\.01 off"):
+    with pytest.raises(GoldenMismatch, match=r"0\.01 off"):
         verify(with_golden(store, stored, logits=[off, *rest], tolerance=1.0), task)
     huge = first.model_copy(update={"logits": [1e30, *first.logits[1:]]})
-    with pytest.raises(GoldenLogitsMismatch, match="off"):
+    with pytest.raises(GoldenMismatch, match="off"):
         verify(with_golden(store, stored, logits=[huge, *rest], tolerance=1.0), task)
 
 
@@ -263,11 +262,11 @@ def test_a_lower_precision_does_not_widen_the_tolerance(store, stored, task):
 def test_golden_token_ids_lie_in_the_vocabulary(store, stored, task):
     first, *rest = stored.manifest.golden.logits
     far = first.model_copy(update={"ids": [10**6, *first.ids[1:]]})
-    with pytest.raises(GoldenLogitsMismatch, match="1000000 is not in the vocabulary"):
+    with pytest.raises(GoldenMismatch, match="1000000 is not in the vocabulary"):
         verify(with_golden(store, stored, logits=[far, *rest]), task)
     render, *others = stored.manifest.golden.renders
     outside = render.model_copy(update={"token_ids": [10**6, *render.token_ids[1:]]})
-    with pytest.raises(GoldenRenderMismatch, match="'e0'"):
+    with pytest.raises(GoldenMismatch, match="'e0'"):
         verify(with_golden(store, stored, renders=[outside, *others]), task)
 
 
@@ -308,7 +307,7 @@ def test_golden_records_do_not_make_the_check_take_for_ever(store, stored, task,
     render = golden_renders(with_example(6000), Renderer(load_tokenizer(base)))
     hostile = with_golden(store, stored, renders=render, logits=golden.logits[:1])
     monkeypatch.setattr(load_check, "last_logits", lambda *_: pytest.fail("was computed"))
-    with pytest.raises(GoldenLogitsMismatch, match=r"tokens, more than the 4,096 that the base reads"):
+    with pytest.raises(GoldenMismatch, match=r"tokens, more than the 4,096 that the base reads"):
         verify(hostile, task)
     with pytest.raises(LoadCheckFailed, match=r"examples have 14.* tokens.*examples\.jsonl"):
         store_adapter(store, "echo", trained, task=with_example(70_000), recipe=recipe_for(base), base=base)
@@ -341,7 +340,7 @@ def test_what_is_read_of_a_recipe_is_validated(store, trained, draft, changed):
 
 
 def test_settings_that_the_task_cannot_use_fail_the_load_check(tiny_base, tmp_path):
-    task = load_prompted_task("intent").bound({"kind": "label", "labels": ["buy", "return"], "out_of_scope": None})
+    task = load_generation_task("intent").bound({"kind": "label", "labels": ["buy", "return"], "out_of_scope": None})
     stored = labelled_adapter(Store(tmp_path / "store"), "a", task, tiny_base, tmp_path / "made", seed=0)
     renderer = Renderer(load_tokenizer(tiny_base))
     check_renders(stored, task, renderer)

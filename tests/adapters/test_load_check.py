@@ -12,8 +12,7 @@ from searchlora.adapters.peft_folder import WEIGHTS
 from searchlora.errors import (
     BaseMismatch,
     BaseModelError,
-    GoldenLogitsMismatch,
-    GoldenRenderMismatch,
+    GoldenMismatch,
     MissingKey,
     TamperedAdapter,
     TokenizerMismatch,
@@ -119,13 +118,13 @@ def test_a_changed_tokenizer_or_chat_template_fails_the_check(stored, base, tmp_
 
 def test_a_task_template_changed_since_training_fails_the_check(stored, tmp_path):
     changed = echo_task(tmp_path / "changed", PROMPT.replace("Echo the query.", "Repeat the query."))
-    with pytest.raises(GoldenRenderMismatch, match=r"'e0'.*prompt template of 'echo' .* changed"):
+    with pytest.raises(GoldenMismatch, match=r"'e0'.*prompt template of 'echo' .* changed"):
         verify(stored, changed)
 
 
 def test_task_code_changed_since_training_fails_the_check(stored, task, monkeypatch):
     monkeypatch.setattr(EchoTask, "target", lambda _, record: record["query"].upper())
-    with pytest.raises(GoldenRenderMismatch, match="the code of 'echo'"):
+    with pytest.raises(GoldenMismatch, match="the code of 'echo'"):
         verify(stored, task)
 
 
@@ -133,13 +132,13 @@ def test_changed_history_truncation_or_template_fields_fail_the_check(stored, ta
     renderer = Renderer(load_tokenizer(base))
     check_renders(stored, task, renderer)
     wants_more = echo_task(tmp_path / "more", PROMPT.replace("{{ query }}", "{{ query }} {{ place }}"))
-    with pytest.raises(GoldenRenderMismatch, match=r"echo@1.*'e0' no longer renders.*place.*\(prompt\.jinja\) changed"):
+    with pytest.raises(GoldenMismatch, match=r"echo@1.*'e0' no longer renders.*place.*\(prompt\.jinja\) changed"):
         check_renders(stored, wants_more, renderer)
     monkeypatch.setattr(EchoTask, "fields", lambda _, record: {"query": record["query"][:3]})
-    with pytest.raises(GoldenRenderMismatch, match=r"'e0'.*prompt\.jinja is the same.*code.*cuts a conversation"):
+    with pytest.raises(GoldenMismatch, match=r"'e0'.*prompt\.jinja is the same.*code.*cuts a conversation"):
         check_renders(stored, task, renderer)
     monkeypatch.setattr(EchoTask, "fields", lambda _, record: {"query": record["place"]})
-    with pytest.raises(GoldenRenderMismatch, match=r"no longer renders.*place.*code"):
+    with pytest.raises(GoldenMismatch, match=r"no longer renders.*place.*code"):
         check_renders(stored, task, renderer)
 
 
@@ -171,7 +170,7 @@ def test_logits_equal_to_those_of_the_base_fail_the_check(store, base, task, sto
     edit_weights(writable, faint)
     draft = stored.manifest.draft()
     other = store.add("faint", writable, draft)
-    with pytest.raises(GoldenLogitsMismatch, match="equal the base's"):
+    with pytest.raises(GoldenMismatch, match="equal the base's"):
         verify(other, task, base)
 
 

@@ -1,21 +1,11 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from searchlora import adapters
 from searchlora.adapters import operations
-from searchlora.errors import BaseMismatch, GoldenRenderMismatch, NotInStore, UsageError
+from searchlora.errors import BaseMismatch, GoldenMismatch, NotInStore, UsageError
 from tests.factories import PROMPT, copy_of, echo_task, trained_adapter_folder
-
-
-@pytest.mark.slow
-def test_importing_the_package_imports_no_torch():
-    check = "import sys, searchlora.adapters; print({'torch', 'transformers', 'peft', 'fsspec'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "set()"
 
 
 def test_operations_accept_a_store_or_its_folder(stored, store, tmp_path):
@@ -61,7 +51,7 @@ def test_merge_refuses_adapters_of_an_earlier_prompt(stored, store, tmp_path, mo
     """The golden records of the new version are rendered anew, so it would pass the check that its parents fail."""
     changed = echo_task(tmp_path / "changed", prompt=PROMPT.replace("Echo", "Repeat"))
     monkeypatch.setattr("searchlora.task.load_task", lambda name, folder=None: changed)  # noqa: ARG005
-    with pytest.raises(GoldenRenderMismatch, match="echo@1"):
+    with pytest.raises(GoldenMismatch, match="echo@1"):
         adapters.merge([stored.reference, stored.reference], "both", store=store)
 
 

@@ -18,7 +18,7 @@ from searchlora.adapters.stored import check_hashes, file_hashes
 from searchlora.adapters.transfer import pull
 from searchlora.errors import (
     EngineError,
-    GoldenLogitsMismatch,
+    GoldenMismatch,
     ManifestError,
     MissingKey,
     NameTaken,
@@ -139,7 +139,7 @@ def test_pull_runs_the_full_check_if_task_and_base_are_available(stored, base, t
     with pytest.raises(MissingKey):
         pull(url, store=other)
     url = spoilt_push(stored, tmp_path / "off", lambda found: {key: value * 1.5 for key, value in found.items()})
-    with pytest.raises(GoldenLogitsMismatch):
+    with pytest.raises(GoldenMismatch):
         pull(url, store=other)
     assert other.list() == []
     push(stored, str(tmp_path / "good"))

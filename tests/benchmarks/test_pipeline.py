@@ -18,7 +18,7 @@ from searchlora.models.resolve import BaseModel, resolve
 from searchlora.outputs import Grade
 from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.records import Document
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from searchlora.testing import build_tiny_base
 
 pytestmark = pytest.mark.slow
@@ -107,7 +107,7 @@ def _stage(name: str, calls: dict[str, list[list[str]]]):
             calls[name].append([record["id"] for record in records])
             return [Grade(1, (0.1, 0.7, 0.1, 0.1)) for _ in records]
 
-    return Recorded(load_prompted_task("judgment"), None, None)  # type: ignore[arg-type]
+    return Recorded(load_generation_task("judgment"), None, None)  # type: ignore[arg-type]
 
 
 def _sampled(stages, searches, calls, part) -> list[str]:

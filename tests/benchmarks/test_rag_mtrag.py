@@ -10,7 +10,7 @@ import pytest
 from benchmarks.rag_mtrag import embedder
 from benchmarks.rag_mtrag.data import FOLDS, MtRag, fold_of
 from benchmarks.rag_mtrag.quoting import Judge, quoted
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD
 
 
@@ -63,7 +63,7 @@ def made_rows(count: int = 90) -> list[dict[str, object]]:
 
 @pytest.mark.slow
 def test_thresholds_of_a_fold_do_not_depend_on_its_rows() -> None:
-    task, rows = load_prompted_task("rag_answer"), made_rows()
+    task, rows = load_generation_task("rag_answer"), made_rows()
     outputs, rules = quoted(task, Judge.of_all_folds(rows))
     assert set(outputs) == {row["id"] for row in rows}
     assert sum(outputs[row["id"]].abstained != row["answerable"] for row in rows) >= 75
@@ -75,7 +75,7 @@ def test_thresholds_of_a_fold_do_not_depend_on_its_rows() -> None:
 
 @pytest.mark.slow
 def test_a_judge_that_was_trained_on_other_folds_is_tuned_on_its_validation_rows_only() -> None:
-    task, rows = load_prompted_task("rag_answer"), made_rows()
+    task, rows = load_generation_task("rag_answer"), made_rows()
     fits = [frozenset(str(row["id"]) for row in rows[::2] if fold_of(row) != fold) for fold in range(FOLDS)]
     _, rules = quoted(task, Judge([rows] * FOLDS, fits))
     assert [each["validation"]["rows"] for each in rules] == [len(each) for each in fits]

@@ -22,7 +22,7 @@ from searchlora.experiments.reports import ablation_markdown, write_ablation
 from searchlora.models.resolve import BaseModel
 from searchlora.pipelines.config import read_pipeline
 from searchlora.systems.costs import CostedPipeline
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from tests.factories import random_adapter
 
 TOPICS = 8
@@ -118,7 +118,7 @@ def test_the_folds_give_the_figures_of_one_ablation_and_finished_runs_are_reused
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
     trained = Store(tmp_path / "judgment_chorus" / "store")
     for name in ("chorus-judge-1", "chorus-judge-2"):
-        random_adapter(trained, name, load_prompted_task("judgment"), tiny_base, tmp_path / name, seed=1)
+        random_adapter(trained, name, load_generation_task("judgment"), tiny_base, tmp_path / name, seed=1)
     documents = [{"id": f"d{n}", "title": f"tent {n % 3}", "text": f"number {n % 5}"} for n in range(12)]
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(json.dumps(each) + "\n" for each in documents), encoding="utf-8")

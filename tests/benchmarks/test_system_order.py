@@ -24,7 +24,7 @@ from benchmarks.statistics.system_order.orders import (
 from benchmarks.statistics.system_order.pairs import cut, thresholds
 from searchlora.outputs import Grade
 from searchlora.prompts import messages
-from searchlora.task import EvaluationInput, load_prompted_task
+from searchlora.task import EvaluationInput, load_generation_task
 
 TOPICS = [f"t{n}" for n in range(12)]
 
@@ -111,7 +111,7 @@ def test_a_judge_is_circular_if_its_encoder_or_votes_rank_a_system():
 
 
 def test_the_judging_task_meets_the_task_contract():
-    task = load_prompted_task("relevance", TASKS)
+    task = load_generation_task("relevance", TASKS)
     for record in task.examples:
         jsonschema.validate(record, task.record_schema)
         system, user = messages(task, record)

@@ -15,7 +15,7 @@ from searchlora.eval.policy import Facts, Policy, decide
 from searchlora.eval.tables import Header, to_json
 from searchlora.outputs import Grade, InvalidOutput, Label
 from searchlora.records import Record
-from searchlora.task import EvaluationInput, GenerationTask, load_encoder_task, load_prompted_task
+from searchlora.task import EvaluationInput, GenerationTask, load_encoder_task, load_generation_task
 
 CANDIDATE, BASE, RULE = "new@2", "base", "rule"
 INVALID = InvalidOutput("?", "not an answer")
@@ -82,7 +82,7 @@ def measured(task: Any, records: Sequence[Record], outputs: Outputs, *, retrieva
 def prompted(
     name: str, settings: Mapping[str, Any] | None = None, *, retrieval: bool = False, field: str = ""
 ) -> Report:
-    task = load_prompted_task(name)
+    task = load_generation_task(name)
     task = task.bound(settings) if settings is not None else task
     records = repeated([record for record in task.examples if not field or field in record])
     if name == "rewriting":
@@ -134,7 +134,7 @@ REPORTS: Mapping[str, Callable[[], Report]] = {
         "label", labels=["delivery_status", "charged_twice"], out_of_scope="charged_twice"
     ),
     "intent, labels": lambda: intent("labels", labels=["refund", "return"]),
-    "intent, object": lambda: intent("object", schema=load_prompted_task("intent").settings.get("schema") or SCHEMA),
+    "intent, object": lambda: intent("object", schema=load_generation_task("intent").settings.get("schema") or SCHEMA),
     "embedding, retrieval": lambda: embedding(labelled=False),
     "embedding, classes": lambda: embedding(labelled=True),
     "experiment": run_of_an_experiment,

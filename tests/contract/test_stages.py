@@ -17,7 +17,7 @@ from searchlora.pipelines.stages.passages import PassagesStage
 from searchlora.pipelines.stages.retrieve import RetrieveStage
 from searchlora.pipelines.stages.stage import Needs, Stage, StageSettings, check_order, needs_of, pinned
 from searchlora.records import Document, Hit
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from searchlora.testing import check_stage
 from tests.docs.blocks import ROOT, blocks
 from tests.factories import random_adapter
@@ -123,7 +123,7 @@ def test_a_built_stage_maps_searches_in_order_and_can_be_traced_and_skipped(stag
     *before, settings = stages(kind)
     store = tmp_path / "store"
     if kind == "adapter":
-        random_adapter(Store(store), "one", load_prompted_task("rewriting"), tiny_base, tmp_path / "made", seed=1)
+        random_adapter(Store(store), "one", load_generation_task("rewriting"), tiny_base, tmp_path / "made", seed=1)
     check_stage(settings, SEARCHES, before=before, documents=DOCUMENTS, store=store)
 
 

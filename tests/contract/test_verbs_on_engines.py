@@ -33,7 +33,7 @@ from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings, LocalSettings, ServerSettings
 from searchlora.models.resolve import BaseModel
 from searchlora.pipelines.config import read_pipeline
-from searchlora.task import GenerationTask, load_prompted_task
+from searchlora.task import GenerationTask, load_generation_task
 from tests.factories import random_adapter_folder
 from tests.server.api.serving import made_service, served
 from tests.tasks.rag_answer.made import usual_rows, write_mtrag
@@ -91,11 +91,11 @@ def shop(tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
     root = tmp_path_factory.mktemp("verbs")
     store = Store(root / "store")
     write_data(root)
-    judging = load_prompted_task("judgment")
+    judging = load_generation_task("judgment")
     tasks = {
-        "rewriter": load_prompted_task("rewriting"),
+        "rewriter": load_generation_task("rewriting"),
         "grader": judging.bound(judging.settings_of({"grades": "2"}, ())),
-        "answerer": load_prompted_task("rag_answer"),
+        "answerer": load_generation_task("rag_answer"),
     }
     for seed, (name, task) in enumerate(tasks.items(), 1):
         store_made(store, name, task, tiny_base, root / name, seed)

@@ -85,7 +85,6 @@ def cosine(a, b):
         ("lora.variant=rslora", "lora.target_modules=[q_proj,down_proj]"),
         ("lora.target_modules=[k_proj,up_proj,o_proj]", "lora.alpha=3"),
         ("lora.target_modules=[layers.1.mlp.gate_proj]",),
-        ("lora.variant=pissa",),
         ("lora.r=33",),
     ],
 )

@@ -26,7 +26,7 @@ from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import build_pipeline, run_of
 from searchlora.systems import costs
 from searchlora.systems.costs import CostedPipeline
-from searchlora.task import load_prompted_task, load_task
+from searchlora.task import load_generation_task, load_task
 from tests.eval.test_significance import paired_difference
 from tests.factories import random_adapter, random_encoder_adapter
 
@@ -64,11 +64,11 @@ def made(tiny_base, encoder_base, tmp_path_factory):
     (folder / "hybrid.yaml").write_text(hybrid)
     (folder / "judged.yaml").write_text(hybrid + JUDGE)
     (folder / "answered.yaml").write_text(hybrid + JUDGE + ANSWERER)
-    store, judgment = Store(folder / "store"), load_prompted_task("judgment")
+    store, judgment = Store(folder / "store"), load_generation_task("judgment")
     task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
     for seed in (1, 2):
         random_adapter(store, "shop-judge", task, tiny_base, folder / f"judge{seed}", seed=seed)
-    random_adapter(store, "answerer", load_prompted_task("rag_answer"), tiny_base, folder / "answerer", seed=3)
+    random_adapter(store, "answerer", load_generation_task("rag_answer"), tiny_base, folder / "answerer", seed=3)
     return folder
 
 

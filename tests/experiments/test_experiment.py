@@ -18,7 +18,7 @@ from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_card, w
 from searchlora.eval.trec import read_run, write_qrels, write_run
 from searchlora.experiments.experiment import experiment
 from searchlora.experiments.reports import write_experiment
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from tests.factories import random_adapter, random_adapter_folder
 from tests.inference.http_server import Reply, answering
 
@@ -166,7 +166,7 @@ def test_invalid_outputs_and_training_queries_break_the_policy(folder, tiny_base
     store = Store(folder / "store")
     made, recipe = random_adapter_folder(tiny_base, folder / "made", 1)
     learnt = [write_training_queries(folder, ["red tent", "GREEN  shoes"])]
-    task = load_prompted_task("rewriting")
+    task = load_generation_task("rewriting")
     store_adapter(store, "rewriter", made, task=task, recipe=recipe, base=tiny_base, extra_files=learnt)
     systems = {"faulty": {"run": "faulty.trec"}, "rewriter": {"adapter": "rewriter"}}
     policy = {"beat": {}, "max_invalid_rate": 0.1}
@@ -183,7 +183,7 @@ def test_invalid_outputs_and_training_queries_break_the_policy(folder, tiny_base
 
 @pytest.mark.slow
 def test_a_stage_that_was_skipped_counts_as_invalid(folder, tiny_base):
-    store, judgment = Store(folder / "store"), load_prompted_task("judgment")
+    store, judgment = Store(folder / "store"), load_generation_task("judgment")
     task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
     random_adapter(store, "judge", task, tiny_base, folder / "made", seed=1)
     skipped = "{adapter: {name: judge, on_failure: skip}}"  # no stage before it has fetched passages

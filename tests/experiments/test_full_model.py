@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from searchlora.adapters.full_model import model_of
 from searchlora.adapters.operations import merge, path
 from searchlora.adapters.store import Store
-from searchlora.errors import GoldenLogitsMismatch, LoadCheckFailed, UsageError
+from searchlora.errors import GoldenMismatch, LoadCheckFailed, UsageError
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.train import train
@@ -89,7 +89,7 @@ def test_weights_that_give_other_logits_do_not_verify(place, tmp_path):
     manifest = place.get("whole@1").manifest
     manifest = manifest.model_copy(update={"files": file_hashes(copied)})
     write_manifest(manifest, copied)
-    with pytest.raises(GoldenLogitsMismatch, match=r"is .* off"):
+    with pytest.raises(GoldenMismatch, match=r"is .* off"):
         verify(StoredAdapter(copied, manifest))
 
 

@@ -16,7 +16,7 @@ from searchlora.errors import TrainingError
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.experiments.training_runs import TrainingRunFolder, train_in
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from tests.child_scripts import run_script
 
 SHORT = ("optim.max_steps=2", "optim.batch_size=2", "lora.r=2", "checkpoints.every_steps=1")
@@ -114,7 +114,7 @@ def test_an_adapter_of_an_older_version_of_the_task_is_not_reused(tiny_base, dat
     overrides = (*SHORT, f"base={tiny_base.name}")
     for version, expected in ((None, "r@1"), (None, "r@1"), (99, "r@2")):
         if version is not None:
-            monkeypatch.setattr(type(load_prompted_task("rewriting")), "version", version)
+            monkeypatch.setattr(type(load_generation_task("rewriting")), "version", version)
         stored = train(
             "rewriting", data, "r", TrainingOptions(overrides=overrides, reuse=True), store=store, log=lambda _: None
         )

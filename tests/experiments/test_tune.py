@@ -15,7 +15,7 @@ from searchlora.files.yaml_text import parse_yaml
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.records import Document
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from searchlora.tasks.rag_answer.deciding import combined, rule_of
 from searchlora.testing import build_tiny_encoder
 from tests.factories import random_adapter
@@ -32,7 +32,7 @@ def made(tiny_base, tmp_path_factory):
     store, source = Store(folder / "store"), write_mtrag(folder / "reference.jsonl", usual_rows())
     options = {"missing": "0.6", "passages": "3", "gold": "1", "abstention": "No."}
     build("rag_answer", source, format="mtrag", out=folder / "data", options=options, split_ratios=(0.2, 0.7, 0.1))
-    answers, judgment = load_prompted_task("rag_answer"), load_prompted_task("judgment")
+    answers, judgment = load_generation_task("rag_answer"), load_generation_task("judgment")
     random_adapter(store, "answerer", answers, tiny_base, folder / "a", seed=1)
     random_adapter(
         store, "grader", judgment.bound(judgment.settings_of({"grades": "2"}, ())), tiny_base, folder / "j", seed=2

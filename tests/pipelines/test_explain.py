@@ -16,7 +16,7 @@ from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.stages.retrieve import RetrieveStage
 from searchlora.pipelines.stages.stage import FUSED_QUERIES, Stage
 from searchlora.records import Document
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from tests.factories import random_adapter
 from tests.pipelines import rewriting
 
@@ -165,7 +165,7 @@ def test_hits_of_another_engine_are_taken_as_they_are(tmp_path, document):
 
 @pytest.mark.slow
 def test_a_judge_shows_the_grade_that_moved_the_document(tiny_base, tmp_path):
-    store, judgment = Store(tmp_path), load_prompted_task("judgment")
+    store, judgment = Store(tmp_path), load_generation_task("judgment")
     task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
     random_adapter(store, "judge", task, tiny_base, tmp_path / "made", seed=1)
     stages = [

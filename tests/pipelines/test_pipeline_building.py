@@ -15,7 +15,7 @@ from searchlora.inference.settings import ServerSettings
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.pipelines.stages.adapter import AdapterSettings
 from searchlora.prompts import messages
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from tests.factories import first_word, random_adapter, random_adapter_folder
 
 
@@ -111,7 +111,7 @@ def test_a_zero_shot_stage_renders_with_the_options_of_its_adapter(tiny_base, tm
 
 @pytest.mark.slow
 def test_values_tuned_for_the_adapter_are_not_those_of_its_base(tiny_base, tmp_path):
-    store, judgment = Store(tmp_path / "store"), load_prompted_task("judgment")
+    store, judgment = Store(tmp_path / "store"), load_generation_task("judgment")
     folder, recipe = random_adapter_folder(tiny_base, tmp_path / "made", 1)
     task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
     store_adapter(

@@ -16,7 +16,7 @@ from searchlora.adapters.store import Store
 from searchlora.data.dataset import load_dataset
 from searchlora.files import open_text
 from searchlora.models.resolve import BaseModel
-from searchlora.task import load_prompted_task, load_task
+from searchlora.task import load_generation_task, load_task
 from tests.conftest import Called
 from tests.factories import random_adapter, random_encoder_adapter
 
@@ -36,7 +36,7 @@ def store(tiny_base: BaseModel, encoder_base: BaseModel, tmp_path_factory: pytes
     for seed, (name, task) in enumerate(
         {"rewriter": "rewriting", "judge": "judgment", "answers": "rag_answer"}.items(), 1
     ):
-        random_adapter(store, name, load_prompted_task(task), tiny_base, folder / name, seed=seed)
+        random_adapter(store, name, load_generation_task(task), tiny_base, folder / name, seed=seed)
     random_encoder_adapter(store, "embedder", load_task("embedding"), encoder_base, folder / "embedder")  # type: ignore[arg-type]
     return store.root
 
@@ -121,7 +121,7 @@ def test_product_search_on_chorus(ready: Any, store: Path, tiny_base: BaseModel,
     ready.called(
         "data", "build", "intent", intents, "--format", "native", "--out", "data", "--option", "schema=schema.json"
     )
-    task = load_prompted_task("intent").bound(load_dataset(Path("data")).settings)
+    task = load_generation_task("intent").bound(load_dataset(Path("data")).settings)
     random_adapter(Store(store), "intent", task, tiny_base, Path("intent"), seed=4)
     with (real_data / "chorus" / "rated.csv").open(encoding="utf-8") as file:
         queries = list(dict.fromkeys(row["query"] for row in csv.DictReader(file)))[:QUERIES]

@@ -13,7 +13,7 @@ from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.pipelines.stages.stage import Stage
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from tests.pipelines.rewriting import searches
 
 SCHEMA = {"type": "object", "properties": {"brand": {"type": "string"}}, "required": ["brand"]}
@@ -51,10 +51,10 @@ class Table:
 
 def built(engine, order=("intent", "rewriter"), **policy):
     """A pipeline of an intent and a rewriting stage."""
-    intent = load_prompted_task("intent")
+    intent = load_generation_task("intent")
     tasks = {
         "intent": intent.bound({"kind": "object", "schema": SCHEMA}),
-        "rewriter": load_prompted_task("rewriting"),
+        "rewriter": load_generation_task("rewriting"),
     }
     settings = parse_stages([{"adapter": {"name": f"{name}@1", **policy}} for name in order], "here")
     return Pipeline("p", [AdapterStage(tasks[name], engine, f"{name}@1") for name in order], tuple(settings))

@@ -11,7 +11,7 @@ from searchlora.adapters.manifest import Dataset
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.systems.lineage import seen_in_training
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from tests.factories import draft_for, random_adapter_folder
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def seen(tmp_path_factory, tiny_base):
     root = tmp_path_factory.mktemp("lineage")
 
     def found(task_name, records):
-        task, store, folder = load_prompted_task(task_name), Store(root / "store"), root / task_name
+        task, store, folder = load_generation_task(task_name), Store(root / "store"), root / task_name
         if not folder.is_dir():
             _, recipe = random_adapter_folder(tiny_base, folder, seed=1)
             write_training_queries(folder, ["tent", "stove"])
@@ -56,7 +56,7 @@ def test_pairs_of_a_query_that_was_trained_on_are_unknown(seen):
 def family(tmp_path_factory, tiny_base):
     """The ids that an adapter of a dataset has seen whose parents are added with their dataset and queries."""
     root = tmp_path_factory.mktemp("family")
-    task, store = load_prompted_task("rewriting"), Store(root / "store")
+    task, store = load_generation_task("rewriting"), Store(root / "store")
     folder, _ = random_adapter_folder(tiny_base, root / "weights", seed=1)
     draft = draft_for(tiny_base, task)
 

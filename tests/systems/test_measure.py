@@ -24,7 +24,7 @@ from searchlora.systems.fixed import FixedResults, RunFile
 from searchlora.systems.measure import measure, outputs_of, run_system
 from searchlora.systems.measures import RetrievalMeasures, TaskMeasures
 from searchlora.systems.system import Outputs, System
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 
 ROWS = [{"id": f"q{n}", "query": f"tent {n}"} for n in range(6)]
 QRELS = {row["id"]: {"d1": 1} for row in ROWS}
@@ -328,7 +328,7 @@ def test_a_rewrite_costs_the_search_by_which_it_is_measured():
     documents = [Document("d1", "red tent"), Document("d2", "green couch")]
     rows = [{"id": "q1", "group": "q1", "query": "tent"}, {"id": "q2", "group": "q2", "query": "sofa"}]
     measures = TaskMeasures(
-        load_prompted_task("rewriting"), {"q1": {"d1": 1}, "q2": {"d2": 1}}, retrieve=Bm25Settings().over(documents)
+        load_generation_task("rewriting"), {"q1": {"d1": 1}, "q2": {"d2": 1}}, retrieve=Bm25Settings().over(documents)
     )
     timed = run_system(FixedResults("timed", rows, ["tent", "couch"], costs={"ms per query": 5.0}), rows, measures)
     assert 5.0 < timed.evaluation.costs["ms per query"] < 1000

@@ -14,7 +14,7 @@ from searchlora.errors import RecipeError, TrainingError
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.prompts import Renderer
 from searchlora.recipe import load_recipe
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from searchlora.training.graded import choice_tokens, graded_rows, ranking_loss
 from searchlora.training.metrics import read_metrics
 from searchlora.training.rows import GroupedBatches
@@ -42,7 +42,7 @@ def pairs(*grades, query="tent", votes=None):
 
 def log_probabilities(base, records):
     """log p of each grade's token, shape (rows, 4), and the sum over the other completion tokens, of the bare base."""
-    task, renderer = load_prompted_task("judgment"), Renderer(load_tokenizer(base))
+    task, renderer = load_generation_task("judgment"), Renderer(load_tokenizer(base))
     model = load_model(base, precision="fp32")
     of_grades, others = [], []
     for record in records:
@@ -57,7 +57,7 @@ def log_probabilities(base, records):
 
 def first_loss(base, folder, records, *settings, weights=None):
     recipe = load_recipe({}, overrides=[*ONE_STEP, *settings])
-    train_adapter(load_prompted_task("judgment"), recipe, base, records, folder, weights=weights)
+    train_adapter(load_generation_task("judgment"), recipe, base, records, folder, weights=weights)
     (line,) = [line for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
     return line["loss"]
 
@@ -83,7 +83,7 @@ def test_a_task_without_grades_is_refused(tiny_base, tmp_path):
 
 @pytest.mark.slow
 def test_records_of_two_scales_are_refused(tiny_base):
-    class Shrinking(type(load_prompted_task("judgment"))):
+    class Shrinking(type(load_generation_task("judgment"))):
         def graded_target(self, record):
             target = super().graded_target(record)
             return target if record["id"] == "tent 0" else replace(target, grades=(0.0, 1.0, 2.0, 4.0))
@@ -150,7 +150,7 @@ def test_soft_labels_are_the_shares_of_the_raters(tiny_base, tmp_path):
 
 @pytest.mark.slow
 def test_a_chosen_completion_takes_the_place_of_the_raters(tiny_base):
-    task, renderer = load_prompted_task("judgment"), Renderer(load_tokenizer(tiny_base))
+    task, renderer = load_generation_task("judgment"), Renderer(load_tokenizer(tiny_base))
     (record,) = pairs(2, votes=[{"2": 1, "3": 1}])
     assert graded_rows(task, renderer, [record]).shares == [(0, 0, 0.5, 0.5)]
     assert graded_rows(task, renderer, [{**record, "completion": "1"}]).shares == [(0, 1, 0, 0)]

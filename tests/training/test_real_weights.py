@@ -15,7 +15,7 @@ from searchlora.inference.local import LocalEngine
 from searchlora.models.load import load_model
 from searchlora.models.resolve import resolve
 from searchlora.recipe import load_recipe
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from searchlora.training.metrics import read_metrics
 from searchlora.training.sft import train_adapter
 
@@ -33,7 +33,7 @@ OVERRIDES += ["validation.generate_rows=2", "max_new_tokens=8"]
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    task, base = load_prompted_task("rewriting"), resolve("smollm2-135m-instruct-q4_1")
+    task, base = load_generation_task("rewriting"), resolve("smollm2-135m-instruct-q4_1")
     recipe = load_recipe(task.default_recipe, overrides=OVERRIDES)
     validator = Validator(task, LocalEngine(base), RECORDS[:2])
     plain = train_adapter(task, recipe, base, RECORDS, folder / "plain")
@@ -59,7 +59,7 @@ def test_training_reduces_the_loss_on_real_weights(runs):
 
 def test_the_fast_path_has_the_losses_of_peft(tmp_path, monkeypatch):
     """In fp32, over three seeds. In bf16 both are as far from that by rounding; `benchmarks.training` compares them."""
-    task, base = load_prompted_task("rewriting"), resolve("smollm2-135m-instruct-q4_1")
+    task, base = load_generation_task("rewriting"), resolve("smollm2-135m-instruct-q4_1")
 
     def losses_of(seed, way):
         overrides = ["method=lora", "precision=fp32", f"seed={seed}", "optim.max_steps=2", "optim.batch_size=2"]

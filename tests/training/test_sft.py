@@ -145,7 +145,6 @@ def test_an_unknown_metric_lists_the_known_ones(tiny_base, tmp_path):
     [
         ["lora.variant=rslora"],
         ["lora.variant=dora"],
-        ["lora.variant=pissa", "method=lora"],
         ["lora.plus_ratio=8"],
         ["lora.dropout=0.1", "lora.target_modules=[q_proj, v_proj]"],
         ["optim.gradient_accumulation=2", "optim.gradient_checkpointing=true"],

@@ -24,7 +24,7 @@ from searchlora.files import file_sha256
 from searchlora.progress import Steps
 from searchlora.retrieval import Encoder
 from searchlora.retrieval.encoder import Vectors
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 
 #: Grades of Cranfield; 0 for unjudged documents.
 SCALE = (0, 1, 2, 3, 4)
@@ -121,7 +121,7 @@ def llm_judges(work: Path, data: Cranfield, pooled: Pool, human: Qrels, steps: S
         )
         card = done.card
     inputs = {name: file_sha256(file) for name, file in files.items()}
-    if (card.prompt_hash, card.made_from) != (prompt_hash(load_prompted_task("relevance", TASKS)), inputs):
+    if (card.prompt_hash, card.made_from) != (prompt_hash(load_generation_task("relevance", TASKS)), inputs):
         raise UsageError("holds grades of another pool, text or prompt", where=str(qrels.parent), fix="Delete it.")
     answers = read_qrels(qrels)
     chances = read_probabilities(Path(f"{qrels}.probabilities.jsonl"))

@@ -20,7 +20,7 @@ from searchlora.models.resolve import resolve
 from searchlora.progress import Steps, no_progress
 from searchlora.recipe import load_recipe, parse_recipe
 from searchlora.systems.lineage import seen_in_training
-from searchlora.task import GenerationTask, load_prompted_task
+from searchlora.task import GenerationTask, load_generation_task
 
 #: Rows of a batch of samples, unless the engine's settings say otherwise.
 BATCH_ROWS = 64
@@ -87,7 +87,7 @@ def _job(
     if options.more_data:
         raise UsageError("improve samples for the rows of one dataset", where="more_data", fix="Leave it out.")
     parent = store.get(store.pin(reference)) if reference is not None else None
-    task = load_prompted_task(parent.manifest.task if parent else load_dataset(data).card.task, tasks)
+    task = load_generation_task(parent.manifest.task if parent else load_dataset(data).card.task, tasks)
     dataset = dataset_for(task, data)
     task = task.bound(dataset.settings)
     own = parse_recipe(parent.manifest.recipe, parent.reference) if parent else None
@@ -101,15 +101,13 @@ def _job(
         raise RecipeError("improve.then = grpo compares samples of a row", where="recipe", fix="Set improve.samples=8.")
     if recipe.improve.reward is not None and task.writes == "query":
         parse_measure(recipe.improve.reward)
-    if recipe.improve.start == "adapter" or recipe.improve.then != "nothing":
-        if recipe.lora.variant == "pissa":
-            raise RecipeError("training an adapter further does not go with lora.variant = pissa", where="recipe")
-        if parent is not None and own is not None and recipe.lora != own.lora:
-            raise RecipeError(
-                "improve.start = adapter keeps the LoRA settings of the adapter, and the recipe has others",
-                where="recipe",
-                fix=f"Leave the section lora as in {parent.reference}, or set improve.start=base.",
-            )
+    keeps_lora = recipe.improve.start == "adapter" or recipe.improve.then != "nothing"
+    if keeps_lora and parent is not None and own is not None and recipe.lora != own.lora:
+        raise RecipeError(
+            "improve.start = adapter keeps the LoRA settings of the adapter, and the recipe has others",
+            where="recipe",
+            fix=f"Leave the section lora as in {parent.reference}, or set improve.start=base.",
+        )
     if parent is not None:
         _check_lineage(store, parent, task, dataset)
     if parent is not None and own is not None and recipe.base == own.base:

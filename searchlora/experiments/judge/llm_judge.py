@@ -35,7 +35,7 @@ from searchlora.prompts import RENDERING, messages
 from searchlora.recipe import load_recipe
 from searchlora.records import Record, SearchContext
 from searchlora.systems.lineage import base_lineage, base_queries
-from searchlora.task import GenerationTask, load_prompted_task
+from searchlora.task import GenerationTask, load_generation_task
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def load_judge(
 
 
 def _load_judging_task(name: str, tasks: str | Path | None) -> GenerationTask:
-    task = load_prompted_task(name, tasks)
+    task = load_generation_task(name, tasks)
     if missing := {"query", "passage"} - set(task.reads.values()):
         raise UsageError(
             f"the task '{name}' does not read the {' and the '.join(sorted(missing))}, so it cannot judge pairs"

@@ -20,7 +20,7 @@ from searchlora.outputs import Continued, Grammar, escape_regex
 from searchlora.prompts import messages as messages_of
 from searchlora.records import Record
 from searchlora.server.api.errors import ApiError
-from searchlora.task import GenerationTask, load_task, prompted
+from searchlora.task import GenerationTask, generation_task, load_task
 
 #: Versions whose task is kept in memory.
 _VERSIONS = 256
@@ -58,7 +58,7 @@ def task_reader(store: Store, folder: Path | None = None) -> Callable[[str], Ada
         if not isinstance(task, GenerationTask):
             return AdapterTask(manifest.task)
         check_settings(stored, task)
-        bound = prompted(task.bound(manifest.settings, manifest.tuned))
+        bound = generation_task(task.bound(manifest.settings, manifest.tuned))
         return AdapterTask(manifest.task, bound, manifest.max_new_tokens)
 
     return read
@@ -109,7 +109,7 @@ def input_schema(task: GenerationTask) -> dict[str, Any]:
     """JSON Schema of a task's input: the record's schema without the fields of the expected output.
 
     Examples:
-        >>> sorted(input_schema(prompted(load_task("rewriting")))["properties"])
+        >>> sorted(input_schema(generation_task(load_task("rewriting")))["properties"])
         ['history', 'query']
     """
     schema = task.record_schema

@@ -206,8 +206,8 @@ def output_json(task: GenerationTask, record: Record, output: Any) -> dict[str, 
     An output that did not parse has `valid` false, the `text`, the `reason`, and the task's fallback as `value`.
 
     Examples:
-        >>> from searchlora.task import load_task, prompted
-        >>> output_json(prompted(load_task("rewriting")), {"id": "1", "query": "telly"}, "television")
+        >>> from searchlora.task import load_task, generation_task
+        >>> output_json(generation_task(load_task("rewriting")), {"id": "1", "query": "telly"}, "television")
         {'valid': True, 'value': 'television'}
     """
     if isinstance(output, InvalidOutput):

@@ -22,7 +22,7 @@ from searchlora.eval.trec import read_run
 from searchlora.experiments.judge.command import judge
 from searchlora.experiments.judge.llm_judge import Judge
 from searchlora.files import file_sha256
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from tests.child_scripts import Script, run_script
 from tests.experiments.grading_task import build_task, write_collection
 from tests.factories import draft_for, trained_adapter_folder
@@ -65,7 +65,7 @@ def by_adapter(ask, weights, tasks, tiny_base, tmp_path):
 
     def call(*queries, parents=("old@1",), **options):
         beside = [write_training_queries(tmp_path, queries)] if queries else []
-        draft = draft_for(tiny_base, load_prompted_task("fit", tasks), parents=list(parents))
+        draft = draft_for(tiny_base, load_generation_task("fit", tasks), parents=list(parents))
         Store(tmp_path / "store").add("judge", weights, draft, extra_files=beside)
         return ask(adapter="judge", base=None, task=None, **options)
 

@@ -8,11 +8,13 @@ import time
 import weakref
 
 import httpx
+import jsonschema
 import pytest
 
 from searchlora.eval.measures import retrieval_values
 from searchlora.pipelines.pipeline import run_of
 from searchlora.server.api import client_engine, judge_jobs, topic_jobs
+from searchlora.server.api.app import document
 from searchlora.server.api.jobs import Jobs
 from searchlora.server.grading.search_grades import HumanGrade
 from tests.server.api.serving import made_service, served
@@ -41,6 +43,7 @@ def finished(client, job):
         assert time.monotonic() < deadline
         time.sleep(0.02)
         job = client.get(f"/v1/jobs/{job['id']}").json()
+    jsonschema.validate(job, {"$ref": "#/components/schemas/JobEntry", "components": document()["components"]})
     return job
 
 

@@ -7,11 +7,11 @@ import pytest
 
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.outputs import CitedAnswer, InvalidOutput
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from searchlora.tasks.rag_answer.deciding import abstention, combined, rule_of
 from searchlora.tasks.rag_answer.tuning import mean_f1, tuned_rules
 
-TASK = load_prompted_task("rag_answer")
+TASK = load_generation_task("rag_answer")
 PASSAGES = [
     {"id": "a", "text": "The dome tent weighs 2 kg."},
     {"id": "b", "text": "Boots need wax."},

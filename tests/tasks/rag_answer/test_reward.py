@@ -6,9 +6,9 @@ import pytest
 
 from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.rewards import INVALID, RewardContext
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 
-TASK = load_prompted_task("rag_answer")
+TASK = load_generation_task("rag_answer")
 RECORD = {
     "id": "r",
     "group": "r",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchlora.outputs import CitedAnswer, InvalidOutput
-from searchlora.task import load_prompted_task
+from searchlora.task import load_generation_task
 from searchlora.tasks.rag_answer.tuning import MAX_THRESHOLD, tuned
 
 SCORED = st.lists(st.tuples(st.integers(0, 100).map(lambda each: each / 100), st.booleans()), min_size=1, max_size=20)
@@ -58,7 +58,7 @@ def test_rows_without_a_score_are_skipped():
 
 
 def test_a_tuned_task_abstains_at_its_threshold():
-    task = load_prompted_task("rag_answer")
+    task = load_generation_task("rag_answer")
     record = task.examples[0]
     (_, (likely, unlikely)) = scored([(0.3, True), (0.1, False)])
     bound = task.bound(task.settings, {"abstain_from": 0.2})
