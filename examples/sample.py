@@ -12,7 +12,6 @@ from pathlib import Path
 import searchlora
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.experiments.options import TrainingOptions
 
 WORDS = {"telly": "television", "fridge": "refrigerator", "sofa": "couch", "mobile": "phone", "kicks": "shoes"}
 COLOURS = ("red", "blue", "green", "grey", "pink", "black", "white", "brown")
@@ -37,15 +36,14 @@ def rewriting_data() -> Path:
 
 def rewriter() -> StoredAdapter:
     """A query rewriter, trained for a few steps."""
-    return _newest("shop-rewriter") or searchlora.train(
-        "rewriting", rewriting_data(), "shop-rewriter", TrainingOptions(["optim.max_steps=20", "lora.r=8"]), store=STORE
-    )
+    options = searchlora.TrainingOptions(["optim.max_steps=20", "lora.r=8"], reuse=True)
+    return searchlora.train("rewriting", rewriting_data(), "shop-rewriter", options, store=STORE)
 
 
 def intent() -> StoredAdapter:
     """An intent classifier, trained for a few steps."""
-    if stored := _newest("shop-intent"):
-        return stored
+    if STORE.versions("shop-intent"):
+        return STORE.get("shop-intent")
     labels = {"buy": "buy a {} {}", "return": "return my {} {}", "repair": "my {} {} is broken"}
     rows = [
         f"{pattern.format(colour, thing)},{label}"
@@ -53,10 +51,5 @@ def intent() -> StoredAdapter:
     ]
     Path("intents.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
     searchlora.data.build("intent", "intents.csv", format="csv", out="intent-data")
-    return searchlora.train(
-        "intent", "intent-data", "shop-intent", TrainingOptions(["optim.max_steps=20"]), store=STORE
-    )
-
-
-def _newest(name: str) -> StoredAdapter | None:
-    return STORE.get(name) if STORE.versions(name) else None
+    options = searchlora.TrainingOptions(["optim.max_steps=20"])
+    return searchlora.train("intent", "intent-data", "shop-intent", options, store=STORE)

@@ -156,9 +156,10 @@ def through(pipeline: str, index: str, queries: Sequence[str], repeats: int) -> 
 def run(corpus: str, queries: str, out: str) -> dict[str, Any]:
     """`searchlora run` of BM25 over a file of queries."""
     from searchlora.experiments.run import run as execute
+    from searchlora.pipelines.config import read_pipeline
 
     begun = time.perf_counter()
-    _, count = execute("bm25", queries, corpus, out, overrides=[f"k={K}"])
+    _, count = execute(read_pipeline("bm25", [f"k={K}"]), queries, corpus, out)
     seconds = time.perf_counter() - begun
     with Path(out).open("rb") as file:
         lines = sum(1 for _ in file)

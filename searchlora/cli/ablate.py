@@ -82,12 +82,11 @@ def ablate(
     from searchlora.experiments.ablate import ablate as verb
     from searchlora.experiments.reports import ablation_json, ablation_markdown, write_ablation
     from searchlora.files import check_writable
-    from searchlora.pipelines.config import read_pipeline
 
     check_writable(out / "report.html")
     with progress_bars() as steps:
         ablation = verb(
-            read_pipeline(pipeline, options.settings, engine.read()),
+            options.read(pipeline, engine),
             topics,
             qrels,
             out,

@@ -333,24 +333,6 @@ def parse_key_values(texts: Sequence[str], option: str) -> dict[str, str]:
     return dict(text.split("=", 1) for text in texts)
 
 
-def parse_named_file(text: str) -> tuple[str, str]:
-    """Name and file of `NAME=FILE`.
-
-    Raises:
-        UsageError: for another form.
-
-    Examples:
-        >>> parse_named_file("umbrela=umbrela.qrels")
-        ('umbrela', 'umbrela.qrels')
-    """
-    name, equals, file = text.partition("=")
-    if not (name and equals and file):
-        raise UsageError(f"'{text}' is not NAME=FILE", fix="For example --judge umbrela=umbrela.qrels.")
-    if not name.isprintable() or len(name) > 100:
-        raise UsageError(f"{name[:100]!r} is not a name of 1 to 100 printable characters")
-    return name, file
-
-
 def parse_named_files(texts: Sequence[str], what: str) -> dict[str, str]:
     """Name to file of several `NAME=FILE` texts.
 
@@ -360,11 +342,21 @@ def parse_named_files(texts: Sequence[str], what: str) -> dict[str, str]:
 
     Raises:
         UsageError: for another form, and for a name that is used twice.
+
+    Examples:
+        >>> parse_named_files(["umbrela=umbrela.qrels"], "judges")
+        {'umbrela': 'umbrela.qrels'}
     """
-    pairs = [parse_named_file(text) for text in texts]
-    files = dict(pairs)
-    if len(files) < len(pairs):
-        raise UsageError(f"two {what} have one name", where=", ".join(name for name, _ in pairs))
+    files: dict[str, str] = {}
+    for text in texts:
+        name, _, file = text.partition("=")
+        if not (name and file):
+            raise UsageError(f"'{text}' is not NAME=FILE", fix="For example --judge umbrela=umbrela.qrels.")
+        if not name.isprintable() or len(name) > 100:
+            raise UsageError(f"{name[:100]!r} is not a name of 1 to 100 printable characters")
+        if name in files:
+            raise UsageError(f"two {what} have one name", where=name)
+        files[name] = file
     return files
 
 

@@ -31,6 +31,7 @@ from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
     from searchlora.data.collection import Corpus
+    from searchlora.pipelines.config import PipelineConfig
 
 PipelineArgument = Annotated[
     str, argument("PIPELINE", "YAML file, or the name of a built-in pipeline (`pipelines list`).")
@@ -54,10 +55,11 @@ class PipelineOptions(NamedTuple):
     tasks: TasksOption = None
     device: DeviceOption = None
 
-    def given(self) -> dict[str, Any]:
-        """The arguments of a verb; the device was chosen when the option was read."""
-        shared = {"overrides": self.settings, "store": self.store, "tasks": self.tasks}
-        return {"corpus": self.documents(), **shared}
+    def read(self, pipeline: str, engine: EngineOptions) -> PipelineConfig:
+        """The pipeline with its parameters and its engine; the device was chosen when the option was read."""
+        from searchlora.pipelines.config import read_pipeline
+
+        return read_pipeline(pipeline, self.settings, engine.read())
 
     def documents(self) -> Corpus | None:
         """The corpus with the columns that `--map` names. Raises `UsageError` for columns without a corpus."""
@@ -104,12 +106,13 @@ def run(
 
     with progress_bars() as steps:
         tag, count = verb(
-            pipeline,
+            options.read(pipeline, engine),
             queries,
-            out=out,
+            options.documents(),
+            out,
             trace=trace,
-            **options.given(),
-            engine=engine.read(),
+            store=options.store,
+            tasks=options.tasks,
             cache=cached.open(),
             steps=steps,
         )
@@ -148,9 +151,10 @@ def search(
     search = with_history({**_fields(fields), "id": "1", "query": query}, "--field")
     with progress_bars() as steps:
         loaded = Pipeline.load(
-            pipeline,
-            **options.given(),
-            engine=engine.read(),
+            options.read(pipeline, engine),
+            corpus=options.documents(),
+            store=options.store,
+            tasks=options.tasks,
             cache=cached.open(),
             steps=steps,
         )
@@ -209,16 +213,13 @@ def tune(
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.tune import tune as fit_thresholds
     from searchlora.experiments.tune_weights import tune_weights
-    from searchlora.pipelines.config import read_pipeline
 
     if (data is None) == (topics is None) or (topics is None) != (qrels is None):
         raise UsageError("tune needs --data, or --topics and --qrels", fix="Give one of the two.")
     stored = {"store": options.store, "tasks": options.tasks}
     if data is not None:
         with progress_bars() as steps:
-            tuned = fit_thresholds(
-                pipeline, data, out, overrides=options.settings, engine=engine.read(), steps=steps, **stored
-            )
+            tuned = fit_thresholds(options.read(pipeline, engine), data, out, steps=steps, **stored)
         for key, value in tuned.tuned.items():
             typer.echo(f"{key}: {json.dumps(value, ensure_ascii=False)}")
         typer.echo(f"Wrote {tuned.path} for {tuned.adapter}")
@@ -226,7 +227,7 @@ def tune(
     assert topics is not None and qrels is not None
     with progress_bars() as steps:
         chosen = tune_weights(
-            read_pipeline(pipeline, options.settings, engine.read()),
+            options.read(pipeline, engine),
             topics,
             qrels,
             out,

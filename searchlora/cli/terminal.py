@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from searchlora.progress import Progress
+from searchlora.progress import Progress, Steps
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress as RichProgress
 
     from searchlora.eval.comparison import Comparison
     from searchlora.eval.policy import RuleResult
@@ -48,50 +47,34 @@ def warn_of(problem: object) -> None:
 
 
 @contextmanager
-def progress_bars() -> Iterator[ProgressBars]:
+def progress_bars() -> Iterator[Steps]:
     """Progress bars on stderr while the block runs; plain lines where stderr is not a terminal."""
     if not sys.stderr.isatty():
-        yield ProgressBars(None)
+        yield _plain_progress
         return
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    with Progress(
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+    with rich.Progress(
+        rich.TextColumn("{task.description:<28}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
+        rich.TextColumn("left"),
+        rich.TimeRemainingColumn(),
+        rich.TextColumn("{task.fields[note]}"),
         console=Console(stderr=True),
     ) as rich_progress:
-        yield ProgressBars(rich_progress)
 
+        def bar(step: str) -> Progress:
+            task = rich_progress.add_task(step, total=None, note="")
 
-class ProgressBars:
-    """Creates one bar per step: call it with the description of the step."""
+            def progress(done: int, total: int | None, note: str = "") -> None:
+                rich_progress.update(task, completed=done, total=total, note=note)
 
-    def __init__(self, rich_progress: RichProgress | None) -> None:
-        self._rich_progress = rich_progress
+            return progress
 
-    def __call__(self, step: str) -> Progress:
-        return _plain_progress(step) if self._rich_progress is None else self._bar(step, self._rich_progress)
-
-    def _bar(self, step: str, rich_progress: RichProgress) -> Progress:
-        bar = rich_progress.add_task(step, total=None, note="")
-
-        def progress(done: int, total: int | None, note: str = "") -> None:
-            rich_progress.update(bar, completed=done, total=total, note=note)
-
-        return progress
+        yield bar
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -8,25 +8,23 @@ Finished runs are kept, so an ablation that was interrupted goes on with the var
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
-from searchlora.data.collection import Corpus, CorpusFile
+from searchlora.data.collection import Corpus
 from searchlora.errors import PipelineError, UsageError
 from searchlora.eval.measures import parse_measure
-from searchlora.experiments.ablation_result import Ablation, pair_interactions, slot_costs
+from searchlora.experiments.ablation_result import Ablation, pair_interactions, slot_costs, variant_experiment
 from searchlora.experiments.experiment import measured
 from searchlora.experiments.experiment_inputs import hashes
 from searchlora.experiments.experiment_result import RunFolder
 from searchlora.experiments.options import AblationOptions
-from searchlora.experiments.slots import FULL, Variant
-from searchlora.experiments.spec import Experiment, Source, SystemSettings
+from searchlora.experiments.slots import Variant
 from searchlora.experiments.variants import chosen_slots, pair_variants, single_variants, with_vectors
 from searchlora.inference.engines import Engines
-from searchlora.pipelines.config import CorpusSettings, PipelineConfig, read_pipeline
+from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.pipeline import Pipeline, own_corpus
 from searchlora.pipelines.stages.stage import BuildContext, check_order, needs_of, pinned, produces_hits
@@ -93,7 +91,7 @@ def ablate(
         )
     pairs = pair_variants(stages, slots, variants) if options.interactions else {}
     everything = {variant.name: variant for variant in (*variants, *pairs.values())}
-    spec = _spec(config, topics, qrels, corpus, everything, options)
+    spec = variant_experiment(config, topics, qrels, corpus, everything, options)
     engines, answers = Engines(store), Answers()
     plans = {name: plan_of(config.name, variant.stages, engines, tasks) for name, variant in everything.items()}
     inputs = {**hashes(spec), **{f"system {name}": plan.sha256 for name, plan in plans.items()}}
@@ -130,29 +128,4 @@ def ablate(
         pair_interactions(comparison, pairs, double),
         {variant.name: slot_costs(variant, slots, measurement.results[variant.name]) for variant in variants},
         left_out,
-    )
-
-
-def _spec(
-    config: PipelineConfig,
-    topics: str | Path,
-    qrels: str | Path,
-    corpus: Corpus | None,
-    variants: Mapping[str, Variant],
-    options: AblationOptions,
-) -> Experiment:
-    """The experiment that compares the unchanged pipeline with the variants."""
-    columns = {field: list(names) for field, names in corpus.fields.items()} if isinstance(corpus, CorpusFile) else {}
-    documents = None if corpus is None else CorpusSettings(file=str(corpus), map=dict(columns))
-    return Experiment(
-        name=config.name,
-        topics=Source(path=Path(topics)),
-        qrels=Source(path=Path(qrels)),
-        corpus=documents,
-        systems={name: SystemSettings(pipeline=config.source) for name in variants},
-        candidate=FULL,
-        measures=tuple(options.measures),
-        tested=(options.measures[0],),
-        relevant=options.relevant,
-        cluster=options.cluster,
     )

@@ -1,14 +1,19 @@
-"""The result of an ablation: the variants, their comparison, costs of slots, and interactions."""
+"""The experiment of an ablation, and its result: the variants, their comparison, costs of slots, and interactions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from searchlora.data.collection import Corpus, CorpusFile
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.interaction import Factorial, Interaction, interactions
 from searchlora.experiments.experiment_result import ExperimentResult
+from searchlora.experiments.options import AblationOptions
 from searchlora.experiments.slots import FULL, Slot, Variant
+from searchlora.experiments.spec import Experiment, Source, SystemSettings
+from searchlora.pipelines.config import CorpusSettings, PipelineConfig
 from searchlora.systems.measure import SystemResult
 
 
@@ -69,3 +74,28 @@ def pair_interactions(
     clusters = (results and next(iter(results.values())).evaluation.clusters) or {}
     less = measure in comparison.less_is_better
     return interactions(designs, measure, clusters, less_is_better=less, correction=comparison.correction)
+
+
+def variant_experiment(
+    config: PipelineConfig,
+    topics: str | Path,
+    qrels: str | Path,
+    corpus: Corpus | None,
+    variants: Mapping[str, Variant],
+    options: AblationOptions,
+) -> Experiment:
+    """The experiment that compares the unchanged pipeline with the variants."""
+    columns = {field: list(names) for field, names in corpus.fields.items()} if isinstance(corpus, CorpusFile) else {}
+    documents = None if corpus is None else CorpusSettings(file=str(corpus), map=dict(columns))
+    return Experiment(
+        name=config.name,
+        topics=Source(path=Path(topics)),
+        qrels=Source(path=Path(qrels)),
+        corpus=documents,
+        systems={name: SystemSettings(pipeline=config.source) for name in variants},
+        candidate=FULL,
+        measures=tuple(options.measures),
+        tested=(options.measures[0],),
+        relevant=options.relevant,
+        cluster=options.cluster,
+    )

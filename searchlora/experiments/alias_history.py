@@ -1,4 +1,4 @@
-"""What the history of an alias says about the next decision on it: data, policy, a removed version."""
+"""What the history of an alias says about the next decision on it, and the evidence of that decision."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 from searchlora.adapters.aliases import AliasMove, Decision
 from searchlora.eval.policy import SAME_POLICY, UNCHANGED
+from searchlora.eval.tables import to_json
 from searchlora.experiments.evaluation_result import EvaluationResult
+from searchlora.experiments.result_files import header
+from searchlora.systems.system import BASE
 
 #: Key of the evidence of a decision: fingerprint of the dataset that baselines learned from, if it is another one.
 BASELINE_DATA = "baseline data"
@@ -62,3 +65,25 @@ def removed_version(moves: Sequence[AliasMove], alias: str) -> str:
     done = [move for move in moves if not move.refused]
     deleted = bool(done) and done[-1].target is None
     return f"version {done[-1].source}, which '{alias}' pointed to" if deleted else ""
+
+
+def evidence(evaluated: EvaluationResult, incumbent: Sequence[str]) -> Mapping[str, Any]:
+    """The evidence of the decision: data, judgments, machine, and the figures of the systems involved."""
+    figures = to_json(evaluated.comparison, header(evaluated.adapter.reference))
+    involved = {evaluated.adapter.reference, BASE, *incumbent, *evaluated.baselines}
+    return {
+        **{key: figures[key] for key in ("command", "date", "machine", "versions")},
+        "data": evaluated.judgments.data,
+        "split": evaluated.split,
+        "judgments": evaluated.judgments.source,
+        "judgments by source": evaluated.judgments.counts,
+        **({BASELINE_DATA: data} if (data := baseline_data(evaluated)) else {}),
+        **({"baselines too few rows": dict(too_few)} if (too_few := evaluated.learned.too_few) else {}),
+        "engines": list(evaluated.engines),
+        "n": len(evaluated.records),
+        "groups": evaluated.comparison.groups,
+        "losses": list(evaluated.losses),
+        "rows": [row for row in figures["rows"] if row["system"] in involved],
+        "comparisons": [pair for pair in figures["comparisons"] if {pair["a"], pair["b"]} <= involved],
+        "costs": {name: costs for name, costs in evaluated.comparison.costs.items() if name in involved},
+    }

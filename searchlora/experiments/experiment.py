@@ -12,9 +12,8 @@ from typing import Any
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.eval.measures import parse_measure
-from searchlora.eval.policy import Facts, RuleResult, decide
 from searchlora.experiments.experiment_inputs import changes, hashes, refuse_changes
-from searchlora.experiments.experiment_result import RESULT, ExperimentResult, RunFolder, Topics
+from searchlora.experiments.experiment_result import RESULT, ExperimentResult, RunFolder, Topics, decided
 from searchlora.experiments.spec import Experiment, SystemSettings, file_name, read_experiment
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
@@ -26,7 +25,6 @@ from searchlora.pipelines.stages.stage import needs_of
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Document
 from searchlora.systems.fixed import RunFile
-from searchlora.systems.lineage import seen_by_run
 from searchlora.systems.measure import measure
 from searchlora.systems.pipeline import PipelineSystem, Plan, plan_of
 from searchlora.systems.system import System
@@ -84,7 +82,7 @@ def experiment(
     ]
     result = measured(spec, systems, inputs, RunFolder(Path(out) / "runs"), allow_circular=allow_circular, steps=steps)
     result = dataclasses.replace(result, accepted=changed)
-    return dataclasses.replace(result, results=_decided(result, systems, accept_changes, store))
+    return dataclasses.replace(result, results=decided(result, systems, accept_changes, store))
 
 
 def measured(
@@ -150,33 +148,3 @@ def _builder(spec: Experiment, store: Store, tasks: str | Path | None, steps: St
         return build_pipeline(plan.pipeline, stages, store=store, documents=corpus, tasks=tasks, steps=steps)
 
     return build
-
-
-def _decided(
-    result: ExperimentResult, systems: Sequence[System], accept_changes: bool, store: Store
-) -> tuple[RuleResult, ...]:
-    """The results of the policy's rules for the candidate; empty without a policy."""
-    spec = result.spec
-    if spec.policy is None or spec.candidate is None:
-        return ()
-    if spec.policy.max_invalid_rate is not None and result.systems[spec.candidate].raw.invalid is None:
-        raise UsageError(
-            "the policy bounds the invalid rate, but a run file does not contain the invalid outputs",
-            where=f"system {spec.candidate}",
-            fix="Give the pipeline or the adapter instead, or remove the rule.",
-        )
-    (candidate,) = (system for system in systems if system.name == spec.candidate)
-    card = candidate.card if isinstance(candidate, RunFile) else None
-    if isinstance(candidate, PipelineSystem):
-        card = candidate.planned_card()
-    graded = result.topics.graded
-    facts = Facts(
-        roles={"base": spec.baseline, "incumbent": spec.baseline} if spec.baseline else {},
-        data=result.inputs["qrels"],
-        changed=result.accepted,
-        accepted=accept_changes,
-        source=graded.source,
-        graded=(graded,),
-        leaked=seen_by_run(store, card, result.topics.fields),
-    )
-    return decide(spec.policy, result.comparison, spec.candidate, facts)

@@ -1,19 +1,21 @@
-"""The result of an experiment: its judged topics, its runs as files, and its figures."""
+"""The result of an experiment: its judged topics, its runs as files, its figures, and the decision of its policy."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from searchlora.adapters.store import Store
+from searchlora.errors import UsageError
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formats import read_topics, write_run
 from searchlora.eval.judgments.card import RunCard, read_card, write_run_with_card
 from searchlora.eval.judgments.sources import SourceCounts
-from searchlora.eval.policy import RuleResult
+from searchlora.eval.policy import Facts, RuleResult, decide
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.evaluate import CACHE_FILE
 from searchlora.experiments.judge.judgments import experiment_qrels, experiment_sources, unknown_source_note
@@ -21,6 +23,7 @@ from searchlora.experiments.spec import Experiment, Source, file_name
 from searchlora.files.result_cache import ResultCache, cache_key
 from searchlora.records import Record
 from searchlora.systems.fixed import RunFile
+from searchlora.systems.lineage import seen_by_run
 from searchlora.systems.measure import Measurement, SystemResult
 from searchlora.systems.measures import RetrievalMeasures
 from searchlora.systems.pipeline import PipelineSystem
@@ -165,3 +168,33 @@ class RunFolder:
             write_run_with_card(path, card, write)
             self.files[system.name] = Source(path=path, format="trec")
         return dataclasses.replace(result, raw=dataclasses.replace(result.raw, run=None))
+
+
+def decided(
+    result: ExperimentResult, systems: Sequence[System], accept_changes: bool, store: Store
+) -> tuple[RuleResult, ...]:
+    """The results of the policy's rules for the candidate; empty without a policy."""
+    spec = result.spec
+    if spec.policy is None or spec.candidate is None:
+        return ()
+    if spec.policy.max_invalid_rate is not None and result.systems[spec.candidate].raw.invalid is None:
+        raise UsageError(
+            "the policy bounds the invalid rate, but a run file does not contain the invalid outputs",
+            where=f"system {spec.candidate}",
+            fix="Give the pipeline or the adapter instead, or remove the rule.",
+        )
+    (candidate,) = (system for system in systems if system.name == spec.candidate)
+    card = candidate.card if isinstance(candidate, RunFile) else None
+    if isinstance(candidate, PipelineSystem):
+        card = candidate.planned_card()
+    graded = result.topics.graded
+    facts = Facts(
+        roles={"base": spec.baseline, "incumbent": spec.baseline} if spec.baseline else {},
+        data=result.inputs["qrels"],
+        changed=result.accepted,
+        accepted=accept_changes,
+        source=graded.source,
+        graded=(graded,),
+        leaked=seen_by_run(store, card, result.topics.fields),
+    )
+    return decide(spec.policy, result.comparison, spec.candidate, facts)

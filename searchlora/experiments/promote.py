@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from searchlora.adapters.aliases import AliasMove, Decision, Rule
 from searchlora.adapters.store import Store
@@ -18,19 +17,16 @@ from searchlora.eval.policy import (
     decide,
     read_policy,
 )
-from searchlora.eval.tables import to_json
 from searchlora.experiments.alias_history import (
-    BASELINE_DATA,
     accepted_policy,
-    baseline_data,
     changed_data,
+    evidence,
     removed_version,
 )
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.learned_baselines import FIX
 from searchlora.experiments.options import DecisionOptions, EvaluationOptions
-from searchlora.experiments.result_files import header
 from searchlora.inference.settings import EngineSettings
 from searchlora.progress import Steps, no_progress
 from searchlora.systems.system import BASE
@@ -131,29 +127,7 @@ def promote(
         outcome="promoted" if passed else "refused" if decision.force is None else "forced",
         rules=tuple(Rule(**dataclasses.asdict(result)) for result in results),
         policy=rules.model_dump(mode="json"),
-        evidence=_evidence(evaluated, current),
+        evidence=evidence(evaluated, current),
     )
     move = store.decide(candidate.name, alias, recorded, decision.force or decision.reason, incumbent=incumbent)
     return PromotionResult(move, results, evaluated)
-
-
-def _evidence(evaluated: EvaluationResult, incumbent: Sequence[str]) -> Mapping[str, Any]:
-    """The evidence of the decision: data, judgments, machine, and the figures of the systems involved."""
-    figures = to_json(evaluated.comparison, header(evaluated.adapter.reference))
-    involved = {evaluated.adapter.reference, BASE, *incumbent, *evaluated.baselines}
-    return {
-        **{key: figures[key] for key in ("command", "date", "machine", "versions")},
-        "data": evaluated.judgments.data,
-        "split": evaluated.split,
-        "judgments": evaluated.judgments.source,
-        "judgments by source": evaluated.judgments.counts,
-        **({BASELINE_DATA: data} if (data := baseline_data(evaluated)) else {}),
-        **({"baselines too few rows": dict(too_few)} if (too_few := evaluated.learned.too_few) else {}),
-        "engines": list(evaluated.engines),
-        "n": len(evaluated.records),
-        "groups": evaluated.comparison.groups,
-        "losses": list(evaluated.losses),
-        "rows": [row for row in figures["rows"] if row["system"] in involved],
-        "comparisons": [pair for pair in figures["comparisons"] if {pair["a"], pair["b"]} <= involved],
-        "costs": {name: costs for name, costs in evaluated.comparison.costs.items() if name in involved},
-    }

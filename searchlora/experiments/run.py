@@ -22,7 +22,6 @@ from searchlora.eval.trec import is_word, run_lines
 from searchlora.files import atomic_text, check_writable, file_sha256, read_rows, resumable_folder
 from searchlora.files.append_log import AppendLog
 from searchlora.inference.answer_cache import AnswerCache
-from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.engine_load import generations
 from searchlora.pipelines.pipeline import Pipeline, run_of
@@ -40,14 +39,12 @@ _Writer: TypeAlias = Callable[[Pipeline, Sequence[SearchContext], Sequence[Searc
 
 
 def run(
-    pipeline: str | Path,
+    pipeline: str | Path | PipelineConfig,
     queries: str | Path,
     corpus: Corpus | None = None,
     out: str | Path | Sequence[str | Path] = "run.trec",
     *,
     trace: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     cache: str | Path | AnswerCache | None = None,
@@ -61,15 +58,14 @@ def run(
     appear when all queries are done.
 
     Args:
-        pipeline: A YAML file, or the name of a built-in pipeline or of a YAML file here.
+        pipeline: A YAML file, the name of a built-in pipeline or of a YAML file here, or what `read_pipeline` made of
+            one, with overrides and an engine.
         queries: Rows with `id`, `query` and fields that stages read, such as `history` (JSONL, CSV, TSV, Parquet).
         corpus: Rows with `id`, `text` and optionally `title`. Default: the file that the pipeline names.
         out: One or more files. A name that ends in `.jsonl` or `.jsonl.gz` gets everything that stages wrote, one JSON
             object per query (`pipelines.results.result`); any other name gets the TREC run.
         trace: A file of JSON lines for what each stage did with each query: input, prompts, output, version, time,
             tokens, flags (`pipelines.execution.trace_row`). None: nothing of it is kept.
-        overrides: Parameters of the pipeline, `name=value`.
-        engine: Where the adapter stages are computed; replaces the engine of the pipeline.
         cache: A file of answers of adapter stages, see `Pipeline.load`.
 
     Returns:
@@ -81,11 +77,11 @@ def run(
         RowError, DataError: for an invalid row, with its location, or if a file of `out` cannot be written.
     """
     outs = [Path(path) for path in ([out] if isinstance(out, str | Path) else out)]
-    config = read_pipeline(pipeline, overrides, engine)
+    config = pipeline if isinstance(pipeline, PipelineConfig) else read_pipeline(pipeline)
     if not all(map(_holds_results, outs)) and not produces_hits(config.stages):
         raise PipelineError(
             "no stage produces hits, so there is no run to write",
-            where=str(pipeline),
+            where=config.source,
             fix="Write what the stages produce: --out results.jsonl.",
         )
     traced = [] if trace is None else [Path(trace)]

@@ -15,8 +15,7 @@ from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError, PipelineError
 from searchlora.experiments.tuned_file import write_tuned
 from searchlora.files import check_writable
-from searchlora.inference.settings import EngineSettings
-from searchlora.pipelines.config import read_pipeline
+from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.stages.stage import Stage, StageSettings, pinned
 from searchlora.progress import Progress, Steps, no_progress
@@ -42,12 +41,10 @@ class TuneResult:
 
 
 def tune(
-    pipeline: str | Path,
+    pipeline: str | Path | PipelineConfig,
     data: str | Path,
     out: str | Path,
     *,
-    overrides: Sequence[str] = (),
-    engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = no_progress,
@@ -58,12 +55,10 @@ def tune(
     tuned one are executed.
 
     Args:
-        pipeline: A YAML file, or the name of a built-in pipeline.
+        pipeline: A YAML file, the name of a built-in pipeline, or what `read_pipeline` made of one. Its parameters are
+            written as defaults; its engine is not written, but the origin of the values names the engines.
         data: A dataset of the task of the tuned stage; its validation split is used.
         out: The YAML file to write.
-        overrides: Parameters of the pipeline, `name=value`; they are written as its defaults.
-        engine: Where the adapter stages are computed; replaces the engine of the pipeline. It is not written, but the
-            origin of the values names the engines.
 
     Raises:
         PipelineError: if no adapter stage with `tuned` has the dataset's task.
@@ -74,7 +69,7 @@ def tune(
     check_writable(out)
     store = Store.of(store)
     dataset = load_dataset(data)
-    config = read_pipeline(pipeline, overrides, engine)
+    config = pipeline if isinstance(pipeline, PipelineConfig) else read_pipeline(pipeline)
     stages = pinned(config.stages, store.pin)
     place = _tuned_stage(stages, store, dataset.card.task, config.source)
     before = [stage for stage in stages[:place] if stage.works_on_records]

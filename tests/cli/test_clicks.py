@@ -130,16 +130,6 @@ def test_nothing_is_overwritten_and_no_partial_file_remains(refused, tmp_path):
     assert set(tmp_path.iterdir()) == {log, people}
 
 
-@pytest.mark.parametrize("threshold", ["nan", "inf", "0.5,nan"])
-def test_thresholds_must_be_reachable_numbers(refused, tmp_path, threshold):
-    """Nothing is below nan: every document would get the highest grade."""
-    log = tmp_path / "log.csv"
-    log.write_text("query,document,position,clicked\ntent,d1,1,1\n")
-    out = tmp_path / "made" / "qrels.txt"
-    assert "ascending finite numbers" in refused("clicks", log, "--out", out, "--thresholds", threshold)
-    assert not out.parent.exists()
-
-
 def test_a_log_with_only_a_header_is_an_error(refused, tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("query,document,position,clicked\n")

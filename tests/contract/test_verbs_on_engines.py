@@ -32,6 +32,7 @@ from searchlora.experiments.tune import tune
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings, LocalSettings, ServerSettings
 from searchlora.models.resolve import BaseModel
+from searchlora.pipelines.config import read_pipeline
 from searchlora.task import GenerationTask, load_generation_task
 from tests.factories import random_adapter_folder
 from tests.server.api.serving import made_service, served
@@ -231,9 +232,8 @@ def test_an_experiment_compares_engines_and_reuses_runs_of_the_same_one(shop, tm
 def test_run(shop, tmp_path):
     for name, engine in shop.engines.items():
         out = [tmp_path / f"{name}.trec", tmp_path / f"{name}.jsonl"]
-        overrides = ("adapter=rewriter",)
-        run("rewrite_bm25", shop.root / "queries.jsonl", shop.root / "docs.jsonl", out, overrides=overrides,
-            engine=engine, store=shop.store)  # fmt: skip
+        config = read_pipeline("rewrite_bm25", ["adapter=rewriter"], engine)
+        run(config, shop.root / "queries.jsonl", shop.root / "docs.jsonl", out, store=shop.store)
     for kind in ("trec", "jsonl"):
         local, server = ((tmp_path / f"{name}.{kind}").read_bytes() for name in shop.engines)
         assert local == server
@@ -268,11 +268,10 @@ def test_tune(shop, tmp_path):
     source = write_mtrag(tmp_path / "reference.jsonl", usual_rows())
     build("rag_answer", source, format="mtrag", out=tmp_path / "data", options=options, split_ratios=(0.2, 0.7, 0.1))
     overrides = ("adapter=answerer", "judge=grader", "depth=3")
-    tuned = {
-        name: dict(tune("answers_judged", tmp_path / "data", tmp_path / f"{name}.yaml", overrides=overrides,
-                        engine=engine, store=shop.store).tuned)
-        for name, engine in shop.engines.items()
-    }  # fmt: skip
+    tuned = {}
+    for name, engine in shop.engines.items():
+        config = read_pipeline("answers_judged", overrides, engine)
+        tuned[name] = dict(tune(config, tmp_path / "data", tmp_path / f"{name}.yaml", store=shop.store).tuned)
     origins = {name: values.pop("origin") for name, values in tuned.items()}
     assert tuned["local"] == tuned["server"]
     assert {name: origin["engines"] for name, origin in origins.items()} == {

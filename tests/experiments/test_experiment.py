@@ -221,10 +221,6 @@ def test_an_earlier_result_can_be_given(folder):
     write_qrels(folder / "qrels.txt", {"q1": {"d1": 1}})
     with pytest.raises(DataError, match="qrels was"):
         experiment(write_spec(folder), folder / "now", since=folder / "then" / "experiment.json")
-    for text in ("[]", '{"inputs": [], "measured": 3}', '{"inputs": {}, "measured": 3}'):
-        (folder / "odd.json").write_text(text)
-        with pytest.raises(DataError, match="not the result"):
-            experiment(write_spec(folder), folder / "now", since=folder / "odd.json")
 
 
 @pytest.mark.slow
@@ -267,7 +263,6 @@ def test_a_circular_judge_is_refused_or_marked(folder):
         ({"corpus": None}, UsageError, "Give a file as 'corpus'"),
         ({"slices": ["size"]}, UsageError, "size"),
         ({"measures": ["nDCG@ten"]}, UsageError, "nDCG@ten"),
-        ({"qrels": "elsewhere.txt"}, DataError, "elsewhere"),
         ({"qrels": {"path": "qrels.txt", "format": "xml"}}, UsageError, "xml"),
     ],
 )

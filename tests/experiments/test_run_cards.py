@@ -15,6 +15,7 @@ from searchlora.eval.trec import read_run, write_qrels
 from searchlora.experiments.experiment import experiment
 from searchlora.experiments.run import run
 from searchlora.experiments.spec import Experiment
+from searchlora.pipelines.config import read_pipeline
 from searchlora.systems.lineage import run_lineage, seen_by_run
 from searchlora.testing import build_tiny_encoder
 
@@ -42,7 +43,7 @@ def folder(tmp_path):
 
 def searched(folder, pipeline, *overrides):
     files = folder / "topics.jsonl", folder / "corpus.jsonl", folder / "run.trec"
-    run(pipeline, *files, overrides=overrides, store=folder / "store")
+    run(read_pipeline(pipeline, overrides), *files, store=folder / "store")
     return read_run_card(files[-1])
 
 

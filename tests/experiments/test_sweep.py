@@ -21,7 +21,7 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.pareto import Setting, cheapest_equal, pareto_front
 from searchlora.experiments import trials
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
-from searchlora.experiments.reports import sweep_markdown, write_sweep
+from searchlora.experiments.reports import write_sweep
 from searchlora.experiments.sweep import MEMORY, PARAMETERS, SECONDS, _best, sweep
 from searchlora.experiments.trials import planned, train_trials
 from tests.child_scripts import CONTEXT, Script
@@ -121,12 +121,19 @@ def test_trials_are_stored_compared_and_not_repeated(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trial_that_fails_does_not_lose_the_others(tmp_path):
-    found, _ = swept(Store(tmp_path), ["max_length=8,1024"], split="test")
-    (failed,) = found.failed
-    assert failed.values == {"max_length": 8} and "more than max_length = 8" in failed.error
-    assert found.best == found.cheapest == "tried-max-length-1024@1"
-    table = sweep_markdown(found)
+def test_a_trial_that_fails_does_not_lose_the_others(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "_in_own_process", lambda train, _: train())
+    settings = [part for each in FAST for part in ("--set", each)]
+    called = cli(
+        *("sweep", "rewriting", "--data", DATA, "--name", "tried", "--base", BASE, "--store", tmp_path / "store"),
+        *("--grid", "max_length=8,1024", *settings, "--split", "test", "--out", tmp_path / "out", "--json"),
+    )
+    assert called.code == 1, called.err
+    content = json.loads(called.out)
+    failed, trained = content["trials"]
+    assert failed["values"] == {"max_length": 8} and "more than max_length = 8" in failed["error"]
+    assert trained["error"] is None and content["best"] == "tried-max-length-1024@1"
+    table = (tmp_path / "out" / "sweep.md").read_text()
     assert "tried-max-length-8 failed: " in table and "measures none of them" in table  # chosen on the test split
     with pytest.raises(TrainingError, match="all 1 trials failed"):
         swept(Store(tmp_path / "other"), ["max_length=8"])
@@ -144,7 +151,7 @@ def test_what_a_library_refuses_ends_one_trial_only(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_an_unfinished_trial_goes_on_with_changed_settings_after_a_restart(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr("searchlora.experiments.trials._in_own_process", lambda train, _: train())
+    monkeypatch.setattr(trials, "_in_own_process", lambda train, _: train())
     common = ("sweep", "rewriting", "--data", DATA, "--name", "tried", "--base", BASE, "--store", tmp_path)
     fast = [part for each in FAST for part in ("--set", each)]
     too_short, enough = ([*common, "--grid", "seed=1", *fast, "--set", f"max_length={n}"] for n in (8, 512))
@@ -236,20 +243,6 @@ def test_trials_in_processes_of_their_own(tmp_path, monkeypatch):
     )
     assert failed.stored is None and "more than max_length = 8" in failed.error
     assert stored.stored is not None
-
-
-@pytest.mark.slow
-def test_the_command_tells_what_failed_and_compares_the_others(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr("searchlora.experiments.trials._in_own_process", lambda train, _: train())
-    settings = [part for each in FAST for part in ("--set", each)]
-    called = cli(
-        *("sweep", "rewriting", "--data", DATA, "--name", "tried", "--base", BASE, "--store", tmp_path / "store"),
-        *("--grid", "max_length=8,512", *settings, "--out", tmp_path / "out", "--json"),
-    )
-    assert called.code == 1, called.err
-    content = json.loads(called.out)
-    assert [trial["error"] is None for trial in content["trials"]] == [False, True]
-    assert (tmp_path / "out" / "sweep.md").is_file()
 
 
 # the choice

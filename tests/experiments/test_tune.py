@@ -12,6 +12,7 @@ from searchlora.data.dataset import load_dataset
 from searchlora.errors import DataError, PipelineError
 from searchlora.experiments.tune import tune
 from searchlora.files.yaml_text import parse_yaml
+from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.records import Document
 from searchlora.task import load_generation_task
@@ -42,7 +43,7 @@ def made(tiny_base, tmp_path_factory):
 @pytest.mark.slow
 def test_a_tuned_pipeline_abstains_and_cites_by_its_judge(made, tmp_path):
     store, data = made
-    done = tune("answers_judged", data, tmp_path / "tuned.yaml", overrides=SET, store=store)
+    done = tune(read_pipeline("answers_judged", SET), data, tmp_path / "tuned.yaml", store=store)
     written = parse_yaml((tmp_path / "tuned.yaml").read_bytes())
     stage = written["stages"][3]["adapter"]
     assert [each["adapter"]["name"] for each in written["stages"][2:]] == ["grader@1", "answerer@1"]
@@ -73,9 +74,8 @@ def test_a_tuned_pipeline_abstains_and_cites_by_its_judge(made, tmp_path):
 @pytest.mark.slow
 def test_the_model_and_the_judge_can_decide_together(made, tmp_path):
     store, data = made
-    done = tune(
-        "answers_judged", data, tmp_path / "t.yaml", overrides=(*SET, "abstain=both", "cite=support"), store=store
-    )
+    config = read_pipeline("answers_judged", (*SET, "abstain=both", "cite=support"))
+    done = tune(config, data, tmp_path / "t.yaml", store=store)
     rule = rule_of(done.tuned, "abstain")
     least = rule.numbers["from"]
     pipeline = Pipeline.load(tmp_path / "t.yaml", corpus=CORPUS, store=store)
@@ -126,7 +126,7 @@ def test_a_pipeline_that_is_not_tuned_is_refused_with_the_command(made):
 def test_nothing_to_tune_is_refused(made, tmp_path):
     store, data = made
     with pytest.raises(PipelineError, match="answers: no adapter stage of the task 'rag_answer' has values to tune"):
-        tune("answers", data, tmp_path / "t.yaml", overrides=("adapter=answerer",), store=store)
+        tune(read_pipeline("answers", ["adapter=answerer"]), data, tmp_path / "t.yaml", store=store)
     assert not (tmp_path / "t.yaml").exists()
 
 
@@ -139,7 +139,7 @@ def test_validation_records_of_one_kind_are_refused_and_nothing_is_written(made,
     options = {"missing": "0", "passages": "3", "gold": "1"}
     build("rag_answer", source, format="mtrag", out=tmp_path / "data", options=options, split_ratios=(0.2, 0.7, 0.1))
     with pytest.raises(DataError, match="validation records with scores are unanswerable"):
-        tune("answers_judged", tmp_path / "data", tmp_path / "t.yaml", overrides=SET, store=store)
+        tune(read_pipeline("answers_judged", SET), tmp_path / "data", tmp_path / "t.yaml", store=store)
     assert not (tmp_path / "t.yaml").exists()
 
 

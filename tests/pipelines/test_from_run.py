@@ -12,7 +12,7 @@ from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_car
 from searchlora.eval.judgments.lineage import read_lineage
 from searchlora.eval.trec import read_run, write_run
 from searchlora.experiments.run import run
-from searchlora.pipelines.config import parse_stages
+from searchlora.pipelines.config import parse_stages, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.stages.from_run import supplied_hits
 from searchlora.records import Document, Hit
@@ -48,7 +48,7 @@ def taken(files, run_file, *out):
     """Execute the pipeline on the hits of a run."""
     paths = [files / name for name in out]
     overrides = [f"run={run_file}"]
-    return run(files / "take.yaml", files / "queries.tsv", files / "corpus.jsonl", paths, overrides=overrides)
+    return run(read_pipeline(files / "take.yaml", overrides), files / "queries.tsv", files / "corpus.jsonl", paths)
 
 
 def test_hits_of_a_query_row_are_ids_or_have_scores(tmp_path):

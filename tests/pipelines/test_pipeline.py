@@ -146,7 +146,9 @@ def test_a_run_reads_the_pipeline_once_and_load_takes_what_was_read(tmp_path, co
     (tmp_path / "q.jsonl").write_text('{"id": "q1", "query": "green tent"}\n')
     real, read = config.read_bytes, []
     monkeypatch.setattr(config, "read_bytes", lambda path: read.append(path.name) or real(path))
-    tag, count = searchlora.run("bm25", tmp_path / "q.jsonl", corpus, tmp_path / "o.trec", overrides=["k=1"])
+    tag, count = searchlora.run(
+        config.read_pipeline("bm25", ["k=1"]), tmp_path / "q.jsonl", corpus, tmp_path / "o.trec"
+    )
     assert (tag, count, read) == ("bm25_bm25(k=1)", 1, ["bm25.yaml"])
     settings = config.read_pipeline("bm25", ["k=1"])
     assert len(Pipeline.load(settings, corpus=DOCUMENTS).search("green tent")["hits"]) == 1

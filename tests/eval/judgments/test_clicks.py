@@ -122,7 +122,7 @@ def test_invalid_arguments_are_errors():
         counts.add(Impression("  ", "d", 1, True))
     with pytest.raises(UsageError, match="none of the 1 impressions"):
         counted([Impression("q", "d", 1, False)]).judge()
-    for thresholds in ((), (1.0, 0.5), (0.0, 1.0), (0.5, 0.5)):
+    for thresholds in ((), (1.0, 0.5), (0.0, 1.0), (0.5, 0.5), (float("nan"),), (float("inf"),), (0.5, float("nan"))):
         with pytest.raises(UsageError, match="ascending finite numbers"):
             counted([Impression("q", "d", 1, True)]).judge(thresholds=thresholds)
     with pytest.raises(UsageError, match="minimum"):
