@@ -17,7 +17,7 @@ import yaml
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
-from searchlora.errors import DataError, EngineError, UsageError
+from searchlora.errors import DataError, EngineError
 from searchlora.eval.judgments.card import read_card, read_run_card
 from searchlora.eval.policy import Policy
 from searchlora.experiments import reports
@@ -173,26 +173,6 @@ def test_judge_with_a_bare_base(shop, tiny_base, tmp_path):
     judged(shop, tmp_path / "local.txt", LocalSettings(precision="fp32"), **options)
     judged(shop, tmp_path / "server.txt", shop.engines["server"], **options)
     assert (tmp_path / "local.txt").read_bytes() == (tmp_path / "server.txt").read_bytes()
-
-
-def test_judgments_of_another_engine_are_not_taken_for_the_result(shop, tmp_path):
-    done = judged(shop, tmp_path / "qrels.txt", shop.engines["local"])
-    assert judged(shop, tmp_path / "qrels.txt", LocalSettings()).card == done.card  # sizes do not matter
-    for other in (shop.engines["server"], LocalSettings(precision="bf16"), LocalSettings(quantization="nf4")):
-        with pytest.raises(UsageError, match="already exists"):
-            judged(shop, tmp_path / "qrels.txt", other)
-
-
-def test_judgments_of_an_earlier_release_are_the_result_of_the_default_engine(shop, tmp_path):
-    """Their cards name no engine; there was one only."""
-    judged(shop, tmp_path / "qrels.txt", None)
-    card = tmp_path / "qrels.txt.card.json"
-    values = json.loads(card.read_text())
-    del values["engine"]
-    card.write_text(json.dumps(values))
-    assert judged(shop, tmp_path / "qrels.txt", None).card.engine is None
-    with pytest.raises(UsageError, match="already exists"):
-        judged(shop, tmp_path / "qrels.txt", LocalSettings(batch_invariant=False))
 
 
 def write_experiment(folder: Path, shop: Shop, **changes: Any) -> Path:
