@@ -88,10 +88,11 @@ def exact_scores(exact, plain, prompts, answers):
     """The reference of each row in fp64, and a bound on the error of an engine in fp32.
 
     Most scores are exact to 1e-4. For a few prompts this random model amplifies the rounding of its embeddings
-    alone to 2e-3, whatever computes it: the error of PEFT in fp32 shows which prompts these are.
+    alone to 7e-3, whatever computes it: the error of PEFT in fp32 shows most of these prompts. A wrong place in the
+    tree is off by .1 and more.
     """
     for wanted, rounded in zip(full_scores(exact, prompts, answers), full_scores(plain, prompts, answers), strict=True):
-        yield wanted, 5e-3 + 10 * float(np.abs(np.subtract(rounded, wanted)).max())
+        yield wanted, 2e-2 + 10 * float(np.abs(np.subtract(rounded, wanted)).max())
 
 
 def asked(text: str, adapter: str | None) -> Request:
