@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _engine(base: BaseModel, folders: list[Path], precision: str, *, batch_invariant: bool) -> Run:
-    how = {"adapters": ADAPTERS, "prefix_tokens": 0, "cache_tokens": 1 << 16}
+    how = {"max_loras": ADAPTERS, "prefix_tokens": 0, "cache_tokens": 1 << 16}
     engine = LocalEngine(base, precision=precision, batch_invariant=batch_invariant, **how)  # type: ignore[arg-type]
     for number, folder in enumerate(folders):
         engine.load_folder(f"a{number}", folder)
