@@ -1,6 +1,6 @@
 """Description of a file format: how its files are recognised, and how qrels, runs and topics are read and written.
 
-A format module describes its format as data, a `Format` with up to three forms; `read_write` does the rest.
+A format module describes its format as data, a `Format` with up to three forms; the package does the rest.
 """
 
 from __future__ import annotations

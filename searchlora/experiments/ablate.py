@@ -72,13 +72,13 @@ def ablate(
         raise PipelineError("no stage produces hits, so there is nothing to compare", where=config.source)
     if corpus is None:
         corpus = own_corpus(config)
-    stages = pinned(config.stages, store.pin)
+    stages, engines = pinned(config.stages, store.pin), Engines(store)
 
     @cache
     def context() -> BuildContext:
         """What all variants share: models and indexes are loaded once, when the first one needs them."""
         documents = open_corpus(corpus) if corpus is not None and needs_of(stages).corpus else IndexedCorpus()
-        return BuildContext(store, Engines(store), documents, tasks=tasks, steps=steps)
+        return BuildContext(store, engines, documents, tasks=tasks, steps=steps)
 
     slots = chosen_slots(stages, options.slots, config.source)
     variants, left_out = single_variants(stages, slots, options.kinds, store, tasks)
@@ -92,7 +92,7 @@ def ablate(
     pairs = pair_variants(stages, slots, variants) if options.interactions else {}
     everything = {variant.name: variant for variant in (*variants, *pairs.values())}
     spec = variant_experiment(config, topics, qrels, corpus, everything, options)
-    engines, answers = Engines(store), Answers()
+    answers = Answers()
     plans = {name: plan_of(config.name, variant.stages, engines, tasks) for name, variant in everything.items()}
     inputs = {**hashes(spec), **{f"system {name}": plan.sha256 for name, plan in plans.items()}}
     runs = RunFolder(Path(out) / "runs")

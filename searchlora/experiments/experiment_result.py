@@ -33,10 +33,6 @@ from searchlora.systems.system import System
 RESULT = "experiment.json"
 
 
-#: File of the result in the folder of an experiment.
-RESULT = "experiment.json"
-
-
 @dataclass(frozen=True)
 class Topics:
     """The judged topics of an experiment.

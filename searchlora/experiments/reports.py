@@ -339,9 +339,6 @@ def write_ablation(ablation: Ablation, folder: Path) -> Path:
     )
 
 
-_OF_PAIR = ("difference", "low", "high", "p", "p_corrected", "n")
-
-
 def ablation_json(ablation: Ablation) -> dict[str, Any]:
     """What each slot brings and costs, and the interactions, as JSON."""
     lines = []

@@ -18,7 +18,7 @@ from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
-from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage
+from searchlora.pipelines.stages.retrieve import RetrieveStage
 from searchlora.pipelines.stages.stage import StageSettings, pinned
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Document
@@ -34,14 +34,6 @@ QUERY_BATCH_SIZE = 64
 
 #: Rows of a batch of samples, unless the engine's settings say otherwise.
 BATCH_ROWS = 64
-
-
-#: Candidate queries that an encoder encodes together.
-QUERY_BATCH_SIZE = 64
-
-
-#: The pipeline whose retriever rewards rewrites, unless another is named.
-DEFAULT_PIPELINE = "bm25"
 
 
 def retrieve_stage(
@@ -60,7 +52,7 @@ def retrieve_stage(
         PipelineError: for a pipeline that retrieves nothing.
     """
     config = read_pipeline(pipeline)
-    stages = [stage for stage in pinned(config.stages, store.pin) if isinstance(stage, RetrieveSettings)]
+    stages = [stage for stage in pinned(config.stages, store.pin) if stage.fusible]
     if not stages:
         raise PipelineError("the pipeline retrieves nothing", where=str(pipeline), fix="Name one with a retriever.")
     stage_settings = _in_batches(stages[-1], query_batch_size)
