@@ -83,7 +83,7 @@ class BaseCopy:
 
     @contextmanager
     def trained(self, adapter: StoredAdapter | Path | BaseModel) -> Iterator[Any]:
-        """The base with an adapter, which it loses at the end, or a whole model. Raises as `attach` and `load_model`."""
+        """The base with an adapter until the end, or a whole model. Raises as `attach` and `load_model`."""
         if isinstance(adapter, BaseModel):
             self._model = None
             yield self._load(adapter)

@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -325,7 +326,8 @@ def store_adapter(
             pack(folder, flat)
         else:
             flat = folder
-        return store.add(name, flat, draft, extra_files=extra_files, check=lambda stored: check(stored, task, base, copy))
+        verified = partial(check, task=task, base=base, copy=copy)
+        return store.add(name, flat, draft, extra_files=extra_files, check=verified)
 
 
 def _finite(value: Any) -> Any:
