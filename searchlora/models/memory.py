@@ -82,7 +82,7 @@ def memory_of(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) ->
         parameters=total,
         bf16=2 * total,
         nf4=round(NF4_BYTES * quantised) + 2 * (total - quantised),
-        kv_token=_kv_token(config),
+        kv_token=kv_token(config),
     )
 
 
@@ -99,12 +99,20 @@ def available_memory(root: Path = Path("/")) -> int:
         return free
 
 
+def free_memory(device: Any) -> int:
+    """Free bytes of a device: of a GPU, or what this process can still use of the machine."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+
+
 def _is_linear(name: str, shape: Sequence[int]) -> bool:
     """Whether bitsandbytes quantises the tensor: a matrix that is neither an embedding nor the output layer."""
     return len(shape) == 2 and name.endswith(".weight") and "embed" not in name and not name.startswith("lm_head")
 
 
-def _kv_token(config: Mapping[str, Any]) -> int | None:
+def kv_token(config: Mapping[str, Any]) -> int | None:
+    """Bytes of the keys and values of one token in bf16; None if the configuration does not give their shape."""
     layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
     kv_heads = config.get("num_key_value_heads") or heads
     hidden, head_dim = config.get("hidden_size"), config.get("head_dim")
