@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +22,8 @@ from pydantic import Field, TypeAdapter
 from searchlora.adapters import staging
 from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove, Decision
 from searchlora.adapters.evaluations import EvaluationRecord, read_evaluations, write_evaluation
-from searchlora.adapters.manifest import MANIFEST, TRAINING_RUN, Manifest, ManifestDraft, read_manifest
+from searchlora.adapters.listing import Entry, Listing, VersionSummary, subfolders
+from searchlora.adapters.manifest import TRAINING_RUN, Manifest, ManifestDraft, read_manifest
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
 from searchlora.adapters.references import (
     MAX_VERSION,
@@ -44,6 +44,7 @@ from searchlora.adapters.stored import (
     finish,
     make_read_only,
     new_manifest,
+    read_version,
     without_paths,
 )
 from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
@@ -57,35 +58,6 @@ REMOVED = "removed.json"
 _MAX_REMOVED_BYTES = 2**20
 
 _NUMBERS = TypeAdapter(tuple[Annotated[int, Field(ge=1, le=MAX_VERSION)], ...])
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One version in the listing of a store, or a problem of the store.
-
-    Attributes:
-        version: 0 if the problem is not that of one version: a folder outside the grammar, damaged aliases.
-        aliases: Aliases that point to this version.
-        manifest: None if it cannot be read.
-        problem: Why the version, or the folder, cannot be used; None if it can.
-        forced: Aliases that were moved to this version against their promotion policy.
-        by_hand: Aliases that were moved to it by hand although a policy had decided about them before.
-        evaluation: Its latest evaluation; None if there is none.
-    """
-
-    name: str
-    version: int
-    aliases: tuple[str, ...]
-    manifest: Manifest | None
-    problem: str | None = None
-    forced: frozenset[str] = frozenset()
-    by_hand: frozenset[str] = frozenset()
-    evaluation: EvaluationRecord | None = None
-
-    @property
-    def reference(self) -> str:
-        """`name@3`, or the name of the folder for a problem that is not that of one version."""
-        return f"{self.name}@{self.version}" if self.version else self.name
 
 
 class Store:
@@ -110,6 +82,7 @@ class Store:
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root or os.environ.get("SEARCHLORA_STORE") or "store")
         self._prompt_options: dict[str, PromptOptions] = {}
+        self._listing = Listing(self.root)
 
     @classmethod
     def of(cls, store: Store | str | Path | None) -> Store:
@@ -188,19 +161,7 @@ class Store:
         Raises:
             InvalidName, NotInStore, ManifestError.
         """
-        return self._read(self.resolve(reference))
-
-    def _read(self, version: Version) -> StoredAdapter:
-        """A version that exists. Raises `ManifestError`."""
-        folder = self.root / version.name / str(version.number)
-        manifest = read_manifest(folder)
-        if manifest.reference != str(version):
-            raise ManifestError(
-                f"is the manifest of {manifest.reference}, but is in the folder of {version}",
-                where=str(folder / MANIFEST),
-                fix="Do not rename folders in a store; restore it, or store the adapter again.",
-            )
-        return StoredAdapter(folder, manifest)
+        return read_version(self.root, self.resolve(reference))
 
     def resolve(self, reference: str) -> Version:
         """The exact version that a reference points to now. Raises `InvalidName`, `NotInStore`."""
@@ -278,46 +239,24 @@ class Store:
 
     def list(self) -> Sequence[Entry]:
         """Every version in the store, by name and number; whatever cannot be read is listed with its problem."""
-        strays = [
-            Entry(folder, 0, (), None, "its name is outside the grammar of adapter names, so it is ignored")
-            for folder in self._folders(self.root)
-            if not is_name(folder)
-        ]
-        return [*(entry for name in self.names() for entry in self._entries(name)), *strays]
+        return self._listing.entries()
+
+    def entries(self, name: str) -> Sequence[Entry]:
+        """The entries of one name in the listing; empty for an unknown one. Raises `InvalidName`."""
+        return self._listing.of_name(check_name(name))
+
+    def summary(self, reference: str) -> VersionSummary:
+        """What the listing shows of the manifest of one version, cached in memory. Raises as `get`."""
+        return self._listing.summary(self.resolve(reference))
 
     def names(self) -> tuple[str, ...]:
         """Sorted names that have a version; other folders in the root are ignored."""
-        return tuple(name for name in self._folders(self.root) if is_name(name) and self._folders(self.root / name))
+        return tuple(name for name in subfolders(self.root) if is_name(name) and subfolders(self.root / name))
 
     def versions(self, name: str) -> tuple[int, ...]:
         """Version numbers of a name in ascending order; empty for an unknown name."""
-        folders = self._folders(self.root / check_name(name))
+        folders = subfolders(self.root / check_name(name))
         return tuple(sorted(int(folder) for folder in folders if is_version(folder)))
-
-    def _entries(self, name: str) -> Iterator[Entry]:
-        history, evaluations = AliasHistory(self.root / name / ALIASES), tuple[EvaluationRecord, ...]()
-        try:
-            history = self._aliases(name)
-        except StoreError as error:
-            yield Entry(name, 0, (), None, str(error))
-        try:
-            evaluations = self.evaluations(name)
-        except StoreError as error:
-            yield Entry(name, 0, (), None, str(error))
-        for folder in self._folders(self.root / name):
-            if not is_version(folder):
-                stray = f"its folder {folder[:80]!r} is not a version number, so it is ignored"
-                yield Entry(name, 0, (), None, stray)
-        for number in self.versions(name):
-            manifest, problem = None, None
-            try:
-                manifest = self._read(Version(name, number)).manifest
-            except StoreError as error:
-                problem = str(error)
-            aliases = tuple(sorted(alias for alias, target in history.current.items() if target == number))
-            forced, by_hand = history.forced.intersection(aliases), history.by_hand.intersection(aliases)
-            evaluation = next((each for each in reversed(evaluations) if each.version == number), None)
-            yield Entry(name, number, aliases, manifest, problem, forced, by_hand, evaluation)
 
     # Aliases
 
@@ -488,18 +427,6 @@ class Store:
                 fix="Choose another name.",
             )
         return number
-
-    def _folders(self, folder: Path) -> Sequence[str]:
-        """Sorted names of the folders in a folder, without hidden ones and links; empty if it cannot be read."""
-        try:
-            with os.scandir(folder) as entries:
-                return sorted(
-                    entry.name
-                    for entry in entries
-                    if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
-                )
-        except OSError:
-            return []
 
     def _removed(self, name: str) -> tuple[int, ...]:
         """Numbers of removed versions. Raises `StoreError` if the file is damaged."""
