@@ -125,11 +125,14 @@ class VllmServer:
         return slots and max(self._ranks.values(), default=0) <= self._rank
 
     def _restart(self) -> None:
-        twice = 2 * self._slots if self._starts else 0  # so that n adapters, one after another, need few restarts
+        slots = self._slots
         self.stop()
         # One slot stays empty: on a CPU, vLLM 0.32 gives a request without an adapter the adapter of the last slot if
-        # one with an adapter is in the same batch (its pull request 48421).
-        self._slots = self.settings.max_loras or max(len(self._ranks) + 1, twice)
+        # one with an adapter is in the same batch (its pull request 48421). Twice the slots, so that n adapters, one
+        # after another, need few restarts.
+        if len(self._ranks) >= slots:
+            slots = max(len(self._ranks) + 1, 2 * slots)
+        self._slots = self.settings.max_loras or slots
         greatest = self.settings.max_lora_rank or max(self._ranks.values(), default=0)
         self._rank = next(rank for rank in _RANKS if rank >= greatest)
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
