@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from searchlora.cli.options import argument
 
 
@@ -15,9 +17,12 @@ def merge(out: Annotated[Path, argument("OUT", "The (first) --out of the command
     """
     from searchlora.cli.judge import print_judged
     from searchlora.experiments.judge.merge import merge_grades
+    from searchlora.experiments.run import merge_run
     from searchlora.experiments.sharding import parts_of
 
     parts = parts_of(out)
-    kind = parts.merged().about["kind"]
-    assert kind == "judge"
-    print_judged(merge_grades(parts, out), out)
+    if parts.merged().about["kind"] == "judge":
+        print_judged(merge_grades(parts, out), out)
+    else:
+        tag, count = merge_run(parts)
+        typer.echo(f"Wrote {count} topics as {tag}")

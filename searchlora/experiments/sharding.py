@@ -45,6 +45,11 @@ class Sharding:
         if self.gpus_per_shard and self.on != "ray":
             raise UsageError("only Ray reserves GPUs for shards", where="--gpus-per-shard", fix="Add --on ray.")
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this process computes."""
+        return self.on == "here" and self.shards == 1
+
 
 #: All in this process.
 WHOLE = Sharding()

@@ -9,6 +9,7 @@ number of shards.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -22,12 +23,13 @@ from typing import Any
 from searchlora.errors import DataError, UsageError, some
 from searchlora.files.append_log import AppendLog
 from searchlora.files.atomic import atomic_text, sync
-from searchlora.files.json_text import json_file, json_object
+from searchlora.files.json_text import json_object
 from searchlora.files.result_cache import cache_key
+from searchlora.files.text import read_text
 from searchlora.progress import Progress, silent
 
 #: Rows of a part. A change makes the parts of unfinished work useless.
-PART_ROWS = 4096
+PART_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Parts:
             if not shard.takes(number):
                 continue
             rows = job.read(references)
-            key = cache_key(job.key, job.batch, rows)
+            key = _content_key(job, rows)
             share = None if total is None else total // shard.count
             if not self._file(key).exists():
                 self._compute(key, job, rows, _shifted(progress, done, share))
@@ -148,7 +150,7 @@ class Parts:
                 where=str(self.folder),
                 fix="Run each of them with --shard; a killed one continues.",
             )
-        contents = [json_file(shards[shard]) for shard in wanted]
+        contents = [json_object(read_text(shards[shard]), str(shards[shard])) for shard in wanted]
         for number, content in enumerate(contents, 1):
             if (content["about"], content["rows"]) != (contents[0]["about"], contents[0]["rows"]):
                 raise DataError(
@@ -197,11 +199,16 @@ class Parts:
         file = self._file(key)
         if not file.exists():
             raise DataError("is missing", where=str(file), fix=_AGAIN)
-        with file.open(encoding="utf-8") as lines:
-            batches = (json_object(line, f"{file}, line {number}") for number, line in enumerate(lines, 1))
-            found = 0 if next(batches, {}).get("part") == key else -1
-            for batch in batches:
-                if found >= 0:
+        found = -1
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines):
+                try:
+                    batch = json.loads(line)  # strict when it was written; ten times as fast as `json_object`
+                except ValueError as error:
+                    raise DataError(f"is not JSON ({error})", where=f"{file}, line {number + 1}") from None
+                if not number:
+                    found = 0 if batch.get("part") == key else -1
+                elif found >= 0:
                     found += int(batch["rows"])
                     yield from batch["out"]
         if found != rows:
@@ -249,6 +256,14 @@ def _holds_results(file: Path) -> bool:
 
 _SHARD = re.compile(r"shard-([0-9]{1,6})-of-([0-9]{1,6})\.json\Z")
 _AGAIN = "Run its shard again; what is complete is not computed again."
+
+
+def _content_key(job: Job, rows: Sequence[Any]) -> str:
+    """sha256 of rows and of all else that their results depend on; one row at a time, since rows may be long."""
+    digest = hashlib.sha256(cache_key(job.key, job.batch).encode())
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, allow_nan=False).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _cut(rows: Iterable[Any]) -> Iterator[list[Any]]:
