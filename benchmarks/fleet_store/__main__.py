@@ -80,7 +80,7 @@ def write_store(root: Path, count: int) -> None:
             (folder / str(version)).mkdir(parents=True)
             values = json.loads(text) | {"name": folder.name, "version": version}
             (folder / str(version) / "searchlora.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
-        AliasHistory.read(folder).move("production", 1, "first release")
+        AliasHistory.read(folder).move("production", 1, "first release")[0].write()
     done.touch()
 
 

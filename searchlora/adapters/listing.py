@@ -8,7 +8,9 @@ by hand or with an older release, changes one of these states, and the name is r
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import json
 import os
 import threading
 import time
@@ -16,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
 
 from searchlora.adapters.aliases import ALIASES, AliasHistory
 from searchlora.adapters.evaluations import EVALUATIONS, EvaluationRecord, read_evaluations
@@ -39,8 +41,7 @@ _SETTLED_NS = 2 * 10**9
 _UNSAVED = 32
 
 
-@dataclass(frozen=True, slots=True)
-class VersionSummary:
+class VersionSummary(NamedTuple):
     """What a listing shows of a manifest; see `Manifest`.
 
     Attributes:
@@ -53,7 +54,7 @@ class VersionSummary:
     created: str
     dataset: str | None
     metrics: dict[str, Any]
-    parents: tuple[str, ...]
+    parents: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Entry:
     """One version in the listing of a store, or a problem of the store.
 
     Attributes:
+        root: Folder of the store.
         version: 0 if the problem is not that of one version: a folder outside the grammar, damaged aliases.
-        folder: Folder of the version, or of the name.
         aliases: Aliases that point to this version.
         summary: None if the manifest cannot be read.
         problem: Why the version, or the folder, cannot be used; None if it can.
@@ -71,9 +72,9 @@ class Entry:
         evaluation: Its latest evaluation; None if there is none.
     """
 
+    root: Path
     name: str
     version: int
-    folder: Path
     aliases: tuple[str, ...] = ()
     summary: VersionSummary | None = None
     problem: str | None = None
@@ -87,44 +88,14 @@ class Entry:
         return f"{self.name}@{self.version}" if self.version else self.name
 
     @property
+    def folder(self) -> Path:
+        """Folder of the version, or of the name."""
+        return self.root / self.name / str(self.version) if self.version else self.root / self.name
+
+    @property
     def manifest(self) -> Manifest | None:
         """The whole manifest, read from the folder; None if it cannot be used. Raises `ManifestError`."""
         return None if self.summary is None else read_manifest(self.folder)
-
-
-class _CachedVersion(BaseModel):
-    """A `VersionSummary` whose base is its place among the bases of the file."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    task: str
-    base: int
-    method: str
-    created: str
-    dataset: str | None
-    metrics: dict[str, Any]
-    parents: tuple[str, ...]
-    evaluation: EvaluationRecord | None
-
-
-class _CachedName(BaseModel):
-    """A name without problems: the states of its files by path below its folder, its aliases and versions."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    files: dict[str, FileState]
-    aliases: dict[str, int]
-    forced: tuple[str, ...]
-    by_hand: tuple[str, ...]
-    versions: dict[int, _CachedVersion]
-
-
-class _CacheFile(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    root: str
-    bases: list[Base]
-    names: dict[str, _CachedName]
 
 
 @dataclass(frozen=True)
@@ -159,7 +130,7 @@ class Listing:
             if len(self._unsaved) >= _UNSAVED:
                 self._write_cache()
         stray = "its name is outside the grammar of adapter names, so it is ignored"
-        strays = [Entry(folder, 0, self._root / folder, problem=stray) for folder in folders if not is_name(folder)]
+        strays = [Entry(self._root, folder, 0, problem=stray) for folder in folders if not is_name(folder)]
         return [*found, *strays]
 
     def of_name(self, name: str) -> tuple[Entry, ...]:
@@ -175,7 +146,7 @@ class Listing:
             if known is not None and known[0] == state:
                 return known[1]
             summary = _summary(read_version(self._root, version).manifest)
-            if _is_settled(state):
+            if is_settled(state):
                 self._summaries[version] = (state, summary)
             return summary
         return _summary(read_version(self._root, version).manifest)
@@ -185,7 +156,7 @@ class Listing:
         if listed is not None and _unchanged(f"{self._root}/{name}", listed.files):
             return listed.entries
         states = _states(self._root / name)
-        settled = all(map(_is_settled, states.values()))
+        settled = all(map(is_settled, states.values()))
         entries = tuple(self._read_entries(self._root / name))
         if settled and entries and not any(entry.problem for entry in entries):
             self._names[name] = _Listed(states, entries)
@@ -204,15 +175,15 @@ class Listing:
         try:
             history = AliasHistory.read(folder)
         except StoreError as error:
-            yield Entry(name, 0, folder, problem=str(error))
+            yield Entry(self._root, name, 0, problem=str(error))
         try:
             evaluations = read_evaluations(folder)
         except StoreError as error:
-            yield Entry(name, 0, folder, problem=str(error))
+            yield Entry(self._root, name, 0, problem=str(error))
         for other in folders:
             if not is_version(other):
                 stray = f"its folder {other[:80]!r} is not a version number, so it is ignored"
-                yield Entry(name, 0, folder, problem=stray)
+                yield Entry(self._root, name, 0, problem=stray)
         for number in sorted(int(other) for other in folders if is_version(other)):
             summary, problem = None, None
             try:
@@ -222,7 +193,7 @@ class Listing:
             aliases = tuple(sorted(alias for alias, target in history.current.items() if target == number))
             forced, by_hand = history.forced.intersection(aliases), history.by_hand.intersection(aliases)
             evaluation = next((record for record in reversed(evaluations) if record.version == number), None)
-            yield Entry(name, number, folder / str(number), aliases, summary, problem, forced, by_hand, evaluation)
+            yield Entry(self._root, name, number, aliases, summary, problem, forced, by_hand, evaluation)
 
     @property
     def _cache_file(self) -> Path:
@@ -230,50 +201,40 @@ class Listing:
         return cache_dir() / "listings" / f"{key}.json"
 
     def _read_cache(self) -> None:
+        collects = gc.isenabled()
+        gc.disable()  # it would walk over all objects again and again while they are made, for half of the time
         try:
-            content = _CacheFile.model_validate_json(read_bounded(self._cache_file, _MAX_BYTES))
-            if content.root == str(self._root.absolute()):
-                self._names |= {
-                    name: self._listed(name, cached, content.bases) for name, cached in content.names.items()
-                }
-        except (OSError, ValidationError, LookupError):
-            return  # it is missing, damaged or of another release: everything is read again
+            content = from_json(read_bounded(self._cache_file, _MAX_BYTES))
+            if content["root"] == str(self._root.absolute()):
+                bases = [Base.model_validate(base) for base in content["bases"]]
+                self._names |= {name: self._listed(name, *cached, bases) for name, cached in content["names"].items()}
+        except (OSError, ValueError, TypeError, LookupError):
+            self._names.clear()  # it is missing, damaged or of another release: everything is read again
+            self._summaries.clear()
+        finally:
+            if collects:
+                gc.enable()
 
-    def _listed(self, name: str, cached: _CachedName, bases: Sequence[Base]) -> _Listed:
+    def _listed(self, name: str, files: dict[str, Any], versions: list[Any], bases: Sequence[Base]) -> _Listed:
+        states = {path: FileState(*state) for path, state in files.items()}
         entries = []
-        for number, version in cached.versions.items():
-            folder = self._root / name / str(number)
-            summary = VersionSummary(
-                version.task,
-                bases[version.base],
-                version.method,
-                version.created,
-                version.dataset,
-                version.metrics,
-                version.parents,
-            )
-            self._summaries[Version(name, number)] = (cached.files[f"{number}/{MANIFEST}"], summary)
-            aliases = tuple(alias for alias, target in cached.aliases.items() if target == number)
-            entries.append(
-                Entry(
-                    name,
-                    number,
-                    folder,
-                    aliases,
-                    summary,
-                    forced=frozenset(cached.forced).intersection(aliases),
-                    by_hand=frozenset(cached.by_hand).intersection(aliases),
-                    evaluation=version.evaluation,
-                )
-            )
-        return _Listed(cached.files, tuple(entries))
+        for number, aliases, forced, by_hand, evaluation, (task, base, *others) in versions:
+            summary = VersionSummary(task, bases[base], *others)
+            self._summaries[Version(name, number)] = (states[f"{number}/{MANIFEST}"], summary)
+            record = None if evaluation is None else EvaluationRecord.model_validate(evaluation)
+            marks = frozenset(forced), frozenset(by_hand)
+            entries.append(Entry(self._root, name, number, tuple(aliases), summary, None, *marks, record))
+        return _Listed(states, tuple(entries))
 
     def _write_cache(self) -> None:
         bases: dict[Base, int] = {}
-        names = {name: _cached(listed, bases) for name, listed in self._names.items()}
-        content = _CacheFile(root=str(self._root.absolute()), bases=list(bases), names=names)
+        names = {
+            name: (listed.files, [_cached(entry, bases) for entry in listed.entries])
+            for name, listed in self._names.items()
+        }
+        content = {"root": str(self._root.absolute()), "bases": [base.model_dump() for base in bases], "names": names}
         with suppress(DataError), atomic_text(self._cache_file) as out:  # else they are read again next time
-            out.write(content.model_dump_json())
+            json.dump(content, out, separators=(",", ":"))
         self._unsaved = set()
 
 
@@ -298,35 +259,18 @@ def _summary(manifest: Manifest) -> VersionSummary:
         manifest.method,
         manifest.created,
         dataset,
-        dict(manifest.metrics),
-        tuple(manifest.parents),
+        manifest.metrics,
+        manifest.parents,
     )
 
 
-def _cached(listed: _Listed, bases: dict[Base, int]) -> _CachedName:
-    """A name as the cache file holds it; its bases are added to `bases`."""
-    versions = {}
-    for entry in listed.entries:
-        summary = entry.summary
-        assert summary is not None
-        base = bases.setdefault(summary.base, len(bases))
-        versions[entry.version] = _CachedVersion(
-            task=summary.task,
-            base=base,
-            method=summary.method,
-            created=summary.created,
-            dataset=summary.dataset,
-            metrics=summary.metrics,
-            parents=summary.parents,
-            evaluation=entry.evaluation,
-        )
-    return _CachedName(
-        files=listed.files,
-        aliases={alias: entry.version for entry in listed.entries for alias in entry.aliases},
-        forced=tuple(alias for entry in listed.entries for alias in entry.forced),
-        by_hand=tuple(alias for entry in listed.entries for alias in entry.by_hand),
-        versions=versions,
-    )
+def _cached(entry: Entry, bases: dict[Base, int]) -> tuple[object, ...]:
+    """A version as the cache file holds it; its base is added to `bases`."""
+    assert entry.summary is not None
+    task, base, *others = entry.summary
+    evaluation = None if entry.evaluation is None else entry.evaluation.model_dump(mode="json")
+    summary = (task, bases.setdefault(base, len(bases)), *others)
+    return entry.version, entry.aliases, sorted(entry.forced), sorted(entry.by_hand), evaluation, summary
 
 
 def _states(folder: Path) -> dict[str, FileState]:
@@ -341,15 +285,18 @@ def _states(folder: Path) -> dict[str, FileState]:
 
 def _unchanged(folder: str, states: dict[str, FileState]) -> bool:
     try:
-        return all(_state(f"{folder}/{path}") == state for path, state in states.items())
+        for path, state in states.items():
+            if _state(f"{folder}/{path}") != state:
+                return False
     except OSError:
         return False
+    return True
 
 
 def _state(path: str) -> FileState:
     return FileState.of(os.stat(path))  # noqa: PTH116  of 10,000 names, without the time of making paths
 
 
-def _is_settled(state: FileState) -> bool:
+def is_settled(state: FileState) -> bool:
     """Whether the last change was so long ago that a change from now on gives the file another state."""
     return max(state.modified_ns, state.changed_ns) < time.time_ns() - _SETTLED_NS

@@ -21,8 +21,8 @@ from pydantic import Field, TypeAdapter
 
 from searchlora.adapters import staging
 from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove, Decision
-from searchlora.adapters.evaluations import EvaluationRecord, read_evaluations, write_evaluation
-from searchlora.adapters.listing import Entry, Listing, VersionSummary, subfolders
+from searchlora.adapters.evaluations import EvaluationRecord, read_evaluations, with_evaluation, write_evaluations
+from searchlora.adapters.listing import Entry, Listing, VersionSummary, is_settled, subfolders
 from searchlora.adapters.manifest import TRAINING_RUN, Manifest, ManifestDraft, read_manifest
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
 from searchlora.adapters.references import (
@@ -35,6 +35,7 @@ from searchlora.adapters.references import (
     is_version,
     parse_reference,
 )
+from searchlora.adapters.remote_files import store_url
 from searchlora.adapters.stored import (
     MODEL_WEIGHTS,
     StoredAdapter,
@@ -48,7 +49,7 @@ from searchlora.adapters.stored import (
     without_paths,
 )
 from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
-from searchlora.files import sync
+from searchlora.files import FileState, sync
 from searchlora.recipe import PromptOptions
 
 __all__ = ["Entry", "Store", "StoredAdapter"]
@@ -60,14 +61,22 @@ _MAX_REMOVED_BYTES = 2**20
 _NUMBERS = TypeAdapter(tuple[Annotated[int, Field(ge=1, le=MAX_VERSION)], ...])
 
 
+def _given(root: str | Path | None) -> str | Path:
+    return root or os.environ.get("SEARCHLORA_STORE") or "store"
+
+
 class Store:
     """A folder of adapters with versions and aliases.
 
     Stored versions never change; only aliases move. Each name has one writer at a time, also across processes.
 
     Args:
-        root: The folder, created when the first adapter is stored. None: SEARCHLORA_STORE, or `store` in the working
-            directory.
+        root: The folder, created when the first adapter is stored, or the URL of an object store, see `ObjectStore`.
+            None: SEARCHLORA_STORE, or `store` in the working directory.
+
+    Attributes:
+        root: The folder; of a store at a URL, that of its copy on this machine.
+        place: The folder or the URL, as another `Store` takes it.
 
     Examples:
         >>> import tempfile
@@ -79,10 +88,20 @@ class Store:
         searchlora.errors.NotInStore: ...there is no adapter 'shop-rewriter'. Adapters there: none.
     """
 
+    def __new__(cls, root: str | Path | None = None) -> Store:
+        """A `Store`, or an `ObjectStore` if the root is a URL."""
+        if cls is Store and store_url(_given(root)) is not None:
+            from searchlora.adapters.object_store import ObjectStore
+
+            return super().__new__(ObjectStore)
+        return super().__new__(cls)
+
     def __init__(self, root: str | Path | None = None) -> None:
-        self.root = Path(root or os.environ.get("SEARCHLORA_STORE") or "store")
+        self.root = Path(_given(root))
+        self.place = str(self.root)
         self._prompt_options: dict[str, PromptOptions] = {}
         self._listing = Listing(self.root)
+        self._histories: dict[str, tuple[FileState, AliasHistory]] = {}
 
     @classmethod
     def of(cls, store: Store | str | Path | None) -> Store:
@@ -176,7 +195,7 @@ class Store:
         """The version of a name that a training run stored, by the id of the run; None if there is none."""
         for number in reversed(self.versions(name)):
             with suppress(StoreError):  # damaged, or removed meanwhile
-                stored = self.get(f"{name}@{number}")
+                stored = read_version(self.root, Version(name, number))
                 if stored.manifest.training.get(TRAINING_RUN) == training_run:
                     return stored
         return None
@@ -198,7 +217,7 @@ class Store:
             if owner != task:
                 raise NameTaken(
                     f"'{name}' holds adapters for the task '{owner}', this one is for '{task}'",
-                    where=str(self.root),
+                    where=self.place,
                     fix="Choose another name.",
                 )
             return
@@ -230,9 +249,8 @@ class Store:
                 )
             for alias in pointing:
                 history, _ = history.move(alias, None, "its version was removed")
-            removed = sorted({*self._removed(parsed.name), number})
-            staging.replace_text(self.root / parsed.name / REMOVED, json.dumps(removed) + "\n")
-            staging.remove_folder(self.root / parsed.name / str(number))
+                self._write_aliases(parsed.name, history)
+            self._remove(parsed.name, number)
         return f"{parsed.name}@{number}"
 
     # Listing
@@ -272,7 +290,8 @@ class Store:
         """Move an alias to a version. Raises `InvalidName`, `NotInStore`."""
         check_alias(alias)
         with self._locked_existing(name, version):
-            _, move = self._aliases(name).move(alias, version, reason)
+            history, move = self._aliases(name).move(alias, version, reason)
+            self._write_aliases(name, history)
             return move
 
     def rollback(self, name: str, alias: str, reason: str | None = None) -> AliasMove:
@@ -303,7 +322,8 @@ class Store:
                     where=name,
                     fix="See `searchlora adapters show`, and roll back again.",
                 )
-            _, move = history.move(alias, version, reason, rollback=True)
+            history, move = history.move(alias, version, reason, rollback=True)
+            self._write_aliases(name, history)
             return move
 
     def decide(
@@ -329,7 +349,8 @@ class Store:
                     fix="Decide again; stored outputs are reused.",
                 )
             target = now if decision.outcome == "refused" else decision.version
-            _, move = history.move(alias, target, reason, decision=decision)
+            history, move = history.move(alias, target, reason, decision=decision)
+            self._write_aliases(name, history)
             return move
 
     def history(self, name: str) -> Sequence[AliasMove]:
@@ -349,7 +370,10 @@ class Store:
             InvalidName, NotInStore, StoreError.
         """
         with self._locked_existing(name, record.version):
-            write_evaluation(self.root / name, record)
+            records = self.evaluations(name)
+            after = with_evaluation(records, record)
+            if after != records:
+                self._write_evaluations(name, after)
 
     # Internals
 
@@ -378,17 +402,41 @@ class Store:
                     )
                 if check is not None:
                     check(StoredAdapter(new, manifest))
+                self._publish(new, manifest)
             return StoredAdapter(target, manifest)
+
+    # What a store at a URL does in another way, see `ObjectStore`
+
+    def _publish(self, new: Path, manifest: Manifest) -> None:
+        """Called with the complete folder of a new version, just before it is renamed into place."""
+
+    def _remove(self, name: str, number: int) -> None:
+        removed = sorted({*self._removed(name), number})
+        staging.replace_text(self.root / name / REMOVED, json.dumps(removed) + "\n")
+        staging.remove_folder(self.root / name / str(number))
+
+    def _write_aliases(self, name: str, history: AliasHistory) -> None:
+        """Write a history with one more move than before."""
+        del name
+        history.write()
+
+    def _write_evaluations(self, name: str, records: Sequence[EvaluationRecord]) -> None:
+        """Write the evaluations with one more, the last."""
+        write_evaluations(self.root / name, records)
 
     def _resolve(self, reference: Reference) -> int:
         """The version number that a reference points to. Raises `NotInStore`, `StoreError` for damaged aliases."""
         if reference.version is not None and self._has_version(reference.name, reference.version):
             return reference.version  # without a list of all versions, which a walk over ancestors would repeat
+        if reference.alias is not None:
+            target = self._aliases(reference.name).current.get(reference.alias)
+            if target is not None and self._has_version(reference.name, target):
+                return target
         versions = self.versions(reference.name)
         if not versions:
             raise NotInStore(
                 f"there is no adapter '{reference.name}'",
-                where=str(self.root),
+                where=self.place,
                 fix=f"Adapters there: {', '.join(self.names()) or 'none'}.",
             )
         number = reference.version or versions[-1]
@@ -397,14 +445,14 @@ class Store:
             if reference.alias not in aliases:
                 raise NotInStore(
                     f"'{reference.name}' has no alias '{reference.alias}'",
-                    where=str(self.root),
+                    where=self.place,
                     fix=f"Its aliases: {', '.join(sorted(aliases)) or 'none'}.",
                 )
             number = aliases[reference.alias]
         if number not in versions:
             raise NotInStore(
                 f"there is no {reference.name}@{number}",
-                where=str(self.root),
+                where=self.place,
                 fix=f"Its versions: {', '.join(map(str, versions))}.",
             )
         return number
@@ -417,13 +465,13 @@ class Store:
         used = {*self.versions(name), *self._removed(name)}
         if requested in used:
             raise NameTaken(
-                f"there is, or was, another {name}@{requested}", where=str(self.root), fix="Choose another name."
+                f"there is, or was, another {name}@{requested}", where=self.place, fix="Choose another name."
             )
         number = requested or max(used, default=0) + 1
         if number > MAX_VERSION:
             raise StoreError(
                 f"'{name}' has no free version number above {MAX_VERSION}",
-                where=str(self.root),
+                where=self.place,
                 fix="Choose another name.",
             )
         return number
@@ -434,7 +482,26 @@ class Store:
         return staging.read_list(file, _NUMBERS, _MAX_REMOVED_BYTES, what="version numbers", fix="Restore it.")
 
     def _aliases(self, name: str) -> AliasHistory:
-        return AliasHistory.read(self.root / check_name(name))
+        """The history of the aliases of a name, parsed again only if its file was changed.
+
+        The file is opened, not only looked up: on NFS, a file that is opened is compared with the server's.
+        """
+        file = self.root / check_name(name) / ALIASES
+        try:
+            descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        except OSError:
+            return AliasHistory.read(file.parent)
+        try:
+            state = FileState.of(os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
+        known = self._histories.get(name)
+        if known is not None and known[0] == state:
+            return known[1]
+        history = AliasHistory.read(file.parent)
+        if is_settled(state):
+            self._histories[name] = (state, history)
+        return history
 
     @contextmanager
     def _locked_existing(self, name: str, version: int | None = None) -> Iterator[None]:
