@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from searchlora.retrieval.encoder import Encoder
     from searchlora.retrieval.encoding import TextEncoding
     from searchlora.retrieval.index_manifest import VectorKeys
+    from searchlora.retrieval.shared_model import SharedModel
 
 
 class EncoderSettings(StageSettings):
@@ -42,7 +45,13 @@ class EncoderSettings(StageSettings):
 
         adapter = self.stored_adapter(context.store)
         key = ("encoder", self.model, adapter.reference if adapter else None, self.dimensions)
-        return context.shared.get(key, lambda: Encoder.load(self.model, adapter=adapter, dimensions=self.dimensions))
+
+        def shared(folder: Path, load: Callable[[], SharedModel]) -> SharedModel:
+            return context.shared.get(("encoder model", folder), load)
+
+        return context.shared.get(
+            key, lambda: Encoder.load(self.model, adapter=adapter, dimensions=self.dimensions, shared=shared)
+        )
 
     def stored_adapter(self, store: Store) -> StoredAdapter | None:
         """The adapter; None without one."""

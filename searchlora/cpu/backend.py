@@ -14,7 +14,7 @@ import torch
 
 from searchlora.cpu.fused_layers import fuse_layers
 from searchlora.cpu.fused_model import fused_model
-from searchlora.cpu.huge_pages import release_free_memory, use_huge_pages
+from searchlora.cpu.huge_pages import release_files, release_free_memory, use_huge_pages
 from searchlora.cpu.kernels import kernels
 from searchlora.cpu.packed import CompiledLinear, PackedSlots, PrepackedLinear, padded_rank
 from searchlora.models.processor import multiplies_bf16
@@ -28,6 +28,7 @@ __all__ = [
     "log_probabilities",
     "lora_slots",
     "padded_rank",
+    "release_files",
     "release_free_memory",
     "sample",
     "use_huge_pages",

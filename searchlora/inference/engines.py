@@ -112,5 +112,5 @@ class Engines:
         """`Engine.engine_id` of the engine, without loading weights. Raises `EngineError` as it does."""
         settings = settings or self.settings
         if isinstance(settings, LocalSettings):
-            return settings.engine_id(precision)
+            return settings.engine_id(precision, base)
         return self.get(base, precision, prompt_options=prompt_options, settings=settings).engine_id

@@ -14,7 +14,10 @@ from searchlora.errors import PipelineError
 from searchlora.files import read_text
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.http_client import check_key_variable
+from searchlora.models.experts import is_mixture_of_experts
 from searchlora.models.load import Precision, Quantization
+from searchlora.models.processor import uses_gpu
+from searchlora.models.resolve import BaseModel
 from searchlora.recipe import MAX_RANK
 from searchlora.renamed import with_new_keys
 
@@ -43,7 +46,7 @@ class LocalSettings(_Settings):
     """`engine: {kind: local, quantization: nf4, max_num_seqs: 16}`: the base model in this process, see `LocalEngine`.
 
     Examples:
-        >>> LocalSettings(quantization="nf4").engine_id("bf16")
+        >>> LocalSettings(quantization="nf4", batch_invariant=True).engine_id("bf16")
         'local, nf4+bf16'
         >>> LocalSettings(precision="fp32", batch_invariant=False).engine_id("bf16")
         'local, fp32, not batch invariant'
@@ -62,8 +65,10 @@ class LocalSettings(_Settings):
     adapter_bytes: int = Field(4 << 30, ge=1, description="maximum memory for the weights of all loaded adapters")
     cache_tokens: int = Field(65536, ge=1, description="KV cache: rows times longest sequence")
     prefix_tokens: int = Field(16384, ge=0, description="prefix cache shared by prompts; 0 turns it off")
-    batch_invariant: bool = Field(
-        True, description="make every answer independent of the other requests, to the last bit; it costs speed"
+    batch_invariant: bool | None = Field(
+        None,
+        description="make every answer independent of the other requests, to the last bit; it costs speed. Default:"
+        " true on a CPU, but not for a mixture of experts; false on a GPU",
     )
 
     @model_validator(mode="before")
@@ -71,15 +76,22 @@ class LocalSettings(_Settings):
     def _renamed(cls, values: Any) -> Any:
         return with_new_keys(values, _RENAMED, "engine")
 
-    def engine_id(self, precision: str) -> str:
+    def is_batch_invariant(self, base: BaseModel | None = None) -> bool:
+        """Whether answers of a base are equal to the last bit in any batch, on the device of this process."""
+        if self.batch_invariant is not None:
+            return self.batch_invariant
+        return not uses_gpu() and (base is None or not is_mixture_of_experts(base.path))
+
+    def engine_id(self, precision: str, base: BaseModel | None = None) -> str:
         """What distinguishes outputs of this engine from those of another one; limits and sizes do not.
 
         Args:
             precision: The precision where the settings leave it open.
+            base: The base model; None: one that is not a mixture of experts.
         """
         computed = self.precision or precision
         computed = computed if self.quantization == "none" else f"{self.quantization}+{computed}"
-        return f"local, {computed}" if self.batch_invariant else f"local, {computed}, not batch invariant"
+        return f"local, {computed}" if self.is_batch_invariant(base) else f"local, {computed}, not batch invariant"
 
 
 class _HttpSettings(_Settings):

@@ -77,3 +77,11 @@ def test_only_what_changes_outputs_distinguishes_engines():
     assert LocalSettings(precision="bf16").engine_id("bf16") == "local, bf16"
     others = [{"quantization": "nf4"}, {"precision": "fp32"}, {"batch_invariant": False}]
     assert len({"local, bf16", *(LocalSettings(**other).engine_id("bf16") for other in others)}) == 4
+
+
+def test_on_a_gpu_answers_are_batch_invariant_only_if_asked_for_and_the_engine_id_says_so(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert LocalSettings().engine_id("bf16") == "local, bf16, not batch invariant"
+    assert LocalSettings(batch_invariant=True).engine_id("bf16") == "local, bf16"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert LocalSettings().engine_id("bf16") == "local, bf16"

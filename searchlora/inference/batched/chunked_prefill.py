@@ -80,7 +80,8 @@ class ChunkedPrefill:
                 if not fits(progress.request):
                     break
                 tokens += left
-                prompt.prefix = ComputedPrefix(progress.cache.view_columns(0, progress.start), progress.computed)
+                if progress.start:
+                    prompt.prefix = ComputedPrefix(progress.cache.view_columns(0, progress.start), progress.computed)
                 taken[prompt] = self.remove(prompt)
         return taken
 
