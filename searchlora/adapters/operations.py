@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.aliases import AliasMove
 from searchlora.adapters.full_model import check_full_weights, model_folder, pack
+from searchlora.adapters.listing import Entry
 from searchlora.adapters.manifest import Base, Dataset, Manifest, ManifestDraft, Precision
 from searchlora.adapters.peft_folder import check_delta
-from searchlora.adapters.store import Entry, Store
+from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter, check_hashes
 from searchlora.adapters.views import peft_folder
 from searchlora.errors import StoreError, UsageError

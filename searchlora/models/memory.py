@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from searchlora.errors import UsageError
 from searchlora.models.fingerprint import tensor_shapes
 from searchlora.models.resolve import read_json_object
 from searchlora.recipe import Method
@@ -99,11 +100,20 @@ def available_memory(root: Path = Path("/")) -> int:
         return free
 
 
-def free_memory(device: Any) -> int:
-    """Free bytes of a device: of a GPU, or what this process can still use of the machine."""
+def free_memory(target: Literal["cpu", "cuda"]) -> int:
+    """Bytes that a model can still take: on the GPU that PyTorch uses, or of the main memory.
+
+    Raises:
+        UsageError: for "cuda" without a GPU.
+    """
+    if target == "cpu":
+        return available_memory()
     import torch
 
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    if not torch.cuda.is_available():
+        raise UsageError("PyTorch sees no GPU, so its free memory is not known", fix="Give --memory, such as 24GB.")
+    free: int = torch.cuda.mem_get_info()[0]
+    return free
 
 
 def _is_linear(name: str, shape: Sequence[int]) -> bool:

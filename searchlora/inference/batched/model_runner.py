@@ -60,7 +60,9 @@ def _with_room(limits: Limits, forward: Forward) -> Limits:
     of_token = kv_token(forward.config.to_dict())
     if limits.cache_tokens != LocalSettings.model_fields["cache_tokens"].default or of_token is None:
         return limits
-    fitting = free_memory(forward.device) // 3 // (of_token * forward.dtype.itemsize // 2)
+    fitting = (
+        free_memory("cuda" if forward.device.type == "cuda" else "cpu") // 3 // (of_token * forward.dtype.itemsize // 2)
+    )
     return replace(limits, cache_tokens=max(1, min(limits.cache_tokens, fitting)))
 
 
