@@ -79,7 +79,7 @@ def sweep(
         store: The adapter store; None: the default store.
         tasks: A folder of task plugins.
         log: Receives one sentence about each trial.
-        bars: Makes the progress of a step; a function of a module, since it is sent to the process of a trial.
+        bars: Makes the progress of a step.
 
     Raises:
         UsageError, RecipeError: for a grid with an unknown key or a value out of range, before anything is trained.
