@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from searchlora.inference.batched.forward import NonFiniteOutput
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefill import Prefiller, Prompt
 from searchlora.inference.decoding import AnswerState, append_tokens
-from searchlora.inference.engine import non_finite_error
+from searchlora.inference.transfers import to_device
 
 
 @dataclass(eq=False)
@@ -53,28 +52,27 @@ class DecodeBatch:
         append_tokens(rows, self._forward.logits(hidden), self._stop_id)
         self.rows = joined
 
-    def step(self) -> bool:
-        """Generate one more token of every row. False if hidden states of some rows are not finite: these rows have an
-        error then, and the others generated nothing.
+    def step(self) -> None:
+        """Generate one more token of every row. Rows whose hidden states are not finite have an error then, as their
+        logits are not finite either.
         """
-        lengths = torch.tensor([row.length for row in self.rows])
-        visible = torch.arange(int(lengths.max()) + 1) <= lengths[:, None, None]
-        start = int(lengths[0]) if bool((lengths == lengths[0]).all()) else lengths.to(self._forward.device)
-        self._cache.begin_pass(slice(0, len(self.rows)), start, visible.shape[-1])
-        try:
-            hidden = self._forward.hidden_states(
-                torch.tensor([row.ids[-1:] for row in self.rows]),
-                lengths[:, None],
-                visible,
-                [row.prompt.slot for row in self.rows],
-                self._cache,
-            )
-        except NonFiniteOutput as error:
-            for row in (self.rows[place] for place in error.rows):
-                row.error = non_finite_error(row.prompt.adapter)
-            return False
-        append_tokens(self.rows, self._forward.logits(hidden[:, 0]), self._stop_id)
-        return True
+        forward, lengths = self._forward, [row.length for row in self.rows]
+        columns, starts = max(lengths) + 1, torch.tensor(lengths)
+        visible, start = None, to_device(starts, forward.device) if len(set(lengths)) > 1 else lengths[0]
+        if isinstance(start, torch.Tensor) or forward.needs_mask:
+            last = torch.as_tensor(start, device=forward.device).view(-1, 1, 1).expand(len(lengths), 1, 1)
+            visible = torch.arange(columns, device=forward.device) <= last
+        self._cache.begin_pass(slice(0, len(self.rows)), start, columns)
+        hidden = forward.unchecked(
+            torch.tensor([row.ids[-1:] for row in self.rows]),
+            starts[:, None],
+            visible,
+            [row.prompt.slot for row in self.rows],
+            self._cache,
+        )
+        append_tokens(self.rows, forward.logits(hidden[:, 0]), self._stop_id)
+        # A masked column still counts as zero times its content, and zero times NaN is NaN.
+        self._cache.clear_rows([place for place, row in enumerate(self.rows) if row.error is not None])
 
     def remove(self, is_done: Callable[[BatchRow], bool]) -> list[BatchRow]:
         """Remove the rows that are done; the last row of the cache takes the place of a removed one."""

@@ -28,7 +28,7 @@ class KVCache(Cache):  # type: ignore[misc]
         self._data: torch.Tensor | None = None
         self._rows = slice(0, 0)
         self._start: int | torch.Tensor = 0
-        self._columns = 0
+        self.columns = 0  # that the pass reads
         self._views: list[tuple[torch.Tensor, ...]] = []  # of each layer, see `layer_views`
 
     def begin_pass(self, rows: slice, start: int | torch.Tensor, columns: int) -> None:
@@ -39,7 +39,7 @@ class KVCache(Cache):  # type: ignore[misc]
             start: Column of the first new token, one for all rows or one per row (shape (rows,)).
             columns: Number of columns that attention reads, from the first.
         """
-        self._rows, self._start, self._columns = rows, start, columns
+        self._rows, self._start, self.columns = rows, start, columns
         self._views = []
         if self._data is not None:
             self._data = self._with_room(self._data, rows.stop, columns)
@@ -60,7 +60,7 @@ class KVCache(Cache):  # type: ignore[misc]
             else:
                 columns = self._start[:, None] + _arange(new, target)
                 target[_arange(len(target), target)[:, None], :, columns] = states.transpose(1, 2)
-            read.append(target[:, :, : self._columns])
+            read.append(target[:, :, : self.columns])
         return read[0], read[1]
 
     def layer_views(self, layer: int, heads: int, size: int, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -68,7 +68,7 @@ class KVCache(Cache):  # type: ignore[misc]
         each row's first new token, shape (rows,): for a layer that writes its new keys and values in place.
         """
         if not self._views:
-            window = self._allocated(heads, size, like)[:, :, self._rows, :, : self._columns]
+            window = self._allocated(heads, size, like)[:, :, self._rows, :, : self.columns]
             start = self._start
             starts = torch.full((window.shape[2],), start) if isinstance(start, int) else start
             self._views = [(*of_layer.unbind(), starts) for of_layer in window]
@@ -77,7 +77,7 @@ class KVCache(Cache):  # type: ignore[misc]
     def _allocated(self, heads: int, size: int, like: torch.Tensor) -> torch.Tensor:
         if self._data is None:
             empty = like.new_zeros(self._layer_count, 2, 0, heads, 0, size)
-            self._data = self._with_room(empty, self._rows.stop, self._columns)
+            self._data = self._with_room(empty, self._rows.stop, self.columns)
         return self._data
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

@@ -226,8 +226,7 @@ class BatchedModelRunner:
     def _decode(self) -> None:
         started = time.monotonic()
         try:
-            if not self._batch.step():
-                return
+            self._batch.step()
         except Exception as error:
             for request in self._generating:
                 request.fail(error)
