@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -26,6 +27,12 @@ DialectName: TypeAlias = Literal["vllm", "searchlora", "openai"]
 #: Requests that a local engine queues unless its maker says otherwise.
 WAITING = 4096
 
+
+#: Environment variable with the interpreter of the environment that has vLLM.
+VLLM_PYTHON = "SEARCHLORA_VLLM_PYTHON"
+
+#: The highest rank that vLLM can serve.
+VLLM_MAX_RANK = 512
 
 #: Keys of a local engine in earlier releases -> their names now, which are vLLM's.
 _RENAMED = {"batch_rows": "max_num_seqs", "adapters": "max_loras", "max_rank": "max_lora_rank"}
@@ -87,7 +94,15 @@ class LocalSettings(_Settings):
         return f"local, {computed}" if self.is_batch_invariant(base) else f"local, {computed}, not batch invariant"
 
 
-class ServerSettings(_Settings):
+class _HttpSettings(_Settings):
+    """How requests are sent to a server."""
+
+    concurrency: int = Field(256, ge=1, description="maximum number of requests in flight; a slow server gets fewer")
+    timeout_s: float = Field(60, gt=0, description="time limit of one attempt in seconds")
+    retries: int = Field(4, ge=0, description="attempts after the first")
+
+
+class ServerSettings(_HttpSettings):
     """`engine: {url: http://localhost:8000}`: a server that generates, see `RemoteEngine`."""
 
     kind: Literal["server", "openai"] = Field("server", description="`openai` is the former name of `server`")
@@ -104,9 +119,44 @@ class ServerSettings(_Settings):
     model: str | None = Field(None, description="the server's name of the base model; default: the first that it lists")
     dialect: DialectName | None = Field(None, description="kind of server; default: detected")
     load: bool = Field(False, description="load adapters on vLLM from the store's folder")
-    concurrency: int = Field(256, ge=1, description="maximum number of requests in flight; a slow server gets fewer")
-    timeout_s: float = Field(60, gt=0, description="time limit of one attempt in seconds")
-    retries: int = Field(4, ge=0, description="attempts after the first")
+
+
+class VllmSettings(_HttpSettings):
+    """`engine: {kind: vllm, python: ~/vllm/bin/python}`: a vLLM server that this process starts, see `VllmEngine`.
+
+    Examples:
+        >>> VllmSettings(tensor_parallel_size=2).max_loras is None
+        True
+    """
+
+    kind: Literal["vllm"] = "vllm"
+    python: str | None = Field(
+        None,
+        description=f"interpreter of the environment with vLLM; default: the environment variable {VLLM_PYTHON}."
+        " A pipeline or an experiment may name no other",
+    )
+    precision: Precision | None = Field(
+        None, description="precision of the computation; default: that of the adapter's recipe"
+    )
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share each layer")
+    data_parallel_size: int = Field(1, ge=1, description="copies of the model, each with its part of the requests")
+    max_loras: int | None = Field(
+        None, ge=1, description="LoRA slots; default: the number of adapters that are used, and one that stays empty"
+    )
+    max_lora_rank: int | None = Field(
+        None, ge=1, le=VLLM_MAX_RANK, description="maximum rank of an adapter; default: that of the adapters"
+    )
+    max_num_seqs: int | None = Field(None, ge=1, description="rows of one batch; default: vLLM's")
+    max_model_len: int | None = Field(None, ge=1, description="context in tokens; default: that of the base")
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="share of the GPU's memory that vLLM takes; default: vLLM's"
+    )
+    enforce_eager: bool = Field(False, description="start faster, without compiling the model")
+    args: tuple[str, ...] = Field(
+        (), description="further arguments of vLLM, such as `--quantization=fp8`; not in a pipeline or an experiment"
+    )
+    start_timeout_s: float = Field(900, gt=0, description="time limit of the start in seconds")
+    timeout_s: float = Field(600, gt=0, description="time limit of one attempt in seconds")
 
 
 def _kind(value: Any) -> str:
@@ -117,12 +167,18 @@ def _kind(value: Any) -> str:
     return "server" if kind == "openai" else str(kind)
 
 
-_KINDS: Mapping[str, type[LocalSettings] | type[ServerSettings]] = {"local": LocalSettings, "server": ServerSettings}
+_KINDS: Mapping[str, type[LocalSettings] | type[ServerSettings] | type[VllmSettings]] = {
+    "local": LocalSettings,
+    "server": ServerSettings,
+    "vllm": VllmSettings,
+}
 
-#: Settings of an engine. A further kind, such as vLLM in this process, is one more class here, in `_KINDS` and in
-#: `make_engine`.
+#: Settings of an engine. A further kind is one more class here, in `_KINDS` and in `make_engine`.
 EngineSettings: TypeAlias = Annotated[
-    Annotated[LocalSettings, Tag("local")] | Annotated[ServerSettings, Tag("server")], Discriminator(_kind)
+    Annotated[LocalSettings, Tag("local")]
+    | Annotated[ServerSettings, Tag("server")]
+    | Annotated[VllmSettings, Tag("vllm")],
+    Discriminator(_kind),
 ]
 
 
@@ -131,7 +187,7 @@ def engine_settings(content: Any, where: str, *, from_file: bool = True) -> Engi
 
     Args:
         where: The file or option, for error messages.
-        from_file: Whether a file holds them; it may only name an `api_key_env` that the environment allows.
+        from_file: Whether they are part of a pipeline or an experiment, see `check_engine_of_file`.
 
     Raises:
         PipelineError: naming the key that is invalid.
@@ -157,9 +213,29 @@ def engine_settings(content: Any, where: str, *, from_file: bool = True) -> Engi
         key = ".".join(str(part) for part in first["loc"]) or "the engine"
         known = f"Known keys: {', '.join(sorted(model.model_fields))}." if first["type"] == "extra_forbidden" else None
         raise PipelineError(f"'{key}': {first['msg'].lower()}", where=where, fix=known) from None
-    if from_file and isinstance(settings, ServerSettings):
-        check_key_variable(settings.api_key_env, where)
+    if from_file:
+        check_engine_of_file(settings, where)
     return settings
+
+
+def check_engine_of_file(settings: EngineSettings | None, where: str) -> None:
+    """Refuse an engine in a file that may come from somebody else, if it would send a secret or start a program.
+
+    Its server may only receive an `api_key_env` that the environment allows, and its vLLM may only be the one that the
+    environment names. Raises `PipelineError`.
+    """
+    if isinstance(settings, ServerSettings):
+        check_key_variable(settings.api_key_env, where)
+    if not isinstance(settings, VllmSettings):
+        return
+    allowed = os.environ.get(VLLM_PYTHON)
+    if settings.args or not allowed or settings.python not in (None, allowed):
+        key = "args" if settings.args else "python"
+        raise PipelineError(
+            f"'{key}': a pipeline or an experiment does not choose the program that runs",
+            where=where,
+            fix=f"Name the interpreter with {VLLM_PYTHON}, or give the whole engine with --engine.",
+        )
 
 
 def local_settings(options: Mapping[str, Any]) -> LocalSettings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from searchlora.errors import DataError, PipelineError, UsageError
-from searchlora.inference.settings import LocalSettings, ServerSettings, engine_settings, read_engine
+from searchlora.inference.settings import LocalSettings, ServerSettings, VllmSettings, engine_settings, read_engine
 from searchlora.renamed import RenamedWarning
 
 KEY = {"url": "http://a", "api_key_env": "SECRET"}
@@ -52,6 +52,23 @@ def test_a_file_names_only_keys_that_the_environment_allows(tmp_path, monkeypatc
     assert read_engine(str(file), {"api_key_env": "OTHER"}, where="--engine").api_key_env == "OTHER"
     monkeypatch.setenv("SEARCHLORA_API_KEY_VARIABLES", "SECRET")
     assert read_engine(str(file), where="--engine") == ServerSettings(**KEY)
+
+
+def test_a_pipeline_does_not_choose_the_program_that_runs(tmp_path, monkeypatch):
+    monkeypatch.delenv("SEARCHLORA_VLLM_PYTHON", raising=False)
+    own = VllmSettings(python="/vllm/python", args=("--seed=1",))
+    file = tmp_path / "engine.yaml"
+    file.write_text("{kind: vllm, python: /vllm/python, args: [--seed=1]}")
+    assert read_engine(str(file), where="--engine") == read_engine(file.read_text(), where="--engine") == own
+    for content in ({}, {"python": "/vllm/python"}):
+        with pytest.raises(PipelineError, match=r"shop\.yaml: 'python': .* does not choose the program"):
+            engine_settings({"kind": "vllm", **content}, "shop.yaml")
+    monkeypatch.setenv("SEARCHLORA_VLLM_PYTHON", "/vllm/python")
+    for content in ({}, {"python": "/vllm/python"}, {"max_model_len": 2048}):
+        assert engine_settings({"kind": "vllm", **content}, "shop.yaml").kind == "vllm"
+    for content, key in (({"python": "/evil"}, "python"), ({"args": ["--middleware=evil"]}, "args")):
+        with pytest.raises(PipelineError, match=f"'{key}': .* does not choose the program"):
+            engine_settings({"kind": "vllm", **content}, "shop.yaml")
 
 
 def test_only_what_changes_outputs_distinguishes_engines():

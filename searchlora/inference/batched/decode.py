@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+from searchlora.errors import EngineError
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefill import Prefiller, Prompt
 from searchlora.inference.decoding import AnswerState, append_tokens
+from searchlora.inference.out_of_memory import is_out_of_memory
 from searchlora.inference.transfers import to_device
 
 
@@ -30,10 +33,15 @@ class BatchRow(AnswerState):
 
 
 class DecodeBatch:
-    """The generating rows, in the order of their KV cache."""
+    """The generating rows, in the order of their KV cache.
+
+    Attributes:
+        max_rows: Rows of one pass; halved whenever memory runs out in a pass.
+    """
 
     def __init__(self, prefiller: Prefiller, stop_id: int) -> None:
         self.rows: list[BatchRow] = []
+        self.max_rows = sys.maxsize
         self._prefiller = prefiller
         self._forward = prefiller.forward
         self._stop_id = stop_id
@@ -49,30 +57,63 @@ class DecodeBatch:
         joined = [*self.rows, *rows]
         self._cache.reserve(len(joined), max(row.max_length for row in joined), self._prefiller.limits.cache_tokens)
         hidden = self._prefiller.prefill([row.prompt for row in rows], self._cache, len(self.rows))
-        append_tokens(rows, self._forward.logits(hidden), self._stop_id)
+        self._append(rows, self._forward.logits(hidden))
         self.rows = joined
 
-    def step(self) -> None:
-        """Generate one more token of every row. Rows whose hidden states are not finite have an error then, as their
-        logits are not finite either.
+    def step(self) -> list[BatchRow]:
+        """Generate one more token of every row; returns the rows that did.
+
+        A pass that runs out of memory is computed again with half of its rows: it has only written keys and values,
+        which it writes again. A single row that does not fit gets an error. So do rows whose hidden states are not
+        finite, as their logits are not finite either.
         """
-        forward, lengths = self._forward, [row.length for row in self.rows]
+        generated: list[BatchRow] = []
+        start = 0
+        while start < len(self.rows):
+            rows = self.rows[start : start + self.max_rows]
+            try:
+                logits = self._logits(rows, start)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(rows) > 1:
+                    self.max_rows = len(rows) // 2
+                    continue
+                rows[0].error = EngineError(f"one row does not fit into memory ({error})", fix="Ask for less.")
+            else:
+                self._append(rows, logits)
+                # A masked column still counts as zero times its content, and zero times NaN is NaN.
+                self._cache.clear_rows([place for place, row in enumerate(rows) if row.error is not None])
+                generated += rows
+            start += len(rows)
+        return generated
+
+    def _logits(self, rows: Sequence[BatchRow], start: int) -> torch.Tensor:
+        """Logits (rows, vocabulary) of the next token of rows that are adjacent in the cache, from `start` on."""
+        forward, lengths = self._forward, [row.length for row in rows]
         columns, starts = max(lengths) + 1, torch.tensor(lengths)
-        visible, start = None, to_device(starts, forward.device) if len(set(lengths)) > 1 else lengths[0]
-        if isinstance(start, torch.Tensor) or forward.needs_mask:
-            last = torch.as_tensor(start, device=forward.device).view(-1, 1, 1).expand(len(lengths), 1, 1)
+        visible, column = None, to_device(starts, forward.device) if len(set(lengths)) > 1 else lengths[0]
+        if isinstance(column, torch.Tensor) or forward.needs_mask:
+            last = torch.as_tensor(column, device=forward.device).view(-1, 1, 1).expand(len(rows), 1, 1)
             visible = torch.arange(columns, device=forward.device) <= last
-        self._cache.begin_pass(slice(0, len(self.rows)), start, columns)
+        self._cache.begin_pass(slice(start, start + len(rows)), column, columns)
         hidden = forward.unchecked(
-            torch.tensor([row.ids[-1:] for row in self.rows]),
+            torch.tensor([row.ids[-1:] for row in rows]),
             starts[:, None],
             visible,
-            [row.prompt.slot for row in self.rows],
+            [row.prompt.slot for row in rows],
             self._cache,
         )
-        append_tokens(self.rows, forward.logits(hidden[:, 0]), self._stop_id)
-        # A masked column still counts as zero times its content, and zero times NaN is NaN.
-        self._cache.clear_rows([place for place, row in enumerate(self.rows) if row.error is not None])
+        return forward.logits(hidden[:, 0])
+
+    def _append(self, rows: Sequence[BatchRow], logits: torch.Tensor) -> None:
+        """Choose the next token of each row. Unlike a forward pass, this cannot be repeated: grammars have moved on."""
+        try:
+            append_tokens(rows, logits, self._stop_id)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise EngineError(f"memory ran out while tokens were chosen ({error})") from error
+            raise
 
     def remove(self, is_done: Callable[[BatchRow], bool]) -> list[BatchRow]:
         """Remove the rows that are done; the last row of the cache takes the place of a removed one."""

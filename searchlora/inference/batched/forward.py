@@ -10,7 +10,7 @@ import torch
 
 from searchlora.cpu import backend
 from searchlora.inference.batched import attention
-from searchlora.inference.batched.frozen_linear import FrozenLinear, is_linear, merged_linear
+from searchlora.inference.batched.frozen_linear import FrozenLinear, is_linear, merged_linear, release_originals
 from searchlora.inference.batched.invariance import block_norms, log_sums, replace_rotary
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.lora_layers import add_lora_layers, map_rows
@@ -44,7 +44,7 @@ class Forward:
         self.config = model.config.get_text_config()
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
         self._backbone = getattr(model, model.base_model_prefix)
-        self._head: FrozenLinear = merged_linear([model.get_output_embeddings()], batch_invariant)
+        self._head = _take_head(model, batch_invariant)
         self.lora_layers = add_lora_layers(model, batch_invariant)
         attention.register()
         model.set_attn_implementation(attention.INVARIANT_NAME if batch_invariant else attention.NAME)
@@ -134,6 +134,16 @@ class Forward:
         logits = self.logits(hidden).float()
         norms = log_sums(logits) if self.batch_invariant else logits.logsumexp(-1)
         return logits[rows, tokens] - norms[rows]
+
+
+def _take_head(model: Any, batch_invariant: bool) -> FrozenLinear:
+    """The output layer, which the model loses unless its weight is that of the input embeddings."""
+    layer = model.get_output_embeddings()
+    head = merged_linear([layer], batch_invariant)
+    if layer.weight is not model.get_input_embeddings().weight:
+        model.set_output_embeddings(torch.nn.Identity())
+        release_originals([layer], head)
+    return head
 
 
 @dataclass(frozen=True)
