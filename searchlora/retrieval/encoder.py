@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,37 @@ BATCHES_OF_A_WINDOW = 16
 #: Characters per readable token: of the part of a long text that is tokenised first, and of the part that is read. No
 #: language has such long tokens; a text with fewer tokens is made of blanks or of words that no tokenizer knows.
 _FIRST_CHARACTERS, _MAX_CHARACTERS = 16, 256
+
+
+class TextEncoder(Protocol):
+    """What turns texts into vectors: an `Encoder` in this process, or a `RemoteEncoder`. Safe for threads."""
+
+    @property
+    def name(self) -> str:
+        """The name in reports."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Length in tokens at which texts are truncated; None: unknown, or no limit."""
+
+    @property
+    def vector_dimensions(self) -> int:
+        """Dimensions of a vector."""
+
+    @property
+    def at_once(self) -> int:
+        """Batches that are worth having in work at once."""
+
+    def encode_documents(
+        self, texts: Sequence[str], *, batch_size: int = 32, precision: Precision = "fp32", progress: Progress = silent
+    ) -> Vectors:
+        """The vectors of documents, shape (texts, dimensions)."""
+
+    def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: Progress = silent) -> Vectors:
+        """The vectors of queries, shape (texts, dimensions)."""
+
+    def encode_together(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of a few queries, in a pass that calls of other threads may share."""
 
 
 class Encoder:
@@ -64,6 +95,9 @@ class Encoder:
         largest = self.model.get_embedding_dimension()
         if dimensions is not None and not 1 <= dimensions <= largest:
             raise UsageError(f"vectors of {largest} dimensions cannot be truncated to {dimensions}", where=name)
+
+    #: Forward passes take turns.
+    at_once = 1
 
     @classmethod
     def load(
@@ -200,7 +234,7 @@ class Encoder:
         Args:
             check: Called before the texts are computed; what it raises is raised here.
         """
-        return self._finished(self.shared.submit(texts, self.adapter, check).result())
+        return truncated(self.shared.submit(texts, self.adapter, check).result(), self.dimensions)
 
     def _encode(
         self, texts: Sequence[str], adapter: str | None, batch_size: int, precision: Precision, progress: Progress
@@ -214,19 +248,11 @@ class Encoder:
                 parts.append(self.shared.encode(rows, [adapter] * len(rows), precision))
                 done += len(rows)
                 progress(done, len(texts), "texts encoded")
-            encoded = self._finished(np.concatenate([part.cpu().numpy() for part in parts]))
+            encoded = truncated(np.concatenate([part.cpu().numpy() for part in parts]), self.dimensions)
             if not len(vectors):
                 vectors = np.zeros((len(texts), encoded.shape[1]), dtype=np.float32)
             vectors[np.concatenate(places)] = encoded
         return vectors
-
-    def _finished(self, vectors: Vectors) -> Vectors:
-        """The vectors, truncated and normalised if they are to be."""
-        if self.dimensions is None:
-            return vectors
-        vectors = vectors[:, : self.dimensions]
-        unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return unit
 
     def _windows(self, texts: Sequence[str], batch_size: int) -> Iterator[list[NDArray[np.intp]]]:
         """The places of the texts, in windows of batches; what a window holds depends on its own texts only."""
@@ -246,6 +272,15 @@ class Encoder:
         beginnings = [text[: _FIRST_CHARACTERS * limit] for text in texts]
         encoded = self._tokenizer.encode_batch(beginnings)
         return np.minimum(np.array([len(tokens.ids) for tokens in encoded], dtype=np.int64), limit)
+
+
+def truncated(vectors: Vectors, dimensions: int | None) -> Vectors:
+    """The first dimensions of vectors, normalised; None: the vectors as they are."""
+    if dimensions is None:
+        return vectors
+    vectors = vectors[:, :dimensions]
+    unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
 def token_batches(tokens: NDArray[np.int64], batch_size: int, max_tokens: int | None = None) -> list[NDArray[np.intp]]:

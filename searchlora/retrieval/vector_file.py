@@ -17,7 +17,7 @@ from searchlora.files import atomic_text, parse_json
 from searchlora.files.string_table import check_vector, mapped_array
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
-from searchlora.retrieval.encoder import BATCHES_OF_A_WINDOW, Encoder, Vectors, by_length
+from searchlora.retrieval.encoder import BATCHES_OF_A_WINDOW, TextEncoder, Vectors, by_length
 from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding, check_finite, longest_of, normalised
 
 VECTORS = "vectors.npy"
@@ -52,7 +52,7 @@ def write_vectors(
     folder: Path,
     documents: Iterable[Document],
     at: Callable[[int], Document],
-    encoder: Encoder,
+    encoder: TextEncoder,
     encoding: TextEncoding = USUAL_ENCODING,
     progress: Progress = silent,
 ) -> float:

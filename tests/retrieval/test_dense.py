@@ -24,7 +24,7 @@ from tests.eval import cranfield
 class Given:
     """An encoder with scripted vectors, to test the index at vectors that no model would give."""
 
-    max_tokens = None
+    max_tokens, at_once = None, 1
 
     def __init__(self, vectors: dict[str, list[float]]) -> None:
         self.vectors = vectors
@@ -34,7 +34,7 @@ class Given:
         self.asked.append(list(texts))
         return np.array([self.vectors[text] for text in texts], dtype=np.float32)
 
-    encode_documents = encode
+    encode_documents = encode_together = encode
 
 
 VECTOR = st.lists(st.integers(-3, 3), min_size=3, max_size=3)

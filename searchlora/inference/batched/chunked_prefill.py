@@ -81,7 +81,9 @@ class ChunkedPrefill:
                     break
                 tokens += left
                 if progress.start:
-                    prompt.prefix = ComputedPrefix(progress.cache.view_columns(0, progress.start), progress.computed)
+                    prompt.prefix = ComputedPrefix(
+                        progress.cache.copy_columns(0, slice(progress.start)), progress.computed
+                    )
                 taken[prompt] = self.remove(prompt)
         return taken
 

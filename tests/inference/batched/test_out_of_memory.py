@@ -96,3 +96,20 @@ def test_a_single_row_that_does_not_fit_fails_alone(monkeypatch):
         growing.result.result()
     with pytest.raises(torch.OutOfMemoryError):
         long.result.result()
+
+
+def test_a_cache_grows_without_being_there_twice(monkeypatch):
+    cache, real, peak = kv_cache.KVCache(32), kv_cache._resized, []
+
+    def resized(data, rows, columns):
+        new = real(data, rows, columns)
+        peak.append(new.nbytes + sum(part.nbytes for part in cache._parts))
+        return new
+
+    monkeypatch.setattr(kv_cache, "_resized", resized)
+    for rows in (2, 4, 8):
+        cache.reserve(rows, 64, 64 * rows)
+        cache.paste_columns(rows - 1, torch.full((32, 2, 2, 5, 8), float(rows)))
+    whole = sum(part.nbytes for part in cache._parts)
+    assert max(peak) < 1.2 * whole
+    assert [float(cache.copy_columns(row, slice(5)).mean()) for row in (1, 3, 7)] == [2, 4, 8]
