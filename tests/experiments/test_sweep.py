@@ -16,6 +16,7 @@ from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.reports import write_sweep
 from searchlora.experiments.sweep import MEMORY, PARAMETERS, SECONDS, sweep
 from searchlora.experiments.trials import planned, train_trials
+from searchlora.inference.settings import LocalSettings
 from tests.child_scripts import Script
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "schema_3"
@@ -39,6 +40,16 @@ def setting(name, quality, cost):
 
 
 # the grid
+
+
+def test_an_engine_compares_the_trials_and_is_refused_for_an_encoder_before_training(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="embedding: an encoder has no engine"):
+        sweep("embedding", DATA, "tried", ["seed=1,2"], engine=LocalSettings(), store=tmp_path / "none")
+    monkeypatch.setattr(trials, "_in_own_process", lambda train, _: train())
+    options = TrainingOptions(FAST, base=BASE)
+    engine = LocalSettings(quantization="nf4")
+    found = sweep("rewriting", DATA, "tried", ["seed=1"], options, engine=engine, store=tmp_path, log=lambda _: None)
+    assert found.evaluated.engines == ("local, nf4+fp32",)
 
 
 def test_a_grid_is_a_cartesian_product_in_order():
