@@ -87,7 +87,7 @@ class ShardsFailed(SearchloraError):
     def __init__(self, failed: Mapping[str, str]) -> None:
         shard, why = next(iter(failed.items()))
         super().__init__(
-            f"{len(failed)} shards failed ({some([*failed])}); shard {shard}: {why}",
+            f"{len(failed)} shards failed ({some([*failed])}); shard {shard}: {why.removesuffix('.')}",
             fix="Repeat the command; it computes only what is missing.",
         )
 

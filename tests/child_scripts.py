@@ -50,6 +50,12 @@ class Script:
         self._process.start()
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
     def stdout(self) -> str:
         """What it has written so far."""
         return self._written("stdout")
