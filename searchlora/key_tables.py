@@ -17,6 +17,7 @@ _NAMES = {
     "LocalSettings": "mapping",
     "ServerSettings": "mapping",
     "EncoderServer": "mapping",
+    "VllmSettings": "mapping",
 }
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥"}
 

@@ -195,3 +195,26 @@ def opensearch_url() -> str:
     if not url:
         pytest.skip("OPENSEARCH_URL names no OpenSearch; requests and answers are tested in tests/retrieval")
     return url
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """The URL of a bucket of a local server."""
+    fsspec = pytest.importorskip("fsspec")
+    pytest.importorskip("s3fs", reason="the extra s3 is not installed")
+    server = pytest.importorskip("moto.server", reason="moto[server], a local S3 server, is not installed")
+    running = server.ThreadedMotoServer(port=0)
+    running.start()
+    host, port = running.get_host_and_port()
+    own = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in own.items():
+            patch.setenv(name, value)
+        fsspec.filesystem("s3").mkdir("adapters")
+        yield "s3://adapters"
+    running.stop()

@@ -95,7 +95,7 @@ def train_trials(
     trained = []
     for number, trial in enumerate(trials, 1):
         log(f"Trial {number} of {len(trials)}: {', '.join(trial.overrides)}")
-        train_one = partial(_trained, task, str(data), trial, options, store.root, tasks, bars)
+        train_one = partial(_trained, task, str(data), trial, options, store.place, tasks, bars)
         trained.append(_in_own_process(train_one, trial))
         if (error := trained[-1].error) is not None:
             log(f"Failed: {error}")
@@ -141,7 +141,7 @@ def planned(name: str, grid: Sequence[str]) -> list[Trial]:
 
 
 def _trained(
-    task: str, data: str, trial: Trial, options: TrainingOptions, root: Path, tasks: str | Path | None, bars: Bars
+    task: str, data: str, trial: Trial, options: TrainingOptions, root: str, tasks: str | Path | None, bars: Bars
 ) -> Trial:
     """The trial with its adapter, trained if the store has none, or with its error."""
     try:

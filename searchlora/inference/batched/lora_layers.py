@@ -22,6 +22,7 @@ from searchlora.inference.batched.frozen_linear import (
     is_linear,
     merged_bias,
     merged_linear,
+    release_originals,
     shape_of,
 )
 
@@ -342,7 +343,9 @@ def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:
         for index, path in enumerate(paths):
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, LoraLinear(group, index))
+        release_originals(list(layers.values()), group.base)
         groups.append(group)
+    release_free_memory()
     return LoraLayers(groups, active)
 
 
