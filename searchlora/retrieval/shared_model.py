@@ -150,14 +150,14 @@ class SharedModel:
         from sentence_transformers.util import batch_to_device
 
         distinct = set(adapters)
-        with self._lock, torch.inference_mode():
+        with self._lock:
             copied = self._copy(precision)
             dtype = None if copied.model is self.model else torch.bfloat16
             for reference in distinct & self._adapters.keys():
                 copied.attach(self._adapters[reference], max(self._max_adapters, len(distinct)), dtype)
             if not copied.can_mix(distinct):
                 return self._one_by_one(texts, adapters, precision)
-            with copied.computing(adapters):
+            with copied.computing(adapters), torch.inference_mode():
                 inputs = batch_to_device(copied.model.preprocess(list(texts)), copied.model.device)
                 return copied.model(inputs)["sentence_embedding"].float()
 
