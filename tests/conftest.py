@@ -18,6 +18,8 @@ from searchlora.eval.report import plots as report_plots
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.testing import build_tiny_base, build_tiny_encoder
 from searchlora.threads import choose_threads
+from searchlora.training import processes
+from tests.child_scripts import TrainingChild
 from tests.retrieval import postgres_server
 
 choose_threads()  # before a test imports PyTorch, here and in child processes
@@ -99,6 +101,18 @@ def reports_without_plots() -> Generator[None, None, None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report_plots, "find_spec", lambda _: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def training_starts_at_once() -> Generator[object, None, None]:
+    """Training processes are forked from one that has the libraries imported; each would import them for seconds.
+
+    Yields what really starts one.
+    """
+    start = processes.start
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "start", TrainingChild)
+        yield start
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +209,26 @@ def opensearch_url() -> str:
     if not url:
         pytest.skip("OPENSEARCH_URL names no OpenSearch; requests and answers are tested in tests/retrieval")
     return url
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """The URL of a bucket of a local server."""
+    fsspec = pytest.importorskip("fsspec")
+    pytest.importorskip("s3fs", reason="the extra s3 is not installed")
+    server = pytest.importorskip("moto.server", reason="moto[server], a local S3 server, is not installed")
+    running = server.ThreadedMotoServer(port=0)
+    running.start()
+    host, port = running.get_host_and_port()
+    own = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in own.items():
+            patch.setenv(name, value)
+        fsspec.filesystem("s3").mkdir("adapters")
+        yield "s3://adapters"
+    running.stop()

@@ -200,7 +200,7 @@ class AliasHistory:
         rollback: bool = False,
         decision: Decision | None = None,
     ) -> tuple[AliasHistory, AliasMove]:
-        """Append a move and write the file.
+        """Append a move; nothing is written.
 
         Args:
             version: New target; None deletes the alias. For a refused decision, the current target.
@@ -217,6 +217,8 @@ class AliasHistory:
             rollback=rollback,
             decision=decision,
         )
-        history = AliasHistory(self.file, (*self.moves, move))
-        replace_text(self.file, _MOVES.dump_json(history.moves, indent=2, by_alias=True).decode() + "\n")
-        return history, move
+        return AliasHistory(self.file, (*self.moves, move)), move
+
+    def write(self) -> None:
+        """Write the file. Raises `StoreError`; the old content stays."""
+        replace_text(self.file, _MOVES.dump_json(self.moves, indent=2, by_alias=True).decode() + "\n")

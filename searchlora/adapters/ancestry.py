@@ -9,10 +9,9 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from searchlora.adapters.manifest import Manifest
+from searchlora.adapters.listing import VersionSummary
 from searchlora.adapters.merging import REPORT
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import BaseModelError, NotInStore
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.files import atomic_text, numbered_lines
@@ -30,8 +29,8 @@ def ancestors(store: Store, reference: str) -> tuple[str, ...]:
     Raises:
         InvalidName, NotInStore, ManifestError: for the adapter itself.
     """
-    start = store.get(reference)
-    return tuple(parent for parent, _ in _family(store, start) if parent != start.reference)
+    start = store.pin(reference)
+    return tuple(parent for parent, _ in _family(store, start) if parent != start)
 
 
 def training_queries(store: Store, reference: str) -> tuple[str, ...] | None:
@@ -45,15 +44,15 @@ def training_queries(store: Store, reference: str) -> tuple[str, ...] | None:
         InvalidName, NotInStore, ManifestError: for the adapter itself.
     """
     hashes: set[str] = set()
-    start = store.get(reference)
+    start = store.pin(reference)
     family = _family(store, start, weights_only=True)
-    for _, stored in [(start.reference, start), *family]:
-        if stored is None:
+    for version, summary in [(start, store.summary(start)), *family]:
+        if summary is None:
             return None
-        file = stored.path / TRAINING_QUERIES
+        file = store.get(version).path / TRAINING_QUERIES
         if file.is_file():
             hashes |= {line.strip() for _, line in numbered_lines(file)}
-        elif not stored.manifest.parents:
+        elif not summary.parents:
             return None
     return tuple(sorted(hashes))
 
@@ -85,41 +84,40 @@ def write_training_queries(folder: Path, queries: Iterable[str], hashes: Iterabl
     return folder / TRAINING_QUERIES
 
 
-def _family(
-    store: Store, start: StoredAdapter, *, weights_only: bool = False
-) -> Iterator[tuple[str, StoredAdapter | None]]:
-    """Breadth-first walk over the ancestors, each once: reference and version, None if it is not in the store.
+def _family(store: Store, start: str, *, weights_only: bool = False) -> Iterator[tuple[str, VersionSummary | None]]:
+    """Breadth-first walk over the ancestors of an exact version, each once: reference and summary, None if it is not in
+    the store.
 
     Args:
         weights_only: Skip the parents of an adapter that lists its own training queries: those of its parents are
             among them, but not those of an adapter merged into its base.
     """
-    seen: set[str] = {start.reference}
-    waiting = _parents(start, weights_only)
+    seen: set[str] = {start}
+    waiting = _parents(store, start, store.summary(start), weights_only)
     while waiting:
         parent = waiting.pop(0)
         if parent in seen:
             continue
         seen.add(parent)
         try:
-            stored = store.get(parent)
+            summary = store.summary(parent)
         except NotInStore:
             yield parent, None
             continue
-        yield parent, stored
-        waiting += _parents(stored, weights_only)
+        yield parent, summary
+        waiting += _parents(store, parent, summary, weights_only)
 
 
-def _parents(stored: StoredAdapter, weights_only: bool) -> list[str]:
-    merged = _merged_into_base(stored.manifest)
-    if weights_only and (stored.path / TRAINING_QUERIES).is_file():
+def _parents(store: Store, version: str, summary: VersionSummary, weights_only: bool) -> list[str]:
+    merged = _merged_into_base(summary)
+    if weights_only and (store.get(version).path / TRAINING_QUERIES).is_file():
         return merged
-    return [*stored.manifest.parents, *merged]
+    return [*summary.parents, *merged]
 
 
-def _merged_into_base(manifest: Manifest) -> list[str]:
+def _merged_into_base(summary: VersionSummary) -> list[str]:
     try:
-        folder = Path(manifest.base.name).expanduser()
+        folder = Path(summary.base.name).expanduser()
     except RuntimeError:  # the home directory of an unknown user
         return []
     merged = merged_adapter(folder)

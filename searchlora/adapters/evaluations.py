@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -55,11 +56,14 @@ def read_evaluations(folder: Path) -> tuple[EvaluationRecord, ...]:
     return read_list(folder / EVALUATIONS, _RECORDS, _MAX_BYTES, what="evaluations", fix=fix)
 
 
-def write_evaluation(folder: Path, record: EvaluationRecord) -> None:
-    """Add a record; an earlier one of the same version, dataset and split is replaced. The caller holds the lock."""
+def with_evaluation(records: Sequence[EvaluationRecord], record: EvaluationRecord) -> tuple[EvaluationRecord, ...]:
+    """The records with one more, which replaces an earlier one of the same version, dataset and split."""
     same = (record.version, record.data, record.split)
-    records = read_evaluations(folder)
     if any(other == record.model_copy(update={"time": other.time}) for other in records):
-        return  # the same figure again, from reused outputs
-    others = [other for other in records if (other.version, other.data, other.split) != same]
-    replace_text(folder / EVALUATIONS, _RECORDS.dump_json((*others, record), indent=2).decode() + "\n")
+        return tuple(records)  # the same figure again, from reused outputs
+    return (*(other for other in records if (other.version, other.data, other.split) != same), record)
+
+
+def write_evaluations(folder: Path, records: Sequence[EvaluationRecord]) -> None:
+    """Replace the records. The caller holds the lock."""
+    replace_text(folder / EVALUATIONS, _RECORDS.dump_json(tuple(records), indent=2).decode() + "\n")

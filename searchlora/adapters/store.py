@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +21,9 @@ from pydantic import Field, TypeAdapter
 
 from searchlora.adapters import staging
 from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove, Decision
-from searchlora.adapters.evaluations import EvaluationRecord, read_evaluations, write_evaluation
-from searchlora.adapters.manifest import MANIFEST, TRAINING_RUN, Manifest, ManifestDraft, read_manifest
+from searchlora.adapters.evaluations import EvaluationRecord, read_evaluations, with_evaluation, write_evaluations
+from searchlora.adapters.listing import Entry, Listing, VersionSummary, is_settled, subfolders
+from searchlora.adapters.manifest import TRAINING_RUN, Manifest, ManifestDraft, read_manifest
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
 from searchlora.adapters.references import (
     MAX_VERSION,
@@ -35,6 +35,7 @@ from searchlora.adapters.references import (
     is_version,
     parse_reference,
 )
+from searchlora.adapters.remote_files import store_url
 from searchlora.adapters.stored import (
     MODEL_WEIGHTS,
     StoredAdapter,
@@ -44,10 +45,11 @@ from searchlora.adapters.stored import (
     finish,
     make_read_only,
     new_manifest,
+    read_version,
     without_paths,
 )
 from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
-from searchlora.files import sync
+from searchlora.files import FileState, sync
 from searchlora.recipe import PromptOptions
 
 __all__ = ["Entry", "Store", "StoredAdapter"]
@@ -59,33 +61,8 @@ _MAX_REMOVED_BYTES = 2**20
 _NUMBERS = TypeAdapter(tuple[Annotated[int, Field(ge=1, le=MAX_VERSION)], ...])
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One version in the listing of a store, or a problem of the store.
-
-    Attributes:
-        version: 0 if the problem is not that of one version: a folder outside the grammar, damaged aliases.
-        aliases: Aliases that point to this version.
-        manifest: None if it cannot be read.
-        problem: Why the version, or the folder, cannot be used; None if it can.
-        forced: Aliases that were moved to this version against their promotion policy.
-        by_hand: Aliases that were moved to it by hand although a policy had decided about them before.
-        evaluation: Its latest evaluation; None if there is none.
-    """
-
-    name: str
-    version: int
-    aliases: tuple[str, ...]
-    manifest: Manifest | None
-    problem: str | None = None
-    forced: frozenset[str] = frozenset()
-    by_hand: frozenset[str] = frozenset()
-    evaluation: EvaluationRecord | None = None
-
-    @property
-    def reference(self) -> str:
-        """`name@3`, or the name of the folder for a problem that is not that of one version."""
-        return f"{self.name}@{self.version}" if self.version else self.name
+def _given(root: str | Path | None) -> str | Path:
+    return root or os.environ.get("SEARCHLORA_STORE") or "store"
 
 
 class Store:
@@ -94,8 +71,12 @@ class Store:
     Stored versions never change; only aliases move. Each name has one writer at a time, also across processes.
 
     Args:
-        root: The folder, created when the first adapter is stored. None: SEARCHLORA_STORE, or `store` in the working
-            directory.
+        root: The folder, created when the first adapter is stored, or the URL of an object store, see `ObjectStore`.
+            None: SEARCHLORA_STORE, or `store` in the working directory.
+
+    Attributes:
+        root: The folder; of a store at a URL, that of its copy on this machine.
+        place: The folder or the URL, as another `Store` takes it.
 
     Examples:
         >>> import tempfile
@@ -107,9 +88,20 @@ class Store:
         searchlora.errors.NotInStore: ...there is no adapter 'shop-rewriter'. Adapters there: none.
     """
 
+    def __new__(cls, root: str | Path | None = None) -> Store:
+        """A `Store`, or an `ObjectStore` if the root is a URL."""
+        if cls is Store and store_url(_given(root)) is not None:
+            from searchlora.adapters.object_store import ObjectStore
+
+            return super().__new__(ObjectStore)
+        return super().__new__(cls)
+
     def __init__(self, root: str | Path | None = None) -> None:
-        self.root = Path(root or os.environ.get("SEARCHLORA_STORE") or "store")
+        self.root = Path(_given(root))
+        self.place = str(self.root)
         self._prompt_options: dict[str, PromptOptions] = {}
+        self._listing = Listing(self.root)
+        self._histories: dict[str, tuple[FileState, AliasHistory]] = {}
 
     @classmethod
     def of(cls, store: Store | str | Path | None) -> Store:
@@ -188,19 +180,7 @@ class Store:
         Raises:
             InvalidName, NotInStore, ManifestError.
         """
-        return self._read(self.resolve(reference))
-
-    def _read(self, version: Version) -> StoredAdapter:
-        """A version that exists. Raises `ManifestError`."""
-        folder = self.root / version.name / str(version.number)
-        manifest = read_manifest(folder)
-        if manifest.reference != str(version):
-            raise ManifestError(
-                f"is the manifest of {manifest.reference}, but is in the folder of {version}",
-                where=str(folder / MANIFEST),
-                fix="Do not rename folders in a store; restore it, or store the adapter again.",
-            )
-        return StoredAdapter(folder, manifest)
+        return read_version(self.root, self.resolve(reference))
 
     def resolve(self, reference: str) -> Version:
         """The exact version that a reference points to now. Raises `InvalidName`, `NotInStore`."""
@@ -215,7 +195,7 @@ class Store:
         """The version of a name that a training run stored, by the id of the run; None if there is none."""
         for number in reversed(self.versions(name)):
             with suppress(StoreError):  # damaged, or removed meanwhile
-                stored = self.get(f"{name}@{number}")
+                stored = read_version(self.root, Version(name, number))
                 if stored.manifest.training.get(TRAINING_RUN) == training_run:
                     return stored
         return None
@@ -237,7 +217,7 @@ class Store:
             if owner != task:
                 raise NameTaken(
                     f"'{name}' holds adapters for the task '{owner}', this one is for '{task}'",
-                    where=str(self.root),
+                    where=self.place,
                     fix="Choose another name.",
                 )
             return
@@ -269,55 +249,32 @@ class Store:
                 )
             for alias in pointing:
                 history, _ = history.move(alias, None, "its version was removed")
-            removed = sorted({*self._removed(parsed.name), number})
-            staging.replace_text(self.root / parsed.name / REMOVED, json.dumps(removed) + "\n")
-            staging.remove_folder(self.root / parsed.name / str(number))
+                self._write_aliases(parsed.name, history)
+            self._remove(parsed.name, number)
         return f"{parsed.name}@{number}"
 
     # Listing
 
     def list(self) -> Sequence[Entry]:
         """Every version in the store, by name and number; whatever cannot be read is listed with its problem."""
-        strays = [
-            Entry(folder, 0, (), None, "its name is outside the grammar of adapter names, so it is ignored")
-            for folder in self._folders(self.root)
-            if not is_name(folder)
-        ]
-        return [*(entry for name in self.names() for entry in self._entries(name)), *strays]
+        return self._listing.entries()
+
+    def entries(self, name: str) -> Sequence[Entry]:
+        """The entries of one name in the listing; empty for an unknown one. Raises `InvalidName`."""
+        return self._listing.of_name(check_name(name))
+
+    def summary(self, reference: str) -> VersionSummary:
+        """What the listing shows of the manifest of one version, cached in memory. Raises as `get`."""
+        return self._listing.summary(self.resolve(reference))
 
     def names(self) -> tuple[str, ...]:
         """Sorted names that have a version; other folders in the root are ignored."""
-        return tuple(name for name in self._folders(self.root) if is_name(name) and self._folders(self.root / name))
+        return tuple(name for name in subfolders(self.root) if is_name(name) and subfolders(self.root / name))
 
     def versions(self, name: str) -> tuple[int, ...]:
         """Version numbers of a name in ascending order; empty for an unknown name."""
-        folders = self._folders(self.root / check_name(name))
+        folders = subfolders(self.root / check_name(name))
         return tuple(sorted(int(folder) for folder in folders if is_version(folder)))
-
-    def _entries(self, name: str) -> Iterator[Entry]:
-        history, evaluations = AliasHistory(self.root / name / ALIASES), tuple[EvaluationRecord, ...]()
-        try:
-            history = self._aliases(name)
-        except StoreError as error:
-            yield Entry(name, 0, (), None, str(error))
-        try:
-            evaluations = self.evaluations(name)
-        except StoreError as error:
-            yield Entry(name, 0, (), None, str(error))
-        for folder in self._folders(self.root / name):
-            if not is_version(folder):
-                stray = f"its folder {folder[:80]!r} is not a version number, so it is ignored"
-                yield Entry(name, 0, (), None, stray)
-        for number in self.versions(name):
-            manifest, problem = None, None
-            try:
-                manifest = self._read(Version(name, number)).manifest
-            except StoreError as error:
-                problem = str(error)
-            aliases = tuple(sorted(alias for alias, target in history.current.items() if target == number))
-            forced, by_hand = history.forced.intersection(aliases), history.by_hand.intersection(aliases)
-            evaluation = next((each for each in reversed(evaluations) if each.version == number), None)
-            yield Entry(name, number, aliases, manifest, problem, forced, by_hand, evaluation)
 
     # Aliases
 
@@ -333,7 +290,8 @@ class Store:
         """Move an alias to a version. Raises `InvalidName`, `NotInStore`."""
         check_alias(alias)
         with self._locked_existing(name, version):
-            _, move = self._aliases(name).move(alias, version, reason)
+            history, move = self._aliases(name).move(alias, version, reason)
+            self._write_aliases(name, history)
             return move
 
     def rollback(self, name: str, alias: str, reason: str | None = None) -> AliasMove:
@@ -364,7 +322,8 @@ class Store:
                     where=name,
                     fix="See `searchlora adapters show`, and roll back again.",
                 )
-            _, move = history.move(alias, version, reason, rollback=True)
+            history, move = history.move(alias, version, reason, rollback=True)
+            self._write_aliases(name, history)
             return move
 
     def decide(
@@ -390,7 +349,8 @@ class Store:
                     fix="Decide again; stored outputs are reused.",
                 )
             target = now if decision.outcome == "refused" else decision.version
-            _, move = history.move(alias, target, reason, decision=decision)
+            history, move = history.move(alias, target, reason, decision=decision)
+            self._write_aliases(name, history)
             return move
 
     def history(self, name: str) -> Sequence[AliasMove]:
@@ -410,7 +370,10 @@ class Store:
             InvalidName, NotInStore, StoreError.
         """
         with self._locked_existing(name, record.version):
-            write_evaluation(self.root / name, record)
+            records = self.evaluations(name)
+            after = with_evaluation(records, record)
+            if after != records:
+                self._write_evaluations(name, after)
 
     # Internals
 
@@ -439,17 +402,41 @@ class Store:
                     )
                 if check is not None:
                     check(StoredAdapter(new, manifest))
+                self._publish(new, manifest)
             return StoredAdapter(target, manifest)
+
+    # What a store at a URL does in another way, see `ObjectStore`
+
+    def _publish(self, new: Path, manifest: Manifest) -> None:
+        """Called with the complete folder of a new version, just before it is renamed into place."""
+
+    def _remove(self, name: str, number: int) -> None:
+        removed = sorted({*self._removed(name), number})
+        staging.replace_text(self.root / name / REMOVED, json.dumps(removed) + "\n")
+        staging.remove_folder(self.root / name / str(number))
+
+    def _write_aliases(self, name: str, history: AliasHistory) -> None:
+        """Write a history with one more move than before."""
+        del name
+        history.write()
+
+    def _write_evaluations(self, name: str, records: Sequence[EvaluationRecord]) -> None:
+        """Write the evaluations with one more, the last."""
+        write_evaluations(self.root / name, records)
 
     def _resolve(self, reference: Reference) -> int:
         """The version number that a reference points to. Raises `NotInStore`, `StoreError` for damaged aliases."""
         if reference.version is not None and self._has_version(reference.name, reference.version):
             return reference.version  # without a list of all versions, which a walk over ancestors would repeat
+        if reference.alias is not None:
+            target = self._aliases(reference.name).current.get(reference.alias)
+            if target is not None and self._has_version(reference.name, target):
+                return target
         versions = self.versions(reference.name)
         if not versions:
             raise NotInStore(
                 f"there is no adapter '{reference.name}'",
-                where=str(self.root),
+                where=self.place,
                 fix=f"Adapters there: {', '.join(self.names()) or 'none'}.",
             )
         number = reference.version or versions[-1]
@@ -458,14 +445,14 @@ class Store:
             if reference.alias not in aliases:
                 raise NotInStore(
                     f"'{reference.name}' has no alias '{reference.alias}'",
-                    where=str(self.root),
+                    where=self.place,
                     fix=f"Its aliases: {', '.join(sorted(aliases)) or 'none'}.",
                 )
             number = aliases[reference.alias]
         if number not in versions:
             raise NotInStore(
                 f"there is no {reference.name}@{number}",
-                where=str(self.root),
+                where=self.place,
                 fix=f"Its versions: {', '.join(map(str, versions))}.",
             )
         return number
@@ -478,28 +465,16 @@ class Store:
         used = {*self.versions(name), *self._removed(name)}
         if requested in used:
             raise NameTaken(
-                f"there is, or was, another {name}@{requested}", where=str(self.root), fix="Choose another name."
+                f"there is, or was, another {name}@{requested}", where=self.place, fix="Choose another name."
             )
         number = requested or max(used, default=0) + 1
         if number > MAX_VERSION:
             raise StoreError(
                 f"'{name}' has no free version number above {MAX_VERSION}",
-                where=str(self.root),
+                where=self.place,
                 fix="Choose another name.",
             )
         return number
-
-    def _folders(self, folder: Path) -> Sequence[str]:
-        """Sorted names of the folders in a folder, without hidden ones and links; empty if it cannot be read."""
-        try:
-            with os.scandir(folder) as entries:
-                return sorted(
-                    entry.name
-                    for entry in entries
-                    if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
-                )
-        except OSError:
-            return []
 
     def _removed(self, name: str) -> tuple[int, ...]:
         """Numbers of removed versions. Raises `StoreError` if the file is damaged."""
@@ -507,7 +482,26 @@ class Store:
         return staging.read_list(file, _NUMBERS, _MAX_REMOVED_BYTES, what="version numbers", fix="Restore it.")
 
     def _aliases(self, name: str) -> AliasHistory:
-        return AliasHistory.read(self.root / check_name(name))
+        """The history of the aliases of a name, parsed again only if its file was changed.
+
+        The file is opened, not only looked up: on NFS, a file that is opened is compared with the server's.
+        """
+        file = self.root / check_name(name) / ALIASES
+        try:
+            descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        except OSError:
+            return AliasHistory.read(file.parent)
+        try:
+            state = FileState.of(os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
+        known = self._histories.get(name)
+        if known is not None and known[0] == state:
+            return known[1]
+        history = AliasHistory.read(file.parent)
+        if is_settled(state):
+            self._histories[name] = (state, history)
+        return history
 
     @contextmanager
     def _locked_existing(self, name: str, version: int | None = None) -> Iterator[None]:

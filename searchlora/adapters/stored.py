@@ -13,9 +13,10 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
-from searchlora.adapters.manifest import MANIFEST, Manifest, ManifestDraft, write_manifest
+from searchlora.adapters.manifest import MANIFEST, Manifest, ManifestDraft, read_manifest, write_manifest
 from searchlora.adapters.peft_folder import MAX_WEIGHT_BYTES, WEIGHTS
-from searchlora.errors import StoreError, TamperedAdapter
+from searchlora.adapters.references import Version
+from searchlora.errors import ManifestError, StoreError, TamperedAdapter
 from searchlora.files import file_sha256
 from searchlora.models.resolve import public_name
 
@@ -53,6 +54,19 @@ class StoredAdapter:
     def weight_bytes(self) -> int:
         """Size of the weights on disk in bytes."""
         return sum(file.stat().st_size for file in self.path.glob("*.safetensors"))
+
+
+def read_version(root: Path, version: Version) -> StoredAdapter:
+    """A version that exists in the store at `root`. Raises `ManifestError`."""
+    folder = root / version.name / str(version.number)
+    manifest = read_manifest(folder)
+    if manifest.reference != str(version):
+        raise ManifestError(
+            f"is the manifest of {manifest.reference}, but is in the folder of {version}",
+            where=str(folder / MANIFEST),
+            fix="Do not rename folders in a store; restore it, or store the adapter again.",
+        )
+    return StoredAdapter(folder, manifest)
 
 
 def new_manifest(draft: ManifestDraft, name: str, version: int) -> Manifest:

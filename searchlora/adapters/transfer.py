@@ -7,14 +7,13 @@ Transport is fsspec's.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.full_model import check_weights
 from searchlora.adapters.manifest import MANIFEST, MAX_BYTES, manifest_json, parse_manifest
+from searchlora.adapters.remote_files import SCHEMES, SERVERS, fetch, manifest_at, open_url, transport
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import (
     MAX_OTHER_BYTES,
@@ -26,25 +25,11 @@ from searchlora.adapters.stored import (
 )
 from searchlora.errors import (
     BaseModelError,
-    ManifestError,
     NameTaken,
     NotInStore,
-    SearchloraError,
-    StoreError,
-    TamperedAdapter,
     UsageError,
 )
-from searchlora.files.json_text import text_fault
 from searchlora.models.resolve import resolve
-from searchlora.server_url import server_url
-
-_BLOCK_BYTES = 2**22
-
-#: Schemes of URLs that a version is copied to and from; a URL without a scheme is a folder.
-SCHEMES = ("file", "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "hf")
-
-#: Schemes of servers, which a version is only copied from.
-_SERVERS = ("http", "https")
 
 
 @dataclass(frozen=True)
@@ -89,9 +74,9 @@ def push(reference: str, url: str, *, store: Store | str | Path | None = None) -
     stored = Store.of(store).get(reference)
     check_hashes(stored)
     manifest = without_paths(stored.manifest)
-    system, root = _open(url)
-    with _transport(url, "written"):
-        content = _manifest_at(system, root, url)
+    system, root = open_url(url)
+    with transport(url, "written"):
+        content = manifest_at(system, root, url)
         if content is not None:
             remote = parse_manifest(content.decode("utf-8", errors="replace"), f"{url}/{MANIFEST}")
             if remote != manifest:
@@ -136,9 +121,9 @@ def pull(
         EngineError: for a malformed address of a server; http and https are read, too.
         UsageError, StoreError: see `push`.
     """
-    system, root = _open(url, (*SCHEMES, *_SERVERS))
-    with _transport(url, "read"):
-        content = _manifest_at(system, root, url)
+    system, root = open_url(url, (*SCHEMES, *SERVERS))
+    with transport(url, "read"):
+        content = manifest_at(system, root, url)
     if content is None:
         raise NotInStore("there is no adapter with a searchlora manifest", where=url)
     manifest = parse_manifest(content.decode("utf-8", errors="replace"), f"{url}/{MANIFEST}")
@@ -148,7 +133,7 @@ def pull(
         room = MAX_OTHER_BYTES
         for file in manifest.files:
             limit = weight_limit(file)
-            size = _fetch(system, f"{root}/{check_file_name(file, url)}", folder / file, limit or min(MAX_BYTES, room))
+            size = fetch(system, f"{root}/{check_file_name(file, url)}", folder / file, limit or min(MAX_BYTES, room))
             room -= size if limit is None else 0
         check_hashes(StoredAdapter(folder, manifest))
         check_weights(StoredAdapter(folder, manifest))
@@ -172,57 +157,6 @@ def _verify(stored: StoredAdapter, base: str | None, tasks: str | Path | None) -
     return None
 
 
-def _open(url: str, schemes: Sequence[str] = SCHEMES) -> tuple[Any, str]:
-    """The file system of a URL, and the path there. Raises `UsageError`, and `EngineError` for a malformed address."""
-    import fsspec
-
-    scheme = _scheme(url)
-    if scheme not in (None, *schemes):
-        listed = ", ".join(f"{allowed}://" for allowed in schemes)
-        raise UsageError(
-            f"URLs of the scheme '{scheme}' cannot be used here",
-            where=url,
-            fix=f"Give a folder, or a URL that begins with {listed}.",
-        )
-    if scheme in _SERVERS:
-        server_url(url, example="https://example.org/adapters/shop-rewriter")
-    try:
-        if fault := text_fault(url):
-            raise ValueError(fault)
-        system, root = fsspec.core.url_to_fs(url)
-    except Exception as error:  # a missing package, or what a package makes of a malformed URL
-        raise UsageError(f"is not a URL that can be opened ({error})", where=url) from error
-    return system, str(root).rstrip("/")
-
-
-def _scheme(url: str) -> str | None:
-    """The scheme of a URL as fsspec reads it, which joins several by `::`; None for a path.
-
-    Examples:
-        >>> _scheme("s3://bucket/a"), _scheme("data:,x"), _scheme("zip://a::file://b"), _scheme("C:/adapters")
-        ('s3', 'data', 'zip::file', None)
-    """
-    if url.startswith("data:"):
-        return "data"
-    links = url.split("::")
-    if len(links) > 1:
-        return "::".join(link.partition("://")[0] for link in links)
-    scheme, colon, _ = url.partition("://")
-    return scheme if colon else None
-
-
-@contextmanager
-def _transport(where: str, done: str) -> Iterator[None]:
-    """Turn what a transport raises into `StoreError`: each has exceptions of its own, and few are an `OSError`."""
-    try:
-        yield
-    except SearchloraError:
-        raise
-    except Exception as error:
-        why = str(error) or type(error).__name__
-        raise StoreError(f"cannot be {done} ({why})", where=where, fix="Check the URL and your rights.") from error
-
-
 def _prepare(system: Any, root: str) -> None:
     protocols = {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
     if "hf" in protocols:
@@ -233,20 +167,6 @@ def _prepare(system: Any, root: str) -> None:
         system.makedirs(root, exist_ok=True)
 
 
-def _manifest_at(system: Any, root: str, url: str) -> bytes | None:
-    """The manifest's content; None if there is no such file. Raises `ManifestError` if it is too long."""
-    try:
-        if system.info(f"{root}/{MANIFEST}").get("type") != "file":
-            return None
-        with system.open(f"{root}/{MANIFEST}", "rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None
-    if len(content) > MAX_BYTES:
-        raise ManifestError(f"has more than {MAX_BYTES:,} bytes", where=f"{url}/{MANIFEST}")
-    return bytes(content)
-
-
 def _names_at(system: Any, root: str) -> set[str]:
     try:
         paths = system.ls(root, detail=False)
@@ -254,26 +174,3 @@ def _names_at(system: Any, root: str) -> set[str]:
         return set()
     names = {str(path).rstrip("/").rpartition("/")[2] for path in paths}
     return {name for name in names if not name.startswith(".")}  # a new repository on the hub holds .gitattributes
-
-
-def _fetch(system: Any, source: str, target: Path, limit: int) -> int:
-    """Copy a file and return its size in bytes. A server may say another size than it sends, or none.
-
-    Raises:
-        TamperedAdapter: if it is missing, has more than `limit` bytes, or is a pipe, a device or a folder.
-        StoreError: if it cannot be read or written.
-    """
-    size = 0
-    with _transport(source, "fetched"):
-        try:
-            if system.info(source).get("type") != "file":
-                raise TamperedAdapter("is not a regular file", where=source)
-            with system.open(source, "rb") as stream, target.open("wb") as out:
-                while block := stream.read(_BLOCK_BYTES):
-                    size += len(block)
-                    if size > limit:
-                        raise TamperedAdapter(f"has more than {limit:,} bytes, the limit", where=source)
-                    out.write(block)
-        except FileNotFoundError:
-            raise TamperedAdapter("is missing", where=source, fix="Push the adapter again.") from None
-    return size

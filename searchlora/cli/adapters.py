@@ -23,7 +23,7 @@ from searchlora.cli.options import (
 from searchlora.errors import printable
 
 if TYPE_CHECKING:
-    from searchlora.adapters.store import Entry
+    from searchlora.adapters.listing import Entry
 
 app = typer.Typer(help="List, verify, alias, compare, copy and merge stored adapters.", no_args_is_help=True)
 
@@ -53,7 +53,7 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
     table = Table("adapter", "aliases", "task", "base", "stored", "measured")
     for entry in entries:
         aliases = ", ".join(f"{alias}{_alias_marks(entry, alias)}" for alias in entry.aliases)
-        if entry.manifest is None:
+        if entry.summary is None:
             table.add_row(
                 *map(escape, (printable(entry.reference), aliases, f"broken: {printable(entry.problem or '')}"))
             )
@@ -61,9 +61,9 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
         cells = (
             entry.reference,
             aliases,
-            entry.manifest.task,
-            entry.manifest.base.name,
-            entry.manifest.created[:16].replace("T", " "),
+            entry.summary.task,
+            entry.summary.base.name,
+            entry.summary.created[:16].replace("T", " "),
             _measured(entry),
         )
         table.add_row(*map(escape, cells))
@@ -242,10 +242,9 @@ def _measured(entry: Entry) -> str:
         record = entry.evaluation
         warning = f"; LOSES TO {', '.join(record.loses_to)}" if record.loses_to else ""
         return f"{record.measure} {record.value:.3f} ({record.split}, n = {record.n}){warning}"
-    manifest = entry.manifest
     figures = [
         f"{key} {value:.3f}"
-        for key, value in (manifest.metrics.items() if manifest is not None else ())
+        for key, value in (entry.summary.metrics.items() if entry.summary is not None else ())
         if isinstance(value, int | float) and not isinstance(value, bool)
     ]
     return ", ".join(figures[:2])
@@ -258,13 +257,12 @@ def _entry_json(entry: Entry) -> dict[str, object]:
         "forced": sorted(entry.forced),
         "by_hand": sorted(entry.by_hand),
     }
-    if entry.manifest is None:
+    if entry.summary is None:
         return described | {"problem": entry.problem}
-    manifest = entry.manifest
     return described | {
-        "task": manifest.task,
-        "base": manifest.base.name,
-        "created": manifest.created,
-        "metrics": dict(manifest.metrics),
+        "task": entry.summary.task,
+        "base": entry.summary.base.name,
+        "created": entry.summary.created,
+        "metrics": entry.summary.metrics,
         "evaluation": entry.evaluation.model_dump(mode="json") if entry.evaluation is not None else None,
     }

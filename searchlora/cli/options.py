@@ -98,6 +98,10 @@ BaseOption = Annotated[
 SetOption = Annotated[
     list[str], option("--set KEY=VALUE", "Override a key of the recipe, for example lora.r=8; repeatable.")
 ]
+TrainedBaseOption = Annotated[
+    str | None, option("--base MODEL", "Base model: hub id, folder, GGUF file or catalogue name.")
+]
+RecipeOption = Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the task's recipe.")]
 RestartOption = Annotated[bool, option("--restart", "Discard an unfinished training run of this name.")]
 ParametersOption = Annotated[
     list[str],
@@ -222,10 +226,8 @@ class StoreOptions(NamedTuple):
 class RecipeOptions(NamedTuple):
     """Options of the verbs that train by a recipe."""
 
-    base: Annotated[str | None, option("--base MODEL", "Base model: hub id, folder, GGUF file or catalogue name.")] = (
-        None
-    )
-    recipe: Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the task's recipe.")] = None
+    base: TrainedBaseOption = None
+    recipe: RecipeOption = None
     overrides: SetOption = []
     restart: RestartOption = False
 

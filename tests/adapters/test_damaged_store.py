@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from searchlora.adapters import listing
 from searchlora.adapters.aliases import ALIASES
 from searchlora.adapters.ancestry import ancestors, training_queries, write_training_queries
 from searchlora.adapters.manifest import MANIFEST, TRAINING_RUN
@@ -318,12 +319,12 @@ def test_a_move_is_one_line_whatever_its_reason_is(three, cli):
 def test_a_name_is_listed_in_linear_time(three, monkeypatch):
     for number in range(3, 200):
         (three.root / "echo" / str(number)).mkdir()
-    folders, read = Store._folders, []
+    folders, read = listing.subfolders, []
 
-    def counted(store, folder):
+    def counted(folder):
         read.append(folder)
-        return folders(store, folder)
+        return folders(folder)
 
-    monkeypatch.setattr(Store, "_folders", counted)
+    monkeypatch.setattr(listing, "subfolders", counted)
     assert len(three.list()) == 200
     assert len(read) < 20

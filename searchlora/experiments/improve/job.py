@@ -23,7 +23,6 @@ from searchlora.pipelines.stages.stage import StageSettings, pinned
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Document
 from searchlora.rewards import RewardContext
-from searchlora.task import Task
 from searchlora.training.training_run import TrainingResult
 
 #: The pipeline whose retriever rewards rewrites, unless another is named.
@@ -127,9 +126,6 @@ class ImproveJob(PromptedJob):
         }
         return TrainingResult(chosen.adapter, chosen.adapter.parent, summary, files)
 
-    def tune(self, adapter: Path) -> Mapping[str, Any]:
-        return {} if type(self.task).tune is Task.tune else super().tune(adapter)
-
     def parents(self) -> Sequence[StoredAdapter]:
         return () if self.parent is None else (self.parent,)
 
@@ -163,7 +159,7 @@ class ImproveJob(PromptedJob):
     @property
     def _default_engine(self) -> str:
         """The engine of runs that name none: earlier releases had this one only."""
-        return LocalSettings().engine_id(self.recipe.precision)
+        return LocalSettings(batch_invariant=True).engine_id(self.recipe.precision)
 
     @cached_property
     def _retriever(self) -> RetrieveStage | None:

@@ -169,9 +169,8 @@ def load_judge(
     computed = make_engine(engine or LocalSettings(), answering, store, precision=precision, prompt_options=options)
     if stored is not None:
         check_renders(stored, plugin, computed.renderer)
-    if computed.engine_id != LocalSettings().engine_id(
-        precision
-    ):  # the grades in logs of earlier releases, which had one engine, stay valid
+    earliest = LocalSettings(batch_invariant=True).engine_id(precision)
+    if computed.engine_id != earliest:  # the grades in logs of earlier releases, which had one engine, stay valid
         weights = {**weights, "engine": computed.engine_id}
     decoding = {"max_new_tokens": max_new_tokens, "generate": generate}
     asked = {"task": f"{plugin.name} version {plugin.version}", "settings": plugin.settings, "tuned": plugin.tuned}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from searchlora.inference.batched.forward import NonFiniteOutput
+from searchlora.errors import EngineError
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefill import Prefiller, Prompt
 from searchlora.inference.decoding import AnswerState, append_tokens
-from searchlora.inference.engine import non_finite_error
+from searchlora.inference.out_of_memory import is_out_of_memory
+from searchlora.inference.transfers import to_device
 
 
 @dataclass(eq=False)
@@ -31,10 +33,15 @@ class BatchRow(AnswerState):
 
 
 class DecodeBatch:
-    """The generating rows, in the order of their KV cache."""
+    """The generating rows, in the order of their KV cache.
+
+    Attributes:
+        max_rows: Rows of one pass; halved whenever memory runs out in a pass.
+    """
 
     def __init__(self, prefiller: Prefiller, stop_id: int) -> None:
         self.rows: list[BatchRow] = []
+        self.max_rows = sys.maxsize
         self._prefiller = prefiller
         self._forward = prefiller.forward
         self._stop_id = stop_id
@@ -53,28 +60,51 @@ class DecodeBatch:
         append_tokens(rows, self._forward.logits(hidden), self._stop_id)
         self.rows = joined
 
-    def step(self) -> bool:
-        """Generate one more token of every row. False if hidden states of some rows are not finite: these rows have an
-        error then, and the others generated nothing.
+    def step(self) -> list[BatchRow]:
+        """Generate one more token of every row; returns the rows that did.
+
+        A pass that runs out of memory is computed again with half of its rows: it has only written keys and values,
+        which it writes again. A single row that does not fit gets an error. So do rows whose hidden states are not
+        finite, as their logits are not finite either.
         """
-        lengths = torch.tensor([row.length for row in self.rows])
-        visible = torch.arange(int(lengths.max()) + 1) <= lengths[:, None, None]
-        start = int(lengths[0]) if bool((lengths == lengths[0]).all()) else lengths.to(self._forward.device)
-        self._cache.begin_pass(slice(0, len(self.rows)), start, visible.shape[-1])
-        try:
-            hidden = self._forward.hidden_states(
-                torch.tensor([row.ids[-1:] for row in self.rows]),
-                lengths[:, None],
-                visible,
-                [row.prompt.slot for row in self.rows],
-                self._cache,
-            )
-        except NonFiniteOutput as error:
-            for row in (self.rows[place] for place in error.rows):
-                row.error = non_finite_error(row.prompt.adapter)
-            return False
-        append_tokens(self.rows, self._forward.logits(hidden[:, 0]), self._stop_id)
-        return True
+        generated: list[BatchRow] = []
+        start = 0
+        while start < len(self.rows):
+            rows = self.rows[start : start + self.max_rows]
+            try:
+                logits = self._logits(rows, start)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(rows) > 1:
+                    self.max_rows = len(rows) // 2
+                    continue
+                rows[0].error = EngineError(f"one row does not fit into memory ({error})", fix="Ask for less.")
+            else:
+                append_tokens(rows, logits, self._stop_id)
+                # A masked column still counts as zero times its content, and zero times NaN is NaN.
+                self._cache.clear_rows([place for place, row in enumerate(rows) if row.error is not None])
+                generated += rows
+            start += len(rows)
+        return generated
+
+    def _logits(self, rows: Sequence[BatchRow], start: int) -> torch.Tensor:
+        """Logits (rows, vocabulary) of the next token of rows that are adjacent in the cache, from `start` on."""
+        forward, lengths = self._forward, [row.length for row in rows]
+        columns, starts = max(lengths) + 1, torch.tensor(lengths)
+        visible, column = None, to_device(starts, forward.device) if len(set(lengths)) > 1 else lengths[0]
+        if isinstance(column, torch.Tensor) or forward.needs_mask:
+            last = torch.as_tensor(column, device=forward.device).view(-1, 1, 1).expand(len(rows), 1, 1)
+            visible = torch.arange(columns, device=forward.device) <= last
+        self._cache.begin_pass(slice(start, start + len(rows)), column, columns)
+        hidden = forward.unchecked(
+            torch.tensor([row.ids[-1:] for row in rows]),
+            starts[:, None],
+            visible,
+            [row.prompt.slot for row in rows],
+            self._cache,
+        )
+        return forward.logits(hidden[:, 0])
 
     def remove(self, is_done: Callable[[BatchRow], bool]) -> list[BatchRow]:
         """Remove the rows that are done; the last row of the cache takes the place of a removed one."""

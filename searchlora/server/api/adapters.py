@@ -8,8 +8,8 @@ from typing import Any
 from searchlora.adapters.aliases import AliasMove, Decision
 from searchlora.adapters.ancestry import ancestors
 from searchlora.adapters.evaluations import EvaluationRecord
+from searchlora.adapters.listing import Entry
 from searchlora.adapters.references import parse_reference
-from searchlora.adapters.store import Entry
 from searchlora.errors import SearchloraError
 from searchlora.models.resolve import public_name
 from searchlora.server.api.errors import without_folders
@@ -41,7 +41,7 @@ def _described(service: Service, name: str, entries: Sequence[Entry]) -> Adapter
         problem = next((entry.problem for entry in entries if not entry.version), None)
     except SearchloraError as error:  # a damaged file of this name; the others are shown
         evaluations, history, problem = (), (), error.what
-    newest = next((entry.manifest for entry in reversed(versions) if entry.manifest is not None), None)
+    newest = next((entry.summary for entry in reversed(versions) if entry.summary is not None), None)
     return {
         "id": name,
         "object": "adapter",
@@ -60,7 +60,7 @@ def _described(service: Service, name: str, entries: Sequence[Entry]) -> Adapter
 
 
 def _version(service: Service, entry: Entry, evaluations: Sequence[EvaluationRecord]) -> VersionEntry:
-    manifest = entry.manifest
+    summary = entry.summary
     shown: VersionEntry = {
         "version": entry.version,
         "reference": entry.reference,
@@ -72,15 +72,15 @@ def _version(service: Service, entry: Entry, evaluations: Sequence[EvaluationRec
         "metrics": {},
         "evaluations": [],
     }
-    if manifest is None:
+    if summary is None:
         return shown
-    metrics = manifest.metrics.items()
+    metrics = summary.metrics.items()
     return {
         **shown,
-        "created": manifest.created,
-        "method": manifest.method,
+        "created": summary.created,
+        "method": summary.method,
         "lineage": list(ancestors(service.store, entry.reference)),
-        "data": manifest.dataset.fingerprint if manifest.dataset is not None else None,
+        "data": summary.dataset,
         "metrics": {key: each for key, each in metrics if isinstance(each, int | float) and not isinstance(each, bool)},
         "evaluations": [
             record.model_dump(include={"time", "data", "split", "measure", "value", "low", "high", "n", "loses_to"})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, TypeVar
 
-from searchlora.adapters.references import check_name
+from searchlora.adapters.listing import Entry
+from searchlora.adapters.references import check_name, is_name
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, NotInStore
 from searchlora.server.api.adapter_tasks import input_schema
 from searchlora.server.api.errors import ApiError
@@ -25,13 +26,13 @@ router = api_router()
 @router.get("/v1/models", summary="List models")
 def models(http: ApiRequest) -> ListOf[ModelEntry]:
     """The base, the encoders, and every adapter for them: by name, by version and by alias."""
-    return {"object": "list", "data": list(_all_models(http.service))}
+    return {"object": "list", "data": [*_models(http.service), *_adapters(http.service, http.service.store.list())]}
 
 
 @router.get("/v1/models/{model:path}", summary="Describe a model")
 def describe(http: ApiRequest, model: str) -> ModelEntry:
     """A model; of an adapter, also its task, the fields of its input, and a request that works."""
-    entry = next((entry for entry in _all_models(http.service) if entry["id"] == model), None)
+    entry = next((entry for entry in _named(http.service, model) if entry["id"] == model), None)
     if entry is None:
         raise NotInStore("this server has no such model", fix="GET /v1/models lists those it has.")
     is_adapter = entry["root"] != entry["id"] or "@" in entry["id"]
@@ -96,31 +97,43 @@ def _load_folder(service: Service, name: str, place: str) -> None:
     service.engine.load_folder(name, folder)
 
 
-def _all_models(service: Service) -> Iterator[ModelEntry]:
+def _models(service: Service) -> Iterator[ModelEntry]:
+    """The base and the encoders."""
     service.check_store()
-    fingerprints = service.fingerprints
-    for name in fingerprints:
+    for name in service.fingerprints:
         entry = _entry(name, 0, name, None)
         if name == service.base:
             entry["precision"], entry["batch_invariant"] = service.engine.precision, service.engine.batch_invariant
+            entry["shares_batches"], entry["batching"] = service.engine.shares_batches, str(service.engine.batching)
         yield entry
+
+
+def _named(service: Service, model: str) -> Iterator[ModelEntry]:
+    """The base and the encoders, and the adapters of the name in a reference."""
+    yield from _models(service)
+    name = model.partition("@")[0]
+    if is_name(name):
+        yield from _adapters(service, service.store.entries(name))
+
+
+def _adapters(service: Service, entries: Iterable[Entry]) -> Iterator[ModelEntry]:
+    """The adapters for the models of this server, by version and by alias, then by name."""
+    base_of = {fingerprint: name for name, fingerprint in reversed(service.fingerprints.items())}
     newest: dict[str, ModelEntry | None] = {}
-    for stored in service.store.list():
+    for stored in entries:
         newest[stored.name] = None
-        manifest = stored.manifest
-        base = next(
-            (name for name, print_ in fingerprints.items() if manifest and manifest.base.fingerprint == print_), None
-        )
-        if manifest is not None and manifest.method == "full" and base not in service.encoders.bases:
-            base = service.base if manifest.reference == service.base else None  # else it needs a server of its own
-        if manifest is None or base is None:
+        summary = stored.summary
+        base = base_of.get(summary.base.fingerprint) if summary is not None else None
+        if summary is not None and summary.method == "full" and base not in service.encoders.bases:
+            base = service.base if stored.reference == service.base else None  # else it needs a server of its own
+        if summary is None or base is None:
             continue
-        created = int(datetime.fromisoformat(manifest.created).timestamp())
-        newest[stored.name] = _entry(stored.name, created, manifest.reference, base)
+        created = int(datetime.fromisoformat(summary.created).timestamp())
+        newest[stored.name] = _entry(stored.name, created, stored.reference, base)
         for target in (stored.version, *stored.aliases):
-            yield _entry(f"{stored.name}@{target}", created, manifest.reference, base)
+            yield _entry(f"{stored.name}@{target}", created, stored.reference, base)
     for name, named in newest.items():
-        if named is not None and name not in fingerprints:  # the base has precedence over an adapter
+        if named is not None and name not in service.fingerprints:  # the base has precedence over an adapter
             yield named
 
 

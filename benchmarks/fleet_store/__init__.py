@@ -1,0 +1,1 @@
+"""Listing of a store with many adapters."""

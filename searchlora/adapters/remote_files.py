@@ -1,0 +1,149 @@
+"""Files at an fsspec URL: of a folder, an object store (`s3://...`), the hub (`hf://OWNER/REPO`) or a web server."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from searchlora.adapters.manifest import MANIFEST, MAX_BYTES
+from searchlora.errors import ManifestError, SearchloraError, StoreError, TamperedAdapter, UsageError
+from searchlora.files.json_text import text_fault
+from searchlora.server_url import server_url
+
+_BLOCK_BYTES = 2**22
+
+#: The file system in memory looks for a file and writes it in two steps.
+_CREATING = threading.Lock()
+
+#: Schemes of URLs that a version is copied to and from; a URL without a scheme is a folder.
+SCHEMES = ("file", "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "hf")
+
+#: Schemes of URLs at which a whole store may be.
+STORE_SCHEMES = ("memory", "s3", "s3a", "gs", "gcs", "az", "abfs")
+
+#: Schemes of servers, which a version is only copied from.
+SERVERS = ("http", "https")
+
+
+def store_url(root: str | Path) -> str | None:
+    """The URL of a store in an object store; None for a folder.
+
+    Examples:
+        >>> store_url("s3://bucket/store/"), store_url(Path("s3://bucket/store")), store_url("store")
+        ('s3://bucket/store', 's3://bucket/store', None)
+    """
+    scheme, _, rest = str(root).partition(":/")  # a path has lost the second slash
+    return f"{scheme}://{rest.strip('/')}" if scheme in STORE_SCHEMES else None
+
+
+def open_url(url: str, schemes: Sequence[str] = SCHEMES) -> tuple[Any, str]:
+    """The file system of a URL, and the path there. Raises `UsageError`, and `EngineError` for a malformed address."""
+    import fsspec
+
+    scheme = scheme_of(url)
+    if scheme not in (None, *schemes):
+        listed = ", ".join(f"{allowed}://" for allowed in schemes)
+        raise UsageError(
+            f"URLs of the scheme '{scheme}' cannot be used here",
+            where=url,
+            fix=f"Give a folder, or a URL that begins with {listed}.",
+        )
+    if scheme in SERVERS:
+        server_url(url, example="https://example.org/adapters/shop-rewriter")
+    try:
+        if fault := text_fault(url):
+            raise ValueError(fault)
+        system, root = fsspec.core.url_to_fs(url)
+    except Exception as error:  # a missing package, or what a package makes of a malformed URL
+        raise UsageError(f"is not a URL that can be opened ({error})", where=url) from error
+    return system, str(root).rstrip("/")
+
+
+def scheme_of(url: str) -> str | None:
+    """The scheme of a URL as fsspec reads it, which joins several by `::`; None for a path.
+
+    Examples:
+        >>> scheme_of("s3://bucket/a"), scheme_of("data:,x"), scheme_of("zip://a::file://b"), scheme_of("C:/adapters")
+        ('s3', 'data', 'zip::file', None)
+    """
+    if url.startswith("data:"):
+        return "data"
+    links = url.split("::")
+    if len(links) > 1:
+        return "::".join(link.partition("://")[0] for link in links)
+    scheme, colon, _ = url.partition("://")
+    return scheme if colon else None
+
+
+@contextmanager
+def transport(where: str, done: str) -> Iterator[None]:
+    """Turn what a transport raises into `StoreError`: each has exceptions of its own, and few are an `OSError`."""
+    try:
+        yield
+    except SearchloraError:
+        raise
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        raise StoreError(f"cannot be {done} ({why})", where=where, fix="Check the URL and your rights.") from error
+
+
+def manifest_at(system: Any, root: str, url: str) -> bytes | None:
+    """The manifest's content; None if there is no such file. Raises `ManifestError` if it is too long."""
+    try:
+        if system.info(f"{root}/{MANIFEST}").get("type") != "file":
+            return None
+        with system.open(f"{root}/{MANIFEST}", "rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    if len(content) > MAX_BYTES:
+        raise ManifestError(f"has more than {MAX_BYTES:,} bytes", where=f"{url}/{MANIFEST}")
+    return bytes(content)
+
+
+def fetch(system: Any, source: str, target: Path, limit: int) -> int:
+    """Copy a file and return its size in bytes. A server may say another size than it sends, or none.
+
+    Raises:
+        TamperedAdapter: if it is missing, has more than `limit` bytes, or is a pipe, a device or a folder.
+        StoreError: if it cannot be read or written.
+    """
+    size = 0
+    with transport(source, "fetched"):
+        try:
+            if system.info(source).get("type") != "file":
+                raise TamperedAdapter("is not a regular file", where=source)
+            with system.open(source, "rb") as stream, target.open("wb") as out:
+                while block := stream.read(_BLOCK_BYTES):
+                    size += len(block)
+                    if size > limit:
+                        raise TamperedAdapter(f"has more than {limit:,} bytes, the limit", where=source)
+                    out.write(block)
+        except FileNotFoundError:
+            raise TamperedAdapter("is missing", where=source, fix="Push the adapter again.") from None
+    return size
+
+
+def create(system: Any, path: str, content: bytes) -> None:
+    """Write a small file unless there is one of this name: of several writers at a time, one succeeds.
+
+    Raises:
+        FileExistsError: if there is one with other content.
+        UsageError: if the file system has no such write.
+    """
+    if "mode" not in inspect.signature(getattr(system, "_pipe_file", system.pipe_file)).parameters:
+        raise UsageError(
+            "this file system cannot refuse to overwrite a file, so two writers could lose each other's changes",
+            where=path,
+            fix="Update the package that serves the URL, or write to the store from a folder and copy it.",
+        )
+    try:
+        with _CREATING:
+            system.pipe_file(path, content, mode="create")
+    except FileExistsError:
+        if system.cat_file(path) != content:  # equal: this very write, repeated after a lost response
+            raise

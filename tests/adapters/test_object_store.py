@@ -1,0 +1,277 @@
+"""Store at a URL: versions are copied once and verified, aliases move atomically, and others see them."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from searchlora.adapters import object_store, remote_files
+from searchlora.adapters.aliases import Decision
+from searchlora.adapters.ancestry import training_queries
+from searchlora.adapters.manifest import MANIFEST
+from searchlora.adapters.object_store import ObjectStore
+from searchlora.adapters.peft_folder import WEIGHTS
+from searchlora.adapters.remote_files import open_url
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import check_hashes
+from searchlora.adapters.transfer import pull, push
+from searchlora.errors import NameTaken, NotInStore, StoreError, TamperedAdapter, UsageError
+from tests.adapters.test_evaluations import record
+
+
+@pytest.fixture(params=["memory", "s3"])
+def url(request, monkeypatch):
+    """The URL of a store of its own; what others write is seen at once."""
+    monkeypatch.setattr(object_store, "POLL_S", 0.0)
+    root = "memory://adapters" if request.param == "memory" else request.getfixturevalue("s3")
+    return f"{root}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def memory_url(monkeypatch):
+    """For tests with threads: the local S3 server checks the condition of a write and writes in two steps."""
+    monkeypatch.setattr(object_store, "POLL_S", 0.0)
+    return f"memory://adapters/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Opens the store on another machine, which has a cache of its own."""
+
+    def open_(url: str, name: str) -> Store:
+        with monkeypatch.context() as patch:
+            patch.setenv("SEARCHLORA_CACHE", str(tmp_path / name))
+            return Store(url)
+
+    return open_
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """Paths that are fetched."""
+    paths: list[str] = []
+    original = remote_files.fetch
+
+    def counted(system, source, target, limit):
+        paths.append(source.rpartition("/")[2])
+        return original(system, source, target, limit)
+
+    monkeypatch.setattr(object_store, "fetch", counted)
+    return paths
+
+
+def test_a_version_is_the_same_on_another_machine_and_fetched_once(url, machine, trained, draft, fetched):
+    stored = Store(url).add("echo", trained, draft)
+    other = machine(url, "other")
+    assert isinstance(other, ObjectStore) and other.names() == ("echo",)
+    (entry,) = other.list()
+    assert entry.reference == "echo@1" and entry.summary.task == "echo" and fetched == []
+    again = other.get("echo")
+    assert again.manifest == stored.manifest and again.path != stored.path
+    check_hashes(again)
+    assert sorted(fetched) == sorted(stored.manifest.files)
+    assert {file.name: file.read_bytes() for file in again.path.iterdir()} == {
+        file.name: file.read_bytes() for file in stored.path.iterdir()
+    }
+    machine(url, "other").get("echo@1")
+    assert len(fetched) == len(stored.manifest.files)
+    assert Store(Path(url)).place == url
+
+
+def test_an_alias_that_moves_is_seen_by_others(url, machine, trained, draft):
+    one, other = Store(url), machine(url, "other")
+    one.add("echo", trained, draft)
+    one.add("echo", trained, draft)
+    one.alias("echo", "production", 1, reason="first")
+    assert other.pin("echo@production") == "echo@1"
+    other.alias("echo", "production", 2)
+    assert one.pin("echo@production") == "echo@2"
+    assert one.rollback("echo", "production").target == 1
+    decision = Decision(version=2, outcome="promoted", rules=(), policy={}, evidence={})
+    with pytest.raises(StoreError, match="was moved while"):
+        other.decide("echo", "production", decision, incumbent=2)
+    other.decide("echo", "production", decision, incumbent=1)
+    assert one.history("echo") == other.history("echo") == machine(url, "third").history("echo")
+    assert [move.target for move in one.history("echo")] == [1, 2, 1, 2]
+    assert machine(url, "third").list()[1].aliases == ("production",)
+
+
+def test_an_alias_is_asked_for_again_only_after_some_seconds(url, machine, trained, draft, monkeypatch):
+    one, other = Store(url), machine(url, "other")
+    one.add("echo", trained, draft)
+    one.add("echo", trained, draft)
+    one.alias("echo", "production", 1)
+    now = [1000.0]
+    monkeypatch.setattr(object_store.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(object_store, "POLL_S", 3.0)
+    assert other.pin("echo@production") == "echo@1"
+    one.alias("echo", "production", 2)
+    assert other.pin("echo@production") == "echo@1"
+    now[0] += 3.1
+    assert other.pin("echo@production") == "echo@2"
+
+
+def test_writers_at_the_same_time_lose_no_move(memory_url, machine, trained, draft):
+    Store(memory_url).add("echo", trained, draft)
+    stores = [machine(memory_url, f"machine-{number}") for number in range(4)]
+
+    def move(number: int) -> int:
+        done = 0
+        for turn in range(5):
+            try:
+                stores[number].alias("echo", f"a{number}", 1, reason=f"{number} {turn}")
+                done += 1
+            except StoreError as error:
+                assert "at the same time" in str(error)
+        return done
+
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(move, range(4)))
+    moves = machine(memory_url, "reader").history("echo")
+    assert len(moves) == sum(done) > 0
+    assert [sum(move.alias == f"a{number}" for move in moves) for number in range(4)] == done
+
+
+def test_a_stale_writer_is_refused(url, machine, trained, draft, monkeypatch):
+    one, other = Store(url), machine(url, "other")
+    one.add("echo", trained, draft)
+    one.alias("echo", "a", 1)
+    other.alias("echo", "b", 1)
+    monkeypatch.setattr(ObjectStore, "_refresh", lambda *_, **__: None)
+    with pytest.raises(StoreError, match="changed from another machine"):
+        one.alias("echo", "c", 1)
+    monkeypatch.undo()
+
+
+def test_two_machines_store_different_versions(memory_url, machine, trained, draft):
+    first = Store(memory_url)
+    first.add("other", trained, draft)
+    stores = [machine(memory_url, f"machine-{number}") for number in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        stored = list(pool.map(lambda store: store.add("echo", trained, draft).manifest.version, stores))
+    assert len(set(stored)) == 3
+    assert set(machine(memory_url, "reader").versions("echo")) == set(stored)
+
+
+def test_a_version_without_its_manifest_is_not_there_and_its_number_is_taken(url, machine, trained, draft):
+    store = Store(url)
+    store.add("echo", trained, draft)
+    system, _ = open_url(url)
+
+    def killed(path, target, **_):
+        if target.endswith(MANIFEST):
+            raise OSError("killed")
+        system.pipe_file(target, Path(path).read_bytes())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(system, "put_file", killed, raising=False)
+        with pytest.raises(StoreError, match="killed"):
+            store.add("echo", trained, draft)
+    assert store.versions("echo") == machine(url, "other").versions("echo") == (1,)
+    assert machine(url, "other").add("echo", trained, draft).reference == "echo@3"
+
+
+def test_a_changed_file_is_refused(url, machine, trained, draft):
+    Store(url).add("echo", trained, draft)
+    system, root = open_url(url)
+    content = system.cat_file(f"{root}/echo/1/{WEIGHTS}")
+    system.pipe_file(f"{root}/echo/1/{WEIGHTS}", content[:-1] + bytes([content[-1] ^ 1]))
+    other = machine(url, "other")
+    with pytest.raises(TamperedAdapter, match=r"was changed \(against the sha256"):
+        other.get("echo")
+    system.rm_file(f"{root}/echo/1/{WEIGHTS}")
+    with pytest.raises(TamperedAdapter, match="is missing"):
+        other.get("echo")
+    system.pipe_file(f"{root}/echo/1/{WEIGHTS}", content)
+    check_hashes(other.get("echo"))
+
+
+def test_a_removed_version_disappears_everywhere_and_its_number_is_not_used_again(url, machine, trained, draft):
+    one, other = Store(url), machine(url, "other")
+    one.add("echo", trained, draft)
+    one.add("echo", trained, draft)
+    other.get("echo@2")
+    assert one.remove("echo@2") == "echo@2"
+    assert other.versions("echo") == (1,)
+    with pytest.raises(NotInStore):
+        other.get("echo@2")
+    assert other.add("echo", trained, draft).reference == "echo@3"
+    one.alias("echo", "production", 3)
+    with pytest.raises(StoreError, match="points to it"):
+        other.remove("echo@3")
+    other.remove("echo@3", force=True)
+    assert one.aliases("echo") == {}
+
+
+def test_evaluations_are_shared(url, machine, trained, draft):
+    one, other = Store(url), machine(url, "other")
+    one.add("echo", trained, draft)
+    one.record_evaluation("echo", record(value=0.5))
+    other.record_evaluation("echo", record(split="validation"))
+    other.record_evaluation("echo", record(value=0.7))
+    assert one.evaluations("echo") == other.evaluations("echo") == machine(url, "third").evaluations("echo")
+    assert [each.value for each in one.evaluations("echo")] == [0.7, 0.7]
+
+
+def test_a_training_run_is_stored_once(url, machine, trained, draft):
+    draft = draft.model_copy(update={"training": {"training_run": "run-1"}})
+    first = Store(url).add("echo", trained, draft)
+    assert machine(url, "other").add("echo", trained, draft).reference == first.reference
+    assert training_queries(machine(url, "other"), "echo") is None
+
+
+def test_an_earlier_store_at_the_same_url_is_not_mistaken_for_this_one(url, trained, draft):
+    first = Store(url).add("echo", trained, draft)
+    system, root = open_url(url)
+    system.rm(root, recursive=True)
+    other = Store(url).add("echo", trained, draft.model_copy(update={"metrics": {"loss": 9.0}}))
+    assert first.reference == other.reference
+    assert Store(url).get("echo@1").manifest.metrics == {"loss": 9.0}
+
+
+def test_a_store_that_cannot_be_reached_goes_on_with_what_is_known(url, machine, trained, draft, monkeypatch):
+    Store(url).add("echo", trained, draft)
+    other = machine(url, "other")
+    other.pin("echo")
+
+    def unreachable(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(type(open_url(url)[0]), "find", unreachable)
+    with pytest.warns(UserWarning, match="no route to host"):
+        assert other.pin("echo") == "echo@1"
+    with pytest.raises(StoreError, match="no route to host"), warnings.catch_warnings():
+        other.pin("unknown")
+    monkeypatch.undo()
+
+
+def test_a_file_system_without_conditional_writes_is_refused(url, trained, draft, monkeypatch):
+    store = Store(url)
+    monkeypatch.setattr(type(store._system), "_pipe_file", lambda *_: None, raising=False)
+    with pytest.raises(UsageError, match="cannot refuse to overwrite"):
+        store.add("echo", trained, draft)
+
+
+def test_versions_are_pushed_and_pulled_between_stores(url, store, trained, draft):
+    store.add("echo", trained, draft)
+    remote = Store(url)
+    push("echo@1", f"{url}/echo/1", store=store)
+    assert remote.get("echo@1").reference == "echo@1"
+    pulled = pull(f"{url}/echo/1", store=remote, name="copy")
+    assert pulled.reference == "copy@1" and remote.names() == ("copy", "echo")
+    with pytest.raises(NameTaken):
+        remote.adopt(store.get("echo@1").path, pulled.manifest.model_copy(update={"metrics": {"loss": 9.0}}))
+
+
+def test_the_command_line_takes_a_url(url, cli, trained, draft, monkeypatch):
+    Store(url).add("echo", trained, draft)
+    assert "echo@1" in cli("adapters", "list", "--store", url).out
+    assert cli("adapters", "alias", "echo@1", "production", "--store", url).code == 0
+    monkeypatch.setenv("SEARCHLORA_STORE", url)
+    assert Store().pin("echo@production") == "echo@1"
+    assert os.environ["SEARCHLORA_STORE"] == url
