@@ -176,7 +176,7 @@ class Loss(_Section):
 
 
 class Validation(_Section):
-    """Validation during training, on a separate copy of the model."""
+    """Validation during training."""
 
     every_steps: int | None = Field(
         None, ge=1, description="steps between validations; null: four validations per training run"

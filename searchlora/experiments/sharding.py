@@ -107,7 +107,10 @@ def _run_processes(work: Work, shards: list[Shard], report: Callable[[int], None
             shard, process, ours = processes.pop(sentinel)  # type: ignore[index]
             process.join()
             if process.exitcode:
-                failed[str(shard)] = ours.recv() if ours.poll() else f"its process ended with code {process.exitcode}"
+                try:
+                    failed[str(shard)] = ours.recv()
+                except EOFError:  # it was killed, or has printed the traceback of a bug
+                    failed[str(shard)] = f"its process ended with code {process.exitcode}"
             ours.close()
     report(len(shards) - len(failed))
     return failed

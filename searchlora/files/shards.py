@@ -29,7 +29,7 @@ from searchlora.files.text import read_text
 from searchlora.progress import Progress, silent
 
 #: Rows of a part. A change makes the parts of unfinished work useless.
-PART_ROWS = 1024
+PART_ROWS = 512
 
 
 @dataclass(frozen=True)
