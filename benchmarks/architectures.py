@@ -4,9 +4,9 @@
     python -m benchmarks.architectures --table     the table of the page `docs/how-to/choose-an-engine.md`
 
 A random model of two to four layers of each architecture, in fp32 on the CPU, with two random adapters of rank 4 on
-all linear layers, in one batch with the bare base. Choices and greedy answers are compared with PEFT's model of each
-adapter alone. The windows are shorter than most prompts. `equal bits` compares each request alone with the same request
-in the batch, under `batch_invariant: true`.
+all linear layers (of a mixture of experts, on its attention), in one batch with the bare base. Choices and greedy
+answers are compared with PEFT's model of each adapter alone. The windows are shorter than most prompts. `equal bits`
+compares each request alone with the same request in the batch, under `batch_invariant: true`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from searchlora.inference.scheduling.engine_core import EngineCore
 from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ScoreRequest
 from searchlora.inference.sequential import score_sequences, sequential_core
 from searchlora.inference.settings import LocalSettings
+from searchlora.models.experts import is_mixture_of_experts
 
 _SIZES = {
     **{"vocab_size": 260, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "pad_token_id": 0},
@@ -92,13 +93,16 @@ def measure(name: str) -> dict[str, Any]:
                 wanted = dict(score_sequences(model, [prompt], [_CHOICES], pad_id=0, batches=lambda x: iter([list(x)])))
             pairs = zip(scores[row], wanted[0].log_probabilities, strict=True)
             largest = max(largest, *(abs(found - own) for found, own in pairs))
-        core = _core(name, folders, is_batched, invariant=True)
+        _model(name).config.save_pretrained(place)
+        is_mixture = is_mixture_of_experts(Path(place))
+        core = _core(name, folders, is_batched and not is_mixture, invariant=True)
         together = _run(core)
         alone = [_run(core, [row]) for row in range(len(_PROMPTS))]
         equal = sum((together[0][row], together[1][row]) == (alone[row][0][0], alone[row][1][0]) for row in range(9))
     return {
         "name": name,
         "batched": is_batched,
+        "batched_if_invariant": is_batched and not is_mixture,
         "greedy_equal": exact,
         "max_difference": largest,
         "bits_equal": equal,
@@ -111,7 +115,7 @@ def table(measured: list[dict[str, Any]]) -> str:
     rows = [
         [
             row["name"],
-            "one batch" if row["batched"] else "one at a time",
+            _batching(row),
             f"{row['greedy_equal']} of {row['n']}",
             "≤ 1e-5" if row["max_difference"] <= 1e-5 else f"{row['max_difference']:.1e}",
             "yes" if row["bits_equal"] == row["n"] else f"no ({row['bits_equal']} of {row['n']})",
@@ -128,6 +132,12 @@ def table(measured: list[dict[str, Any]]) -> str:
     return markdown_table(header, rows)
 
 
+def _batching(row: dict[str, Any]) -> str:
+    if row["batched"] != row["batched_if_invariant"]:
+        return "in one batch; one at a time with `batch_invariant`"
+    return "in one batch" if row["batched"] else "one at a time"
+
+
 def _model(name: str) -> Any:
     kind, settings = ARCHITECTURES[name]
     torch.manual_seed(1)
@@ -135,7 +145,10 @@ def _model(name: str) -> Any:
 
 
 def _save_adapter(model: Any, folder: Path, seed: int) -> None:
-    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+    # PEFT's all-linear includes the parameters of experts, which are not linear layers.
+    has_experts = any(path.endswith("experts") for path, _ in model.named_modules())
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"] if has_experts else "all-linear"
+    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets))
     generator = torch.Generator().manual_seed(seed)
     for key, value in adapted.named_parameters():
         if "lora_" in key:
