@@ -42,7 +42,7 @@ def batched_core(
     limits: Limits,
 ) -> EngineCore:
     """An engine core that computes rows with different adapters in one batch."""
-    forward, counts = Forward(model, batch_invariant=settings.batch_invariant), Counts()
+    forward, counts = Forward(model, batch_invariant=settings.is_batch_invariant()), Counts()
     prefixes = PrefixCache(settings.prefix_tokens)
     prefiller = Prefiller(forward, prefixes, limits, counts)
     adapters = LoraSlots(forward.lora_layers, settings, fetch, prefixes.remove_adapter, counts)
