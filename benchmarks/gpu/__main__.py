@@ -1,7 +1,7 @@
 """What a GPU does with bases of 4 and 8 billion parameters: kernels, equal bits, memory, training and judging.
 
     python -m benchmarks.gpu                                    both shapes; a GPU of 80 GB, about 130 GB of disk
-    python -m benchmarks.gpu --shape qwen3-4b --fraction 24/80  as a card of 24 GB would
+    python -m benchmarks.gpu --shape qwen3-4b --fraction 24/80  as a card of 24 GB would, in gpu_smaller.json
     python -m benchmarks.gpu --shape tiny --try                 a minute on a CPU, to see that it works; stores nothing
 
 No network is needed: the bases have random weights in the published shapes, and the tokenizer is that of the default
@@ -81,7 +81,8 @@ def main() -> None:
             if problem:
                 failed[f"{shape}, {name}"] = problem
     more = {"part of the memory": float(options.fraction), "failed": failed}
-    print_or_save_speeds("gpu", rows, [], more, trial=options.trial)
+    name = "gpu" if options.fraction == 1 else "gpu_smaller"
+    print_or_save_speeds(name, rows, [], more, trial=options.trial)
     for name, problem in failed.items():
         print(f"{name} failed:\n{problem}")
 

@@ -207,7 +207,7 @@ class Listing:
             content = from_json(read_bounded(self._cache_file, _MAX_BYTES))
             if content["root"] == str(self._root.absolute()):
                 bases = [Base.model_validate(base) for base in content["bases"]]
-                self._names |= {name: self._listed(name, *cached, bases) for name, cached in content["names"].items()}
+                self._names |= {name: self._listed(name, cached, bases) for name, cached in content["names"].items()}
         except (OSError, ValueError, TypeError, LookupError):
             self._names.clear()  # it is missing, damaged or of another release: everything is read again
             self._summaries.clear()
@@ -215,7 +215,8 @@ class Listing:
             if collects:
                 gc.enable()
 
-    def _listed(self, name: str, files: dict[str, Any], versions: list[Any], bases: Sequence[Base]) -> _Listed:
+    def _listed(self, name: str, cached: Any, bases: Sequence[Base]) -> _Listed:
+        files, versions = cached
         states = {path: FileState(*state) for path, state in files.items()}
         entries = []
         for number, aliases, forced, by_hand, evaluation, (task, base, *others) in versions:

@@ -158,16 +158,17 @@ class ObjectStore(Store):
         with self._refreshing:
             if time.monotonic() - self._all_looked_up < POLL_S:
                 return
+            here = {name: subfolders(self.root / name) for name in subfolders(self.root)}
             with transport(self.place, "read"):
                 self._system.invalidate_cache(self._remote)
                 paths = self._system.find(self._remote)
-            below: dict[str, list[str]] = {name: [] for name in subfolders(self.root)}
+            below: dict[str, list[str]] = {name: [] for name in here}
             for path in paths:
                 name, _, rest = path.removeprefix(f"{self._remote}/").partition("/")
                 below.setdefault(name, []).append(rest)
             for name, files in below.items():
                 if is_name(name):
-                    self._copy(name, files)
+                    self._copy(name, files, here.get(name, []))
             self._all_looked_up = time.monotonic()
 
     def _refresh(self, name: str, *, now: bool = False) -> None:
@@ -176,25 +177,32 @@ class ObjectStore(Store):
             copied = self._copied.get(name)
             if not now and copied is not None and time.monotonic() - copied.looked_up < POLL_S:
                 return
+            here = subfolders(self.root / name)
             try:
                 with transport(f"{self.place}/{name}", "read"):
                     self._system.invalidate_cache(f"{self._remote}/{name}")
                     paths = self._system.find(f"{self._remote}/{name}")
-                self._copy(name, [path.removeprefix(f"{self._remote}/{name}/") for path in paths])
+                self._copy(name, [path.removeprefix(f"{self._remote}/{name}/") for path in paths], here)
             except StoreError as error:
                 if now or copied is None:
                     raise
                 copied.looked_up = time.monotonic()  # a server goes on with what it knows
                 warnings.warn(f"{error} What was known before is used.", stacklevel=2)
 
-    def _copy(self, name: str, files: Sequence[str]) -> None:
+    def _copy(self, name: str, files: Sequence[str], here: Sequence[str]) -> None:
+        """Copy what is new among the files of a name.
+
+        Args:
+            here: Versions that were copied before the files were listed; one that is not among them was removed. A
+                later one may have been stored by another process since.
+        """
         looked_up, folder = time.monotonic(), self.root / name
         versions = {path.partition("/")[0] for path in files if path.endswith(f"/{MANIFEST}")}
         for number in filter(is_version, versions):
             if not (folder / number).is_dir():
                 self._copy_manifest(name, int(number))
-        for number in filter(is_version, subfolders(folder)):
-            if number not in versions:
+        for number in filter(is_version, here):
+            if number not in versions and (folder / number).is_dir():
                 staging.remove_folder(folder / number)
         copied = self._copied.setdefault(name, _Copied(looked_up))
         for kind, file in ((_ALIASES, ALIASES), (_EVALUATIONS, EVALUATIONS)):

@@ -335,7 +335,7 @@ def _store(path: Path | None) -> Check:
     from searchlora.errors import SearchloraError
 
     store, required = Store(path), path is not None
-    if not store.root.is_dir():
+    if store.place == str(store.root) and not store.root.is_dir():
         fix = "Train an adapter (`searchlora demo`), or give a store with --store."
         return Check("adapter store", "missing", f"{store.root} does not exist", fix, required)
     try:
@@ -346,7 +346,7 @@ def _store(path: Path | None) -> Check:
     if damaged:
         detail = f"{store.root}: {len(damaged)} of {len(entries)} versions unreadable: {'; '.join(damaged)}"
         return Check("adapter store", "broken", detail, "Remove them with `searchlora adapters remove`.", required)
-    return Check("adapter store", "ok", f"{store.root}: {len(entries)} versions", required=required)
+    return Check("adapter store", "ok", f"{store.place}: {len(entries)} versions", required=required)
 
 
 def _server(url: str, api_key_env: str | None) -> Check:

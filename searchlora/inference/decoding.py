@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from searchlora.errors import EngineError
 from searchlora.inference.constrained import grammar_error, mask_logits
 from searchlora.inference.engine import non_finite_error
+from searchlora.inference.out_of_memory import is_out_of_memory
 from searchlora.inference.sampling import TokenSampler, sample, token_logprobs
 from searchlora.inference.scheduling.requests import GenerateRequest
 from searchlora.inference.transfers import to_device
@@ -55,6 +56,20 @@ class AnswerState:
 
 
 def append_tokens(answers: Sequence[AnswerState], logits: torch.Tensor, stop_id: int) -> None:
+    """Choose and append the next token of each answer, as `_append_tokens`.
+
+    Raises:
+        EngineError: if memory runs out. Unlike a forward pass this cannot be repeated: grammars may have moved on.
+    """
+    try:
+        _append_tokens(answers, logits, stop_id)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise EngineError(f"memory ran out while tokens were chosen ({error})") from error
+        raise
+
+
+def _append_tokens(answers: Sequence[AnswerState], logits: torch.Tensor, stop_id: int) -> None:
     """Choose and append the next token of each answer.
 
     Answers whose logits are not finite, or whose grammar cannot be followed further, get an error. Greedy answers share

@@ -33,6 +33,13 @@ def url(request, monkeypatch):
 
 
 @pytest.fixture
+def memory_url(monkeypatch):
+    """For tests with threads: the local S3 server checks the condition of a write and writes in two steps."""
+    monkeypatch.setattr(object_store, "POLL_S", 0.0)
+    return f"memory://adapters/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
 def machine(monkeypatch, tmp_path):
     """Opens the store on another machine, which has a cache of its own."""
 
@@ -109,9 +116,9 @@ def test_an_alias_is_asked_for_again_only_after_some_seconds(url, machine, train
     assert other.pin("echo@production") == "echo@2"
 
 
-def test_writers_at_the_same_time_lose_no_move(url, machine, trained, draft):
-    Store(url).add("echo", trained, draft)
-    stores = [machine(url, f"machine-{number}") for number in range(4)]
+def test_writers_at_the_same_time_lose_no_move(memory_url, machine, trained, draft):
+    Store(memory_url).add("echo", trained, draft)
+    stores = [machine(memory_url, f"machine-{number}") for number in range(4)]
 
     def move(number: int) -> int:
         done = 0
@@ -125,7 +132,7 @@ def test_writers_at_the_same_time_lose_no_move(url, machine, trained, draft):
 
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(move, range(4)))
-    moves = machine(url, "reader").history("echo")
+    moves = machine(memory_url, "reader").history("echo")
     assert len(moves) == sum(done) > 0
     assert [sum(move.alias == f"a{number}" for move in moves) for number in range(4)] == done
 
@@ -141,14 +148,14 @@ def test_a_stale_writer_is_refused(url, machine, trained, draft, monkeypatch):
     monkeypatch.undo()
 
 
-def test_two_machines_store_different_versions(url, machine, trained, draft):
-    first = Store(url)
+def test_two_machines_store_different_versions(memory_url, machine, trained, draft):
+    first = Store(memory_url)
     first.add("other", trained, draft)
-    stores = [machine(url, f"machine-{number}") for number in range(3)]
+    stores = [machine(memory_url, f"machine-{number}") for number in range(3)]
     with ThreadPoolExecutor(3) as pool:
         stored = list(pool.map(lambda store: store.add("echo", trained, draft).manifest.version, stores))
     assert len(set(stored)) == 3
-    assert set(machine(url, "reader").versions("echo")) == set(stored)
+    assert set(machine(memory_url, "reader").versions("echo")) == set(stored)
 
 
 def test_a_version_without_its_manifest_is_not_there_and_its_number_is_taken(url, machine, trained, draft):

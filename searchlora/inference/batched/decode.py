@@ -57,7 +57,7 @@ class DecodeBatch:
         joined = [*self.rows, *rows]
         self._cache.reserve(len(joined), max(row.max_length for row in joined), self._prefiller.limits.cache_tokens)
         hidden = self._prefiller.prefill([row.prompt for row in rows], self._cache, len(self.rows))
-        self._append(rows, self._forward.logits(hidden))
+        append_tokens(rows, self._forward.logits(hidden), self._stop_id)
         self.rows = joined
 
     def step(self) -> list[BatchRow]:
@@ -81,7 +81,7 @@ class DecodeBatch:
                     continue
                 rows[0].error = EngineError(f"one row does not fit into memory ({error})", fix="Ask for less.")
             else:
-                self._append(rows, logits)
+                append_tokens(rows, logits, self._stop_id)
                 # A masked column still counts as zero times its content, and zero times NaN is NaN.
                 self._cache.clear_rows([place for place, row in enumerate(rows) if row.error is not None])
                 generated += rows
@@ -105,15 +105,6 @@ class DecodeBatch:
             self._cache,
         )
         return forward.logits(hidden[:, 0])
-
-    def _append(self, rows: Sequence[BatchRow], logits: torch.Tensor) -> None:
-        """Choose the next token of each row. Unlike a forward pass, this cannot be repeated: grammars have moved on."""
-        try:
-            append_tokens(rows, logits, self._stop_id)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise EngineError(f"memory ran out while tokens were chosen ({error})") from error
-            raise
 
     def remove(self, is_done: Callable[[BatchRow], bool]) -> list[BatchRow]:
         """Remove the rows that are done; the last row of the cache takes the place of a removed one."""
