@@ -25,7 +25,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, dataset, parser, print_or_save_speeds, single_row
+from benchmarks.common import WORK, as_called, dataset, parser, save_figures, single_row, speed_table
 from benchmarks.gpu.shapes import SHAPES, TINY, make_base
 from searchlora.adapters.store import Store
 from searchlora.shop import make_shop
@@ -82,7 +82,9 @@ def main() -> None:
                 failed[f"{shape}, {name}"] = problem
     more = {"part of the memory": float(options.fraction), "failed": failed}
     name = "gpu" if options.fraction == 1 else "gpu_smaller"
-    print_or_save_speeds(name, rows, [], more, trial=options.trial)
+    print(speed_table(rows, []))
+    if not options.trial:
+        save_figures(name, rows, [], more, module=as_called("gpu"))
     for name, problem in failed.items():
         print(f"{name} failed:\n{problem}")
 
