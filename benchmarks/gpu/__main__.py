@@ -82,7 +82,7 @@ def main() -> None:
                 failed[f"{shape}, {name}"] = problem
     more = {"part of the memory": float(options.fraction), "failed": failed}
     name = "gpu" if options.fraction == 1 else "gpu_smaller"
-    print(speed_table(rows, []))
+    print(speed_table(rows, []) if rows else "No step succeeded.")
     if not options.trial:
         save_figures(name, rows, [], more, module=as_called("gpu"))
     for name, problem in failed.items():
