@@ -25,12 +25,14 @@ _ATTENTION = re.compile(r"attn|attention")
 def target_modules(model: Any, target: str | Sequence[str]) -> str | list[str]:
     """The modules that a recipe's `lora.target_modules` means in a model.
 
+    Of a model that also reads images or sound, only layers of its language model are meant.
+
     Args:
         model: A transformer, an LLM or the transformer of an encoder.
         target: A group, or names, which stay as they are; so does `all-linear`, which PEFT resolves.
 
     Returns:
-        Full paths of the layers of a group.
+        Full paths of the layers of a group; of names and `all-linear` too, if the model reads more than text.
 
     Raises:
         RecipeError: for a group that the model does not have, such as `qv` where one layer computes queries, keys and
@@ -40,11 +42,17 @@ def target_modules(model: Any, target: str | Sequence[str]) -> str | list[str]:
         >>> target_modules(None, ["q_proj"])
         ['q_proj']
     """
-    if not isinstance(target, str):
-        return list(target)
-    if target == "all-linear":
-        return target
-    layers = [path for path in _linear_layers(model) if _belongs(path, target)]
+    decoder = _language_model(model)
+    if decoder is None:
+        if not isinstance(target, str):
+            return list(target)
+        if target == "all-linear":
+            return target
+    layers = [path for path in _linear_layers(model) if decoder is None or path.startswith(f"{decoder}.")]
+    if isinstance(target, str):
+        layers = layers if target == "all-linear" else [path for path in layers if _belongs(path, target)]
+    else:
+        layers = [path for path in layers if any(f".{path}".endswith(f".{name}") for name in target)]
     if not layers:
         raise RecipeError(
             f"lora.target_modules = {target} names no layer of this {type(model).__name__}",
@@ -52,6 +60,15 @@ def target_modules(model: Any, target: str | Sequence[str]) -> str | list[str]:
             fix="Give 'all-linear', or names of its layers, such as q_proj.",
         )
     return layers
+
+
+def _language_model(model: Any) -> str | None:
+    """Path of the language model in a model that has other towers, for images or sound; None if it has none."""
+    config = getattr(model, "config", None)
+    if config is None or config.get_text_config() is config:
+        return None
+    decoder = model.get_decoder()
+    return next((path for path, module in model.named_modules() if module is decoder and path), None)
 
 
 def _linear_layers(model: Any) -> list[str]:

@@ -40,7 +40,7 @@ class LocalEngine:
     """Generation and choice scoring, batched over clients and over adapters.
 
     Adapters are loaded on first use, and the least recently used one is evicted. Common prefixes of prompts are
-    computed once (prefix cache). Models with sliding-window attention, recurrent state or logit scaling are detected
+    computed once (prefix cache). Models with recurrent state, capped attention scores or logit scaling are detected
     and served one adapter at a time.
 
     Args:

@@ -1,6 +1,6 @@
 """Sequential model runner: one adapter per batch, by PEFT and transformers' own `generate`.
 
-For models that the batched runner does not support (sliding-window attention, recurrent state, logit scaling).
+For models that the batched runner does not support (recurrent state, capped scores, logit scaling).
 """
 
 from __future__ import annotations

@@ -79,3 +79,18 @@ def test_an_adapter_of_a_group_is_saved_and_attached(tiny_base, tmp_path, group=
     save_adapter(model, tmp_path / "a", recipe)
     again = attach(load_model(tiny_base, precision="fp32"), tmp_path / "a")
     assert sum("lora_A" in name for name, _ in again.named_parameters()) == layers * blocks
+
+
+@pytest.mark.parametrize("target", ["qv", "attention", "mlp", "all-linear", ["q_proj", "fc1"]])
+def test_layers_of_a_vision_tower_are_not_targets(target):
+    text = {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 300}
+    config = AutoConfig.for_model(
+        "gemma3", text_config=text, vision_config={**SMALL, "image_size": 28, "patch_size": 14}
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert any("vision_tower" in path and path.endswith("q_proj") for path, _ in model.named_modules())
+    found = target_modules(model, target)
+    count = {"qv": 2, "attention": 4, "mlp": 3, "all-linear": 7}.get(str(target), 1)
+    assert len(found) == 2 * count
+    assert all(".language_model." in f".{path}" for path in found)

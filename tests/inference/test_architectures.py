@@ -16,6 +16,7 @@ from tests.factories import random_adapter_folder
 from tests.inference.small_models import batched, full_scores, greedy, local_engine, small
 
 PROMPTS = [(5, 6, 7, 8, 9, 10, 11), (9, 8)]
+MIXED = ["sliding_attention", "full_attention"]
 ANSWERS = [((7, 8, 9, 12, 13, 2), (7, 9, 2), (8, 2)), ((3, 4, 2), (3, 4, 5, 2), (6, 2))]
 
 
@@ -29,8 +30,16 @@ ANSWERS = [((7, 8, 9, 12, 13, 2), (7, 9, 2), (8, 2)), ((3, 4, 2), (3, 4, 5, 2), 
         ("gpt2", {}),
         ("gemma", {}),
         ("mistral", {"sliding_window": None}),
-        ("mistral", {"sliding_window": 4}),
-        ("gemma2", {}),
+        ("mistral", {"sliding_window": 4}),  # shorter than the prompts
+        ("mistral", {"sliding_window": 64}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "layer_types": MIXED}),
+        ("gemma2", {"sliding_window": 4}),
+        ("gemma3_text", {"sliding_window": 4, "layer_types": MIXED}),
+        ("phi3", {"pad_token_id": 0, "sliding_window": None}),
+        ("phi3", {"pad_token_id": 0, "sliding_window": 4}),
+        ("smollm3", {"pad_token_id": 0, "num_hidden_layers": 4}),  # the fourth layer has no rotary embeddings
+        ("mixtral", {"num_local_experts": 4}),
+        ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}),
         ("granite", {"logits_scaling": 8.0}),
         ("cohere", {"logit_scale": 0.06}),
         ("opt", {}),  # its last linear layers are given the tokens of all rows in one
@@ -39,7 +48,7 @@ ANSWERS = [((7, 8, 9, 12, 13, 2), (7, 9, 2), (8, 2)), ((3, 4, 2), (3, 4, 5, 2), 
 def test_architectures_are_batched_or_detected_as_sequential(name, settings):
     model = small(name, **settings)
     taken = check_batching(model).shares_batches
-    assert taken == (settings.get("sliding_window") != 4 and name not in ("gemma2", "granite", "cohere", "opt"))
+    assert taken == (name not in ("gemma2", "granite", "cohere", "opt"))
     if not taken:
         return
     wanted = [greedy(model, prompt, 9) for prompt in PROMPTS]
@@ -91,7 +100,7 @@ def test_a_base_with_sliding_window_attention_is_served(tmp_path):
     torch.manual_seed(0)
     MistralForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     engine = LocalEngine(resolve(str(folder)), precision="fp32")
-    assert not engine.shares_batches
+    assert engine.shares_batches
     (completion,) = engine.generate([Request(({"role": "user", "content": "tent"},), None, 5)])
     assert completion.completion_tokens <= 5
 

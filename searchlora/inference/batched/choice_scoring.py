@@ -124,7 +124,7 @@ class _TreeBatch:
     def _compute_pass(self, places: range, chosen: Sequence[Ints]) -> None:
         rows = self.rows[places.start : places.stop]
         starts = [self._computed[row] for row in rows]
-        ids, positions, visible = self._inputs(rows, chosen)
+        ids, positions, visible, columns = self._inputs(rows, chosen)
         start = starts[0] if len(set(starts)) == 1 else to_device(torch.tensor(starts), self._forward.device)
         self._cache.begin_pass(slice(places.start, places.stop), start, visible.shape[2])
         prompts = [self._prompts[row] for row in rows]
@@ -135,6 +135,7 @@ class _TreeBatch:
                 torch.from_numpy(visible),
                 [prompt.slot for prompt in prompts],
                 self._cache,
+                torch.from_numpy(columns),
             )
         except NonFiniteOutput as error:
             raise NonFinitePrompts([prompts[row] for row in error.rows]) from None
@@ -149,14 +150,17 @@ class _TreeBatch:
                 self._cache.move_row(source, target, self._computed[self.rows[source]])
         self.rows = [self.rows[place] for place in places]
 
-    def _inputs(self, rows: Sequence[int], chosen: Sequence[Ints]) -> tuple[Ints, Ints, Bools]:
-        """Token ids and positions (rows, new) of a pass, and the columns visible to each (rows, new, columns)."""
+    def _inputs(self, rows: Sequence[int], chosen: Sequence[Ints]) -> tuple[Ints, Ints, Bools, Ints]:
+        """Token ids and positions (rows, new) of a pass, the columns visible to each (rows, new, columns), and the
+        position of the token in each column (rows, columns).
+        """
         left = [self._left(row) for row in rows]
         new = max(len(prompt) + len(nodes) for prompt, nodes in zip(left, chosen, strict=True))
         starts = np.array([self._computed[row] for row in rows])
         ids = np.zeros((len(rows), new), dtype=np.int64)
         positions = np.zeros((len(rows), new), dtype=np.int64)
         visible = np.zeros((len(rows), new, int(starts.max()) + new), dtype=bool)
+        where = np.tile(np.arange(visible.shape[2]), (len(rows), 1))
         for place, (row, prompt, nodes) in enumerate(zip(rows, left, chosen, strict=True)):
             tree, columns, start = self.searches[row].tree, self._columns[row], int(starts[place])
             lead, end = len(prompt), len(prompt) + len(nodes)
@@ -168,11 +172,12 @@ class _TreeBatch:
             computed = np.flatnonzero(columns[:-1] >= 0)
             visible[place, :lead, : start + lead] = np.tri(lead, start + lead, start, dtype=bool)
             visible[place, lead:end, :length] = True
+            where[place, columns[computed]] = length + tree.depths[computed]
             visible[place, lead:end][:, columns[computed]] = tree.above[np.ix_(nodes, computed)]
             padding = np.arange(end, new)
             visible[place, padding, start + padding] = True  # padding sees itself: a softmax over nothing is NaN
             self._computed[row] = start + end
-        return ids, positions, visible
+        return ids, positions, visible, where
 
     def _record(self, rows: Sequence[int], chosen: Sequence[Ints], hidden: torch.Tensor, starts: Sequence[int]) -> None:
         """Record the log-probabilities that follow from the hidden states (rows, new, hidden size) in each search."""

@@ -14,6 +14,7 @@ from searchlora.inference.batched.frozen_linear import FrozenLinear, is_linear, 
 from searchlora.inference.batched.invariance import block_norms, log_sums, replace_rotary
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.lora_layers import add_lora_layers, map_rows
+from searchlora.inference.batched.sliding_window import SlidingWindow
 from searchlora.inference.transfers import to_device
 
 #: Elements of which the rows of a mask on a GPU are multiples.
@@ -42,6 +43,7 @@ class Forward:
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.config = model.config.get_text_config()
+        self._window = SlidingWindow.of(self.config) or SlidingWindow(None, False)
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
         self._backbone = getattr(model, model.base_model_prefix)
         self._head = _take_head(model, batch_invariant)
@@ -59,8 +61,8 @@ class Forward:
 
     @property
     def needs_mask(self) -> bool:
-        """Whether every pass needs a mask; the CPU's kernels and batch-invariant ones read one."""
-        return self.batch_invariant or self.device.type == "cpu"
+        """Whether every pass needs a mask: sliding windows, the CPU's kernels and batch-invariant ones read one."""
+        return self.batch_invariant or self.device.type == "cpu" or self._window.tokens is not None
 
     def new_cache(self) -> KVCache:
         return KVCache(self.config.num_hidden_layers)
@@ -72,9 +74,10 @@ class Forward:
         visible: torch.Tensor | None,
         slots: Sequence[int],
         cache: KVCache,
+        columns: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """As `unchecked`. Raises `NonFiniteOutput` if hidden states of some rows are not finite; it waits for a GPU."""
-        output = self.unchecked(ids, positions, visible, slots, cache)
+        output = self.unchecked(ids, positions, visible, slots, cache, columns)
         finite = output.isfinite().flatten(1).all(1)
         if not bool(finite.all()):
             rows = [row for row, is_finite in enumerate(finite.tolist()) if not is_finite]
@@ -90,6 +93,7 @@ class Forward:
         visible: torch.Tensor | None,
         slots: Sequence[int],
         cache: KVCache,
+        columns: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The last layer's hidden states, shape (rows, new, hidden size), which may hold NaN.
 
@@ -100,6 +104,7 @@ class Forward:
                 columns up to its own.
             slots: LoRA slot of each row.
             cache: A cache that `KVCache.begin_pass` has prepared for this pass.
+            columns: Position of the token in each column, shape (rows, columns); None: the number of the column.
         """
         if self._rotary is not None:
             self._rotary.reserve(cache.columns)
@@ -107,7 +112,7 @@ class Forward:
         on_device = to_device(torch.stack([ids, positions]), self.device)
         output: torch.Tensor = self._backbone(
             input_ids=on_device[0],
-            attention_mask=None if visible is None else self._mask(visible),
+            attention_mask=None if visible is None else self._window.masks(self._mask(visible), positions, columns),
             position_ids=on_device[1],
             cache=cache,
             use_cache=True,
@@ -173,8 +178,8 @@ class BatchingCheck:
             >>> print(BatchingCheck("", 0.002, 0.001, 1.5))  # doctest: +NORMALIZE_WHITESPACE
             adapters share batches; logits differ by 0.002 from the model's own, whose rounding differs by 0.001
             (standard deviation 1.5)
-            >>> print(BatchingCheck("sliding-window attention"))
-            one adapter at a time: sliding-window attention
+            >>> print(BatchingCheck("recurrent state"))
+            one adapter at a time: recurrent state
         """
         text = f"one adapter at a time: {self.refusal}" if self.refusal else "adapters share batches"
         if self.difference is None:
@@ -192,10 +197,10 @@ _MAX_NOISE_RATIO = 8
 def check_batching(model: Any) -> BatchingCheck:
     """Whether `Forward` computes what the model itself computes; to be called before its layers are replaced.
 
-    The model must attend to all earlier tokens in every layer, accept a four-dimensional mask, positions and another
-    attention function, and its logits must be the output layer of the last hidden states (some scale or cap them). The
-    logits of a few tokens are compared, and their difference with the noise of the model, or with the rounding of its
-    precision if that is larger.
+    The model must attend to all earlier tokens, or to those of a sliding window, accept a four-dimensional mask,
+    positions and another attention function, and its logits must be the output layer of the last hidden states (some
+    scale or cap them). The logits of a few tokens are compared, and their difference with the noise of the model, or
+    with the rounding of its precision if that is larger.
     """
     config = model.config.get_text_config()
     before = config._attn_implementation
@@ -230,9 +235,8 @@ def _refusal(model: Any, config: Any, attention_implementation: str) -> str:
         return "recurrent state"
     if not model._supports_attention_backend or attention_implementation not in ("eager", "sdpa"):
         return "it does not accept another attention function"
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if layers != {"full_attention"} or getattr(config, "sliding_window", None):
-        return "sliding-window attention, or layers without attention"
+    if SlidingWindow.of(config) is None:
+        return "layers without attention, or with attention of another kind"
     if getattr(config, "attn_logit_softcapping", None):
         return "capped attention scores"
     if _rope_depends_on_batch(config):
@@ -249,10 +253,12 @@ def _batched_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     cache.begin_pass(slice(0, rows), 0, new)
     lowest = torch.finfo(model.dtype).min
     mask = torch.full((new, new), lowest, dtype=model.dtype, device=model.device).triu(1)
+    positions = torch.arange(new).expand(rows, new)
+    window = SlidingWindow.of(model.config.get_text_config()) or SlidingWindow(None, False)
     hidden = getattr(model, model.base_model_prefix)(
         ids,
-        attention_mask=mask.expand(rows, 1, new, new),
-        position_ids=torch.arange(new, device=model.device).expand(rows, new),
+        attention_mask=window.masks(mask.expand(rows, 1, new, new), positions),
+        position_ids=positions.to(model.device),
         cache=cache,
         use_cache=True,
     ).last_hidden_state
