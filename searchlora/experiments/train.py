@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
@@ -25,15 +25,20 @@ from searchlora.experiments.training_runs import (
     train_and_store,
 )
 from searchlora.experiments.validation import Validator
+from searchlora.models.configuration import read_configuration
 from searchlora.models.devices import default_device, rank
-from searchlora.models.load import computed_in
-from searchlora.models.memory import base_memory
+from searchlora.models.load import computed_in, load_tokenizer
+from searchlora.models.memory import base_memory, free_memory
 from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.progress import Steps, no_progress
-from searchlora.recipe import EncoderRecipe, Recipe
+from searchlora.prompts import Renderer
+from searchlora.recipe import EncoderRecipe, Recipe, for_size, load_recipe
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
 from searchlora.task import EncoderTask, GenerationTask, Task, generation_task, load_task
+from searchlora.training.memory import TrainedModel, default_target
+from searchlora.training.rows import render_rows
 from searchlora.training.sft import train_adapter
+from searchlora.training.step_choice import choose_step, read_choice, step_of_recipe, write_choice
 from searchlora.training.training_run import TrainingResult
 
 
@@ -70,13 +75,20 @@ def train(
     """
     store = Store.of(store)
     check_name(name)
-    job = _job(task, data, options, tasks, steps)
+    job = _job(task, data, options, tasks, steps, log)
     if log is not None and not options.reuse:
         log(_memory(job))
     return train_and_store(job, name, store, options, log)
 
 
-def _job(task: str, data: str | Path, options: TrainingOptions, tasks: str | Path | None, steps: Steps) -> TrainingJob:
+def _job(
+    task: str,
+    data: str | Path,
+    options: TrainingOptions,
+    tasks: str | Path | None,
+    steps: Steps,
+    log: Callable[[str], None] | None = None,
+) -> TrainingJob:
     """The training job of a task.
 
     Raises:
@@ -100,7 +112,10 @@ def _job(task: str, data: str | Path, options: TrainingOptions, tasks: str | Pat
     assert isinstance(bound, GenerationTask) and isinstance(recipe, Recipe)
     more = tuple((dataset_for(bound, folder), weight) for folder, weight in options.more_data.items())
     bound.check_training(Mixture(bound, dataset, more).rows()[0])
-    return PromptedJob(bound, recipe, dataset, resolve(recipe.base), again, steps, more)
+    base = resolve(recipe.base)
+    default = for_size(bound.default_recipe, base_memory(base.path).parameters)
+    recipe = load_recipe(default, options.recipe, options.settings)
+    return PromptedJob(bound, recipe, dataset, base, again, steps, more, log)
 
 
 def _memory(job: TrainingJob) -> str:
@@ -122,11 +137,13 @@ class PromptedJob(TrainingJob):
 
     Attributes:
         more: Further datasets for training, and the weight of their rows.
+        log: Receives a sentence about the batches that are chosen for `optim.tokens_per_step`.
     """
 
     task: GenerationTask
     recipe: Recipe
     more: tuple[tuple[Dataset, float], ...] = ()
+    log: Callable[[str], None] | None = field(default=None, compare=False)
 
     @cached_property
     def mixture(self) -> Mixture:
@@ -146,7 +163,25 @@ class PromptedJob(TrainingJob):
             resume=resume,
             progress=self.steps("Training"),
         )
+        if self.recipe.optim.tokens_per_step is not None:
+            result.summary["step"] = step_of_recipe(self.recipe)
         return replace(result, validated=self.recipe.quantization if in_place else "none")
+
+    def settled(self, folder: Path, resume: bool, processes: int) -> Recipe:
+        if self.recipe.optim.tokens_per_step is None:
+            return self.recipe
+        choice = read_choice(folder) if resume else None
+        if choice is None:
+            renderer = Renderer(load_tokenizer(self.base), self.recipe.prompt)
+            rows = render_rows(self.task, renderer, self.mixture.rows()[0], self.recipe).examples
+            target = default_target()
+            free = free_memory(target) // (processes if target == "cpu" else 1)
+            model = TrainedModel(read_configuration(str(self.base.path)), self.recipe, target, free)
+            choice = choose_step(model, rows, free, processes)
+            write_choice(folder, choice)
+            if self.log is not None:
+                self.log(choice.sentence(float(rows.lengths.mean()), processes))
+        return choice.applied(self.recipe)
 
     def tune(self, adapter: Path) -> Mapping[str, Any]:
         records = self.dataset.records("validation")[: self.recipe.validation.tune_rows]

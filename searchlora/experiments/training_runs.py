@@ -73,6 +73,11 @@ class TrainingJob(ABC):
     def train(self, folder: Path, resume: bool) -> TrainingResult:
         """Train in the folder of a training run; in a process of its own (`train_in`)."""
 
+    def settled(self, folder: Path, resume: bool, processes: int) -> AnyRecipe:
+        """The recipe with what it leaves to this machine, chosen once for a run in its folder."""
+        del folder, resume, processes
+        return self.recipe
+
     @property
     def mixture(self) -> Mixture:
         """The training rows: those of the dataset, and of further ones where a kind of training takes them."""
@@ -206,7 +211,8 @@ def train_in(
     """
     chosen = os.environ.get(_TENSORBOARD)
     os.environ.setdefault(_TENSORBOARD, str(store.root / ".logs" / name))
-    work = partial(_train, job.again, job.recipe, job.base, folder.path, options.resume)
+    recipe = job.settled(folder.path, options.resume, options.processes)
+    work = partial(_train, job.again, recipe, job.base, folder.path, options.resume)
     try:
         return run_in_children(work, job.steps, processes=options.processes, where=str(folder.path))
     finally:

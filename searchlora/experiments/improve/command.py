@@ -97,7 +97,13 @@ def _job(
     task = task.bound(dataset.settings)
     own = parse_recipe(parent.manifest.recipe, parent.reference) if parent else None
     default = task.default_recipe if own is None else own.model_dump()
+    # A parent may have been trained with chosen batches.
+    default = {**default, "optim": {**default.get("optim", {}), "tokens_per_step": None}}
     recipe = load_recipe(default, options.recipe, options.settings)
+    if recipe.optim.tokens_per_step is not None:
+        raise RecipeError(
+            "is for `train`, which chooses batches by it", where="optim.tokens_per_step", fix="Set optim.batch_size."
+        )
     if recipe.is_full or (own is not None and own.is_full):
         raise RecipeError(
             "improve trains adapters, not all weights", where="recipe", fix="Set method=lora or qlora, on an adapter."
