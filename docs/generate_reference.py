@@ -96,7 +96,7 @@ def recipe() -> str:
 
 def pipeline() -> str:
     """Every key of every kind of stage."""
-    from searchlora.inference.settings import LocalSettings, ServerSettings
+    from searchlora.inference.settings import LocalSettings, ServerSettings, VllmSettings
     from searchlora.pipelines.config import CorpusSettings, PipelineFile
     from searchlora.pipelines.stages.kinds import stage_classes
 
@@ -119,12 +119,13 @@ def pipeline() -> str:
         parts += [f"## {kind}\n", f"{_text(inspect.getdoc(model))}\n", _model_table(model)]
     parts += [
         "## engine\n",
-        "Where adapters are computed: in this process, or by a server. Without `kind`, settings with a `url` are of a\n"
+        "Where adapters are computed: in this process, by a server, or by a vLLM that this process starts. Without `kind`, settings with a `url` are of a\n"
         "server. At the top of a file it is the default of every adapter stage; `--engine` replaces it.\n",
     ]
-    for name, engine in {"engine, local": LocalSettings, "engine, server": ServerSettings}.items():
+    kinds = {"local": LocalSettings, "server": ServerSettings, "vllm": VllmSettings}
+    for name, engine in kinds.items():
         summary = _text((inspect.getdoc(engine) or "").split("\n\n")[0])
-        parts += [f"### {name}\n", f"{summary}\n", _model_table(engine)]
+        parts += [f"### engine, {name}\n", f"{summary}\n", _model_table(engine)]
     return "\n".join(parts)
 
 

@@ -7,7 +7,7 @@ The formats are those of trec_eval (https://github.com/usnistgov/trec_eval): qre
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import TypeAlias
@@ -21,6 +21,45 @@ Qrels: TypeAlias = Mapping[str, Mapping[str, int]]
 
 #: topic id -> document id -> score; a topic without results has an empty mapping
 Run: TypeAlias = Mapping[str, Mapping[str, float]]
+
+
+class StreamedQrels(Mapping[str, Mapping[str, int]]):
+    """Judgments that are read topic by topic each time, so that memory does not grow with their number.
+
+    Args:
+        topics: Returns an iterator of (topic, grades), each topic once.
+
+    Examples:
+        >>> qrels = StreamedQrels(lambda: iter([("q1", {"d1": 2}), ("q2", {"d7": 0})]))
+        >>> list(qrels.items()), qrels["q2"]
+        ([('q1', {'d1': 2}), ('q2', {'d7': 0})], {'d7': 0})
+    """
+
+    def __init__(self, topics: Callable[[], Iterable[tuple[str, Mapping[str, int]]]]) -> None:
+        self.topics = topics
+
+    def __iter__(self) -> Iterator[str]:
+        return (topic for topic, _ in self.topics())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, topic: str) -> Mapping[str, int]:
+        for name, grades in self.topics():
+            if name == topic:
+                return grades
+        raise KeyError(topic)
+
+    def items(self) -> ItemsView[str, Mapping[str, int]]:
+        """(topic, grades), read in order."""
+        return _StreamedItems(self)
+
+
+class _StreamedItems(ItemsView[str, Mapping[str, int]]):
+    def __iter__(self) -> Iterator[tuple[str, Mapping[str, int]]]:
+        assert isinstance(self._mapping, StreamedQrels)
+        yield from self._mapping.topics()
+
 
 QRELS_LINE = "topic iteration document grade"
 RUN_LINE = "topic Q0 document rank score tag"

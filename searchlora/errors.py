@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 #: Characters of a part of a message that are shown: names and values of files may have any length.
 _MAX_PART, _KEPT_END = 4000, 500
@@ -66,6 +66,21 @@ class UsageError(SearchloraError):
 
 class MissingExtra(SearchloraError):
     """A verb needs an optional dependency that is not installed."""
+
+
+class ShardsFailed(SearchloraError):
+    """Some shards of a job failed; what they and the others computed is kept.
+
+    Args:
+        failed: Shard -> why.
+    """
+
+    def __init__(self, failed: Mapping[str, str]) -> None:
+        shard, why = next(iter(failed.items()))
+        super().__init__(
+            f"{len(failed)} shards failed ({some([*failed])}); shard {shard}: {why}",
+            fix="Repeat the command; it computes only what is missing.",
+        )
 
 
 # Files of users

@@ -122,9 +122,9 @@ def edit_weights(folder: Path, change: Any) -> None:
 
 
 def random_adapter_folder(
-    base: BaseModel, folder: Path, seed: int, overrides: tuple[str, ...] = ()
+    base: BaseModel, folder: Path, seed: int, overrides: tuple[str, ...] = (), *, spread: float = 0.3
 ) -> tuple[Path, Recipe]:
-    """A plain PEFT folder whose delta is far from zero, and its recipe."""
+    """A plain PEFT folder whose weights have this standard deviation, and its recipe."""
     import torch
 
     recipe = load_recipe({}, overrides=[f"base={base.name}", "method=lora", "lora.r=4", *overrides])
@@ -132,7 +132,7 @@ def random_adapter_folder(
     generator = torch.Generator().manual_seed(seed)
     for name, value in model.named_parameters():
         if "lora_" in name:
-            value.data = torch.randn(value.shape, generator=generator) * 0.3
+            value.data = torch.randn(value.shape, generator=generator) * spread
     save_adapter(model, folder, recipe)
     return folder, recipe
 

@@ -60,7 +60,7 @@ def main() -> None:
     with progress_bars() as steps:
         source = real_data() / "canard" / "dev.json"
         # The prompt has no title, so a first question cannot be rewritten.
-        how: dict[str, Any] = {"format": "canard", "options": {"from_turn": "2"}, "shares": SHARES}
+        how: dict[str, Any] = {"format": "canard", "options": {"from_turn": "2"}, "split_ratios": SHARES}
         data = dataset(WORK / "canard", "rewriting", source, **how)
         store = Store(WORK / "store")
         recipe = HERE / "improve.yaml"

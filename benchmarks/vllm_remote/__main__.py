@@ -70,12 +70,10 @@ def main() -> None:
     arguments.add_argument("--adapters", nargs=2, help="two references of the store")
     arguments.add_argument("--rows", type=int, default=24)
     options = arguments.parse_args()
-    if not (HERE / "shop").is_dir():
-        make_shop(HERE / "shop", products=600, queries=300)
     store = Store(options.store or HERE / "store")
-    adapters = [store.get(reference) for reference in options.adapters or _trained(store)]
+    adapters = [store.get(reference) for reference in options.adapters or trained(store)]
     base = adapters[0].manifest.base.resolve()
-    of_adapters = [_asked(adapter, options.rows) for adapter in adapters]
+    of_adapters = [asked_of(adapter, options.rows) for adapter in adapters]
     of_base = replace(
         of_adapters[0], system="base", requests=[replace(r, adapter=None) for r in of_adapters[0].requests]
     )
@@ -94,8 +92,10 @@ def main() -> None:
     save_figures("vllm_remote", rows, [], {**more, "table": _table(rows)}, module=as_called("vllm_remote"))
 
 
-def _trained(store: Store) -> list[str]:
-    """A rewriter (free text) and a judge (scored grades)."""
+def trained(store: Store) -> list[str]:
+    """A rewriter (free text) and a judge (scored grades), trained for a few steps on the shop."""
+    if not (HERE / "shop").is_dir():
+        make_shop(HERE / "shop", products=600, queries=300)
     found = []
     for task, name in (("rewriting", "shop-rewriter"), ("judgment", "shop-judge")):
         found.append(
@@ -110,7 +110,7 @@ def _dataset(task: str) -> Dataset:
     return dataset(HERE / f"data-{task}", task, HERE / "shop", format="shop")
 
 
-def _asked(adapter: StoredAdapter, rows: int) -> Asked:
+def asked_of(adapter: StoredAdapter, rows: int) -> Asked:
     manifest = adapter.manifest
     task = load_generation_task(manifest.task).bound(manifest.settings, manifest.tuned)
     records = _dataset(manifest.task).records("test")[:rows]

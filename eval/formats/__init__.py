@@ -21,7 +21,7 @@ from searchlora.eval.formats.quepid import QUEPID
 from searchlora.eval.formats.ranx import RANX
 from searchlora.eval.formats.records import CSV, JSONL, PARQUET
 from searchlora.eval.formats.trec import TREC
-from searchlora.eval.trec import Qrels, Run
+from searchlora.eval.trec import Qrels, Run, StreamedQrels
 from searchlora.files import read_head
 from searchlora.files.text import suffix_of
 
@@ -129,13 +129,13 @@ def write_qrels(path: str | Path, qrels: Qrels, format: str | None = None, *, to
     if topics is not None and form.by_query:
         qrels = with_queries(qrels, topics)
     # Plain ints, whatever kind of integer is given.
-    form.write(
-        path,
-        {
-            _id(topic): {_id(document): operator.index(grade) for document, grade in grades.items()}
+    checked = StreamedQrels(
+        lambda: (
+            (_id(topic), {_id(document): operator.index(grade) for document, grade in grades.items()})
             for topic, grades in qrels.items()
-        },
+        )
     )
+    form.write(path, checked)
 
 
 def write_run(path: str | Path, run: Run, tag: str, format: str | None = None) -> None:

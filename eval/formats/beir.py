@@ -10,6 +10,7 @@ The members of the `metadata` of a query become fields of the topic; lists and o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from searchlora.errors import DataError
@@ -60,8 +61,8 @@ def _topic_rows(path: Path) -> Iterator[TopicRow]:
 
 
 def _write_qrels(path: Path, qrels: Qrels) -> None:
-    rows = [(topic, document, grade) for topic, grades in qrels.items() for document, grade in grades.items()]
-    write_delimited(path, [_COLUMNS, *rows], "\t")
+    rows = ((topic, document, grade) for topic, grades in qrels.items() for document, grade in grades.items())
+    write_delimited(path, chain([_COLUMNS], rows), "\t")
 
 
 def _write_topics(path: Path, topics: Topics) -> None:

@@ -44,7 +44,11 @@ def _is_ranx(head: Head) -> bool:
 RANX = Format(
     name="ranx",
     qrels=Form(
-        shape="{topic: {document: grade}}", recognises=_is_ranx, suffixes=(".json",), read=_rows, write=write_json
+        shape="{topic: {document: grade}}",
+        recognises=_is_ranx,
+        suffixes=(".json",),
+        read=_rows,
+        write=lambda path, qrels: write_json(path, dict(qrels.items())),
     ),
     run=Form(
         shape="{topic: {document: score}}",

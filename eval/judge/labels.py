@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -29,9 +29,6 @@ _GRADE = re.compile(r"-?[0-9]{1,10}")
 
 #: How far a probability may lie outside 0 to 1 by rounding: probabilities of labels of one grade are added.
 _ROUNDING = 1e-6
-
-#: topic -> document -> grade -> probability
-Probabilities: TypeAlias = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 
 def check_human(path: str | Path) -> None:
@@ -86,19 +83,19 @@ def read_labels(path: str | Path) -> dict[str, dict[str, int | None]]:
 
 
 def write_probabilities(
-    path: str | Path, probabilities: Probabilities, reasons: Mapping[tuple[str, str], str] | None = None
+    path: str | Path, rows: Iterable[tuple[str, str, Mapping[int | str, float], str | None]]
 ) -> None:
     """Write one JSON line per pair: `{"topic": ..., "document": ..., "probabilities": {"0": 0.2, ...}}`.
 
-    `reasons` holds the judge's reason of each (topic, document), which becomes `reason` of its line.
+    Args:
+        rows: Topic, document, grade -> probability, and the judge's reason, which becomes `reason` of the line; None:
+            it gives none.
     """
     with atomic_text(Path(path)) as out:
-        for topic, documents in probabilities.items():
-            for document, grades in documents.items():
-                reason = (reasons or {}).get((topic, document))
-                row = {"topic": topic, "document": document, "probabilities": dict(grades)}
-                row |= {"reason": reason} if reason is not None else {}
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for topic, document, grades, reason in rows:
+            row = {"topic": topic, "document": document, "probabilities": dict(grades)}
+            row |= {"reason": reason} if reason is not None else {}
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_probabilities(path: str | Path) -> dict[str, dict[str, dict[int, float]]]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.trec import Run, is_word, ranked
-from searchlora.files import json_object, numbered_lines
+from searchlora.files import json_object, numbered_lines, read_rows, strict
 
 
 def pool(runs: Mapping[str, Run], depth: int, *, seed: int = 0) -> dict[str, dict[str, int]]:
@@ -44,27 +44,38 @@ def pool(runs: Mapping[str, Run], depth: int, *, seed: int = 0) -> dict[str, dic
 def read_pairs(path: Path) -> dict[str, list[str]]:
     """Read a file of pairs to judge: topic -> documents. Repeated pairs count once.
 
-    A line is `topic document`, a qrels line (its grade is ignored), or a JSON object with `topic` and `document`.
+    Raises:
+        DataError: as `iterate_pairs`.
+    """
+    pairs: dict[str, dict[str, None]] = {}
+    for topic, document in iterate_pairs(path):
+        pairs.setdefault(topic, {})[document] = None
+    return {topic: list(documents) for topic, documents in pairs.items()}
+
+
+def iterate_pairs(path: Path) -> Iterator[tuple[str, str]]:
+    """Topic and document of each row of a file of pairs, one at a time; a pair may be repeated.
+
+    A line is `topic document`, a qrels line (its grade is ignored), or a JSON object with `topic` and `document`. A
+    Parquet file has these two columns.
 
     Raises:
         DataError: naming a malformed line, or when there is no pair.
     """
-    pairs: dict[str, dict[str, None]] = {}
-    for number, line in numbered_lines(path):
-        topic, document = _pair(line, f"{path}, line {number}")
-        pairs.setdefault(topic, {})[document] = None
-    if not pairs:
+    pair = None
+    if path.name.lower().endswith(".parquet"):
+        for row in strict(read_rows(path, ("topic", "document"))):
+            yield (pair := _words(row.data, row.where))
+    else:
+        for number, line in numbered_lines(path):
+            yield (pair := _pair(line, f"{path}, line {number}"))
+    if pair is None:
         raise DataError("holds no pair", where=str(path), fix="A line is 'topic document'.")
-    return {topic: list(documents) for topic, documents in pairs.items()}
 
 
 def _pair(line: str, where: str) -> tuple[str, str]:
     if line.lstrip().startswith("{"):
-        row = json_object(line, where)
-        for name in ("topic", "document"):
-            if not isinstance(row.get(name), str) or not is_word(row[name]):
-                raise DataError(f"{name} is missing or is not one word of text", where=where)
-        return row["topic"], row["document"]
+        return _words(json_object(line, where), where)
     if "\0" in line:
         raise DataError("holds a NUL character", where=where)
     words = line.split()
@@ -75,6 +86,14 @@ def _pair(line: str, where: str) -> tuple[str, str]:
             fix="A line is 'topic document' or a qrels line; a run is pooled, not read as pairs.",
         )
     return words[0], words[1 if len(words) == 2 else 2]
+
+
+def _words(row: Mapping[str, object], where: str) -> tuple[str, str]:
+    topic, document = row.get("topic"), row.get("document")
+    for name, value in (("topic", topic), ("document", document)):
+        if not isinstance(value, str) or not is_word(value):
+            raise DataError(f"{name} is missing or is not one word of text", where=where)
+    return str(topic), str(document)
 
 
 def _shuffled(topic: str, counts: Mapping[str, int], seed: int) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class DenseSettings(EncodingSettings):
     """`- dense: {model: all-minilm-l6-v2, k: 100}`: dense search; the model is a catalogue name, a folder or a hub id.
 
-    `adapter: shop-embedder@production` adds an adapter to the model. The search is exact; `index: hnsw` searches large
-    collections approximately.
+    `adapter: shop-embedder@production` adds an adapter to the model; `server: {url: "http://localhost:8000"}` has the
+    model computed by a server. The search is exact; `index: hnsw` searches large collections approximately.
     """
 
     kind: ClassVar[str] = "dense"
@@ -67,21 +67,37 @@ class DenseSettings(EncodingSettings):
 
     def _index(self, context: BuildContext) -> DenseIndex:
         """A new index, or the vectors of another one: adapters of queries search the vectors of their base."""
-        adapter = self.document_adapter(context.store)
-        of_documents = self.with_adapter(adapter.reference if adapter is not None else None)
-        key = ("vectors", of_documents.index_key)
-        index = context.corpus.indexes.get(key, lambda: self._vectors(context))
-        encoder = self.encoder(context)
-        return index if index.encoder is encoder else index.searched_by(encoder)
+        corpus, encoder, graph, effort = context.corpus, self.encoder(context), self.graph(), self.hnsw_ef_search
+        if (folder := corpus.folder) is not None:
+            key = ("mapped vectors", self._vectors_key(context), graph, effort)
+            index = corpus.indexes.get(
+                key, lambda: folder.dense(self.vector_keys(context), encoder, self.encoding, graph, effort)
+            )
+        else:
+            index = corpus.indexes.get(("vectors", self._vectors_key(context)), lambda: self._vectors(context))
+            if graph is not None:
+                key = ("graph", self._vectors_key(context), graph, effort)
+                exact, progress = index, context.steps("Indexing")
+                index = corpus.indexes.get(key, lambda: exact.approximate(graph, effort, progress))
+        return index.searched_by(encoder, self.encoding)
 
     def _vectors(self, context: BuildContext) -> DenseIndex:
         from searchlora.retrieval.dense import DenseIndex
 
-        encoder, graph, effort = self.encoder(context), self.graph(), self.hnsw_ef_search
-        if (folder := context.corpus.folder) is not None:
-            return folder.dense(self.vector_keys(context), encoder, self.encoding, graph, effort)
         rows, progress = context.corpus.rows(), context.steps("Encoding")
-        return DenseIndex(rows, encoder, self.encoding, graph=graph, effort=effort, progress=progress)
+        return DenseIndex(rows, self.encoder(context), self.encoding, progress=progress)
+
+    def _vectors_key(self, context: BuildContext) -> Hashable:
+        """What the vectors of the documents depend on, among the stages of a process: encoded once for all of them."""
+        from searchlora.retrieval.encoder import encoder_base
+
+        adapter = self.document_adapter(context.store)
+        if self.server is not None:
+            model: Hashable = (self.server.url, self.model)
+        else:
+            model = encoder_base(self.model, self.stored_adapter(context.store)).path
+        of_texts = (self.dimensions, self.normalise, self.document_prefix, self.precision, self.batch_size)
+        return model, adapter.reference if adapter is not None else None, of_texts
 
     def graph(self) -> Hnsw | None:
         """The graph of an approximate search; None for exact search."""

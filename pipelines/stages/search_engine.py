@@ -232,8 +232,7 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
 
     def _add_to(self, need: IndexNeed, context: BuildContext) -> None:
         encoder = self.encoder(context)
-        dimensions = self.dimensions or encoder.model.get_embedding_dimension()
-        vectors = EngineVectors(**self.encoded(context), dimensions=dimensions, graph=self.graph)
+        vectors = EngineVectors(**self.encoded(context), dimensions=encoder.vector_dimensions, graph=self.graph)
         need.add_vectors(Vectorizer(encoder, vectors))
 
     @property

@@ -16,7 +16,7 @@ from searchlora.pipelines.stages.stage import BuildContext, Stage
 from searchlora.records import Document, SearchContext
 
 if TYPE_CHECKING:
-    from searchlora.retrieval.encoder import Encoder
+    from searchlora.retrieval.encoder import TextEncoder
 
 
 class SimilaritySettings(EncoderSettings):
@@ -47,7 +47,7 @@ class SimilarityStage(Stage):
         PipelineError: if a search has no passages.
     """
 
-    encoder: Encoder
+    encoder: TextEncoder
     settings: SimilaritySettings
 
     @property

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,7 @@ from searchlora.adapters.manifest import (
     GoldenRender,
     GoldenVector,
 )
+from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import LoadCheckFailed
 from searchlora.models.load import load_encoder, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
@@ -47,13 +50,65 @@ _FP32_MAX_BYTES = 4_000_000_000
 TOP = 16
 
 
-def golden_of(task: Task, base: BaseModel, folder: Path, options: PromptOptions | None = None) -> Golden:
-    """Golden outputs of a PEFT folder, or of the folder of a whole model, on the task's examples.
+class BaseCopy:
+    """A copy of a base, without quantisation, that computes golden outputs and reproduces them; never two at once.
 
-    They are computed on fresh copies that are not quantised, and in fp32 if memory allows it.
+    It is loaded when it is first needed. A whole model is loaded in its place, not beside it. What the base alone
+    computes is kept, as it is needed twice.
+
+    Args:
+        load: Loads a base or a whole model.
+        outputs: What a model computes for some inputs: `last_logits` or `encode_texts`.
+    """
+
+    def __init__(
+        self, base: BaseModel, load: Callable[[BaseModel], Any], outputs: Callable[[Any, Sequence[Any]], Any]
+    ) -> None:
+        self._base, self._load, self.outputs = base, load, outputs
+        self._model: Any = None
+        self._plain: tuple[list[Any], Any] | None = None
+
+    @classmethod
+    def of(cls, task: Task, base: BaseModel) -> BaseCopy:
+        """The copy for a task: an encoder, or an LLM in fp32 if memory allows it."""
+        if isinstance(task, EncoderTask):
+            return cls(base, partial(load_encoder, device="cpu"), encode_texts)
+        return cls(base, partial(load_model, precision=precision_for(base)), last_logits)
+
+    def plain(self, inputs: Sequence[Any]) -> Any:
+        """Outputs of the base alone."""
+        if self._plain is None or self._plain[0] != list(inputs):
+            self._plain = (list(inputs), self.outputs(self._loaded(), inputs))
+        return self._plain[1]
+
+    @contextmanager
+    def trained(self, adapter: StoredAdapter | Path | BaseModel) -> Iterator[Any]:
+        """The base with an adapter until the end, or a whole model. Raises as `attach` and `load_model`."""
+        if isinstance(adapter, BaseModel):
+            self._model = None
+            yield self._load(adapter)
+            return
+        model = self._loaded()
+        adapted = attach(model, adapter)
+        try:
+            yield model
+        finally:
+            adapted.unload()
+
+    def _loaded(self) -> Any:
+        if self._model is None:
+            self._model = self._load(self._base)
+        return self._model
+
+
+def golden_of(
+    task: Task, base: BaseModel, folder: Path, options: PromptOptions | None = None, copy: BaseCopy | None = None
+) -> Golden:
+    """Golden outputs of a PEFT folder, or of the folder of a whole model, on the task's examples.
 
     Args:
         options: Options of the prompts of a prompted task.
+        copy: The copy of the base to compute them with; None loads one.
 
     Returns:
         Renders and logits for a prompted task, vectors for an encoder task, nothing for a task of another kind.
@@ -67,24 +122,24 @@ def golden_of(task: Task, base: BaseModel, folder: Path, options: PromptOptions 
             where=f"task {task.name}",
             fix="Write one or more records into the task's examples.jsonl.",
         )
+    copy = copy or BaseCopy.of(task, base)
+    trained = BaseModel("trained", folder) if is_full_model(folder) else folder
     if isinstance(task, EncoderTask):
-        return _golden_vectors(task, base, folder)
+        return _golden_vectors(task, trained, copy)
     if not isinstance(task, GenerationTask):
         return Golden()
     precision = precision_for(base)
     renders = golden_renders(task, Renderer(load_tokenizer(base), options))
     _check_count(task, len(renders), sum(len(render.token_ids) for render in renders), MAX_GOLDEN_TOKENS, "tokens")
     prompts = [render.token_ids[: render.prompt_length] for render in renders]
-    if is_full_model(folder):
-        trained = last_logits(load_model(BaseModel("trained", folder), precision=precision), prompts)
-        plain = last_logits(load_model(base, precision=precision), prompts)
-    else:
-        model = attach(load_model(base, precision=precision), folder)
-        trained = last_logits(model, prompts)
-        with model.disable_adapter():
-            plain = last_logits(model, prompts)
+    with copy.trained(trained) as model:
+        logits = last_logits(model, prompts)
+    del model
     return Golden(
-        renders=renders, logits=_golden_logits(trained, plain), precision=precision, tolerance=TOLERANCE[precision]
+        renders=renders,
+        logits=_golden_logits(logits, copy.plain(prompts)),
+        precision=precision,
+        tolerance=TOLERANCE[precision],
     )
 
 
@@ -170,20 +225,17 @@ def _golden_logits(trained: Any, plain: Any) -> list[GoldenLogits]:
     return golden
 
 
-def _golden_vectors(task: EncoderTask, base: BaseModel, folder: Path) -> Golden:
+def _golden_vectors(task: EncoderTask, trained: Path | BaseModel, copy: BaseCopy) -> Golden:
     """Vectors of the texts of the task's examples, each text once."""
     unique: dict[str, None] = {}
     for record in task.examples:
         unique |= dict.fromkeys([task.query(record), *task.positives(record)])
     texts = list(unique)
     _check_count(task, len(texts), sum(map(len, texts)), MAX_GOLDEN_CHARACTERS, "characters")
-    encoder = load_encoder(base, device="cpu")
-    plain = encode_texts(encoder, texts)
-    if is_full_model(folder):
-        encoder = load_encoder(BaseModel("trained", folder), device="cpu")
-    else:
-        attach(encoder, folder)
-    rows = encode_texts(encoder, texts)
+    with copy.trained(trained) as encoder:
+        rows = encode_texts(encoder, texts)
+    del encoder
+    plain = copy.plain(texts)
     vectors = [
         GoldenVector(text=text, vector=row.tolist(), base_difference=float(abs(row - base_row).max()))
         for text, row, base_row in zip(texts, rows, plain, strict=True)

@@ -12,18 +12,16 @@ import itertools
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from searchlora.adapters.attach import attach
 from searchlora.adapters.full_model import check_weights, model_of, unpack
 from searchlora.adapters.golden import (
     TOLERANCE,
     VECTOR_TOLERANCE,
-    encode_texts,
-    last_logits,
+    BaseCopy,
     precision_for,
     prompt_hash,
 )
@@ -39,7 +37,7 @@ from searchlora.errors import (
     TokenizerMismatch,
 )
 from searchlora.models.fingerprint import fingerprint
-from searchlora.models.load import load_encoder, load_model, load_tokenizer
+from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.outputs import ClosedSet
 from searchlora.prompts import Renderer
@@ -99,14 +97,17 @@ def check_base(reference: str, trained_on: Base, base: BaseModel) -> None:
         )
 
 
-def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | None = None) -> None:
-    """The full check, with forward passes on a fresh copy of the base.
+def verify(
+    stored: StoredAdapter, task: Task | None = None, base: BaseModel | None = None, copy: BaseCopy | None = None
+) -> None:
+    """The full check, with forward passes on a copy of the base.
 
     A task that is neither prompted nor an encoder's has no golden records; only files, base and delta are checked.
 
     Args:
         task: The adapter's task, which is bound to the settings in the manifest; None loads it by its name there.
         base: The base; None resolves the name in the manifest.
+        copy: The copy of the base that computes; None loads one.
 
     Raises:
         What `check_files` and `attach` raise, and:
@@ -123,15 +124,10 @@ def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | No
     if isinstance(task, GenerationTask):
         _check_golden(stored, precision_for(base), len(manifest.golden.logits))
         check_renders(stored, task, Renderer(load_tokenizer(base)))
-        precision = manifest.golden.precision
-        if stored.is_full:
-            whole = load_model(model_of(stored), precision=precision)
-            check_logits(stored, whole, lambda: load_model(base, precision=precision))
-        else:
-            check_logits(stored, attach(load_model(base, precision=precision), stored))
+        check_logits(stored, copy or BaseCopy.of(task, base))
     elif isinstance(task, EncoderTask):
         _check_golden(stored, "fp32", len(manifest.golden.vectors))
-        check_vectors(stored, base)
+        check_vectors(stored, copy or BaseCopy.of(task, base))
 
 
 def _check_golden(stored: StoredAdapter, precision: str, records: int) -> None:
@@ -214,23 +210,32 @@ _UNUSABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError
 _TRIED = 3
 
 
-def check_logits(stored: StoredAdapter, model: Any, base: Callable[[], Any] | None = None) -> None:
+def check_logits(stored: StoredAdapter, copy: BaseCopy) -> None:
     """Compute the golden logits again.
 
-    Args:
-        model: The adapter alone and active on a base that is not quantised, in the manifest's golden precision; or the
-            stored model, if it is a whole one.
-        base: Loads the base of a whole model; None for an adapter, which can be switched off.
-
     Raises:
+        MissingKey, UnexpectedKey: see `attach`.
         GoldenMismatch: naming the record and the largest difference.
     """
     golden = stored.manifest.golden
-    if not golden.logits:
-        return
-    vocabulary = int(model.get_input_embeddings().num_embeddings)
     prompts = [render.token_ids[: render.prompt_length] for render in golden.renders]
-    tokens = [*itertools.chain(*prompts), *itertools.chain(*(row.ids for row in golden.logits))]
+    with copy.trained(model_of(stored) if stored.is_full else stored) as model:
+        if not golden.logits:
+            return
+        _check_reads(stored, model, prompts)
+        rows = copy.outputs(model, prompts)
+    del model
+    plain = copy.plain(prompts)
+    names = [f"a logit on golden record '{render.record.get('id')}'" for render in golden.renders]
+    now = [row[then.ids] for row, then in zip(rows.numpy(), golden.logits, strict=True)]
+    then = [row.logits for row in golden.logits]
+    _check_reproduced(stored, rows.numpy(), plain.numpy(), names, now, then, TOLERANCE[golden.precision])
+
+
+def _check_reads(stored: StoredAdapter, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+    """Refuse golden tokens that are not in the vocabulary, and prompts longer than the context."""
+    vocabulary = int(model.get_input_embeddings().num_embeddings)
+    tokens = [*itertools.chain(*prompts), *itertools.chain(*(row.ids for row in stored.manifest.golden.logits))]
     if max(tokens) >= vocabulary:
         raise GoldenMismatch(
             f"the golden token id {max(tokens)} is not in the vocabulary of {vocabulary:,} tokens",
@@ -244,20 +249,10 @@ def check_logits(stored: StoredAdapter, model: Any, base: Callable[[], Any] | No
             where=stored.reference,
             fix="Store the adapter again; the task needs shorter examples (examples.jsonl).",
         )
-    rows = last_logits(model, prompts)
-    if base is not None:
-        plain = last_logits(base(), prompts)
-    else:
-        with model.disable_adapter():
-            plain = last_logits(model, prompts)
-    names = [f"a logit on golden record '{render.record.get('id')}'" for render in golden.renders]
-    now = [row[then.ids] for row, then in zip(rows.numpy(), golden.logits, strict=True)]
-    then = [row.logits for row in golden.logits]
-    _check_reproduced(stored, rows.numpy(), plain.numpy(), names, now, then, TOLERANCE[golden.precision])
 
 
-def check_vectors(stored: StoredAdapter, base: BaseModel) -> None:
-    """Compute the golden vectors again on a fresh copy of the base.
+def check_vectors(stored: StoredAdapter, copy: BaseCopy) -> None:
+    """Compute the golden vectors again.
 
     Raises:
         MissingKey, UnexpectedKey: see `attach`.
@@ -265,17 +260,15 @@ def check_vectors(stored: StoredAdapter, base: BaseModel) -> None:
     """
     golden = stored.manifest.golden
     texts = [vector.text for vector in golden.vectors]
-    encoder = load_encoder(base, device="cpu")
-    plain = encode_texts(encoder, texts) if texts else None
     with tempfile.TemporaryDirectory() as folder:
         if stored.is_full:
             unpack(stored, Path(folder))
-            encoder = load_encoder(BaseModel(stored.reference, Path(folder)), device="cpu")
-        else:
-            attach(encoder, stored)
-        if plain is None:
-            return
-        rows = encode_texts(encoder, texts)
+        with copy.trained(BaseModel(stored.reference, Path(folder)) if stored.is_full else stored) as encoder:
+            if not texts:
+                return
+            rows = copy.outputs(encoder, texts)
+    del encoder
+    plain = copy.plain(texts)
     names = [f"the vector of the golden text {text[:40]!r}" for text in texts]
     _check_reproduced(stored, rows, plain, names, rows, [vector.vector for vector in golden.vectors], VECTOR_TOLERANCE)
 

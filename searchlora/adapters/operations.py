@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -285,7 +286,7 @@ def store_adapter(
 ) -> StoredAdapter:
     """Write the manifest of a trained adapter, verify it, and store it as the next version of `name`.
 
-    Two copies of the base are loaded in turn: one computes the golden logits, the other reproduces them.
+    One copy of the base computes the golden outputs, and reproduces them with the adapter as it is stored.
 
     Args:
         folder: A plain PEFT folder as `save_adapter` writes it, or a model folder where `recipe.method` is full.
@@ -296,13 +297,14 @@ def store_adapter(
     Raises:
         What `Store.add` and `load_check.verify` raise; then nothing is stored.
     """
-    from searchlora.adapters.golden import golden_of, prompt_hash
+    from searchlora.adapters.golden import BaseCopy, golden_of, prompt_hash
     from searchlora.adapters.load_check import verify as check
     from searchlora.task import GenerationTask
 
     origin = origin or Origin()
     store.check_task(name, task.name)
     (check_full_weights if recipe.is_full else check_delta)(folder)
+    copy = BaseCopy.of(task, base)
     draft = ManifestDraft(
         task=task.name,
         task_version=task.version,
@@ -314,7 +316,7 @@ def store_adapter(
         prompt_hash=prompt_hash(task) if isinstance(task, GenerationTask) else None,
         settings=dict(task.settings),
         tuned=dict(origin.tuned),
-        golden=golden_of(task, base, folder, getattr(recipe, "prompt", None)),
+        golden=golden_of(task, base, folder, getattr(recipe, "prompt", None), copy),
         metrics=_finite(dict(origin.metrics)),
         training=_finite(dict(origin.training)),
         parents=list(origin.parents),
@@ -325,7 +327,8 @@ def store_adapter(
             pack(folder, flat)
         else:
             flat = folder
-        return store.add(name, flat, draft, extra_files=extra_files, check=lambda stored: check(stored, task, base))
+        verified = partial(check, task=task, base=base, copy=copy)
+        return store.add(name, flat, draft, extra_files=extra_files, check=verified)
 
 
 def _finite(value: Any) -> Any:

@@ -58,7 +58,8 @@ def doctor(
 ) -> None:
     """Check the installation: Python, packages, extras, CPU kernels, GPU, 4-bit, vLLM, base model, store, server.
 
-    With --base it also prints the memory that this base model needs for training and serving.
+    With --base it also prints the memory that this base model needs for training and serving, and whether adapters
+    share batches.
 
     The exit code is 0 unless something required is broken: Python, a core package, or a base, store or server that was
     given as an option.
@@ -107,6 +108,7 @@ def diagnose(
     yield _base(base)
     if base is not None:
         yield from _memory(base)
+        yield from _batching(base)
     yield _store(store)
     if server is not None:
         yield _server(server, api_key_env)
@@ -296,6 +298,32 @@ def _memory(name: str) -> Iterator[Check]:
     full = _gigabytes(memory.training_by("full"))
     yield Check("to train in full", "ok", f"{full} for weights, gradients, optimiser and validation, and activations")
     yield Check("to serve", "ok", f"{cache}, and activations")
+
+
+def _batching(name: str) -> Iterator[Check]:
+    """How a local engine computes a base that generates; it is loaded for this, if memory allows."""
+    if find_spec("torch") is None:
+        return
+    from searchlora.errors import SearchloraError
+    from searchlora.inference.batched.forward import check_batching
+    from searchlora.inference.settings import LocalSettings
+    from searchlora.models.load import load_model
+    from searchlora.models.memory import available_memory, base_memory
+    from searchlora.models.processor import uses_gpu
+    from searchlora.models.resolve import resolve
+
+    try:
+        base = resolve(name, ask_hub=False)
+        needed, free = 2 * base_memory(base.path).bf16, available_memory()  # a processor without bf16 holds fp32
+        if needed > free and not uses_gpu():
+            detail = f"not checked: loading the base may take {_gigabytes(needed)}, and {_gigabytes(free)} are free"
+            yield Check("batching", "missing", detail, "Run it on a machine with more memory.")
+            return
+        yield Check("batching", "ok", str(check_batching(load_model(base))))
+    except SearchloraError:  # an encoder, or what `_base` reports
+        return
+    engine = LocalSettings().engine_id("bf16", base)
+    yield Check("engine", "ok", f"{engine}; this is the default of every command but `serve`")
 
 
 def _gigabytes(size: int) -> str:

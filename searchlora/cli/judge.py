@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -16,6 +16,7 @@ from searchlora.cli.options import (
     MeasureOption,
     PoolOptions,
     SeedOption,
+    ShardOptions,
     StoreOptions,
     TopicsOption,
     argument,
@@ -23,8 +24,12 @@ from searchlora.cli.options import (
     option,
     parse_grades,
     parse_named_files,
+    shard_done,
     takes,
 )
+
+if TYPE_CHECKING:
+    from searchlora.experiments.judge.merge import JudgeResult
 
 _TrainingTopicsOption = Annotated[
     Path | None, option("--topics FILE", "Topics file, to detect a judge that was trained on these topics.")
@@ -57,6 +62,7 @@ class JudgeOptions(NamedTuple):
 @takes(PoolOptions, "pool")
 @takes(StoreOptions, "stored")
 @takes(EngineOptions, "engine")
+@takes(ShardOptions, "sharding")
 def judge(
     topics: TopicsOption,
     corpus: CorpusOption,
@@ -65,11 +71,13 @@ def judge(
     pool: PoolOptions,
     stored: StoreOptions,
     engine: EngineOptions,
+    sharding: ShardOptions,
     columns: MapOption = [],
 ) -> None:
     """Grade pairs of query and passage with an LLM, and write qrels that are marked as made by an LLM.
 
-    The same command continues an interrupted run.
+    The same command continues an interrupted run. Several processes or machines that share a folder grade one shard
+    each.
     """
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.judge.command import judge as verb
@@ -83,8 +91,17 @@ def judge(
             **pool._asdict(),
             **stored.given(),
             engine=engine.read(),
+            sharding=sharding.read(),
             steps=steps,
         )
+    if judged is None:
+        typer.echo(shard_done(sharding.shard, out))
+    else:
+        print_judged(judged, out)
+
+
+def print_judged(judged: JudgeResult, out: Path) -> None:
+    """Print what a judge wrote."""
     for system, reason in judged.circular.items():
         typer.echo(f"CIRCULAR: {system}: {reason}")
     for doubt in judged.doubts:

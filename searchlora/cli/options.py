@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from searchlora.data.collection import Corpus
     from searchlora.experiments.options import EvaluationOptions as VerbOptions
     from searchlora.experiments.options import TrainingOptions
+    from searchlora.experiments.sharding import Sharding
     from searchlora.inference.answer_cache import AnswerCache
     from searchlora.inference.settings import EngineSettings
 
@@ -97,6 +98,10 @@ BaseOption = Annotated[
 SetOption = Annotated[
     list[str], option("--set KEY=VALUE", "Override a key of the recipe, for example lora.r=8; repeatable.")
 ]
+TrainedBaseOption = Annotated[
+    str | None, option("--base MODEL", "Base model: hub id, folder, GGUF file or catalogue name.")
+]
+RecipeOption = Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the task's recipe.")]
 RestartOption = Annotated[bool, option("--restart", "Discard an unfinished training run of this name.")]
 ParametersOption = Annotated[
     list[str],
@@ -221,10 +226,8 @@ class StoreOptions(NamedTuple):
 class RecipeOptions(NamedTuple):
     """Options of the verbs that train by a recipe."""
 
-    base: Annotated[str | None, option("--base MODEL", "Base model: hub id, folder, GGUF file or catalogue name.")] = (
-        None
-    )
-    recipe: Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the task's recipe.")] = None
+    base: TrainedBaseOption = None
+    recipe: RecipeOption = None
     overrides: SetOption = []
     restart: RestartOption = False
 
@@ -244,6 +247,36 @@ class PoolOptions(NamedTuple):
         Path | None,
         option("--pairs FILE", "Pairs to grade, instead of a pool: 'topic document' lines, qrels or JSONL."),
     ] = None
+
+
+class ShardOptions(NamedTuple):
+    """How bulk work is divided."""
+
+    shard: Annotated[
+        str | None, option("--shard I/N", "Compute shard I of N only, here; `searchlora merge` joins all N.")
+    ] = None
+    shards: Annotated[
+        int, option("--shards N", "Compute N shards at once, each by an engine of its own, and merge them.", min=1)
+    ] = 1
+    on: Annotated[
+        Literal["here", "ray"],
+        option("--on PLACE", "here: processes of this machine; ray: a Ray cluster (RAY_ADDRESS), or this machine."),
+    ] = "here"
+    gpus_per_shard: Annotated[
+        float, option("--gpus-per-shard N", "With --on ray: GPUs that are reserved for each shard.", min=0)
+    ] = 0.0
+
+    def read(self) -> Sharding:
+        """The division of the work. Raises `UsageError` for options that exclude each other."""
+        from searchlora.experiments.sharding import Sharding
+        from searchlora.files.shards import Shard
+
+        return Sharding(**{**self._asdict(), "shard": Shard.parse(self.shard) if self.shard is not None else None})
+
+
+def shard_done(shard: str | None, out: Path) -> str:
+    """The line that a command prints after one shard."""
+    return f"Shard {shard} of {out} is complete. When all are: searchlora merge {out}"
 
 
 AcceptChangesOption = Annotated[

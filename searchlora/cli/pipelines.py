@@ -19,12 +19,14 @@ from searchlora.cli.options import (
     MapOption,
     MeasureOption,
     ParametersOption,
+    ShardOptions,
     StoreOption,
     TasksOption,
     argument,
     corpus_of,
     example,
     option,
+    shard_done,
     takes,
 )
 from searchlora.errors import UsageError
@@ -76,6 +78,7 @@ app = typer.Typer(no_args_is_help=True, help="List, show and check pipelines and
 @takes(PipelineOptions)
 @takes(EngineOptions, "engine")
 @takes(CacheOptions, "cached")
+@takes(ShardOptions, "sharding")
 def run(
     pipeline: PipelineArgument,
     queries: Annotated[Path, option("--queries FILE", "Queries: JSON lines or TSV with id, query and further fields.")],
@@ -89,6 +92,7 @@ def run(
     options: PipelineOptions,
     engine: EngineOptions,
     cached: CacheOptions,
+    sharding: ShardOptions,
     trace: Annotated[
         Path | None,
         option(
@@ -105,7 +109,7 @@ def run(
     from searchlora.experiments.run import run as verb
 
     with progress_bars() as steps:
-        tag, count = verb(
+        written = verb(
             options.read(pipeline, engine),
             queries,
             options.documents(),
@@ -114,9 +118,14 @@ def run(
             store=options.store,
             tasks=options.tasks,
             cache=cached.open(),
+            sharding=sharding.read(),
             steps=steps,
         )
-    typer.echo(f"Wrote {count} topics as {tag} to {', '.join(map(str, out))}")
+    if written is None:
+        typer.echo(shard_done(sharding.shard, out[0]))
+    else:
+        tag, count = written
+        typer.echo(f"Wrote {count} topics as {tag} to {', '.join(map(str, out))}")
 
 
 @takes(PipelineOptions)

@@ -85,10 +85,10 @@ class PackedWeight(ctypes.Structure):
         ("_is_bf16", ctypes.c_int),
     )
 
-    def __init__(self, weight: torch.Tensor) -> None:
-        self.blocks = pack(weight)
+    def __init__(self, weight: torch.Tensor, dtype: torch.dtype | None = None) -> None:
+        self.blocks = pack(weight, dtype)
         size_out, size_in = weight.shape
-        super().__init__(self.blocks.data_ptr(), size_in, size_out, weight.dtype == torch.bfloat16)
+        super().__init__(self.blocks.data_ptr(), size_in, size_out, self.blocks.dtype == torch.bfloat16)
 
     def dense(self) -> torch.Tensor:
         return unpack(self.blocks)[: self.size_out, : self.size_in]
@@ -331,12 +331,18 @@ def _first_row(items: LoraItems, x: torch.Tensor) -> tuple[torch.Tensor, int]:
     return x, x.data_ptr() + items.first * x.shape[-1] * x.element_size()
 
 
-def pack(weights: torch.Tensor) -> torch.Tensor:
-    """Weights (..., columns, size) in the kernels' layout (..., blocks, size / PAIR, COLUMNS, PAIR), zero-padded."""
-    pair, (columns, size) = PAIR[weights.dtype], weights.shape[-2:]
-    padded = torch.nn.functional.pad(weights, (0, -size % pair, 0, -columns % COLUMNS))
+def pack(weights: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Weights (..., columns, size) in the kernels' layout (..., blocks, size / PAIR, COLUMNS, PAIR), zero-padded.
+
+    Args:
+        dtype: Of the result; None: that of the weights.
+    """
+    pair, (columns, size) = PAIR[dtype or weights.dtype], weights.shape[-2:]
+    padding = (0, -size % pair, 0, -columns % COLUMNS)
+    padded = torch.nn.functional.pad(weights, padding) if any(padding) else weights
     blocks, pairs = padded.shape[-2] // COLUMNS, padded.shape[-1] // pair
-    return padded.reshape(*weights.shape[:-2], blocks, COLUMNS, pairs, pair).transpose(-3, -2).contiguous()
+    packed = padded.reshape(*weights.shape[:-2], blocks, COLUMNS, pairs, pair).transpose(-3, -2)
+    return torch.empty_like(packed, dtype=dtype, memory_format=torch.contiguous_format).copy_(packed)
 
 
 def unpack(blocks: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from searchlora.models.memory import available_memory
 from searchlora.prompts import IGNORED, Example
 
 #: Share of the free memory that dense copies of 4-bit weights may take.
-_DENSE_SHARE = 0.25
+DENSE_SHARE = 0.25
 
 
 class FusedModel:
@@ -62,10 +62,10 @@ def fused_model(model: Any, *, recompute: bool = False) -> FusedModel | None:
     base = model.get_base_model()
     dtype = base.get_input_embeddings().weight.dtype
     compiled = kernels(base.get_input_embeddings().weight)
-    if compiled is None or not _is_supported(base, dtype):
+    if compiled is None or not is_supported(base, dtype):
         return None
     size = sum(layer.in_features * layer.out_features for layer in base.modules() if _is_linear_4_bit(layer))
-    keep_dense = size * dtype.itemsize <= _DENSE_SHARE * available_memory()
+    keep_dense = size * dtype.itemsize <= DENSE_SHARE * available_memory()
     decoder = FusedDecoder(base, compiled, keep_dense=keep_dense, recompute=recompute)
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     if trained != {id(parameter) for parameter in decoder.parameters}:
@@ -78,7 +78,7 @@ def _is_linear_4_bit(layer: Any) -> bool:
     return isinstance(layer, torch.nn.Linear) and is_4_bit(layer)
 
 
-def _is_supported(base: Any, dtype: torch.dtype) -> bool:
+def is_supported(base: Any, dtype: torch.dtype) -> bool:
     config, name = base.config.get_text_config(), type(base).__name__.removesuffix("ForCausalLM")
     if name not in LLAMA_LIKE or getattr(config, "sliding_window", None) or config.attention_dropout:
         return False

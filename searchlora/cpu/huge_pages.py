@@ -1,4 +1,4 @@
-"""Huge pages (2 MiB) for memory that every step reads from end to end: weights and KV cache; return of free memory.
+"""Huge pages (2 MiB) for memory that every step reads from end to end: weights and KV cache; return of unused memory.
 
 `benchmarks/multi_adapter` has the effect.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 
@@ -39,6 +40,33 @@ def release_free_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def release_files(tensors: Iterable[torch.Tensor]) -> None:
+    """Drop the resident pages of CPU tensors that are mapped from files, as safetensors maps them; other tensors stay.
+
+    A later read takes the numbers from the file again, so changes that were made in memory are lost.
+    """
+    if platform.system() != "Linux":
+        return
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    files = list(_file_mappings())
+    for tensor in tensors:
+        begin, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        if tensor.device.type == "cpu" and any(start <= begin and end <= stop for start, stop in files):
+            begin = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+            if (size := end // mmap.PAGESIZE * mmap.PAGESIZE - begin) > 0:
+                madvise(begin, size, mmap.MADV_DONTNEED)
+
+
+def _file_mappings() -> Iterator[tuple[int, int]]:
+    """Beginning and end of each part of memory that is mapped from a file (`man 5 proc_pid_maps`)."""
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+        addresses, _, _, _, inode, *_ = line.split(maxsplit=5)
+        if inode != "0":
+            start, end = addresses.split("-")
+            yield int(start, 16), int(end, 16)
 
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:

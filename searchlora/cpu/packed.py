@@ -82,8 +82,7 @@ class CompiledLinear:
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, compiled: Kernels) -> None:
-        halves = weight.bfloat16()
-        self._weight = PackedWeight(halves if torch.equal(halves.float(), weight) else weight)
+        self._weight = PackedWeight(weight, torch.bfloat16 if _are_bf16(weight) else None)
         self._bias, self._compiled = bias, compiled
 
     treats_rows_alike = True
@@ -96,6 +95,11 @@ class CompiledLinear:
 
     def tensors(self) -> Sequence[torch.Tensor]:
         return (self._weight.blocks,)
+
+
+def _are_bf16(weight: torch.Tensor) -> bool:
+    """Whether all numbers are bf16 numbers; some rows at a time, as a copy of an output layer is large."""
+    return all(torch.equal(rows.bfloat16().float(), rows) for rows in weight.split(1024))
 
 
 def padded_rank(rank: int) -> int:

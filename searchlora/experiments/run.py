@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import package_versions
 from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder
 from searchlora.errors import PipelineError, RowError, UsageError
-from searchlora.eval.judgments.card import write_run_with_card
+from searchlora.eval.judgments.card import RunCard, write_run_with_card
 from searchlora.eval.trec import is_word, run_lines
-from searchlora.files import atomic_text, check_writable, file_sha256, read_rows, resumable_folder
-from searchlora.files.append_log import AppendLog
+from searchlora.experiments.sharding import WHOLE, Sharding, parts_of, run_shards
+from searchlora.files import atomic_text, check_writable, file_sha256, read_rows
+from searchlora.files.result_cache import cache_key
+from searchlora.files.shards import Job, Parts, Shard
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.engine_load import generations
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result, result_line
 from searchlora.pipelines.stages.stage import needs_of, produces_hits
-from searchlora.progress import Steps, no_progress
+from searchlora.progress import Progress, Steps, no_progress
 from searchlora.records import Record, RejectedRow, SearchContext
 from searchlora.systems.pipeline import run_card, task_identity, with_history
 
@@ -48,14 +52,15 @@ def run(
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     cache: str | Path | AnswerCache | None = None,
+    sharding: Sharding = WHOLE,
     steps: Steps = no_progress,
-) -> tuple[str, int]:
+) -> tuple[str, int] | None:
     """Execute a pipeline on queries, and write a TREC run with a card beside it, results as JSON lines, or both.
 
     Queries are read and written in batches, so memory does not grow with their number. After a kill or an error,
-    the same call continues after the last complete batch: batches wait in a hidden folder beside the first file of
-    `out`, and are used for the same queries, documents, stages with pinned versions, and engines. The files of `out`
-    appear when all queries are done.
+    the same call continues after the last complete batch: batches wait in a folder beside the first file of `out`, and
+    are used for the same queries, documents, stages with pinned versions, and engines. The files of `out` appear when
+    all queries are done.
 
     Args:
         pipeline: A YAML file, the name of a built-in pipeline or of a YAML file here, or what `read_pipeline` made of
@@ -67,9 +72,11 @@ def run(
         trace: A file of JSON lines for what each stage did with each query: input, prompts, output, version, time,
             tokens, flags (`pipelines.execution.trace_row`). None: nothing of it is kept.
         cache: A file of answers of adapter stages, see `Pipeline.load`.
+        sharding: Where and in how many shards the queries are executed.
 
     Returns:
-        The tag of the run, with the pinned version of each adapter, and the number of queries.
+        The tag of the run, with the pinned version of each adapter, and the number of queries; None for a shard alone,
+        whose results `merge_run` joins with those of the others.
 
     Raises:
         UsageError: if two outputs have the same file.
@@ -91,59 +98,86 @@ def run(
             raise UsageError("two outputs are written to this file", where=str(path), fix="Name another one.")
         named.add(path.resolve())
     check_writable(*outs, *traced)
-    count = _check_queries(Path(queries))
-    store = Store.of(store)
+    work = partial(
+        _run_shard,
+        config=config,
+        queries=Path(queries),
+        corpus=corpus,
+        outs=outs,
+        traced=traced,
+        store=Store.of(store),
+        tasks=tasks,
+        cache=cache,
+        steps=steps if sharding.is_here else no_progress,
+    )
+    parts = parts_of(outs[0])
+    return merge_run(parts) if run_shards(work, sharding, parts, steps("Searching")) else None
+
+
+def _run_shard(
+    shard: Shard,
+    progress: Progress,
+    *,
+    config: PipelineConfig,
+    queries: Path,
+    corpus: Corpus | None,
+    outs: Sequence[Path],
+    traced: Sequence[Path],
+    store: Store,
+    tasks: str | Path | None,
+    cache: str | Path | AnswerCache | None,
+    steps: Steps,
+) -> None:
+    """Execute the queries of one shard, in this process."""
+    count = _check_queries(queries)
     built = Pipeline.load(config, corpus=corpus, store=store, tasks=tasks, cache=cache, steps=steps)
     writers: list[_Writer] = [_result_lines if _holds_results(path) else _run_lines for path in outs]
-    key = {
-        **_depends_on(config, built, corpus if corpus is not None else config.corpus, store),
-        "queries": file_sha256(queries),
-        "files": [*(writer.__name__ for writer in writers), *(["trace"] if traced else [])],
+
+    def compute(batch: Sequence[SearchContext]) -> list[list[str]]:
+        """A text for each file."""
+        rows: list[Mapping[str, Any]] = []
+        executed = built.execute(batch, trace=rows.append if traced else None)
+        texts = ["".join(writer(built, batch, executed)) for writer in writers]
+        return [[*texts, *(["".join(map(result_line, rows))] if traced else [])]]
+
+    files = [*(writer.__name__ for writer in writers), *(["trace"] if traced else [])]
+    key = {**_depends_on(config, built, corpus if corpus is not None else config.corpus, store), "files": files}
+    about = {
+        "kind": "run",
+        "card": asdict(replace(run_card(config.name, built, store), created="")),
+        "tag": built.tag,
+        "outs": [*map(str, outs)],
+        "traced": [*map(str, traced)],
+        "inputs": cache_key(key, file_sha256(queries)),
     }
-    progress = steps("Searching")
-    with _batches(outs[0], key) as log:
-        done = sum(batch["rows"] for batch in log)
-        progress(done, count)
-        searches = islice(_queries(Path(queries)), done, None)
-        while batch := list(islice(searches, built.batch_size)):
-            rows: list[Mapping[str, Any]] = []
-            executed = built.execute(batch, trace=rows.append if traced else None)
-            texts = ["".join(writer(built, batch, executed)) for writer in writers]
-            texts += ["".join(map(result_line, rows))] if traced else []
-            log.append({"rows": len(batch), "texts": texts})
-            done += len(batch)
-            progress(done, count)
-        card = run_card(config.name, built, store)
-        for number, path in enumerate([*outs, *traced]):
-            write = partial(_write_texts, texts=(batch["texts"][number] for batch in log))
-            if path in traced or _holds_results(path):
-                write(path)
-            else:
-                write_run_with_card(path, card, write)
-    return built.tag, count
+    parts = parts_of(outs[0])
+    with parts.removed_if_empty():
+        parts.compute(Job(key, _queries(queries), compute, built.batch_size, about=about), shard, progress, count)
+
+
+def merge_run(parts: Parts) -> tuple[str, int]:
+    """Write the files of a run from the parts of all its shards, and remove the parts; see `run`.
+
+    Raises:
+        DataError: when a shard or a part is missing or damaged, or a file cannot be written.
+    """
+    merged = parts.merged()
+    about = merged.about
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    card = replace(TypeAdapter(RunCard).validate_json(json.dumps(about["card"])), created=created)
+    for number, path in enumerate(map(Path, [*about["outs"], *about["traced"]])):
+        write = partial(_write_texts, texts=map(itemgetter(number), merged))
+        if number >= len(about["outs"]) or _holds_results(path):
+            write(path)
+        else:
+            write_run_with_card(path, card, write)
+    parts.remove()
+    return about["tag"], merged.rows
 
 
 def _write_texts(path: Path, texts: Iterable[str]) -> None:
     with atomic_text(path) as file:
         file.writelines(texts)
-
-
-@contextmanager
-def _batches(target: Path, key: dict[str, Any]) -> Iterator[AppendLog]:
-    """The log of a run's batches, in a hidden folder beside its first file.
-
-    It is removed at the end of the block, and after an error before the first batch.
-    """
-    with resumable_folder(target) as folder:
-        log = None
-        try:
-            with AppendLog(folder / "batches.jsonl", key) as log:
-                yield log
-        except BaseException:
-            if log is None or not any(True for _ in log):
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _holds_results(path: Path) -> bool:

@@ -24,8 +24,7 @@ from searchlora.eval.measures import RETRIEVAL_MEASURES
 from searchlora.eval.policy import Policy, read_policy
 from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
-from searchlora.http_client import check_key_variable
-from searchlora.inference.settings import EngineSettings, ServerSettings
+from searchlora.inference.settings import EngineSettings, check_engine_of_file
 from searchlora.pipelines.config import CorpusSettings
 
 
@@ -222,6 +221,5 @@ def read_experiment(path: str | Path) -> Experiment:
         message = first["msg"].removeprefix("Value error, ")
         raise UsageError(f"'{key}': {message[0].lower()}{message[1:]}", where=str(path), fix=fix) from None
     for engine in (spec.engine, *(system.engine for system in spec.systems.values())):
-        if isinstance(engine, ServerSettings):
-            check_key_variable(engine.api_key_env, str(path))
+        check_engine_of_file(engine, str(path))
     return spec

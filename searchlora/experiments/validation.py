@@ -16,6 +16,7 @@ from searchlora.prompts import messages
 from searchlora.recipe import EncoderRecipe
 from searchlora.records import Document, Record
 from searchlora.retrieval.encoder import Encoder
+from searchlora.retrieval.shared_model import SharedModel
 from searchlora.systems.encoder import EncoderData, EncoderSystem
 from searchlora.systems.measure import run_system
 from searchlora.systems.measures import TaskMeasures
@@ -142,7 +143,8 @@ class EncoderValidator:
             return Encoder(load_encoder(BaseModel(_CANDIDATE, folder)), _CANDIDATE)
         model = load_encoder(self.base)
         adapted = attach(model, folder)
-        return Encoder(model, _CANDIDATE, query_adapter=adapted if self.recipe.sides == "query" else None)
+        shared = SharedModel(model, adapted)
+        return Encoder(shared, _CANDIDATE, adapter=SharedModel.DEFAULT, query_only=self.recipe.sides == "query")
 
 
 def _measured(

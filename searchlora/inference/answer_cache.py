@@ -39,6 +39,10 @@ class AnswerCache(ResultCache):
     def __init__(self, file: Path, max_bytes: int = MAX_BYTES) -> None:
         super().__init__(file, max_bytes=max_bytes, refuse_foreign=True)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the file itself."""
+        return AnswerCache, (self.file, self.max_bytes)
+
     def answers(self, scope: Mapping[str, Any]) -> CachedAnswers:
         """The answers in one scope: the engine, its base, and the weights of the adapter, as JSON."""
         return CachedAnswers(self, json.dumps([RENDERING, scope], sort_keys=True))

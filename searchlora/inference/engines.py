@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from searchlora.http_client import api_key
-from searchlora.inference.settings import WAITING, EngineSettings, LocalSettings, ServerSettings
+from searchlora.inference.settings import WAITING, EngineSettings, LocalSettings, ServerSettings, VllmSettings
 from searchlora.models.load import Precision
 from searchlora.recipe import PromptOptions
 
@@ -30,14 +30,14 @@ def make_engine(
     """An engine for a base model.
 
     Args:
-        precision: Precision of a local engine whose settings leave it open.
+        precision: Precision of an engine in this process, or of its vLLM, whose settings leave it open.
         prompt_options: Options of the prompts of the bare base.
         waiting, waiting_per_client: Limits of a local engine's queue.
 
     Raises:
         BaseModelError: for a base that cannot be loaded.
         PipelineError: if the environment variable with the server's key is not set.
-        EngineError: for an invalid URL.
+        EngineError: for an invalid URL, or an environment without vLLM.
     """
     if isinstance(settings, ServerSettings):
         from searchlora.inference.remote.engine import RemoteEngine
@@ -45,9 +45,13 @@ def make_engine(
         options = settings.model_dump(exclude={"kind", "url", "api_key_env"})
         key = api_key(settings.api_key_env, settings.url)
         return RemoteEngine(settings.url, base, store, api_key=key, prompt_options=prompt_options, **options)
+    settings = settings.model_copy(update={"precision": settings.precision or precision})
+    if isinstance(settings, VllmSettings):
+        from searchlora.inference.remote.vllm_engine import VllmEngine
+
+        return VllmEngine(settings, base, store, prompt_options=prompt_options)
     from searchlora.inference.local import LocalEngine
 
-    settings = settings.model_copy(update={"precision": settings.precision or precision})
     return LocalEngine(
         base,
         store,
@@ -108,5 +112,5 @@ class Engines:
         """`Engine.engine_id` of the engine, without loading weights. Raises `EngineError` as it does."""
         settings = settings or self.settings
         if isinstance(settings, LocalSettings):
-            return settings.engine_id(precision)
+            return settings.engine_id(precision, base)
         return self.get(base, precision, prompt_options=prompt_options, settings=settings).engine_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -20,10 +21,13 @@ from searchlora.inference.scheduling.engine_core import Stats
 from searchlora.inference.scheduling.requests import AnyModelRequest, GenerateRequest, Limits, ScoreRequest
 from searchlora.inference.sequential import sequential_core
 from searchlora.inference.settings import WAITING, LocalSettings, local_settings
+from searchlora.models.experts import is_mixture_of_experts
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.prompts import Renderer
 from searchlora.recipe import PromptOptions
+
+_LOG = logging.getLogger(__name__)
 
 #: Batches that are sorted by length together. Requests with a common prefix are adjacent before that.
 _SORTED_BATCHES = 4
@@ -44,10 +48,10 @@ class LocalEngine:
             (`adapters.full_model.model_of`) as they name an adapter.
         store: Resolves adapter references.
         settings: How the base model is computed, and the engine's limits. Long prompts that are being computed take
-            about half of `cache_tokens` besides. With `batch_invariant`, every completion and score is independent, to
-            the last bit, of other requests; in bf16, rounding otherwise changes about one greedy answer in ten. Another
-            number of threads can still round differently. Models that are served one adapter at a time compute one row
-            per batch then.
+            about half of `cache_tokens` besides. With `batch_invariant`, the default on a CPU, every completion and
+            score is independent, to the last bit, of other requests; in bf16, rounding otherwise changes about one
+            greedy answer in ten. Another number of threads can still round differently. Models that are served one
+            adapter at a time compute one row per batch then, and so does a mixture of experts for which it is asked.
         waiting: Maximum number of queued requests.
         waiting_per_client: Maximum number of queued requests of one client of `submit` and `submit_scores`; None: a
             quarter of `waiting`, but at least 256, one call of `/v1/score`.
@@ -55,7 +59,9 @@ class LocalEngine:
         options: Fields of `LocalSettings`, in place of `settings`.
 
     Attributes:
-        shares_batches: Whether rows with different adapters are computed in one batch.
+        batch_invariant: Whether completions and scores are independent of other requests.
+        batching: Whether the base computes rows with different adapters in one batch, and the numbers that decided it.
+        shares_batches: Whether this engine does.
         precision: Precision and quantization of the base model, as manifests record it.
         renderer: Renders chats to token ids.
 
@@ -75,7 +81,7 @@ class LocalEngine:
         prompt_options: PromptOptions | None = None,
         **options: Any,
     ) -> None:
-        from searchlora.inference.batched.forward import is_supported
+        from searchlora.inference.batched.forward import check_batching
         from searchlora.inference.batched.model_runner import batched_core
 
         if settings is None:
@@ -92,15 +98,19 @@ class LocalEngine:
         self.precision = precision if quantization == "none" else f"{quantization}+{precision}"
         self.renderer = Renderer(load_tokenizer(base), prompt_options, adapter_options=self._prompt_options)
         self._sorted_together = _SORTED_BATCHES * rows
-        self.batch_invariant = settings.batch_invariant
+        self.batch_invariant = settings.is_batch_invariant(base)
         self.call_size = rows
-        self.engine_id = settings.engine_id(precision)
+        self.engine_id = settings.engine_id(precision, base)
+        settings = settings.model_copy(update={"batch_invariant": self.batch_invariant})
         self._folders: dict[str, Path] = {}  # name -> folder, see `load_folder`
         model = load_model(base, quantization=quantization, precision=precision)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._adapters = AdapterFolders(base, store, self._folders)
         stop_id, pad_id = self.renderer.stop_id, int(self.renderer.tokenizer.pad_token_id)
-        self.shares_batches = is_supported(model)
+        self.batching = check_batching(model)
+        _LOG.log(logging.INFO if self.batching.shares_batches else logging.WARNING, "%s: %s", base.name, self.batching)
+        keeps_claim = not self.batch_invariant or not is_mixture_of_experts(base.path)
+        self.shares_batches = self.batching.shares_batches and keeps_claim
         self._core = (
             batched_core(model, stop_id, self._adapters, settings, limits)
             if self.shares_batches

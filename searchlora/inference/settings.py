@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -13,7 +14,10 @@ from searchlora.errors import PipelineError
 from searchlora.files import read_text
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.http_client import check_key_variable
+from searchlora.models.experts import is_mixture_of_experts
 from searchlora.models.load import Precision, Quantization
+from searchlora.models.processor import uses_gpu
+from searchlora.models.resolve import BaseModel
 from searchlora.recipe import MAX_RANK
 from searchlora.renamed import with_new_keys
 
@@ -23,6 +27,12 @@ DialectName: TypeAlias = Literal["vllm", "searchlora", "openai"]
 #: Requests that a local engine queues unless its maker says otherwise.
 WAITING = 4096
 
+
+#: Environment variable with the interpreter of the environment that has vLLM.
+VLLM_PYTHON = "SEARCHLORA_VLLM_PYTHON"
+
+#: The highest rank that vLLM can serve.
+VLLM_MAX_RANK = 512
 
 #: Keys of a local engine in earlier releases -> their names now, which are vLLM's.
 _RENAMED = {"batch_rows": "max_num_seqs", "adapters": "max_loras", "max_rank": "max_lora_rank"}
@@ -36,7 +46,7 @@ class LocalSettings(_Settings):
     """`engine: {kind: local, quantization: nf4, max_num_seqs: 16}`: the base model in this process, see `LocalEngine`.
 
     Examples:
-        >>> LocalSettings(quantization="nf4").engine_id("bf16")
+        >>> LocalSettings(quantization="nf4", batch_invariant=True).engine_id("bf16")
         'local, nf4+bf16'
         >>> LocalSettings(precision="fp32", batch_invariant=False).engine_id("bf16")
         'local, fp32, not batch invariant'
@@ -58,8 +68,10 @@ class LocalSettings(_Settings):
     )
     cache_tokens: int = Field(65536, ge=1, description="KV cache: rows times longest sequence")
     prefix_tokens: int = Field(16384, ge=0, description="prefix cache shared by prompts; 0 turns it off")
-    batch_invariant: bool = Field(
-        True, description="make every answer independent of the other requests, to the last bit; it costs speed"
+    batch_invariant: bool | None = Field(
+        None,
+        description="make every answer independent of the other requests, to the last bit; it costs speed. Default:"
+        " true on a CPU, but not for a mixture of experts; false on a GPU",
     )
 
     @model_validator(mode="before")
@@ -67,18 +79,33 @@ class LocalSettings(_Settings):
     def _renamed(cls, values: Any) -> Any:
         return with_new_keys(values, _RENAMED, "engine")
 
-    def engine_id(self, precision: str) -> str:
+    def is_batch_invariant(self, base: BaseModel | None = None) -> bool:
+        """Whether answers of a base are equal to the last bit in any batch, on the device of this process."""
+        if self.batch_invariant is not None:
+            return self.batch_invariant
+        return not uses_gpu() and (base is None or not is_mixture_of_experts(base.path))
+
+    def engine_id(self, precision: str, base: BaseModel | None = None) -> str:
         """What distinguishes outputs of this engine from those of another one; limits and sizes do not.
 
         Args:
             precision: The precision where the settings leave it open.
+            base: The base model; None: one that is not a mixture of experts.
         """
         computed = self.precision or precision
         computed = computed if self.quantization == "none" else f"{self.quantization}+{computed}"
-        return f"local, {computed}" if self.batch_invariant else f"local, {computed}, not batch invariant"
+        return f"local, {computed}" if self.is_batch_invariant(base) else f"local, {computed}, not batch invariant"
 
 
-class ServerSettings(_Settings):
+class _HttpSettings(_Settings):
+    """How requests are sent to a server."""
+
+    concurrency: int = Field(256, ge=1, description="maximum number of requests in flight; a slow server gets fewer")
+    timeout_s: float = Field(60, gt=0, description="time limit of one attempt in seconds")
+    retries: int = Field(4, ge=0, description="attempts after the first")
+
+
+class ServerSettings(_HttpSettings):
     """`engine: {url: http://localhost:8000}`: a server that generates, see `RemoteEngine`."""
 
     kind: Literal["server", "openai"] = Field("server", description="`openai` is the former name of `server`")
@@ -95,9 +122,44 @@ class ServerSettings(_Settings):
     model: str | None = Field(None, description="the server's name of the base model; default: the first that it lists")
     dialect: DialectName | None = Field(None, description="kind of server; default: detected")
     load: bool = Field(False, description="load adapters on vLLM from the store's folder")
-    concurrency: int = Field(256, ge=1, description="maximum number of requests in flight; a slow server gets fewer")
-    timeout_s: float = Field(60, gt=0, description="time limit of one attempt in seconds")
-    retries: int = Field(4, ge=0, description="attempts after the first")
+
+
+class VllmSettings(_HttpSettings):
+    """`engine: {kind: vllm, python: ~/vllm/bin/python}`: a vLLM server that this process starts, see `VllmEngine`.
+
+    Examples:
+        >>> VllmSettings(tensor_parallel_size=2).max_loras is None
+        True
+    """
+
+    kind: Literal["vllm"] = "vllm"
+    python: str | None = Field(
+        None,
+        description=f"interpreter of the environment with vLLM; default: the environment variable {VLLM_PYTHON}."
+        " A pipeline or an experiment may name no other",
+    )
+    precision: Precision | None = Field(
+        None, description="precision of the computation; default: that of the adapter's recipe"
+    )
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share each layer")
+    data_parallel_size: int = Field(1, ge=1, description="copies of the model, each with its part of the requests")
+    max_loras: int | None = Field(
+        None, ge=1, description="LoRA slots; default: the number of adapters that are used, and one that stays empty"
+    )
+    max_lora_rank: int | None = Field(
+        None, ge=1, le=VLLM_MAX_RANK, description="maximum rank of an adapter; default: that of the adapters"
+    )
+    max_num_seqs: int | None = Field(None, ge=1, description="rows of one batch; default: vLLM's")
+    max_model_len: int | None = Field(None, ge=1, description="context in tokens; default: that of the base")
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="share of the GPU's memory that vLLM takes; default: vLLM's"
+    )
+    enforce_eager: bool = Field(False, description="start faster, without compiling the model")
+    args: tuple[str, ...] = Field(
+        (), description="further arguments of vLLM, such as `--quantization=fp8`; not in a pipeline or an experiment"
+    )
+    start_timeout_s: float = Field(900, gt=0, description="time limit of the start in seconds")
+    timeout_s: float = Field(600, gt=0, description="time limit of one attempt in seconds")
 
 
 def _kind(value: Any) -> str:
@@ -108,12 +170,18 @@ def _kind(value: Any) -> str:
     return "server" if kind == "openai" else str(kind)
 
 
-_KINDS: Mapping[str, type[LocalSettings] | type[ServerSettings]] = {"local": LocalSettings, "server": ServerSettings}
+_KINDS: Mapping[str, type[LocalSettings] | type[ServerSettings] | type[VllmSettings]] = {
+    "local": LocalSettings,
+    "server": ServerSettings,
+    "vllm": VllmSettings,
+}
 
-#: Settings of an engine. A further kind, such as vLLM in this process, is one more class here, in `_KINDS` and in
-#: `make_engine`.
+#: Settings of an engine. A further kind is one more class here, in `_KINDS` and in `make_engine`.
 EngineSettings: TypeAlias = Annotated[
-    Annotated[LocalSettings, Tag("local")] | Annotated[ServerSettings, Tag("server")], Discriminator(_kind)
+    Annotated[LocalSettings, Tag("local")]
+    | Annotated[ServerSettings, Tag("server")]
+    | Annotated[VllmSettings, Tag("vllm")],
+    Discriminator(_kind),
 ]
 
 
@@ -122,7 +190,7 @@ def engine_settings(content: Any, where: str, *, from_file: bool = True) -> Engi
 
     Args:
         where: The file or option, for error messages.
-        from_file: Whether a file holds them; it may only name an `api_key_env` that the environment allows.
+        from_file: Whether they are part of a pipeline or an experiment, see `check_engine_of_file`.
 
     Raises:
         PipelineError: naming the key that is invalid.
@@ -148,9 +216,29 @@ def engine_settings(content: Any, where: str, *, from_file: bool = True) -> Engi
         key = ".".join(str(part) for part in first["loc"]) or "the engine"
         known = f"Known keys: {', '.join(sorted(model.model_fields))}." if first["type"] == "extra_forbidden" else None
         raise PipelineError(f"'{key}': {first['msg'].lower()}", where=where, fix=known) from None
-    if from_file and isinstance(settings, ServerSettings):
-        check_key_variable(settings.api_key_env, where)
+    if from_file:
+        check_engine_of_file(settings, where)
     return settings
+
+
+def check_engine_of_file(settings: EngineSettings | None, where: str) -> None:
+    """Refuse an engine in a file that may come from somebody else, if it would send a secret or start a program.
+
+    Its server may only receive an `api_key_env` that the environment allows, and its vLLM may only be the one that the
+    environment names. Raises `PipelineError`.
+    """
+    if isinstance(settings, ServerSettings):
+        check_key_variable(settings.api_key_env, where)
+    if not isinstance(settings, VllmSettings):
+        return
+    allowed = os.environ.get(VLLM_PYTHON)
+    if settings.args or not allowed or settings.python not in (None, allowed):
+        key = "args" if settings.args else "python"
+        raise PipelineError(
+            f"'{key}': a pipeline or an experiment does not choose the program that runs",
+            where=where,
+            fix=f"Name the interpreter with {VLLM_PYTHON}, or give the whole engine with --engine.",
+        )
 
 
 def local_settings(options: Mapping[str, Any]) -> LocalSettings:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from searchlora.errors import UsageError
 from searchlora.models.fingerprint import tensor_shapes
 from searchlora.models.resolve import read_json_object
 from searchlora.recipe import Method
@@ -82,7 +83,7 @@ def memory_of(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) ->
         parameters=total,
         bf16=2 * total,
         nf4=round(NF4_BYTES * quantised) + 2 * (total - quantised),
-        kv_token=_kv_token(config),
+        kv_token=kv_token(config),
     )
 
 
@@ -99,12 +100,29 @@ def available_memory(root: Path = Path("/")) -> int:
         return free
 
 
+def free_memory(target: Literal["cpu", "cuda"]) -> int:
+    """Bytes that a model can still take: on the GPU that PyTorch uses, or of the main memory.
+
+    Raises:
+        UsageError: for "cuda" without a GPU.
+    """
+    if target == "cpu":
+        return available_memory()
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UsageError("PyTorch sees no GPU, so its free memory is not known", fix="Give --memory, such as 24GB.")
+    free: int = torch.cuda.mem_get_info()[0]
+    return free
+
+
 def _is_linear(name: str, shape: Sequence[int]) -> bool:
     """Whether bitsandbytes quantises the tensor: a matrix that is neither an embedding nor the output layer."""
     return len(shape) == 2 and name.endswith(".weight") and "embed" not in name and not name.startswith("lm_head")
 
 
-def _kv_token(config: Mapping[str, Any]) -> int | None:
+def kv_token(config: Mapping[str, Any]) -> int | None:
+    """Bytes of the keys and values of one token in bf16; None if the configuration does not give their shape."""
     layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
     kv_heads = config.get("num_key_value_heads") or heads
     hidden, head_dim = config.get("hidden_size"), config.get("head_dim")

@@ -7,6 +7,7 @@ ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA. Together the three let one machine c
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import platform
 from pathlib import Path
@@ -78,6 +79,15 @@ def chosen_instruction_set() -> str | None:
         what = f"needs {', '.join(sorted(missing))}, which this processor lacks"
         raise UsageError(f"{value!r} {what}", where=SWITCH, fix=f"Unset {SWITCH}, or use baseline.")
     return name
+
+
+def uses_gpu() -> bool:
+    """Whether models are computed on a GPU, unless their caller names a device."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def multiplies_bf16() -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from searchlora.errors import DataError
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
-from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.retrieval.encoder import TextEncoder, Vectors
 from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding, longest_of
 from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
 from searchlora.retrieval.nearest import Hnsw, Nearest, inner_products
@@ -47,7 +47,7 @@ class DenseIndex:
     def __init__(
         self,
         documents: Iterable[Document],
-        encoder: Encoder,
+        encoder: TextEncoder,
         encoding: TextEncoding = USUAL_ENCODING,
         *,
         graph: Hnsw | None = None,
@@ -71,7 +71,7 @@ class DenseIndex:
         vectors: Vectors,
         rows: NDArray[np.int64],
         nearest: Nearest,
-        encoder: Encoder,
+        encoder: TextEncoder,
         encoding: TextEncoding = USUAL_ENCODING,
     ) -> DenseIndex:
         """An index of vectors that were encoded before, in the same way; only queries are encoded.
@@ -87,10 +87,21 @@ class DenseIndex:
         index._documents, index.vectors, index._rows, index._nearest = documents, vectors, rows, nearest
         return index
 
-    def searched_by(self, encoder: Encoder) -> DenseIndex:
-        """The same vectors, with queries by another encoder, which must encode documents as the first one does."""
+    def searched_by(self, encoder: TextEncoder, encoding: TextEncoding | None = None) -> DenseIndex:
+        """The same vectors, with queries by another encoder, which must encode documents as the first one does.
+
+        Args:
+            encoding: Of the queries; None: as before.
+        """
         index = copy.copy(self)
-        index.encoder = encoder
+        index.encoder, index._encoding = encoder, encoding or self._encoding
+        return index
+
+    def approximate(self, graph: Hnsw, effort: int, progress: Progress = silent) -> DenseIndex:
+        """The same vectors, searched by a graph that is built now."""
+        index = copy.copy(self)
+        built = graph.build(self.vectors, progress)
+        index._nearest = Nearest(self.vectors, longest_of(self.vectors), built, effort)
         return index
 
     def filterable(self, columns: FieldColumns) -> DenseIndex:

@@ -1,42 +1,76 @@
-"""Text encoders: a sentence-transformers model, optionally with an adapter."""
+"""Text encoders: a sentence-transformers model, optionally with an adapter, and how texts are batched for it."""
 
 from __future__ import annotations
 
 import copy
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from searchlora.errors import UsageError
 from searchlora.progress import Progress, silent
+from searchlora.retrieval.shared_model import SharedModel, Vectors
 
 if TYPE_CHECKING:
     from searchlora.adapters.stored import StoredAdapter
     from searchlora.models.load import Precision
     from searchlora.models.resolve import BaseModel
 
-Vectors = NDArray[np.float32]
+#: Batches of texts of similar lengths in characters that are sorted by their tokens: also the part of an index that a
+#: killed build loses.
+BATCHES_OF_A_WINDOW = 16
 
 #: Characters per readable token: of the part of a long text that is tokenised first, and of the part that is read. No
 #: language has such long tokens; a text with fewer tokens is made of blanks or of words that no tokenizer knows.
 _FIRST_CHARACTERS, _MAX_CHARACTERS = 16, 256
 
 
+class TextEncoder(Protocol):
+    """What turns texts into vectors: an `Encoder` in this process, or a `RemoteEncoder`. Safe for threads."""
+
+    @property
+    def name(self) -> str:
+        """The name in reports."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Length in tokens at which texts are truncated; None: unknown, or no limit."""
+
+    @property
+    def vector_dimensions(self) -> int:
+        """Dimensions of a vector."""
+
+    @property
+    def at_once(self) -> int:
+        """Batches that are worth having in work at once."""
+
+    def encode_documents(
+        self, texts: Sequence[str], *, batch_size: int = 32, precision: Precision = "fp32", progress: Progress = silent
+    ) -> Vectors:
+        """The vectors of documents, shape (texts, dimensions)."""
+
+    def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: Progress = silent) -> Vectors:
+        """The vectors of queries, shape (texts, dimensions)."""
+
+    def encode_together(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of a few queries, in a pass that calls of other threads may share."""
+
+
 class Encoder:
     """A sentence-transformers model that turns texts into vectors. Safe for threads: forward passes take turns.
 
     Args:
-        model: A loaded `SentenceTransformer`, with or without an adapter on it.
+        model: A loaded `SentenceTransformer`, or one that several encoders share.
         name: The name in reports; with an adapter, its pinned reference.
         dimensions: Truncate vectors to this many dimensions and normalise them, for encoders trained for it
             (Matryoshka, arXiv:2205.13147); None: full vectors.
-        query_adapter: The `peft.PeftModel` inside `model` whose adapter is for queries only (`sides: query` of the
-            recipe); None: queries and documents are encoded alike.
+        adapter: The adapter of a shared model, by its reference; None: the model as it is.
+        query_only: Whether that adapter is for queries only (`sides: query` of the recipe), so that documents are
+            encoded without it.
 
     Prompts in the model's folder are not applied; pass them as prefixes.
 
@@ -44,16 +78,26 @@ class Encoder:
         UsageError: if the vectors have fewer dimensions.
     """
 
-    def __init__(self, model: Any, name: str, dimensions: int | None = None, query_adapter: Any = None) -> None:
-        self.model = model
-        self.query_adapter = query_adapter
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        dimensions: int | None = None,
+        *,
+        adapter: str | None = None,
+        query_only: bool = False,
+    ) -> None:
+        self.shared = model if isinstance(model, SharedModel) else SharedModel(model)
         self.name = name
         self.dimensions = dimensions
-        # A call of the model changes settings of its tokenizer, and an adapter for queries is off for documents.
-        self._lock = threading.RLock()
-        largest = model.get_embedding_dimension()
+        self.adapter = adapter
+        self.query_only = query_only
+        largest = self.model.get_embedding_dimension()
         if dimensions is not None and not 1 <= dimensions <= largest:
             raise UsageError(f"vectors of {largest} dimensions cannot be truncated to {dimensions}", where=name)
+
+    #: Forward passes take turns.
+    at_once = 1
 
     @classmethod
     def load(
@@ -64,12 +108,14 @@ class Encoder:
         dimensions: int | None = None,
         device: str | None = None,
         revision: str | None = None,
+        shared: Callable[[Path, Callable[[], SharedModel]], SharedModel] | None = None,
     ) -> Encoder:
         """Load an encoder by catalogue name, folder or hub id, see `searchlora.models.resolve`.
 
         Args:
             revision: Of a model of the hub without an adapter; an adapter names its own.
             adapter: An adapter of this encoder, or a version that is a whole encoder, loaded after its load check.
+            shared: Returns the model of a folder that other encoders have loaded, or loads it; None: loads a copy.
 
         Raises:
             BaseModelError: if the model does not exist or cannot be loaded.
@@ -78,19 +124,32 @@ class Encoder:
         from searchlora.models.load import load_encoder
 
         base = encoder_base(name, adapter, revision)
-        if adapter is None:
-            pinned = f"{name}@{base.revision[:12]}" if base.revision else name
-            return cls(load_encoder(base, device=device), pinned, dimensions)
-        if adapter.is_full:
-            return cls(load_encoder(base, device=device), adapter.reference, dimensions)
-        from searchlora.adapters.attach import attach
-        from searchlora.adapters.load_check import check_files
 
-        check_files(adapter, base)
-        model = load_encoder(base, device=device)
-        adapted = attach(model, adapter)
-        query_adapter = adapted if adapter.manifest.query_side_only else None
-        return cls(model, adapter.reference, dimensions, query_adapter)
+        def load() -> SharedModel:
+            return SharedModel(load_encoder(base, device=device))
+
+        if adapter is not None and not adapter.is_full:
+            from searchlora.adapters.load_check import check_files
+
+            check_files(adapter, base)
+        model = load() if shared is None else shared(base.path, load)
+        if adapter is None:
+            return cls(model, f"{name}@{base.revision[:12]}" if base.revision else name, dimensions)
+        if adapter.is_full:
+            return cls(model, adapter.reference, dimensions)
+        model.add(adapter)
+        reference = adapter.reference
+        return cls(model, reference, dimensions, adapter=reference, query_only=adapter.manifest.query_side_only)
+
+    @property
+    def model(self) -> Any:
+        """The `SentenceTransformer`, in float32."""
+        return self.shared.model
+
+    @property
+    def vector_dimensions(self) -> int:
+        """Dimensions of a vector."""
+        return int(self.dimensions or self.model.get_embedding_dimension())
 
     @property
     def max_tokens(self) -> int | None:
@@ -149,64 +208,103 @@ class Encoder:
         """Encode documents: as `encode`, but without an adapter that is for queries only.
 
         Args:
-            precision: Of the matrix products; with bf16 a component of a vector differs by up to about 1% of the
-                largest. The vectors are float32.
+            precision: Of weights and activations, see `SharedModel.encode`; with bf16 a component of a vector differs
+                by up to about 1% of the largest. The vectors are float32.
         """
-        with self._as_for_documents(), self._computing_in(precision):
-            return self.encode(texts, batch_size=batch_size, progress=progress)
-
-    @contextmanager
-    def _as_for_documents(self) -> Iterator[None]:
-        if self.query_adapter is None:
-            yield
-            return
-        with self._lock, self.query_adapter.disable_adapter():
-            yield
-
-    def _computing_in(self, precision: Precision) -> AbstractContextManager[Any]:
-        if precision == "fp32":
-            return nullcontext()
-        import torch
-
-        from searchlora.models.load import computed_in
-
-        if computed_in(precision, self.model.device.type) == "fp32":
-            return nullcontext()
-
-        # Weights stay float32, so that the same model encodes queries.
-        autocast: AbstractContextManager[Any] = torch.autocast(self.model.device.type, dtype=torch.bfloat16)
-        return autocast
+        return self._encode(texts, None if self.query_only else self.adapter, batch_size, precision, progress)
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: Progress = silent) -> Vectors:
         """Encode texts; those of an index with `encode_documents`.
 
-        The vector of a text depends on its batch by about 1e-7, the rounding of float32.
+        The vector of a text depends on its batch by about 1e-7, the rounding of float32. Texts are taken by length in
+        characters, 16 batches at a time, and those 16 batches by length in tokens.
 
         Args:
-            batch_size: Texts per forward pass; texts of similar length share a batch.
+            batch_size: Texts per forward pass. On a GPU, as many more short texts share a pass as have the tokens of a
+                batch of the longest ones.
 
         Returns:
             Vectors, shape (texts, dimensions).
         """
-        order = by_length(np.array([len(text) for text in texts], dtype=np.int64)).tolist()
+        return self._encode(texts, self.adapter, batch_size, "fp32", progress)
+
+    def encode_together(self, texts: Sequence[str], check: Callable[[], object] = lambda: None) -> Vectors:
+        """Encode a few queries, in a pass with those of other threads, which may use other adapters of the model.
+
+        Args:
+            check: Called before the texts are computed; what it raises is raised here.
+        """
+        return truncated(self.shared.submit(texts, self.adapter, check).result(), self.dimensions)
+
+    def _encode(
+        self, texts: Sequence[str], adapter: str | None, batch_size: int, precision: Precision, progress: Progress
+    ) -> Vectors:
         vectors: Vectors = np.zeros((0, 0), dtype=np.float32)
-        for start in range(0, len(texts), batch_size):
-            places = order[start : start + batch_size]
-            with self._lock:
-                part = self.model.encode(
-                    [texts[index] for index in places],
-                    prompt="",
-                    batch_size=batch_size,
-                    show_progress_bar=False,
-                    convert_to_numpy=True,
-                    truncate_dim=self.dimensions,
-                    normalize_embeddings=self.dimensions is not None,
-                )
+        done = 0
+        for places in self._windows(texts, batch_size):
+            parts = []
+            for batch in places:
+                rows = [texts[place] for place in batch]
+                parts.append(self.shared.encode(rows, [adapter] * len(rows), precision))
+                done += len(rows)
+                progress(done, len(texts), "texts encoded")
+            encoded = truncated(np.concatenate([part.cpu().numpy() for part in parts]), self.dimensions)
             if not len(vectors):
-                vectors = np.zeros((len(texts), part.shape[1]), dtype=np.float32)
-            vectors[places] = part
-            progress(start + len(places), len(texts), "texts encoded")
+                vectors = np.zeros((len(texts), encoded.shape[1]), dtype=np.float32)
+            vectors[np.concatenate(places)] = encoded
         return vectors
+
+    def _windows(self, texts: Sequence[str], batch_size: int) -> Iterator[list[NDArray[np.intp]]]:
+        """The places of the texts, in windows of batches; what a window holds depends on its own texts only."""
+        order = by_length(np.array([len(text) for text in texts], dtype=np.int64))
+        limit = self.max_tokens
+        for start in range(0, len(order), batch_size * BATCHES_OF_A_WINDOW):
+            window = order[start : start + batch_size * BATCHES_OF_A_WINDOW]
+            tokens = self._lengths([texts[place] for place in window])
+            most = batch_size * limit if self.shared.on_gpu and limit is not None else None
+            yield [window[batch] for batch in token_batches(tokens, batch_size, most)]
+
+    def _lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Lengths in tokens after truncation, shape (texts,); in characters if the tokenizer is slow."""
+        limit = self.max_tokens
+        if self._tokenizer is None or limit is None:
+            return np.array([len(text) for text in texts], dtype=np.int64)
+        beginnings = [text[: _FIRST_CHARACTERS * limit] for text in texts]
+        encoded = self._tokenizer.encode_batch(beginnings)
+        return np.minimum(np.array([len(tokens.ids) for tokens in encoded], dtype=np.int64), limit)
+
+
+def truncated(vectors: Vectors, dimensions: int | None) -> Vectors:
+    """The first dimensions of vectors, normalised; None: the vectors as they are."""
+    if dimensions is None:
+        return vectors
+    vectors = vectors[:, :dimensions]
+    unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+def token_batches(tokens: NDArray[np.int64], batch_size: int, max_tokens: int | None = None) -> list[NDArray[np.intp]]:
+    """Batches of texts of similar lengths, the longest first.
+
+    Args:
+        tokens: Length of each text, shape (texts,).
+        batch_size: Texts of a batch.
+        max_tokens: Tokens of a batch, padding included, in place of the number of texts.
+
+    Examples:
+        >>> token_batches(np.array([2, 9, 3, 8]), 2)
+        [array([1, 3]), array([2, 0])]
+        >>> token_batches(np.array([2, 9, 3, 2]), 1, max_tokens=9)
+        [array([1]), array([2, 0, 3])]
+    """
+    order = np.argsort(-tokens, kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        longest = max(1, int(tokens[order[start]]))
+        size = batch_size if max_tokens is None else max(1, max_tokens // longest)
+        batches.append(order[start : start + size])
+        start += size
+    return batches
 
 
 def by_length(lengths: NDArray[np.int64]) -> NDArray[np.intp]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from searchlora.errors import DataError
 from searchlora.progress import Progress, silent
-from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.retrieval.encoder import TextEncoder, Vectors
 
 if TYPE_CHECKING:
     from searchlora.models.load import Precision
@@ -36,21 +36,29 @@ class TextEncoding:
     document_prefix: str = ""
     precision: Precision = "fp32"
 
-    def queries(self, encoder: Encoder, queries: Sequence[str]) -> Iterator[Vectors | None]:
+    def queries(self, encoder: TextEncoder, queries: Sequence[str]) -> Iterator[Vectors | None]:
         """The vector of each query, shape (dimensions,); None for a blank one. Encoded batch by batch, as needed.
 
         Raises:
             DataError: if the encoder returns a vector that is not finite.
         """
-        for start in range(0, len(queries), self.query_batch_size):
-            batch = queries[start : start + self.query_batch_size]
+        step = self.query_batch_size * encoder.at_once
+        for start in range(0, len(queries), step):
+            batch = queries[start : start + step]
             texts = [query for query in batch if query.strip()]
-            encoded = encoder.encode([self.query_prefix + text for text in texts]) if texts else np.zeros((0, 0), "f4")
+            encoded = self._queries(encoder, [self.query_prefix + text for text in texts])
             vectors = iter(self.checked(encoded, (f"the query '{text}'" for text in texts)))
             for query in batch:
                 yield next(vectors) if query.strip() else None
 
-    def documents(self, encoder: Encoder, texts: Mapping[str, str], progress: Progress = silent) -> Vectors:
+    def _queries(self, encoder: TextEncoder, texts: Sequence[str]) -> Vectors:
+        if not texts:
+            return np.zeros((0, 0), dtype=np.float32)
+        if len(texts) == 1 and self.query_batch_size > 1:  # a search of its own, as in a server
+            return encoder.encode_together(texts)
+        return encoder.encode(texts, batch_size=self.query_batch_size)
+
+    def documents(self, encoder: TextEncoder, texts: Mapping[str, str], progress: Progress = silent) -> Vectors:
         """The vectors of the texts of documents, in their order, shape (documents, dimensions).
 
         Equal texts are encoded once: in another batch, a vector differs in its last bits.
@@ -69,7 +77,7 @@ class TextEncoding:
         of_documents: Vectors = vectors[[rows[text] for text in texts.values()]]
         return of_documents
 
-    def forward(self, encoder: Encoder, texts: Sequence[str], progress: Progress = silent) -> Vectors:
+    def forward(self, encoder: TextEncoder, texts: Sequence[str], progress: Progress = silent) -> Vectors:
         """What the encoder returns for texts of documents, neither checked nor normalised."""
         prefixed = [self.document_prefix + text for text in texts]
         return encoder.encode_documents(

@@ -22,7 +22,7 @@ from searchlora.data.collection import check_id
 from searchlora.errors import DataError, EngineError, PipelineError, StaleIndex
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
-from searchlora.retrieval.encoder import Encoder
+from searchlora.retrieval.encoder import TextEncoder
 from searchlora.retrieval.encoding import TextEncoding
 from searchlora.retrieval.index_manifest import CorpusIdentity, EncodedVectors, FrozenModel, VectorKeys, differences
 from searchlora.retrieval.search_engine import (
@@ -114,7 +114,7 @@ class LoadedIndex:
 class Vectorizer:
     """How documents are encoded for an engine: the encoder and what its vectors depend on."""
 
-    encoder: Encoder
+    encoder: TextEncoder
     vectors: EngineVectors
 
     def encode(self, documents: Sequence[Document]) -> list[Entry]:

@@ -21,7 +21,7 @@ from searchlora.files import WatchedFiles, file_sha256
 from searchlora.progress import Progress, silent
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.dense import DenseIndex
-from searchlora.retrieval.encoder import Encoder
+from searchlora.retrieval.encoder import TextEncoder
 from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding
 from searchlora.retrieval.index_manifest import (
     Bm25Keys,
@@ -80,7 +80,7 @@ class IndexFolder:
     def dense(
         self,
         keys: VectorKeys,
-        encoder: Encoder,
+        encoder: TextEncoder,
         encoding: TextEncoding = USUAL_ENCODING,
         graph: Hnsw | None = None,
         effort: int = 64,

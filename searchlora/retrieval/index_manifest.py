@@ -68,16 +68,28 @@ class Bm25Keys(FrozenModel):
         return Analyzer(stopwords=self.stopwords, stemmer=self.stemmer, shortest=self.shortest)
 
 
+class ServedModel(FrozenModel):
+    """An encoder of a server. Other weights under the same names are not noticed.
+
+    Attributes:
+        name: The server's name of the model.
+        version: What the name stood for: the exact version of an adapter, or the name.
+    """
+
+    name: str
+    version: str
+
+
 class VectorKeys(FrozenModel):
     """What the vectors of documents depend on, besides the documents.
 
     Attributes:
-        encoder: Fingerprint of the model.
+        encoder: Fingerprint of the model, or the names of one that a server computes.
         adapter: File -> sha256 of the adapter's weights; None without one, or with one that is for queries only.
         max_tokens: Length at which texts are truncated.
     """
 
-    encoder: Fingerprint
+    encoder: Fingerprint | ServedModel
     adapter: dict[str, str] | None
     max_tokens: int | None
     dimensions: int | None
@@ -279,7 +291,9 @@ def differences(wanted: BaseModel, built: BaseModel) -> list[str]:
         ours, theirs = getattr(wanted, name), getattr(built, name)
         if ours == theirs:
             continue
-        if isinstance(ours, Fingerprint):
+        if isinstance(ours, ServedModel) or isinstance(theirs, ServedModel):
+            phrases.append(f"the encoder is {_named(theirs)}, and {_named(ours)} in the pipeline")
+        elif isinstance(ours, Fingerprint):
             changed = [key for key in Fingerprint.model_fields if getattr(ours, key) != getattr(theirs, key)]
             phrases.append(f"the encoder is another one ({', '.join(changed)} differ)")
         elif name == "adapter":
@@ -288,6 +302,10 @@ def differences(wanted: BaseModel, built: BaseModel) -> list[str]:
         else:
             phrases.append(f"{name} is {theirs!r}, and {ours!r} in the pipeline")
     return phrases
+
+
+def _named(encoder: Fingerprint | ServedModel) -> str:
+    return f"{encoder.version} of a server" if isinstance(encoder, ServedModel) else "a local model"
 
 
 def known_sha256(file: Path) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from searchlora.errors import EngineError, UsageError
 from searchlora.eval.trec import ranked
 from searchlora.records import Document, Hit
-from searchlora.retrieval.encoder import Encoder
+from searchlora.retrieval.encoder import TextEncoder
 from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding
 from searchlora.retrieval.field_filter import FieldFilter, case_folded
 from searchlora.retrieval.retriever import check_k
@@ -276,7 +276,7 @@ class VectorSearch(EngineSearch[Vector]):
     def __init__(
         self,
         index: OpenIndex,
-        encoder: Encoder,
+        encoder: TextEncoder,
         encoding: TextEncoding = USUAL_ENCODING,
         *,
         filter: Mapping[str, str | Sequence[str]] | None = None,

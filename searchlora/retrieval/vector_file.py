@@ -17,16 +17,13 @@ from searchlora.files import atomic_text, parse_json
 from searchlora.files.string_table import check_vector, mapped_array
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
-from searchlora.retrieval.encoder import Encoder, Vectors, by_length
+from searchlora.retrieval.encoder import BATCHES_OF_A_WINDOW, TextEncoder, Vectors, by_length
 from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding, check_finite, longest_of, normalised
 
 VECTORS = "vectors.npy"
 ROWS = "rows.npy"
 VECTOR_FILES = (VECTORS, ROWS)
 _ENCODED, _DONE = "encoded.f32", "encoded.json"
-
-#: Batches between two points from which a killed build goes on.
-_BATCHES_KEPT = 16
 
 #: Vectors that are normalised and written at once.
 _BLOCK = 8_192
@@ -55,7 +52,7 @@ def write_vectors(
     folder: Path,
     documents: Iterable[Document],
     at: Callable[[int], Document],
-    encoder: Encoder,
+    encoder: TextEncoder,
     encoding: TextEncoding = USUAL_ENCODING,
     progress: Progress = silent,
 ) -> float:
@@ -130,7 +127,7 @@ def _encode(
 ) -> Vectors:
     """Vectors of the texts in `order`, memory-mapped: those that are there, and those that are encoded now."""
     file = folder / _ENCODED
-    step = batch_size * _BATCHES_KEPT
+    step = batch_size * BATCHES_OF_A_WINDOW
     done, dimensions = _kept(folder, batch_size)
     with file.open("r+b" if done else "wb") as out:
         out.truncate(done * dimensions * 4)  # of the part at whose end the build was killed

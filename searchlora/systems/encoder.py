@@ -20,6 +20,7 @@ from searchlora.retrieval.classifying import classify
 from searchlora.retrieval.dense import DenseIndex
 from searchlora.retrieval.encoder import Encoder, encoder_base
 from searchlora.retrieval.retriever import Retriever
+from searchlora.retrieval.shared_model import SharedModel
 from searchlora.systems.system import Outputs, System
 from searchlora.task import EncoderTask
 
@@ -36,14 +37,22 @@ class EncoderData:
     Attributes:
         documents: Searched documents; empty for records with labels.
         labelled: Training records of the classifier, for records with labels.
-        indexes: Folder of an encoder -> the documents as it encodes them without an adapter. Encoders that differ in
-            an adapter for queries share one.
+        models: Folder of an encoder -> the copy in memory that it and its adapters share.
+        indexes: Folder of an encoder and reference of the adapter of documents -> the documents as it encodes them.
+            Encoders that differ in an adapter for queries share one.
     """
 
     task: EncoderTask
     documents: Sequence[Document] = ()
     labelled: Sequence[Record] = ()
-    indexes: dict[Path, DenseIndex] = field(default_factory=dict)
+    models: dict[Path, SharedModel] = field(default_factory=dict)
+    indexes: dict[tuple[Path, str | None], DenseIndex] = field(default_factory=dict)
+
+    def model(self, folder: Path, load: Callable[[], SharedModel]) -> SharedModel:
+        """The model of a folder, loaded on first use."""
+        if folder not in self.models:
+            self.models[folder] = load()
+        return self.models[folder]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -122,7 +131,7 @@ class StoredEncoder(EncoderSystem):
         fingerprint: Fingerprint | None = None,
         revision: str | None = None,
     ) -> None:
-        load = partial(Encoder.load, model, adapter=adapter, revision=revision)
+        load = partial(Encoder.load, model, adapter=adapter, revision=revision, shared=data.model)
         super().__init__(name, data, load, classifier)
         self._model, self._revision, self._adapter = model, revision, adapter
         self._lineage, self._fingerprint = lineage, fingerprint
@@ -157,12 +166,11 @@ class StoredEncoder(EncoderSystem):
 
     def index(self, encoder: Encoder, progress: Progress) -> DenseIndex:
         """The documents as this encoder encodes them, without an adapter for queries only: encoded once."""
-        if self._adapter is not None and encoder.query_adapter is None:
-            return super().index(encoder, progress)
         folder = encoder_base(self._model, self._adapter, self._revision).path
-        if folder not in self.data.indexes:
-            self.data.indexes[folder] = super().index(encoder, progress)
-        return self.data.indexes[folder].searched_by(encoder)
+        key = (folder, None if encoder.query_only else encoder.adapter)
+        if key not in self.data.indexes:
+            self.data.indexes[key] = super().index(encoder, progress)
+        return self.data.indexes[key].searched_by(encoder)
 
 
 def _ranked(task: EncoderTask, retriever: Retriever, rows: Sequence[Record]) -> Outputs:

@@ -195,7 +195,8 @@ def _identity(stage: StageSettings, engines: Engines) -> dict[str, Any]:
         base = base if stage.zero_shot else base_of(stored, base)
         precision = manifest.precision
         engine_id = engines.engine_id(base, precision, settings=stage.engine)
-        settings["engine"] = None if engine_id == LocalSettings().engine_id(precision) else engine_id
+        earliest = LocalSettings(batch_invariant=True).engine_id(precision)
+        settings["engine"] = None if engine_id == earliest else engine_id
     return settings
 
 

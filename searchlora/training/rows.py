@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from searchlora.errors import TrainingError
 from searchlora.outputs import InvalidOutput
@@ -13,6 +14,8 @@ from searchlora.recipe import Recipe
 from searchlora.records import Record
 from searchlora.task import GenerationTask
 from searchlora.training.graded import GradedRows, graded_rows
+from searchlora.training.rendering import in_order
+from searchlora.training.token_rows import TokenRows
 
 #: Number of batches within which rows are sorted by length.
 _BLOCK = 32
@@ -26,13 +29,13 @@ class Rows:
     """Rendered training rows.
 
     Attributes:
-        examples: Token ids of each row.
+        examples: Token ids of each row, as arrays.
         dropped: Ids of records dropped because they are too long.
         weights: Weight of each row in the loss.
         graded: Graded targets, for a ranking loss or soft labels; else None.
     """
 
-    examples: list[Example]
+    examples: TokenRows
     dropped: list[str]
     weights: list[float]
     graded: GradedRows | None = None
@@ -44,39 +47,38 @@ def render_rows(
     records: Sequence[Record],
     recipe: Recipe,
     weights: Sequence[float] | None = None,
+    file: Path | None = None,
 ) -> Rows:
-    """Render records for training.
+    """Render records for training, many of them in several processes.
 
     Args:
         weights: Weight of each record in the loss; None: all 1.
+        file: Where many tokens are kept, see `TokenRows`; None: in memory.
 
     Raises:
         TrainingError: for no rows, a target that the task cannot parse, or a row above `max_length` unless the recipe
             has `too_long: drop`; with a ranking loss or soft labels, also as `graded_rows`.
         RenderError: for a record that cannot be rendered or has no tokens to train on; names the record.
     """
-    examples, dropped, kept, kept_weights = [], [], [], []
-    for record, weight in zip(records, weights or [1.0] * len(records), strict=True):
-        example = renderer.example(task, record)
-        answer = task.parse(task.completion(record), record)
-        if isinstance(answer, InvalidOutput):
-            raise TrainingError(
-                f"the task cannot parse its target ({answer.reason})",
-                where=f"record {record['id']}",
-                fix="Correct the record, or leave it out.",
-            )
-        if len(example.input_ids) <= recipe.max_length:
-            examples.append(example)
-            kept.append(record)
-            kept_weights.append(weight)
-        elif recipe.too_long == "drop":
-            dropped.append(str(record["id"]))
-        else:
-            raise TrainingError(
-                f"has {len(example.input_ids)} tokens, more than max_length = {recipe.max_length}",
-                where=f"record {record['id']}",
-                fix="Raise max_length, or set too_long=drop to train without such rows.",
-            )
+    dropped, kept, kept_weights = [], [], []
+
+    def fitting() -> Iterator[Example]:
+        rendered = in_order(lambda record: _rendered(task, renderer, record), records)
+        for record, weight, example in zip(records, weights or [1.0] * len(records), rendered, strict=True):
+            if len(example.input_ids) <= recipe.max_length:
+                kept.append(record)
+                kept_weights.append(weight)
+                yield example
+            elif recipe.too_long == "drop":
+                dropped.append(str(record["id"]))
+            else:
+                raise TrainingError(
+                    f"has {len(example.input_ids)} tokens, more than max_length = {recipe.max_length}",
+                    where=f"record {record['id']}",
+                    fix="Raise max_length, or set too_long=drop to train without such rows.",
+                )
+
+    examples = TokenRows(fitting(), file)
     if not examples:
         reason = f": all {len(dropped)} have more than max_length = {recipe.max_length} tokens" if dropped else ""
         raise TrainingError(
@@ -84,6 +86,18 @@ def render_rows(
         )
     needs_grades = recipe.loss.ranking or recipe.loss.soft_labels
     return Rows(examples, dropped, kept_weights, graded_rows(task, renderer, kept) if needs_grades else None)
+
+
+def _rendered(task: GenerationTask, renderer: Renderer, record: Record) -> Example:
+    example = renderer.example(task, record)
+    answer = task.parse(task.completion(record), record)
+    if isinstance(answer, InvalidOutput):
+        raise TrainingError(
+            f"the task cannot parse its target ({answer.reason})",
+            where=f"record {record['id']}",
+            fix="Correct the record, or leave it out.",
+        )
+    return example
 
 
 class LengthGroupedBatches:

@@ -107,7 +107,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         del args, kwargs
-        lengths = [len(example.input_ids) for example in self.rows.examples]
+        lengths = self.rows.examples.lengths.tolist()
         if self.loss.ranking and self.rows.graded is not None:
             graded, size = self.rows.graded, self.args.train_batch_size
             return GroupedBatches(lengths, graded.groups, graded.expected, size, self.loss.group_size, self.args.seed)

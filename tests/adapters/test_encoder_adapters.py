@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from searchlora.adapters import merge
+from searchlora.adapters.golden import BaseCopy, encode_texts
 from searchlora.adapters.load_check import check_files, check_vectors, verify
 from searchlora.adapters.manifest import MANIFEST
 from searchlora.adapters.merging import export_merged
@@ -111,10 +112,10 @@ def test_a_zero_delta_and_wrong_keys_are_not_stored(store, task, encoder_base, t
 def test_vectors_that_differ_from_the_golden_ones_fail_the_check(stored, store, encoder_base):
     edit_json(stored.path / MANIFEST, lambda values: values["golden"]["vectors"][1]["vector"].__setitem__(3, 0.5))
     with pytest.raises(GoldenMismatch, match=r"shouter@1.*'RED TENT' is .* off, over"):
-        check_vectors(store.get("shouter"), encoder_base)
+        check_vectors(store.get("shouter"), BaseCopy(encoder_base, load_encoder, encode_texts))
     edit_json(stored.path / MANIFEST, lambda values: values["golden"]["vectors"][1]["vector"].pop())
     with pytest.raises(GoldenMismatch, match="inf off"):
-        check_vectors(store.get("shouter"), encoder_base)
+        check_vectors(store.get("shouter"), BaseCopy(encoder_base, load_encoder, encode_texts))
 
 
 @pytest.mark.slow
@@ -122,7 +123,7 @@ def test_vectors_equal_to_those_of_the_base_fail_the_check(stored, store, encode
     """B·A far from zero where it is never used: the load check looks at what comes out, too."""
     edit_weights(stored.path, lambda tensors: {key: value * ("lora_A" in key) for key, value in tensors.items()})
     with pytest.raises(GoldenMismatch, match="equal the base's"):
-        check_vectors(store.get("shouter"), encoder_base)
+        check_vectors(store.get("shouter"), BaseCopy(encoder_base, load_encoder, encode_texts))
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from searchlora.adapters import load_check
+from searchlora.adapters import golden as golden_outputs
 from searchlora.adapters.attach import attach, new_adapter
 from searchlora.adapters.golden import golden_renders
 from searchlora.adapters.load_check import check_files, check_renders, verify
@@ -306,7 +306,7 @@ def test_golden_records_do_not_make_the_check_take_for_ever(store, stored, task,
 
     render = golden_renders(with_example(6000), Renderer(load_tokenizer(base)))
     hostile = with_golden(store, stored, renders=render, logits=golden.logits[:1])
-    monkeypatch.setattr(load_check, "last_logits", lambda *_: pytest.fail("was computed"))
+    monkeypatch.setattr(golden_outputs, "last_logits", lambda *_: pytest.fail("was computed"))
     with pytest.raises(GoldenMismatch, match=r"tokens, more than the 4,096 that the base reads"):
         verify(hostile, task)
     with pytest.raises(LoadCheckFailed, match=r"examples have 14.* tokens.*examples\.jsonl"):

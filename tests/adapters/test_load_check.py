@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import pytest
 
-from searchlora.adapters import operations
+from searchlora.adapters import golden, operations
 from searchlora.adapters.load_check import check_files, check_renders, verify
 from searchlora.adapters.manifest import MANIFEST
 from searchlora.adapters.operations import store_adapter
@@ -41,6 +42,34 @@ def test_a_stored_adapter_passes(store, trained, task, base):
     golden = stored.manifest.golden
     assert [render.record["id"] for render in golden.renders] == ["e0", "e1"]
     assert all(len(row.ids) == len(row.logits) == 16 and row.base_difference > 0 for row in golden.logits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "loads"), [("lora", 1), ("full", 3)])
+def test_storing_loads_one_model_at_a_time(monkeypatch, store, trained, task, base, tmp_path, method, loads):
+    """An adapter needs its base once; a whole model is loaded twice, as it was trained and as it is stored."""
+    load, loaded = golden.load_model, []
+    alive_before = []
+
+    def counted(*arguments, **options):
+        alive_before.append(sum(model() is not None for model in loaded))
+        model = load(*arguments, **options)
+        loaded.append(weakref.ref(model))
+        return model
+
+    folder = trained
+    if method == "full":
+        folder = tmp_path / "whole"
+        model = load(base, precision="fp32")
+        model.get_input_embeddings().weight.mul_(1.5)
+        model.save_pretrained(folder)
+        load_tokenizer(base).save_pretrained(folder)
+    monkeypatch.setattr(golden, "load_model", counted)
+    recipe = recipe_for(base).model_copy(update={"method": method})
+    store_adapter(store, "echo", folder, task=task, recipe=recipe, base=base)
+    assert alive_before == [0] * loads
+    verify(store.get("echo"), task)
+    assert not any(alive_before)
 
 
 def test_changed_missing_and_extra_files_fail_the_check(stored, base):

@@ -119,6 +119,7 @@ def test_a_store_and_a_base_are_required_only_where_they_are_given(cli, tmp_path
     (tmp_path / "store").mkdir()
     present = cli("doctor", "--store", tmp_path / "store", "--base", tiny_base.path)
     assert present.code == 0, present.out
+    assert "adapters share batches; logits differ by" in present.out and "local, bf16; this is" in present.out
     unknown = cli("doctor", "--base", "no-such-base")
     assert unknown.code == 1 and "no-such-base" in unknown.out
 

@@ -12,6 +12,7 @@ from searchlora.errors import DataError, PipelineError, RowError, UsageError
 from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.trec import read_run
 from searchlora.experiments.run import run
+from searchlora.files import shards
 from searchlora.files.append_log import AppendLog
 from searchlora.pipelines import pipeline as pipelines
 from tests.child_scripts import run_script
@@ -53,8 +54,8 @@ def _run(made, folder, pipeline="bm25", queries="queries.jsonl"):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if "card" not in path.name}
 
 
-def _hidden(folder):
-    return [path.name for path in folder.iterdir() if path.name.startswith(".")] if folder.exists() else []
+def _left(folder):
+    return [path.name for path in folder.iterdir() if path.name.endswith(".partial")] if folder.exists() else []
 
 
 KILLED = """
@@ -93,11 +94,11 @@ def test_a_killed_run_continues_with_the_bytes_of_an_uninterrupted_one(made, exe
     for writes, done in ((0, 0), (1, 0), (2, 4), (5, 16)):
         folder = made / f"killed-{writes}"
         assert run_script(KILLED, made, folder, writes).returncode == -signal.SIGKILL
-        assert not (folder / "run.trec").exists() and _hidden(folder)
+        assert not (folder / "run.trec").exists() and _left(folder)
         executed.clear()
         assert _run(made, folder) == expected
         assert executed[0][0] == f"q{done}"
-        assert not _hidden(folder)
+        assert not _left(folder)
         assert read_run_card(folder / "run.trec") is not None
 
 
@@ -143,6 +144,24 @@ def test_batches_of_other_inputs_are_not_used(made, executed, monkeypatch, chang
     assert found == _run(made, made / "fresh", pipeline)
 
 
+@pytest.mark.slow
+def test_shards_and_their_merge_write_the_bytes_of_one_process(made, cli, monkeypatch):
+    monkeypatch.setattr(shards, "PART_ROWS", 4)
+    expected = _run(made, made / "whole")
+    outs = [made / "shards" / name for name in expected]
+    asked = ["run", "bm25", "--queries", made / "queries.jsonl", "--corpus", made / "docs.jsonl"]
+    asked += [part for out in outs for part in ("--out", out)]
+    for shard in ("3/3", "1/3"):
+        done = cli(*asked, "--shard", shard)
+        assert f"Shard {shard} of {outs[0]} is complete" in done.out, done.err
+    assert "1 of 3 shards are not complete: 2/3" in cli("merge", outs[0]).err
+    assert cli(*asked, "--shard", "2/3").code == 0
+    merged = cli("merge", outs[0])
+    assert "Wrote 18 topics as " in merged.out, merged.err
+    assert {out.name: out.read_bytes() for out in outs} == expected
+    assert not _left(made / "shards")
+
+
 def test_two_outputs_in_one_file_are_refused(made):
     outs, queries = [made / "a.jsonl", made / "b.trec"], made / "queries.jsonl"
     for again, trace in ((outs[1], None), (made / ".." / made.name / "a.jsonl", None), (made / "c.trec", outs[0])):
@@ -175,6 +194,7 @@ def test_all_queries_are_checked_before_the_first_is_searched(made, executed):
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_queries(made, monkeypatch):
     monkeypatch.setattr(pipelines, "_BATCH", 64)
+    monkeypatch.setattr(shards, "PART_ROWS", 128)
     note = "x" * 20_000  # a field that results repeat: 40 MB in all
     _rows(made / "many.jsonl", [{"id": f"q{n}", "query": PRODUCTS[n % 12], "note": note} for n in range(2_000)])
     tracemalloc.start()

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from searchlora.adapters.store import Store
+from searchlora.inference.batched.forward import BatchingCheck
 from searchlora.inference.batched.model_runner import batched_core
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.engine_core import EngineCore
@@ -51,7 +52,7 @@ def local_engine(kind: str, base: BaseModel, **settings) -> LocalEngine:
     """An engine in fp32 that shares batches, or ("one adapter") computes one adapter at a time."""
     with pytest.MonkeyPatch.context() as patch:
         if kind == "one adapter":
-            patch.setattr("searchlora.inference.batched.forward.is_supported", lambda _: False)
+            patch.setattr("searchlora.inference.batched.forward.check_batching", lambda _: BatchingCheck("of a test"))
         return LocalEngine(base, precision="fp32", **settings)
 
 

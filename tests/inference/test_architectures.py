@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from searchlora.inference.batched.forward import is_supported
+from searchlora.inference.batched.attention import NAME
+from searchlora.inference.batched.forward import check_batching
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
@@ -37,7 +38,7 @@ ANSWERS = [((7, 8, 9, 12, 13, 2), (7, 9, 2), (8, 2)), ((3, 4, 2), (3, 4, 5, 2), 
 )
 def test_architectures_are_batched_or_detected_as_sequential(name, settings):
     model = small(name, **settings)
-    taken = is_supported(model)
+    taken = check_batching(model).shares_batches
     assert taken == (settings.get("sliding_window") != 4 and name not in ("gemma2", "granite", "cohere", "opt"))
     if not taken:
         return
@@ -93,3 +94,38 @@ def test_a_base_with_sliding_window_attention_is_served(tmp_path):
     assert not engine.shares_batches
     (completion,) = engine.generate([Request(({"role": "user", "content": "tent"},), None, 5)])
     assert completion.completion_tokens <= 5
+
+
+def test_a_mixture_of_experts_claims_batch_invariance_only_where_it_computes_one_row_at_a_time(tmp_path):
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    folder = build_tiny_base(tmp_path / "base")
+    config = MixtralConfig(
+        vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=256, num_local_experts=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    MixtralForCausalLM(config).save_pretrained(folder)
+    base = resolve(str(folder))
+    requests = [Request(({"role": "user", "content": text},), None, 5) for text in ("tent", "a boot", "lamp " * 9)]
+    shared, alone = (LocalEngine(base, precision="fp32", batch_invariant=asked) for asked in (None, True))
+    assert (shared.shares_batches, shared.batch_invariant) == (True, False)
+    assert shared.engine_id == "local, fp32, not batch invariant"
+    assert (alone.shares_batches, alone.batch_invariant, alone.engine_id) == (False, True, "local, fp32")
+    choices = ["card", "cargo"]
+    together = alone.score(requests, [choices] * 3)
+    assert together == [alone.score([request], [choices])[0] for request in reversed(requests)][::-1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_difference_to_the_model_is_compared_with_its_own_noise(dtype):
+    same = check_batching(small("llama").to(dtype))
+    assert same.shares_batches and same.difference <= 8 * max(same.noise, torch.finfo(dtype).eps * same.spread)
+    scaled = small("llama").to(dtype)
+
+    def half_a_per_cent_off_in_batches(_module, _inputs, output):
+        """Below the rounding of bf16, but far above that of fp32."""
+        return output * (1.005 if scaled.config._attn_implementation == NAME else 1)
+
+    scaled.model.norm.register_forward_hook(half_a_per_cent_off_in_batches)
+    assert check_batching(scaled).shares_batches == (dtype == torch.bfloat16)

@@ -64,16 +64,9 @@ class LikeVllm:
         if "logprob_token_ids" in body:
             assert body["temperature"] == 0
             assert len(body["logprob_token_ids"]) == body["logprobs"] <= 128
+            assert len(body["prompt"]) <= 16
             choices = [
-                {
-                    "index": index,
-                    "logprobs": {
-                        "top_logprobs": [
-                            {f"token_id:{token}": self.score(prompt, token) for token in body["logprob_token_ids"]}
-                        ]
-                    },
-                }
-                for index, prompt in enumerate(body["prompt"])
+                {"index": index, "logprobs": self.scored(prompt, body)} for index, prompt in enumerate(body["prompt"])
             ]
             usage = {"prompt_tokens": sum(map(len, body["prompt"]))}
             return Reply({"choices": choices[::-1], "usage": usage})
@@ -87,6 +80,15 @@ class LikeVllm:
                 "top_logprobs": likely,
             }
         return Reply({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": len(ids)}})
+
+    def scored(self, prompt, body):
+        """Greedy tokens among the allowed ones up to the end of the answer, with log-probabilities at each."""
+        tokens, likely = [], []
+        while len(tokens) < body["max_tokens"] and self.renderer.stop_id not in tokens:
+            before = [*prompt, *tokens]
+            likely.append({f"token_id:{token}": self.score(before, token) for token in body["logprob_token_ids"]})
+            tokens.append(max(body.get("allowed_token_ids", [1]), key=lambda token: self.score(before, token)))
+        return {"tokens": [f"token_id:{token}" for token in tokens], "top_logprobs": likely}
 
     @staticmethod
     def score(prompt, token):
@@ -175,28 +177,71 @@ def test_vllm_receives_schemas_without_runs_of_white_space(tiny_base, renderer, 
     assert (LLMatcher(LLTokenizer("byte"), grammar).validate_tokens(tokens) == len(tokens)) is fits
 
 
+def exact_score(renderer, prompt, choice, suffix=None, score=LikeVllm.score):
+    ids = renderer.completion_ids(choice, suffix)
+    return sum(score([*prompt, *ids[:end]], token) for end, token in enumerate(ids))
+
+
 def test_vllm_scores_choices_as_a_tree_of_tokens(tiny_base, renderer):
     request = Request(CHAT, answer_prefix="a ", choice_suffix="\n")
     choices = ["red", "reed", "green", "red", *(f"{number:02}x" for number in range(60))]
     prompt = renderer.prompt_ids(CHAT, "a ")
     with answering(LikeVllm(renderer)) as server:
-        (found,) = RemoteEngine(server.url, tiny_base).score([request], [choices], prune_margin=0.1)
+        (found,) = RemoteEngine(server.url, tiny_base).score([request], [choices])
         prompts = [each for asked in server.asked[1:] for each in asked.body["prompt"]]
     for choice, score in zip(choices, found.log_probabilities, strict=True):
-        ids = renderer.completion_ids(choice, "\n")
-        steps = [LikeVllm.score([*prompt, *ids[:end]], token) for end, token in enumerate(ids)]
-        assert score == pytest.approx(sum(steps))
+        assert score == pytest.approx(exact_score(renderer, prompt, choice, "\n"))
     beginnings = {
         tuple(ids[:end])
         for choice in choices
         if (ids := renderer.completion_ids(choice, "\n"))
         for end in range(len(ids))
     }
-    assert sorted(prompts) == sorted([*prompt, *beginning] for beginning in beginnings)
+    assert len(prompts) == len({*map(tuple, prompts)}) < len(beginnings)  # none is sent twice, and chains are followed
+    assert {tuple(each[len(prompt) :]) for each in prompts} <= beginnings
     assert found.prompt_tokens == sum(map(len, prompts))
-    assert (
-        found.scored_tokens == len(beginnings - {()}) + 63
-    )  # each but the first is itself scored, and so are all ends
+    # Each beginning but the empty one is itself scored, and so are all ends.
+    assert found.scored_tokens == len(beginnings - {()}) + 63
+
+
+class Judge(LikeVllm):
+    """Prefers the second of four grades, and is as sure of it as `odds` says; every grade is the whole answer."""
+
+    odds = (-4.0, -0.05, -9.0, -12.0)
+
+    def score(self, prompt, token):
+        grades = [self.renderer.completion_ids(grade)[0] for grade in "0123"]
+        if prompt[-1] in grades:
+            return -0.01 if token == self.renderer.stop_id else -20.0
+        return self.odds[grades.index(token)] if token in grades else -15.0
+
+
+@pytest.mark.parametrize(("margin", "prompts"), [(8, 2), (None, 4), (2, 1)])
+def test_a_grade_takes_one_prompt_and_one_for_each_other_grade_that_matters(tiny_base, renderer, margin, prompts):
+    """Five prompts before: one for the first tokens, and one for the end of each grade."""
+    judge = Judge(renderer)
+    with answering(judge) as server:
+        (found,) = RemoteEngine(server.url, tiny_base).score(
+            [Request(CHAT)], [["0", "1", "2", "3"]], prune_margin=margin
+        )
+        sent = [each for asked in server.asked[1:] for each in asked.body["prompt"]]
+    assert len(sent) == prompts
+    exact = [exact_score(renderer, renderer.prompt_ids(CHAT), grade, score=judge.score) for grade in "0123"]
+    odds = [[math.exp(value) for value in values] for values in (found.log_probabilities, exact)]
+    one, other = ([value / sum(values) for value in values] for values in odds)
+    assert one.index(max(one)) == other.index(max(other)) == 1
+    assert max(abs(a - b) for a, b in zip(one, other, strict=True)) <= math.exp(-(margin or 30))
+
+
+def test_more_choices_than_vllm_reports_at_once_are_asked_for_in_parts(tiny_base, renderer):
+    # 138 first bytes in UTF-8
+    codes = [*range(33, 127), *(lead << 6 for lead in range(2, 32)), *(lead << 12 for lead in (*range(1, 13), 14, 15))]
+    choices = [chr(code) for code in codes]
+    with answering(LikeVllm(renderer)) as server:
+        (found,) = RemoteEngine(server.url, tiny_base).score([Request(CHAT)], [choices])
+    prompt = renderer.prompt_ids(CHAT)
+    exact = [exact_score(renderer, prompt, choice) for choice in choices]
+    assert found.log_probabilities == pytest.approx(exact)
 
 
 def test_no_choices_give_no_scores(tiny_base, renderer):

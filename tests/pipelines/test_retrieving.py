@@ -11,6 +11,7 @@ from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.records import Document
 from searchlora.retrieval import Analyzer, BM25Index, DenseIndex, Encoder, Fused, Source
 from searchlora.retrieval.encoding import TextEncoding
+from searchlora.retrieval.nearest import Hnsw
 from searchlora.testing import build_tiny_encoder
 
 DOCUMENTS = [
@@ -88,6 +89,25 @@ def test_an_encoder_is_loaded_once_and_progress_is_reported(built, tiny, monkeyp
     built({"fuse": {"of": [dense, dense, {"bm25": {}}]}}, dense, steps=steps)
     assert loaded == [tiny]
     assert reported == ["Encoding", "Indexing"]  # stages share an index
+
+
+def test_documents_are_encoded_once_for_all_stages_with_the_same_vectors(built, tiny, monkeypatch):
+    encoded = []
+    encode = Encoder.encode_documents
+    monkeypatch.setattr(
+        Encoder, "encode_documents", lambda self, *given, **more: encoded.append(1) or encode(self, *given, **more)
+    )
+    stages = [{"dense": {"model": tiny, **more}} for more in ({}, {"k": 2}, {"query_prefix": "q: "}, {"index": "hnsw"})]
+    together = searched(built({"fuse": {"of": stages}}))
+    assert len(encoded) == 1
+    alone = [DenseIndex(DOCUMENTS, Encoder.load(tiny)), DenseIndex(DOCUMENTS, Encoder.load(tiny), graph=Hnsw())]
+    prefixed = alone[0].searched_by(alone[0].encoder, TextEncoding(query_prefix="q: "))
+    sources = [
+        Source(index, k) for index, k in zip((alone[0], alone[0], prefixed, alone[1]), (100, 2, 100, 100), strict=True)
+    ]
+    assert together == Fused(sources).search(QUERIES, 100)
+    built({"fuse": {"of": [*stages, {"dense": {"model": tiny, "document_prefix": "d: "}}]}})
+    assert len(encoded) == 5  # two by the test itself, and two different ones by the pipeline
 
 
 def test_invalid_retrieval_stages_are_errors(built, tiny):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,13 +17,14 @@ from searchlora.eval.trec import ranked
 from searchlora.records import Document
 from searchlora.retrieval import DenseIndex, Encoder
 from searchlora.retrieval.encoding import TextEncoding
+from searchlora.retrieval.shared_model import SharedModel
 from tests.eval import cranfield
 
 
 class Given:
     """An encoder with scripted vectors, to test the index at vectors that no model would give."""
 
-    max_tokens = None
+    max_tokens, at_once = None, 1
 
     def __init__(self, vectors: dict[str, list[float]]) -> None:
         self.vectors = vectors
@@ -32,7 +34,7 @@ class Given:
         self.asked.append(list(texts))
         return np.array([self.vectors[text] for text in texts], dtype=np.float32)
 
-    encode_documents = encode
+    encode_documents = encode_together = encode
 
 
 VECTOR = st.lists(st.integers(-3, 3), min_size=3, max_size=3)
@@ -52,18 +54,22 @@ def test_search_equals_sorting_all_inner_products(vectors, query, k):
 
 def test_threads_take_turns_and_queries_are_encoded_with_their_adapter():
     class Model:
-        max_seq_length = None
+        max_seq_length = tokenizer = None
+        device, active_adapter = torch.device("cpu"), SharedModel.DEFAULT
         calls, adapted = 0, True
 
         def get_embedding_dimension(self):
             return 1
 
-        def encode(self, texts, **_):
+        def preprocess(self, texts):
+            return {"texts": texts}
+
+        def __call__(self, inputs):
             self.calls += 1
             assert self.calls == 1  # nobody else is in here
             time.sleep(0.002)
             self.calls -= 1
-            return np.full((len(texts), 1), float(self.adapted), dtype=np.float32)
+            return {"sentence_embedding": torch.full((len(inputs["texts"]), 1), float(self.adapted))}
 
         @contextmanager
         def disable_adapter(self):
@@ -72,7 +78,7 @@ def test_threads_take_turns_and_queries_are_encoded_with_their_adapter():
             self.adapted = True
 
     model = Model()
-    encoder = Encoder(model, "m", query_adapter=model)
+    encoder = Encoder(SharedModel(model, model), "m", adapter=SharedModel.DEFAULT, query_only=True)
     texts = ["a"] * 8
     with ThreadPoolExecutor(4) as pool:
         queries = [pool.submit(encoder.encode, texts, batch_size=1) for _ in range(6)]

@@ -53,7 +53,7 @@ def test_many_hits_of_a_graph_are_found(vectors):
 class Vectors:
     """An encoder whose vectors are those of the fixture, for the text `n`."""
 
-    max_tokens = None
+    max_tokens, at_once = None, 1
 
     def __init__(self, vectors):
         self.vectors = vectors

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import tracemalloc
+
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +16,9 @@ from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.prompts import IGNORED, Example, Renderer
 from searchlora.recipe import load_recipe
+from searchlora.training.rendering import in_order
 from searchlora.training.rows import LengthGroupedBatches, render_rows
+from searchlora.training.token_rows import TokenRows
 from tests.factories import first_word, word_records
 
 
@@ -49,8 +56,6 @@ def test_collate_aligns_completions_to_the_right():
 
 
 def test_log_probabilities_equal_those_of_each_row_alone(tiny_base):
-    import torch
-
     model = load_model(tiny_base, precision="fp32")
     examples = [Example((5, 6, 7, 8, 9), 3), Example((10, 11, 12), 1), Example((7, 3, 9, 30, 31, 32), 5)]
     found = completion_log_probabilities(model, collate(examples, pad_id=0)).sum(-1)
@@ -74,3 +79,46 @@ def test_an_overlong_row_is_named_or_dropped_and_counted(tiny_base, tmp_path):
 def test_no_rows_is_an_error(tiny_base, tmp_path):
     with pytest.raises(TrainingError, match="no row to train on"):
         render_rows(first_word(tmp_path), Renderer(load_tokenizer(tiny_base)), [], load_recipe({}))
+
+
+def examples(count):
+    return [Example(tuple(range(row, row + 40 + row % 9)), 3 + row % 5) for row in range(count)]
+
+
+@pytest.mark.parametrize("max_in_memory", [1 << 20, 100])
+def test_rows_are_arrays_of_at_most_eight_bytes_a_token(tmp_path, max_in_memory):
+    given = examples(500)
+    tokens = sum(len(example.input_ids) for example in given)
+    file = tmp_path / "rows.bin"
+    rows = TokenRows(iter(given), file, max_in_memory=max_in_memory)
+    assert list(rows) == given and rows[-1] == given[-1] and rows[3:5] == given[3:5]
+    assert rows.lengths.tolist() == [len(example.input_ids) for example in given]
+    assert rows.nbytes <= 8 * tokens
+    assert file.exists() == isinstance(rows._tokens, np.memmap) == (max_in_memory == 100)
+    for name, value in collate([rows[7], rows[4]], 0).items():  # what the model is trained on
+        assert torch.equal(value, collate([given[7], given[4]], 0)[name])
+
+
+def test_many_rows_take_at_most_eight_bytes_a_token_of_memory():
+    tracemalloc.start()
+    rows = TokenRows(Example(tuple(range(60)), 30) for _ in range(5_000))
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size <= 8 * int(rows.lengths.sum())
+
+
+def refuse_odd_thousands(number):
+    if number % 1000 == 999:
+        raise TrainingError(f"{number} is refused", where="here", fix="Leave it out.")
+    return number, os.getpid()
+
+
+def test_several_processes_give_the_results_and_the_error_of_one():
+    results = list(in_order(refuse_odd_thousands, range(1_000, 1_999), processes=2))
+    assert [number for number, _ in results] == list(range(1_000, 1_999))
+    assert {process for _, process in results} == {os.getpid()}  # too few to start others
+    several, before = in_order(refuse_odd_thousands, range(4_000), processes=2), []
+    with pytest.raises(TrainingError, match=r"here: 999 is refused. Leave it out."):
+        before.extend(several)
+    assert [number for number, _ in before] == list(range(999))
+    assert os.getpid() not in {process for _, process in before}

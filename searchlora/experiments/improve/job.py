@@ -163,7 +163,7 @@ class ImproveJob(PromptedJob):
     @property
     def _default_engine(self) -> str:
         """The engine of runs that name none: earlier releases had this one only."""
-        return LocalSettings().engine_id(self.recipe.precision)
+        return LocalSettings(batch_invariant=True).engine_id(self.recipe.precision)
 
     @cached_property
     def _retriever(self) -> RetrieveStage | None:

@@ -2,50 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile, corpus_path, mapped_sha256
-from searchlora.errors import DataError
-from searchlora.eval.judge.labels import write_probabilities
-from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, write_judgments
+from searchlora.eval.judgments.card import JudgmentsCard, check_new
 from searchlora.eval.judgments.lineage import RunLineage, doubts, read_lineage, refuse_circular
-from searchlora.experiments.judge.grade_records import grade_records
+from searchlora.experiments.judge.grade_records import grading_job
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
-from searchlora.experiments.judge.pairs import QueryPassage, load_texts, pairs_to_judge
-from searchlora.files import atomic_text, check_writable, file_sha256
+from searchlora.experiments.judge.merge import JudgeResult, merge_grades
+from searchlora.experiments.judge.pair_table import pair_table
+from searchlora.experiments.judge.pairs import stream_pairs
+from searchlora.experiments.sharding import WHOLE, Sharding, parts_of, run_shards
+from searchlora.files import check_writable, file_sha256
+from searchlora.files.shards import Shard
 from searchlora.inference.settings import EngineSettings
-from searchlora.outputs import Grade, InvalidOutput
-from searchlora.progress import Steps, no_progress
-from searchlora.records import Record, SearchContext
-
-Pair = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class JudgeResult:
-    """Result of `judge`.
-
-    Attributes:
-        card: The card beside the qrels.
-        grades: Grade -> number of pairs.
-        invalid: Number of invalid answers; they are in `<out>.invalid.jsonl` and not in the qrels.
-        circular: System -> reason why figures from these qrels are circular; only with `allow_circular`.
-        doubts: What is unknown about judge and systems.
-    """
-
-    card: JudgmentsCard
-    grades: Mapping[int, int]
-    invalid: int
-    circular: Mapping[str, str]
-    doubts: tuple[str, ...]
+from searchlora.progress import Progress, Steps, no_progress
 
 
 def judge(
@@ -65,12 +42,14 @@ def judge(
     engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
+    sharding: Sharding = WHOLE,
     steps: Steps = no_progress,
-) -> JudgeResult:
+) -> JudgeResult | None:
     """Grade the pool of some runs, or a file of pairs, and write qrels, their card and the grades' probabilities.
 
-    By default every label of the task's scale is scored and the most probable one is the grade. A killed run resumes
-    when it is started again: `<out>.partial` holds the grades so far.
+    By default every label of the task's scale is scored and the most probable one is the grade. Pairs are read, graded
+    and written in the order of topic and document, a part at a time, so memory does not grow with the texts. A killed
+    run resumes when it is started again: `<out>.partial` holds the grades so far.
 
     Args:
         topics: The queries, in any topics format; `llm_judge` lists the fields that a judging task reads.
@@ -84,6 +63,10 @@ def judge(
         settings: For a bare base, a dataset folder whose scale and guideline are used.
         engine: Where the judge is computed; None: in this process.
         allow_circular: Judge even if the judge is part of a run or was trained on a topic.
+        sharding: Where and in how many shards the pairs are graded.
+
+    Returns:
+        The result; None for a shard alone, whose grades `merge_grades` joins with those of the others.
 
     Raises:
         UsageError: when `out` exists or its extension is not that of a qrels format, the judge or the pairs are given
@@ -93,21 +76,43 @@ def judge(
         EngineError: when a server cannot be asked.
     """
     target = Path(out)
-    partial = Path(f"{target}.partial")
     check_new(target)
     check_writable(target)
-    query_passages = load_texts(pairs_to_judge(runs, depth, pairs), topics, corpus)
-    contexts = {(pair.topic, pair.document.id): _context(pair) for pair in query_passages}
-    judge = load_judge(
-        adapter=adapter,
-        base=base,
-        task=task,
-        generate=generate,
-        store=Store.of(store),
-        settings=settings,
-        engine=engine,
-        tasks=tasks,
+    work = partial(
+        _grade_shard,
+        topics=topics,
+        corpus=corpus,
+        out=target,
+        runs=tuple(runs),
+        depth=depth,
+        pairs=pairs,
+        allow_circular=allow_circular,
+        judge={
+            **{"adapter": adapter, "base": base, "task": task, "generate": generate, "settings": settings},
+            **{"engine": engine, "store": Store.of(store), "tasks": tasks},
+        },
     )
+    if not run_shards(work, sharding, parts_of(target), steps("Judging")):
+        return None
+    return merge_grades(parts_of(target), target)
+
+
+def _grade_shard(
+    shard: Shard,
+    progress: Progress,
+    *,
+    topics: str | Path,
+    corpus: Corpus,
+    out: Path,
+    runs: Sequence[str | Path],
+    depth: int,
+    pairs: str | Path | None,
+    allow_circular: bool,
+    judge: Mapping[str, Any],
+) -> None:
+    """Grade the pairs of one shard, in this process."""
+    parts = parts_of(out)
+    streamed = stream_pairs(runs, depth, pairs)
     inputs = {
         "topics": topics,
         "corpus": corpus_path(corpus),
@@ -117,37 +122,18 @@ def judge(
     made_from = {label: file_sha256(path) for label, path in inputs.items()}
     if isinstance(corpus, CorpusFile):
         made_from["corpus"] = mapped_sha256(made_from["corpus"], corpus.fields)
-    records = [judge.record(context) for context in contexts.values()]
-    card = _card(judge, made_from, records)
-    systems = _systems(runs)
-    queries = {pair.topic: pair.query for pair in query_passages}
-    circular = refuse_circular(card, systems, queries, allow=allow_circular)
-    answers = dict(zip(contexts, grade_records(judge, records, partial, steps("Judging")), strict=True))
-    valid = {pair: answer for pair, answer in answers.items() if isinstance(answer, Grade)}
-    invalid = {pair: answer for pair, answer in answers.items() if isinstance(answer, InvalidOutput)}
-    _write_invalid(invalid_path(target), invalid)
-    if not valid:
-        raise DataError(
-            f"none of the {len(answers)} answers is a grade",
-            where=str(invalid_path(target)),
-            fix="Score the labels of the scale: omit --generate.",
-        )
-    if not generate:
-        file = Path(f"{target}.probabilities.jsonl")
-        scales = {pair: judge.output(record).scale for pair, record in zip(contexts, records, strict=True)}
-        reasons = {pair: grade.reason for pair, grade in valid.items() if grade.reason is not None}
-        write_probabilities(file, _probabilities(valid, scales), reasons)
-        card = replace(card, probabilities=file.name)
-    card = write_judgments(target, _qrels(valid), replace(card, counts={"llm": len(valid)}, invalid=len(invalid)))
-    shutil.rmtree(partial)
-    counts = Counter(grade.value for grade in valid.values())
-    return JudgeResult(card, dict(sorted(counts.items())), len(invalid), circular, doubts(card, systems))
-
-
-def _context(pair: QueryPassage) -> SearchContext:
-    """The search context of a pair."""
-    passage = {"passage": pair.document.text, "title": pair.document.title}
-    return {**pair.topic_fields, "id": f"{pair.topic} {pair.document.id}", **passage}
+    loaded = load_judge(**judge)
+    with parts.removed_if_empty():
+        table = pair_table(streamed, topics, corpus, made_from["corpus"], parts.folder)
+        card, systems = _card(loaded, made_from), _systems(runs)
+        about = {
+            "kind": "judge",
+            "card": asdict(card),
+            "scored": not loaded.generate,
+            "circular": refuse_circular(card, systems, table.queries, allow=allow_circular),
+            "doubts": doubts(card, systems),
+        }
+        parts.compute(grading_job(loaded, table, about), shard, progress, len(table))
 
 
 def _systems(runs: Sequence[str | Path]) -> dict[str, RunLineage | None]:
@@ -157,12 +143,12 @@ def _systems(runs: Sequence[str | Path]) -> dict[str, RunLineage | None]:
     return {str(path): read_lineage(path) for path in runs}
 
 
-def _card(judge: Judge, made_from: Mapping[str, str], records: Sequence[Record]) -> JudgmentsCard:
-    scales = {tuple(sorted(set(judge.output(record).scale.values()))) for record in records}
+def _card(judge: Judge, made_from: Mapping[str, str]) -> JudgmentsCard:
+    """The card without what only the grades tell."""
     relevant = judge.task.settings.get("relevant")
     return JudgmentsCard(
         source="llm",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created="",
         judge=judge.reference,
         judge_lineage=judge.lineage,
         base=judge.base,
@@ -170,37 +156,5 @@ def _card(judge: Judge, made_from: Mapping[str, str], records: Sequence[Record])
         prompt_hash=prompt_hash(judge.task),
         judge_queries=judge.queries,
         made_from=made_from,
-        scale=scales.pop() if len(scales) == 1 else (),
         relevant=relevant if type(relevant) is int else None,
     )
-
-
-def _qrels(valid: Mapping[Pair, Grade]) -> dict[str, dict[str, int]]:
-    qrels: dict[str, dict[str, int]] = {}
-    for (topic, document), grade in valid.items():
-        qrels.setdefault(topic, {})[document] = grade.value
-    return qrels
-
-
-def _write_invalid(file: Path, invalid: Mapping[Pair, InvalidOutput]) -> None:
-    """Write the invalid answers; without any, no file is left."""
-    file.unlink(missing_ok=True)
-    if invalid:
-        with atomic_text(file) as out:
-            for (topic, document), answer in invalid.items():
-                row = {"topic": topic, "document": document, **asdict(answer)}
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _probabilities(
-    valid: Mapping[Pair, Grade], scales: Mapping[Pair, Mapping[str, int]]
-) -> dict[str, dict[str, dict[int, float]]]:
-    """topic -> document -> grade -> probability; probabilities of labels with the same grade are added."""
-    probabilities: dict[str, dict[str, dict[int, float]]] = {}
-    for pair, grade in valid.items():
-        scale = scales[pair]
-        sums = dict.fromkeys(scale.values(), 0.0)
-        for value, probability in zip(scale.values(), grade.probabilities or (), strict=True):
-            sums[value] += probability
-        probabilities.setdefault(pair[0], {})[pair[1]] = sums
-    return probabilities

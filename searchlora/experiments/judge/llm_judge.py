@@ -11,7 +11,6 @@ There is no `hits`: a context is one pair, so `records_from` returns exactly one
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import public_name, resolve
 from searchlora.outputs import Grade, Graded, InvalidOutput
 from searchlora.pipelines.stages.adapter import AdapterStage
-from searchlora.prompts import RENDERING, messages
+from searchlora.prompts import RENDERING
 from searchlora.recipe import load_recipe
 from searchlora.records import Record, SearchContext
 from searchlora.systems.lineage import base_lineage, base_queries
@@ -92,11 +91,6 @@ class Judge:
                 fix="Judge with a task whose output is a grade.",
             )
         return output
-
-    def key(self, record: Record) -> str:
-        """sha256 of all that the grade of a record depends on."""
-        prompt = [dict(message) for message in messages(self.task, record)]
-        return hashlib.sha256(json.dumps([self.conditions, prompt]).encode()).hexdigest()
 
     def grade(self, records: Sequence[Record]) -> list[Grade | InvalidOutput]:
         """One grade per record, in order, computed as one batch; `InvalidOutput` for an answer that is no grade.
@@ -175,9 +169,8 @@ def load_judge(
     computed = make_engine(engine or LocalSettings(), answering, store, precision=precision, prompt_options=options)
     if stored is not None:
         check_renders(stored, plugin, computed.renderer)
-    if computed.engine_id != LocalSettings().engine_id(
-        precision
-    ):  # the grades in logs of earlier releases, which had one engine, stay valid
+    earliest = LocalSettings(batch_invariant=True).engine_id(precision)
+    if computed.engine_id != earliest:  # the grades in logs of earlier releases, which had one engine, stay valid
         weights = {**weights, "engine": computed.engine_id}
     decoding = {"max_new_tokens": max_new_tokens, "generate": generate}
     asked = {"task": f"{plugin.name} version {plugin.version}", "settings": plugin.settings, "tuned": plugin.tuned}

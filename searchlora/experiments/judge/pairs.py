@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from searchlora.data.collection import Corpus, read_documents
 from searchlora.errors import DataError, UsageError, some
 from searchlora.eval.formats import read_run, read_topics
-from searchlora.eval.judgments.pooling import pool, read_pairs
+from searchlora.eval.judgments.pooling import iterate_pairs, pool, read_pairs
 from searchlora.records import Document
 
 
@@ -34,11 +35,26 @@ def pairs_to_judge(runs: Sequence[str | Path], depth: int, file: str | Path | No
         UsageError: when neither or both are given, or the depth is less than 1.
         DataError: naming the file and line that cannot be read.
     """
-    if bool(runs) == (file is not None):
-        raise UsageError("what to judge is a pool of runs or a file of pairs", fix="Give one of the two.")
+    _check_one(runs, file)
     if file is not None:
         return read_pairs(Path(file))
     return pool({str(path): read_run(Path(path)) for path in runs}, depth)
+
+
+def stream_pairs(
+    runs: Sequence[str | Path], depth: int, file: str | Path | None
+) -> Callable[[], Iterable[tuple[str, str]]]:
+    """The same pairs one at a time, as often as the result is called; a file is read again, and may repeat a pair."""
+    _check_one(runs, file)
+    if file is not None:
+        return partial(iterate_pairs, Path(file))
+    pooled = pairs_to_judge(runs, depth, None)
+    return lambda: ((topic, document) for topic, documents in pooled.items() for document in documents)
+
+
+def _check_one(runs: Sequence[str | Path], file: str | Path | None) -> None:
+    if bool(runs) == (file is not None):
+        raise UsageError("what to judge is a pool of runs or a file of pairs", fix="Give one of the two.")
 
 
 def load_texts(pairs: Mapping[str, Iterable[str]], topics: str | Path, corpus: Corpus) -> tuple[QueryPassage, ...]:
@@ -48,7 +64,7 @@ def load_texts(pairs: Mapping[str, Iterable[str]], topics: str | Path, corpus: C
         DataError: naming the file that lacks a topic or document, or the corpus that has a document twice.
     """
     topic_fields = read_topics(Path(topics))
-    _check_missing([topic for topic in pairs if topic not in topic_fields], "topic", topics)
+    check_missing([topic for topic in pairs if topic not in topic_fields], "topic", topics)
     passages = _documents(corpus, {document for documents in pairs.values() for document in documents})
     return tuple(
         QueryPassage(topic, topic_fields[topic], passages[document])
@@ -64,11 +80,12 @@ def _documents(corpus: Corpus, ids: set[str]) -> dict[str, Document]:
             if document.id in documents:
                 raise DataError(f"document {document.id} is repeated", where=str(corpus))
             documents[document.id] = document
-    _check_missing(sorted(ids - documents.keys()), "document", corpus)
+    check_missing(sorted(ids - documents.keys()), "document", corpus)
     return documents
 
 
-def _check_missing(missing: Sequence[str], noun: str, file: Corpus) -> None:
+def check_missing(missing: Sequence[str], noun: str, file: Corpus) -> None:
+    """Raise `DataError` if topics or documents of the pairs are missing in a file."""
     if missing:
         raise DataError(
             f"{len(missing)} {noun}{'s' if len(missing) > 1 else ''} of the pairs not found ({some(missing)})",

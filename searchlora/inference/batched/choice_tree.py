@@ -38,13 +38,43 @@ class ChoiceTree:
     nodes_of: Bools
 
     @cached_property
+    def parents(self) -> list[int]:
+        """The node before each node; -1 for the end of the prompt."""
+        return [int(np.flatnonzero(row[:node])[-1]) if row[:node].any() else -1 for node, row in enumerate(self.above)]
+
+    @cached_property
     def _only_child(self) -> dict[int, int]:
         """Node -> the node after it, if that is the only step after it; the end of the prompt is node -1."""
-        parents = [
-            int(np.flatnonzero(row[:node])[-1]) if row[:node].any() else -1 for node, row in enumerate(self.above)
-        ]
         children = Counter(self.sources.tolist())
-        return {parent: node for node, parent in enumerate(parents) if children[parent] == 1}
+        return {parent: node for node, parent in enumerate(self.parents) if children[parent] == 1}
+
+    @cached_property
+    def _children(self) -> dict[int, dict[int, int]]:
+        """Node -> token -> the node after it; -1 is the end of the prompt."""
+        children: dict[int, dict[int, int]] = {}
+        for node, parent in enumerate(self.parents):
+            children.setdefault(parent, {})[int(self.tokens[node])] = node
+        return children
+
+    def child(self, node: int, token: int) -> int | None:
+        """The node that a token leads to; None if a choice ends with it, or none has it there."""
+        return self._children.get(node, {}).get(token)
+
+    def children_of(self, node: int) -> list[int]:
+        """The nodes after a node; -1 is the end of the prompt."""
+        return list(self._children.get(node, {}).values())
+
+    def path(self, node: int) -> tuple[int, ...]:
+        """The tokens from the end of the prompt to a node, its own last; none for -1."""
+        return tuple(self.tokens[np.flatnonzero(self.above[node])].tolist()) if node >= 0 else ()
+
+    @cached_property
+    def _steps_after(self) -> dict[int, Ints]:
+        return {source: np.flatnonzero(self.sources == source) for source in {*self.sources.tolist()}}
+
+    def steps_after(self, node: int) -> Ints:
+        """The steps that are computed after a node; -1 is the end of the prompt."""
+        return self._steps_after[node]
 
     def chain(self, node: int) -> list[int]:
         """The nodes from this one on, itself first, down to where the choices branch or end."""
@@ -131,6 +161,11 @@ class PrunedSearch:
         heads = dict.fromkeys(int(np.flatnonzero(self.tree.nodes_of[choice] & ~self._computed)[0]) for choice in open_)
         nodes = dict.fromkeys(node for head in heads for node in self.tree.chain(head))
         return np.array(list(nodes), dtype=np.int64)
+
+    def next_heads(self) -> list[int]:
+        """Of the nodes to compute next, those whose ancestors are all computed."""
+        parents = self.tree.parents
+        return [node for node in self.next_nodes().tolist() if parents[node] < 0 or self._computed[parents[node]]]
 
     def steps_after(self, nodes: Ints, *, prompt: bool) -> Ints:
         """The steps whose probability is known once these nodes (and the prompt) are computed."""

@@ -80,7 +80,10 @@ class ChunkedPrefill:
                 if not fits(progress.request):
                     break
                 tokens += left
-                prompt.prefix = ComputedPrefix(progress.cache.view_columns(0, progress.start), progress.computed)
+                if progress.start:
+                    prompt.prefix = ComputedPrefix(
+                        progress.cache.copy_columns(0, slice(progress.start)), progress.computed
+                    )
                 taken[prompt] = self.remove(prompt)
         return taken
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+from searchlora.errors import EngineError
 from searchlora.inference.batched.forward import NonFiniteOutput
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefill import Prefiller, Prompt
 from searchlora.inference.decoding import AnswerState, append_tokens
 from searchlora.inference.engine import non_finite_error
+from searchlora.inference.out_of_memory import is_out_of_memory
 
 
 @dataclass(eq=False)
@@ -31,10 +34,15 @@ class BatchRow(AnswerState):
 
 
 class DecodeBatch:
-    """The generating rows, in the order of their KV cache."""
+    """The generating rows, in the order of their KV cache.
+
+    Attributes:
+        max_rows: Rows of one pass; halved whenever memory runs out in a pass.
+    """
 
     def __init__(self, prefiller: Prefiller, stop_id: int) -> None:
         self.rows: list[BatchRow] = []
+        self.max_rows = sys.maxsize
         self._prefiller = prefiller
         self._forward = prefiller.forward
         self._stop_id = stop_id
@@ -50,31 +58,61 @@ class DecodeBatch:
         joined = [*self.rows, *rows]
         self._cache.reserve(len(joined), max(row.max_length for row in joined), self._prefiller.limits.cache_tokens)
         hidden = self._prefiller.prefill([row.prompt for row in rows], self._cache, len(self.rows))
-        append_tokens(rows, self._forward.logits(hidden), self._stop_id)
+        self._append(rows, self._forward.logits(hidden))
         self.rows = joined
 
-    def step(self) -> bool:
-        """Generate one more token of every row. False if hidden states of some rows are not finite: these rows have an
-        error then, and the others generated nothing.
+    def step(self) -> list[BatchRow]:
+        """Generate one more token of every row; returns the rows that did.
+
+        A pass that runs out of memory is computed again with half of its rows: it has only written keys and values,
+        which it writes again. A single row that does not fit gets an error. If hidden states of some rows of a pass
+        are not finite, these rows have an error then, and the others of the pass generated nothing.
         """
-        lengths = torch.tensor([row.length for row in self.rows])
+        generated: list[BatchRow] = []
+        start = 0
+        while start < len(self.rows):
+            rows = self.rows[start : start + self.max_rows]
+            try:
+                logits = self._logits(rows, start)
+            except NonFiniteOutput as error:
+                for row in (rows[place] for place in error.rows):
+                    row.error = non_finite_error(row.prompt.adapter)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(rows) > 1:
+                    self.max_rows = len(rows) // 2
+                    continue
+                rows[0].error = EngineError(f"one row does not fit into memory ({error})", fix="Ask for less.")
+            else:
+                self._append(rows, logits)
+                generated += rows
+            start += len(rows)
+        return generated
+
+    def _logits(self, rows: Sequence[BatchRow], start: int) -> torch.Tensor:
+        """Logits (rows, vocabulary) of the next token of rows that are adjacent in the cache, from `start` on."""
+        lengths = torch.tensor([row.length for row in rows])
         visible = torch.arange(int(lengths.max()) + 1) <= lengths[:, None, None]
-        start = int(lengths[0]) if bool((lengths == lengths[0]).all()) else lengths.to(self._forward.device)
-        self._cache.begin_pass(slice(0, len(self.rows)), start, visible.shape[-1])
+        column = int(lengths[0]) if bool((lengths == lengths[0]).all()) else lengths.to(self._forward.device)
+        self._cache.begin_pass(slice(start, start + len(rows)), column, visible.shape[-1])
+        hidden = self._forward.hidden_states(
+            torch.tensor([row.ids[-1:] for row in rows]),
+            lengths[:, None],
+            visible,
+            [row.prompt.slot for row in rows],
+            self._cache,
+        )
+        return self._forward.logits(hidden[:, 0])
+
+    def _append(self, rows: Sequence[BatchRow], logits: torch.Tensor) -> None:
+        """Choose the next token of each row. Unlike a forward pass, this cannot be repeated: grammars have moved on."""
         try:
-            hidden = self._forward.hidden_states(
-                torch.tensor([row.ids[-1:] for row in self.rows]),
-                lengths[:, None],
-                visible,
-                [row.prompt.slot for row in self.rows],
-                self._cache,
-            )
-        except NonFiniteOutput as error:
-            for row in (self.rows[place] for place in error.rows):
-                row.error = non_finite_error(row.prompt.adapter)
-            return False
-        append_tokens(self.rows, self._forward.logits(hidden[:, 0]), self._stop_id)
-        return True
+            append_tokens(rows, logits, self._stop_id)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise EngineError(f"memory ran out while tokens were chosen ({error})") from error
+            raise
 
     def remove(self, is_done: Callable[[BatchRow], bool]) -> list[BatchRow]:
         """Remove the rows that are done; the last row of the cache takes the place of a removed one."""

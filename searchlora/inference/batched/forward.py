@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from searchlora.cpu import backend
 from searchlora.inference.batched import attention
-from searchlora.inference.batched.frozen_linear import FrozenLinear, is_linear, merged_linear
+from searchlora.inference.batched.frozen_linear import FrozenLinear, is_linear, merged_linear, release_originals
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.lora_layers import add_lora_layers, map_rows
 
@@ -26,7 +27,7 @@ class Forward:
     """Runs a model. Its linear layers are replaced, so nobody else may use the model afterwards.
 
     Args:
-        model: A base model from `models.load.load_model` that `is_supported`.
+        model: A base model from `models.load.load_model` of which `check_batching` says that it shares batches.
         batch_invariant: Compute each row with the same operations in the same order, whatever the other rows are and
             however a prompt is split over passes, so that its results are equal to the last bit.
     """
@@ -38,7 +39,7 @@ class Forward:
         self.config = model.config.get_text_config()
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
         self._backbone = getattr(model, model.base_model_prefix)
-        self._head: FrozenLinear = merged_linear([model.get_output_embeddings()], batch_invariant)
+        self._head = _take_head(model, batch_invariant)
         self.lora_layers = add_lora_layers(model, batch_invariant)
         attention.register()
         model.set_attn_implementation(attention.INVARIANT_NAME if batch_invariant else attention.NAME)
@@ -98,51 +99,128 @@ class Forward:
         return logits[rows, tokens] - norms[rows]
 
 
-def is_supported(model: Any) -> bool:
+def _take_head(model: Any, batch_invariant: bool) -> FrozenLinear:
+    """The output layer, which the model loses unless its weight is that of the input embeddings."""
+    layer = model.get_output_embeddings()
+    head = merged_linear([layer], batch_invariant)
+    if layer.weight is not model.get_input_embeddings().weight:
+        model.set_output_embeddings(torch.nn.Identity())
+        release_originals([layer], head)
+    return head
+
+
+@dataclass(frozen=True)
+class BatchingCheck:
+    """Whether a base computes rows with different adapters in one batch, and the numbers that decided it.
+
+    Attributes:
+        refusal: Why it does not; empty if it does.
+        difference: Largest difference of a logit between `Forward` and the model itself; None if not computed.
+        noise: Largest difference of a logit between two ways in which the model itself computes it, in the same
+            precision: with another attention function, and with more tokens in the batch.
+        spread: Standard deviation of the logits.
+    """
+
+    refusal: str = ""
+    difference: float | None = None
+    noise: float | None = None
+    spread: float | None = None
+
+    @property
+    def shares_batches(self) -> bool:
+        return not self.refusal
+
+    def __str__(self) -> str:
+        """
+        Examples:
+            >>> print(BatchingCheck("", 0.002, 0.001, 1.5))  # doctest: +NORMALIZE_WHITESPACE
+            adapters share batches; logits differ by 0.002 from the model's own, whose rounding differs by 0.001
+            (standard deviation 1.5)
+            >>> print(BatchingCheck("sliding-window attention"))
+            one adapter at a time: sliding-window attention
+        """
+        text = f"one adapter at a time: {self.refusal}" if self.refusal else "adapters share batches"
+        if self.difference is None:
+            return text
+        return (
+            f"{text}; logits differ by {self.difference:.2g} from the model's own, whose rounding differs by"
+            f" {self.noise:.2g} (standard deviation {self.spread:.2g})"
+        )
+
+
+#: The difference to the model itself may be this many times as large as the model's noise.
+_MAX_NOISE_RATIO = 8
+
+
+def check_batching(model: Any) -> BatchingCheck:
     """Whether `Forward` computes what the model itself computes; to be called before its layers are replaced.
 
     The model must attend to all earlier tokens in every layer, accept a four-dimensional mask, positions and another
-    attention function, and its logits must be the output layer of the last hidden states (some scale or cap them).
+    attention function, and its logits must be the output layer of the last hidden states (some scale or cap them). The
+    logits of a few tokens are compared, and their difference with the noise of the model, or with the rounding of its
+    precision if that is larger.
     """
     config = model.config.get_text_config()
-    if model._is_stateful or not model._supports_attention_backend:
-        return False
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if layers != {"full_attention"} or getattr(config, "sliding_window", None):
-        return False
-    if getattr(config, "attn_logit_softcapping", None) or _rope_depends_on_batch(config):
-        return False
     before = config._attn_implementation
-    if before not in ("eager", "sdpa"):
-        return False
+    if refusal := _refusal(model, config, before):
+        return BatchingCheck(refusal)
     ids = torch.arange(6, device=model.device).reshape(2, 3)
-    if not _linear_layers_keep_rows(model, ids):
-        return False
     with torch.inference_mode():
-        model.set_attn_implementation("eager")  # it rounds as `attention.attend` does
-        expected = model(ids, use_cache=False).logits
-        attention.register()
-        model.set_attn_implementation(attention.NAME)
+        own = _own_logits(model, ids)
+        if own is None:
+            return BatchingCheck("its linear layers receive the tokens of all rows together")
         try:
-            cache = KVCache(config.num_hidden_layers)
-            cache.begin_pass(slice(0, 2), 0, 3)
-            mask = torch.full((3, 3), torch.finfo(model.dtype).min, dtype=model.dtype, device=model.device).triu(1)
-            backbone = getattr(model, model.base_model_prefix)
-            hidden = backbone(
-                ids,
-                attention_mask=mask.expand(2, 1, 3, 3),
-                position_ids=torch.arange(3, device=model.device).expand(2, 3),
-                cache=cache,
-                use_cache=True,
-            ).last_hidden_state
-            actual = model.get_output_embeddings()(hidden)
+            model.set_attn_implementation("eager")  # it rounds as `attention.attend` does
+            expected = model(ids, use_cache=False).logits.float()
+            longer = model(torch.cat([ids, ids], 1), use_cache=False).logits[:, :3].float()
+            actual = _batched_logits(model, ids).float()
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # another signature, other shapes
-            return False
+            return BatchingCheck("it does not accept masks, positions or another attention function")
         finally:
             model.set_attn_implementation(before)
-    spread = float(expected.float().std())
-    difference = (actual.float() - expected.float()).abs().max() if actual.shape == expected.shape else torch.inf
-    return float(difference) < 0.05 * spread
+    if actual.shape != expected.shape:
+        return BatchingCheck("its output layer is not the only one after its hidden states")
+    spread = float(expected.std())
+    noise = max(float((other - expected).abs().max()) for other in (own, longer))
+    difference = float((actual - expected).abs().max())
+    is_same = difference <= _MAX_NOISE_RATIO * max(noise, torch.finfo(model.dtype).eps * spread)
+    return BatchingCheck("" if is_same else "its logits are computed otherwise", difference, noise, spread)
+
+
+def _refusal(model: Any, config: Any, attention_implementation: str) -> str:
+    """Why the kind of model is not batched; empty if it may be."""
+    if model._is_stateful:
+        return "recurrent state"
+    if not model._supports_attention_backend or attention_implementation not in ("eager", "sdpa"):
+        return "it does not accept another attention function"
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if layers != {"full_attention"} or getattr(config, "sliding_window", None):
+        return "sliding-window attention, or layers without attention"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "capped attention scores"
+    if _rope_depends_on_batch(config):
+        return "rotary frequencies that depend on the longest row"
+    return ""
+
+
+def _batched_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Logits by the attention, masks and KV cache of `Forward`."""
+    rows, new = ids.shape
+    attention.register()
+    model.set_attn_implementation(attention.NAME)
+    cache = KVCache(model.config.get_text_config().num_hidden_layers)
+    cache.begin_pass(slice(0, rows), 0, new)
+    lowest = torch.finfo(model.dtype).min
+    mask = torch.full((new, new), lowest, dtype=model.dtype, device=model.device).triu(1)
+    hidden = getattr(model, model.base_model_prefix)(
+        ids,
+        attention_mask=mask.expand(rows, 1, new, new),
+        position_ids=torch.arange(new, device=model.device).expand(rows, new),
+        cache=cache,
+        use_cache=True,
+    ).last_hidden_state
+    logits: torch.Tensor = model.get_output_embeddings()(hidden)
+    return logits
 
 
 def _rope_depends_on_batch(config: Any) -> bool:
@@ -152,8 +230,9 @@ def _rope_depends_on_batch(config: Any) -> bool:
     return kind in ("dynamic", "longrope")
 
 
-def _linear_layers_keep_rows(model: Any, ids: torch.Tensor) -> bool:
-    """Whether the input of each linear layer that an adapter may change has shape (rows, tokens, size).
+def _own_logits(model: Any, ids: torch.Tensor) -> torch.Tensor | None:
+    """The model's own logits; None unless the input of each linear layer that an adapter may change has shape (rows,
+    tokens, size).
 
     Otherwise it is unknown which row a vector belongs to: some models flatten the tokens (OPT), or route them to
     experts.
@@ -167,9 +246,8 @@ def _linear_layers_keep_rows(model: Any, ids: torch.Tensor) -> bool:
         for layer in shapes
     ]
     try:
-        with torch.inference_mode():
-            model(ids, use_cache=False)
+        logits: torch.Tensor = model(ids, use_cache=False).logits.float()
     finally:
         for hook in hooks:
             hook.remove()
-    return all(seen == [tuple(ids.shape)] for seen in shapes.values())
+    return logits if all(seen == [tuple(ids.shape)] for seen in shapes.values()) else None

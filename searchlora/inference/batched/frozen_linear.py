@@ -173,6 +173,12 @@ def merged_linear(layers: Sequence[Any], batch_invariant: bool = False) -> Froze
     return frozen_linear(weight, merged_bias(layers), batch_invariant)
 
 
+def release_originals(layers: Sequence[Any], merged: FrozenLinear) -> None:
+    """Give back the memory of layers that nothing but `merged` replaces from now on, as far as it holds a copy."""
+    held = {tensor.data_ptr() for tensor in merged.tensors() if not tensor.is_mkldnn}
+    backend.release_files(layer.weight for layer in layers if layer.weight.data_ptr() not in held)
+
+
 def merged_bias(layers: Sequence[Any]) -> torch.Tensor | None:
     """The biases of merged layers, shape (out,); None if none has one."""
     biases = [layer.bias.detach() for layer in layers if layer.bias is not None]

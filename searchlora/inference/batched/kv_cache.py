@@ -13,9 +13,12 @@ from searchlora.cpu.backend import use_huge_pages
 #: Columns are allocated in multiples of this.
 _COLUMN_STEP = 64
 
+#: Parts of the memory, of some layers each: a cache grows part by part, so that old and new are never there in whole.
+_PARTS = 8
+
 
 class KVCache(Cache):  # type: ignore[misc]
-    """A transformers cache of one tensor, shape (layers, 2, rows, key heads, columns, head size).
+    """A transformers cache, shape (layers, 2, rows, key heads, columns, head size), as one tensor for some layers.
 
     `begin_pass` says where the next forward pass writes and how many columns it reads; the attention mask decides which
     columns a token sees.
@@ -25,7 +28,8 @@ class KVCache(Cache):  # type: ignore[misc]
         super().__init__(layers=[])
         self._layer_count = layers
         self._reserved = (0, 0)  # rows and columns to allocate as soon as the head sizes are known
-        self._data: torch.Tensor | None = None
+        self._per_part = max(1, -(-layers // _PARTS))
+        self._parts: list[torch.Tensor] = []  # of `_per_part` layers each; not allocated until head sizes are known
         self._rows = slice(0, 0)
         self._start: int | torch.Tensor = 0
         self._columns = 0
@@ -41,17 +45,17 @@ class KVCache(Cache):  # type: ignore[misc]
         """
         self._rows, self._start, self._columns = rows, start, columns
         self._views = []
-        if self._data is not None:
-            self._data = self._with_room(self._data, rows.stop, columns)
+        self._make_room(rows.stop, columns)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write a layer's new keys and values (rows, key heads, new, head size); return all columns of the pass."""
-        data = self._allocated(key_states.shape[1], key_states.shape[3], key_states)
+        self._allocate(key_states.shape[1], key_states.shape[3], key_states)
+        part, layer = divmod(layer_idx, self._per_part)
         read = []
-        for part, states in enumerate((key_states, value_states)):
-            target = data[layer_idx, part, self._rows]
+        for kind, states in enumerate((key_states, value_states)):
+            target = self._parts[part][layer, kind, self._rows]
             new = states.shape[2]
             if isinstance(self._start, int):
                 target[:, :, self._start : self._start + new] = states
@@ -68,17 +72,21 @@ class KVCache(Cache):  # type: ignore[misc]
         each row's first new token, shape (rows,): for a layer that writes its new keys and values in place.
         """
         if not self._views:
-            window = self._allocated(heads, size, like)[:, :, self._rows, :, : self._columns]
+            self._allocate(heads, size, like)
+            windows = [layer[:, self._rows, :, : self._columns] for part in self._parts for layer in part]
             start = self._start
-            starts = torch.full((window.shape[2],), start) if isinstance(start, int) else start
-            self._views = [(*of_layer.unbind(), starts) for of_layer in window]
+            starts = torch.full((windows[0].shape[1],), start) if isinstance(start, int) else start
+            self._views = [(*window.unbind(), starts) for window in windows]
         return self._views[layer]
 
-    def _allocated(self, heads: int, size: int, like: torch.Tensor) -> torch.Tensor:
-        if self._data is None:
-            empty = like.new_zeros(self._layer_count, 2, 0, heads, 0, size)
-            self._data = self._with_room(empty, self._rows.stop, self._columns)
-        return self._data
+    def _allocate(self, heads: int, size: int, like: torch.Tensor, rows: int = 0, columns: int = 0) -> None:
+        """Allocate the memory of the pass, or more, unless there is some."""
+        if not self._parts:
+            layers = [
+                min(self._per_part, self._layer_count - start) for start in range(0, self._layer_count, self._per_part)
+            ]
+            self._parts = [like.new_zeros(count, 2, 0, heads, 0, size) for count in layers]
+            self._make_room(max(rows, self._rows.stop), max(columns, self._columns))
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """0: positions and masks are passed explicitly, nothing is derived from a length."""
@@ -92,49 +100,45 @@ class KVCache(Cache):  # type: ignore[misc]
         columns = -(-columns // _COLUMN_STEP) * _COLUMN_STEP
         self._reserved = (rows, columns)
         self._views = []
-        if self._data is not None:
-            had_rows, had_columns = self._data.shape[2], self._data.shape[4]
+        for place, part in enumerate(self._parts):
+            had_rows, had_columns = part.shape[2], part.shape[4]
             if rows > had_rows:
-                self._data = _resized(self._data, max(rows, min(2 * had_rows, tokens // columns)), columns)
+                self._parts[place] = _resized(part, max(rows, min(2 * had_rows, tokens // columns)), columns)
             elif columns > had_columns:
-                self._data = _resized(self._data, rows, columns)
+                self._parts[place] = _resized(part, rows, columns)
 
     def clear_rows(self, rows: Sequence[int]) -> None:
         """Set rows to zero, by their index in the pass."""
-        if self._data is not None:
+        for part in self._parts:
             for row in rows:
-                self._data[:, :, self._rows.start + row] = 0
+                part[:, :, self._rows.start + row] = 0
 
     def move_row(self, source: int, target: int, length: int) -> None:
-        assert self._data is not None
-        self._data[:, :, target, :, :length] = self._data[:, :, source, :, :length]
+        for part in self._parts:
+            part[:, :, target, :, :length] = part[:, :, source, :, :length]
 
     def copy_columns(self, row: int, *columns: slice) -> torch.Tensor:
         """A copy of columns of a row, concatenated; shape (layers, 2, key heads, columns, head size)."""
-        assert self._data is not None
-        return torch.cat([self._data[:, :, row, :, part] for part in columns], dim=3)
-
-    def view_columns(self, row: int, count: int) -> torch.Tensor:
-        """The first columns of a row, not copied; shape as that of `copy_columns`."""
-        assert self._data is not None
-        return self._data[:, :, row, :, :count]
+        parts = [[part[:, :, row, :, selected] for selected in columns] for part in self._parts]
+        return torch.cat([views[0] if len(views) == 1 else torch.cat(views, dim=3) for views in parts])
 
     def paste_columns(self, row: int, columns: torch.Tensor) -> None:
         """Write the result of `copy_columns` to the beginning of a row."""
         length = columns.shape[3]
-        if self._data is None:
-            layers, _, heads, _, size = columns.shape
-            self._data = columns.new_zeros(layers, 2, 0, heads, 0, size)
-        self._data = self._with_room(self._data, row + 1, length)
-        self._data[:, :, row, :, :length] = columns
+        self._allocate(columns.shape[2], columns.shape[4], columns, row + 1, length)
+        self._make_room(row + 1, length)
+        for part, of_part in zip(self._parts, columns.split(self._per_part), strict=True):
+            part[:, :, row, :, :length] = of_part
 
-    def _with_room(self, data: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        """The data, with at least this many rows and columns."""
-        if rows <= data.shape[2] and columns <= data.shape[4]:
-            return data
-        return _resized(
-            data, max(rows, data.shape[2], self._reserved[0]), max(columns, data.shape[4], self._reserved[1])
-        )
+    def _make_room(self, rows: int, columns: int) -> None:
+        """Grow to at least this many rows and columns, if there is any memory yet."""
+        for place, part in enumerate(self._parts):
+            had_rows, had_columns = part.shape[2], part.shape[4]
+            if rows > had_rows or columns > had_columns:
+                reserved_rows, reserved_columns = self._reserved
+                self._parts[place] = _resized(
+                    part, max(rows, had_rows, reserved_rows), max(columns, had_columns, reserved_columns)
+                )
 
 
 def _resized(data: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

@@ -15,13 +15,14 @@ from typing import Any, Protocol
 
 import torch
 
-from searchlora.cpu.backend import lora_slots, padded_rank, use_huge_pages
+from searchlora.cpu.backend import lora_slots, padded_rank, release_free_memory, use_huge_pages
 from searchlora.inference.batched.frozen_linear import (
     FrozenLinear,
     blocked_linear,
     is_linear,
     merged_bias,
     merged_linear,
+    release_originals,
     shape_of,
 )
 
@@ -385,7 +386,9 @@ def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:
         for index, path in enumerate(paths):
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, LoraLinear(group, index))
+        release_originals(list(layers.values()), group.base)
         groups.append(group)
+    release_free_memory()
     return LoraLayers(groups, active)
 
 

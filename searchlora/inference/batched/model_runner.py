@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from searchlora.inference.batched.lora_slots import LoraSlots
 from searchlora.inference.batched.prefill import NonFinitePrompts, Prefiller, Prompt
 from searchlora.inference.batched.prefix_cache import PrefixCache
 from searchlora.inference.engine import non_finite_error
+from searchlora.inference.out_of_memory import SmallerBatches, is_out_of_memory
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
 from searchlora.inference.scheduling.requests import AnyModelRequest, GenerateRequest, Limits, ScoreRequest, TokenIds
 from searchlora.inference.settings import LocalSettings
@@ -57,6 +59,7 @@ class BatchedModelRunner:
         self._batch, self._prefiller, self._slots = batch, prefiller, slots
         self._limits, self._counts = limits, counts
         self._long = ChunkedPrefill(prefiller)
+        self._smaller = SmallerBatches()
         self._prefill_debt = 0.0  # seconds that decode steps have to take before the next chunk
 
     @property
@@ -148,12 +151,12 @@ class BatchedModelRunner:
     def _begin(self, prompts: dict[Prompt, AnyModelRequest]) -> None:
         """Score or prefill prompts of which at most one chunk is left, all of a kind together.
 
-        Prompts with non-finite hidden states fail, and the others are computed again. Any other error of a pass (out
-        of memory, a kernel's error) fails the requests of the pass; generating rows go on.
+        Prompts with non-finite hidden states fail, and the others are computed again. If memory runs out, halves are
+        computed. Any other error of a pass fails its requests; generating rows go on.
         """
         score = {prompt: each for prompt, each in prompts.items() if isinstance(each, ScoreRequest)}
         generate = {prompt: each for prompt, each in prompts.items() if isinstance(each, GenerateRequest)}
-        _retry_finite(score, self._score)
+        self._compute_all(score, self._score)
         first: dict[Prompt, GenerateRequest] = {}
         others: dict[Prompt, GenerateRequest] = {}  # they find their prompts in the cache
         begun = set[tuple[str | None, TokenIds]]()
@@ -161,8 +164,43 @@ class BatchedModelRunner:
             is_first = not prompt.keep_prefix or (prompt.adapter, prompt.ids) not in begun
             (first if is_first else others)[prompt] = request
             begun.add((prompt.adapter, prompt.ids))
-        _retry_finite(first, self._prefill)
-        _retry_finite(others, self._prefill)
+        self._compute_all(first, self._prefill)
+        self._compute_all(others, self._prefill)
+
+    def _compute_all(self, prompts: dict[Prompt, Kind], compute: Callable[[dict[Prompt, Kind]], None]) -> None:
+        """Compute prompts together, or in halves if memory runs out; those with non-finite hidden states fail."""
+        left = dict(prompts)
+        while left:
+            try:
+                compute(left)
+                return
+            except NonFinitePrompts as error:
+                for prompt in error.among(list(left)):
+                    left.pop(prompt).fail(non_finite_error(prompt.adapter))
+            except Exception as error:
+                if not is_out_of_memory(error) or (len(left) == 1 and not self._batch.rows):
+                    for request in left.values():
+                        request.fail(error)
+                    return
+                break  # the error holds the tensors of the failed pass until here
+        if left:
+            self._compute_halves(left, compute)
+
+    def _compute_halves(self, prompts: dict[Prompt, Kind], compute: Callable[[dict[Prompt, Kind]], None]) -> None:
+        """Compute prompts in two halves, after memory ran out. One prompt waits until a running row has ended."""
+        running = len(self._batch.rows)
+        self._smaller.say(len(prompts))
+        self._prefiller.free_scratch()
+        if len(prompts) == 1:
+            self._limits = replace(self._limits, rows=running)
+            self._long.add(prompts)
+            return
+        half = len(prompts) // 2
+        limits = self._prefiller.pass_limits
+        self._prefiller.pass_limits = replace(limits, rows=min(limits.rows, half))
+        items = list(prompts.items())
+        for part in (items[:half], items[half:]):
+            self._compute_all(dict(part), compute)
 
     def _continue_long(self, others_admitted: bool) -> None:
         """Begin the long prompts that are computed, or compute one chunk.
@@ -184,6 +222,9 @@ class BatchedModelRunner:
             try:
                 self._long.compute_chunk(prompt)
             except Exception as error:
+                if is_out_of_memory(error) and self._batch.rows:
+                    self._smaller.say(1)  # the chunk is computed again when rows have ended
+                    return
                 self._slots.release(prompt.adapter)
                 is_finite = not isinstance(error, NonFinitePrompts)
                 self._long.remove(prompt).fail(error if is_finite else non_finite_error(prompt.adapter))
@@ -227,36 +268,23 @@ class BatchedModelRunner:
     def _decode(self) -> None:
         started = time.monotonic()
         try:
-            if not self._batch.step():
-                return
+            rows = self._batch.step()
         except Exception as error:
             for request in self._generating:
                 request.fail(error)
             self._drop_rows()
             return
+        if self._batch.max_rows < self._limits.rows:
+            self._smaller.say(2 * self._batch.max_rows)
+            self._limits = replace(self._limits, rows=self._batch.max_rows)
         self._prefill_debt -= time.monotonic() - started
-        self._counts.decode_steps += 1
-        self._counts.decoded_rows += len(self._batch.rows)
-        self._report(self._batch.rows)
+        if rows:
+            self._counts.decode_steps += 1
+            self._counts.decoded_rows += len(rows)
+        self._report(rows)
 
     def _report(self, rows: Sequence[BatchRow]) -> None:
         self._counts.generated_tokens += len(rows)
         for row in rows:
             if row.error is None:
                 row.request.report(row.ids)
-
-
-def _retry_finite(prompts: dict[Prompt, Kind], compute: Callable[[dict[Prompt, Kind]], None]) -> None:
-    """Compute prompts together; those with non-finite hidden states fail, and the others are computed again."""
-    left = dict(prompts)
-    while left:
-        try:
-            compute(left)
-            return
-        except NonFinitePrompts as error:
-            for prompt in error.among(list(left)):
-                left.pop(prompt).fail(non_finite_error(prompt.adapter))
-        except Exception as error:
-            for request in left.values():
-                request.fail(error)
-            return

@@ -83,6 +83,9 @@ class Prefiller:
         tokens = min(self.limits.pass_tokens, _CPU_PASS) if on_cpu else self.limits.pass_tokens
         self.pass_limits = replace(self.limits, pass_tokens=tokens)
 
+    def free_scratch(self) -> None:
+        self.scratch = self.forward.new_cache()
+
     def prefill(self, prompts: Sequence[Prompt], cache: KVCache, first: int) -> torch.Tensor:
         """Compute prompts into the rows of a cache from `first` on; prompts of similar length are best neighbours.
 

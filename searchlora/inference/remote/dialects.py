@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
@@ -13,12 +13,10 @@ from typing import Any, Literal, TypeAlias
 from searchlora.errors import EngineError, UnusableAnswer
 from searchlora.inference.answer_text import AnswerText
 from searchlora.inference.engine import ChoiceScores, Completion, Request, TokenLogprob, token_logprob
+from searchlora.inference.remote.vllm_scoring import Steps, TreeCall, score_tree
 from searchlora.inference.sampling import GREEDY, Sampling
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
-
-#: Maximum number of prompts, and of tokens with log-probabilities (vLLM refuses more), in one call.
-_MAX_PROMPTS, _MAX_TOKENS = 16, 128
 
 #: Choices whose token ids are kept: those of a closed set recur with every request.
 _CHOICES = 4096
@@ -116,39 +114,28 @@ class Vllm(Dialect):
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
     ) -> ChoiceScores:
-        """The choices form one tree of tokens; the server returns the log-probabilities of the tokens at each node.
-
-        Every score is exact; `prune_margin` is ignored. The cost counts each choice prefix with its prompt, as sent: of
+        """Scores as `score_tree` says, in few prompts. The cost counts each choice prefix with its prompt, as sent: of
         several prompts in a call, vLLM reports cached tokens for the last one only.
-
-        (vLLM's `prompt_logprobs` would return a choice's score at once. With LoRA they crash its CPU engine, and
-        elsewhere they ignore an adapter's output layer: vLLM's issues 29955 and 51594.)
         """
-        del prune_margin
         choice_ids = [self._choice_ids(choice, request.choice_suffix) for choice in choices]
-        log_probabilities: dict[tuple[int, ...], float] = {}
         prompt_tokens = 0
-        for part in _calls(choice_ids):
-            token_ids = sorted({token for _, tokens in part for token in tokens})
+
+        def ask(call: TreeCall) -> list[Steps]:
+            nonlocal prompt_tokens
             body = {
-                **self._body(model, [[*request.prompt_ids, *prefix] for prefix, _ in part], 1),
-                "logprobs": len(token_ids),
-                "logprob_token_ids": token_ids,
+                **self._body(model, [[*request.prompt_ids, *prefix] for prefix in call.prefixes], call.steps),
+                "logprobs": len(call.tokens),
+                "logprob_token_ids": call.tokens,
                 "return_tokens_as_token_ids": True,
+                **({"allowed_token_ids": call.tokens} if call.steps > 1 else {}),
             }
             answer = post("/v1/completions", body)
-            results = sorted(answer["choices"], key=lambda choice: choice["index"])
-            for (prefix, tokens), choice in zip(part, results, strict=True):
-                (likely,) = choice["logprobs"]["top_logprobs"]
-                if missing := [token for token in tokens if f"token_id:{token}" not in likely]:
-                    raise EngineError(
-                        f"this vLLM reports no log-probability of requested tokens (token {missing[0]})",
-                        fix="Use a newer one; 0.32 knows 'logprob_token_ids'.",
-                    )
-                log_probabilities |= {(*prefix, token): likely[f"token_id:{token}"] for token in tokens}
-            prompt_tokens += answer["usage"]["prompt_tokens"]
-        sums = (math.fsum(log_probabilities[ids[: end + 1]] for end in range(len(ids))) for ids in choice_ids)
-        return ChoiceScores(_finite(sums), prompt_tokens, len(log_probabilities))
+            prompt_tokens += int(answer["usage"]["prompt_tokens"])
+            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+            return [_steps(choice["logprobs"], call.tokens) for choice in choices]
+
+        scores, scored = score_tree(ask, choice_ids, prune_margin)
+        return ChoiceScores(scores, prompt_tokens, scored)
 
     def _body(
         self, model: str, prompts: Sequence[Sequence[int]], tokens: int, sampling: Sampling = GREEDY
@@ -324,6 +311,20 @@ def _completion(
     return Completion(text, ended, int(usage["prompt_tokens"]), int(usage["completion_tokens"]), logprobs)
 
 
+def _steps(logprobs: Mapping[str, Any], tokens: Sequence[int]) -> Steps:
+    """The chosen token and the log-probabilities of these tokens, at each place of an answer."""
+    steps = []
+    for chosen, likely in zip(logprobs["tokens"], logprobs["top_logprobs"], strict=True):
+        if missing := [token for token in tokens if f"token_id:{token}" not in likely]:
+            raise EngineError(
+                f"this vLLM reports no log-probability of requested tokens (token {missing[0]})",
+                fix="Use a newer one; 0.32 knows 'logprob_token_ids'.",
+            )
+        values = {token: _number(likely[f"token_id:{token}"]) for token in tokens}
+        steps.append((int(chosen.removeprefix("token_id:")), values))
+    return steps
+
+
 def _finite(scores: Iterable[float]) -> tuple[float, ...]:
     """The scores. Raises `UnusableAnswer` if one is NaN or infinite: there is no best choice then."""
     values = tuple(scores)
@@ -332,23 +333,3 @@ def _finite(scores: Iterable[float]) -> tuple[float, ...]:
             "the server's log-probabilities are not all finite", fix="Check the adapter on the server."
         )
     return values
-
-
-def _calls(answers: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[tuple[int, ...], list[int]]]]:
-    following: dict[tuple[int, ...], set[int]] = {}
-    for ids in answers:
-        for end, token in enumerate(ids):
-            following.setdefault(ids[:end], set()).add(token)
-    part: list[tuple[tuple[int, ...], list[int]]] = []
-    wanted: set[int] = set()
-    for beginning, tokens in following.items():
-        ordered = sorted(tokens)
-        for start in range(0, len(ordered), _MAX_TOKENS):
-            some = ordered[start : start + _MAX_TOKENS]
-            if part and (len(part) == _MAX_PROMPTS or len(wanted.union(some)) > _MAX_TOKENS):
-                yield part
-                part, wanted = [], set()
-            part.append((beginning, some))
-            wanted.update(some)
-    if part:
-        yield part

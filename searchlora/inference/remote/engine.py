@@ -180,7 +180,7 @@ class RemoteEngine:
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
     ) -> list[ChoiceScores]:
-        """See `Engine.score`. vLLM's scores are all exact, whatever `prune_margin` is. Raises as `generate`."""
+        """See `Engine.score`. Raises as `generate`."""
         self._check_open()
         if not requests:
             return []

@@ -139,12 +139,12 @@ class ServerModels:
                 fix="Use 'searchlora serve' on the same store, vLLM with 'load: true', or a local engine.",
             )
         with self._loading:
-            self._forget_cards()
+            self.forget()
             if name in self._cards:
                 self._client.post_only("/v1/unload_lora_adapter", {"lora_name": name})
             path = str(folder.resolve())
             self._client.post_only("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
-            self._forget_cards()
+            self.forget()
 
     def unload(self, pinned: str) -> bool:
         """Let the server unload an adapter; False if it was not loaded.
@@ -164,8 +164,12 @@ class ServerModels:
                 raise
             return False
         finally:
-            self._forget_cards()
+            self.forget()
         return True
+
+    def forget(self) -> None:
+        """Forget which models the server has, and ask it before the next request."""
+        self.__dict__.pop("_cards", None)
 
     def _check_base(self) -> None:
         if self.dialect == "searchlora" and self._base_name not in self._cards:
@@ -177,7 +181,7 @@ class ServerModels:
 
     def _ensure_loaded(self, pinned: str, name: str) -> None:
         """Ask vLLM for its models again; if the adapter is missing, check its files and have vLLM load it."""
-        self._forget_cards()
+        self.forget()
         if name in self._cards:
             return
         if not self._load or self._store is None:
@@ -193,13 +197,10 @@ class ServerModels:
         try:
             self._client.post_only("/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder})
         except Refused:
-            self._forget_cards()
+            self.forget()
             if name not in self._cards:  # otherwise another client has loaded it meanwhile
                 raise
-        self._forget_cards()
-
-    def _forget_cards(self) -> None:
-        self.__dict__.pop("_cards", None)
+        self.forget()
 
     @cached_property
     def _cards(self) -> dict[str, dict[str, Any]]:

@@ -1,22 +1,29 @@
-"""The encoders of a server: their adapters, and vectors computed in batches, fairly between clients."""
+"""The encoders of a server: their adapters, and vectors computed in batches that requests share."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from searchlora.adapters.load_check import check_base
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import LoadCheckFailed, NotInStore, UsageError
 from searchlora.models.resolve import BaseModel, public_name, resolve
-from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.retrieval.encoder import Encoder, by_length
+from searchlora.retrieval.shared_model import SharedModel, Vectors
 from searchlora.server.api.work_queue import FairThreads, JobFuture
 
-#: Texts per forward pass; a cancelled job stops between two of them.
+#: Texts of one request per forward pass; a cancelled job stops between two of them.
 _BATCH_SIZE = 16
+
+#: Requests that are in work at once, so that those with few texts share passes; one client has half of them.
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,9 @@ class ServedEncoders:
     Args:
         names: Encoders as `resolve` takes them; requests use the last part of a path.
         store: The store of their adapters.
-        max_loaded: Encoders in memory at most; an encoder with an adapter is a whole copy.
-        max_waiting: Requests that wait or run at most; they run one after the other. One client has half of the places.
+        max_loaded: Models in memory at most. A model and its adapters share one copy; a version that is a whole encoder
+            is a model of its own.
+        max_waiting: Requests that wait or run at most. One client has half of the places.
 
     Raises:
         BaseModelError: for an encoder that does not exist.
@@ -53,9 +61,11 @@ class ServedEncoders:
                 )
         self._store = store
         self._max_loaded = max_loaded
-        self._loaded: OrderedDict[str, Encoder] = OrderedDict()  # least recently used first
+        self._models: dict[Path, SharedModel] = {}  # least recently used first
+        self._encoders: dict[str, tuple[Path, Encoder]] = {}
+        self._loading = threading.Lock()
         share = max(1, max_waiting // 2)
-        self._queue = FairThreads(1, "searchlora-encoders", capacity=max_waiting, capacity_per_client=share)
+        self._queue = FairThreads(_AT_ONCE, "searchlora-encoders", capacity=max_waiting, capacity_per_client=share)
 
     def pin(self, model: str) -> str:
         """The encoder or exact adapter version that a request's `model` means. Raises `InvalidName`, `NotInStore`."""
@@ -98,23 +108,30 @@ class ServedEncoders:
                 beginnings.append(beginning)
                 tokens += length
             # Errors of the encoder name it: use the request's name, not the folder of the base model.
-            named = Encoder(encoder.model, pinned, dimensions, encoder.query_adapter)
-            encode = named.encode_documents if documents else named.encode
-            return Embedded(encode(beginnings, batch_size=_BATCH_SIZE, progress=lambda *_: job.check()), tokens)
+            adapter = None if documents and encoder.query_only else encoder.adapter
+            named = Encoder(encoder.shared, pinned, dimensions, adapter=adapter)
+            order = by_length(np.array([len(text) for text in beginnings], dtype=np.int64))
+            vectors = np.empty((len(texts), named.vector_dimensions), dtype=np.float32)
+            for start in range(0, len(texts), _BATCH_SIZE):
+                places = order[start : start + _BATCH_SIZE]
+                vectors[places] = named.encode_together([beginnings[place] for place in places], job.check)
+            return Embedded(vectors, tokens)
 
         return self._queue.submit(client_id, work, timeout)
 
     def _encoder(self, pinned: str) -> Encoder:
-        if pinned not in self._loaded:
-            while len(self._loaded) >= self._max_loaded:  # evict first: the limit holds at every moment
-                self._loaded.popitem(last=False)
-            self._loaded[pinned] = self._load(pinned)
-        self._loaded.move_to_end(pinned)
-        return self._loaded[pinned]
+        with self._loading:
+            if pinned not in self._encoders:
+                encoder = self._load(pinned)
+                folder = next(folder for folder, model in self._models.items() if model is encoder.shared)
+                self._encoders[pinned] = folder, encoder
+            folder, encoder = self._encoders[pinned]
+            self._models[folder] = self._models.pop(folder)
+            return encoder
 
     def _load(self, pinned: str) -> Encoder:
         if pinned in self.bases:
-            return Encoder.load(self.bases[pinned].name)
+            return Encoder.load(self.bases[pinned].name, shared=self._model)
         adapter = self._store.get(pinned)
         base = next((base for base in self.bases.values() if _fits(adapter, base)), None)
         if base is None:
@@ -122,7 +139,17 @@ class ServedEncoders:
                 f"{pinned} is no adapter of an encoder of this server",
                 fix=f"Its encoders: {', '.join(self.bases) or 'none, start it with --encoder'}.",
             )
-        return Encoder.load(base.name, adapter=adapter)
+        return Encoder.load(base.name, adapter=adapter, shared=self._model)
+
+    def _model(self, folder: Path, load: Callable[[], SharedModel]) -> SharedModel:
+        """The model of a folder, loaded in the place of the least recently used one if there are `max_loaded`."""
+        if folder not in self._models:
+            while len(self._models) >= self._max_loaded:  # evict first: the limit holds at every moment
+                evicted = next(iter(self._models))
+                self._encoders = {name: pair for name, pair in self._encoders.items() if pair[0] != evicted}
+                del self._models[evicted]
+            self._models[folder] = load()
+        return self._models[folder]
 
 
 def _readable(encoder: Encoder, name: str, text: str, number: int, truncate: bool) -> tuple[str, int]:

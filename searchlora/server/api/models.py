@@ -104,6 +104,7 @@ def _models(service: Service) -> Iterator[ModelEntry]:
         entry = _entry(name, 0, name, None)
         if name == service.base:
             entry["precision"], entry["batch_invariant"] = service.engine.precision, service.engine.batch_invariant
+            entry["shares_batches"], entry["batching"] = service.engine.shares_batches, str(service.engine.batching)
         yield entry
 
 

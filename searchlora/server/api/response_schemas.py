@@ -42,7 +42,7 @@ class ListOf(TypedDict, Generic[T]):
 
 
 class ModelEntry(TypedDict):
-    """Only the base has `precision` and `batch_invariant`."""
+    """Only the base has the last four, how it is computed; `batching` is the check behind `shares_batches`."""
 
     id: str
     object: Literal["model"]
@@ -52,6 +52,8 @@ class ModelEntry(TypedDict):
     parent: str | None
     precision: NotRequired[str]
     batch_invariant: NotRequired[bool]
+    shares_batches: NotRequired[bool]
+    batching: NotRequired[str]
 
 
 class Loaded(TypedDict):

@@ -113,7 +113,8 @@ def test_only_human_qrels_can_take_precedence(human, other, message):
 
 def test_probabilities_are_read_back(tmp_path):
     given = {"t1": {"d1": {0: 0.25, 2: 0.75}, "d2": {0: 1.0, 2: 0.0}}, "é": {"d1": {0: 0.5, 2: 0.5}}}
-    write_probabilities(tmp_path / "p.jsonl", given)
+    rows = ((topic, document, row, None) for topic, found in given.items() for document, row in found.items())
+    write_probabilities(tmp_path / "p.jsonl", rows)
     assert read_probabilities(tmp_path / "p.jsonl") == given
     (tmp_path / "p.jsonl").write_text('{"topic": "t"}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"p\.jsonl, line 1: has no topic, document and probabilities"):

@@ -19,6 +19,7 @@ from searchlora.eval.judge.labels import read_probabilities
 from searchlora.eval.judgments.card import RunCard, read_card, write_run_card
 from searchlora.eval.judgments.pooling import pool
 from searchlora.eval.trec import read_run
+from searchlora.experiments.judge import grade_records
 from searchlora.experiments.judge.command import judge
 from searchlora.experiments.judge.llm_judge import Judge
 from searchlora.files import file_sha256
@@ -77,7 +78,7 @@ def test_the_pool_is_judged_and_marked(ask, files, tmp_path, tiny_base):
     done = ask()
     qrels = read_qrels(tmp_path / "qrels.txt")
     pooled = pool({name: read_run(files[f"{name}.trec"]) for name in "ab"}, 3)
-    assert {topic: list(row) for topic, row in qrels.items()} == {topic: list(row) for topic, row in pooled.items()}
+    assert {topic: list(row) for topic, row in qrels.items()} == {topic: sorted(row) for topic, row in pooled.items()}
     assert sum(done.grades.values()) == 18 and done.invalid == 0 and not done.circular
     assert not (tmp_path / "qrels.txt.partial").exists()
     card = read_card(tmp_path / "qrels.txt")
@@ -234,7 +235,9 @@ def test_a_judge_with_unknown_training_queries_is_marked(by_adapter):
 _PROGRAM = """
 import os, signal, sys
 from searchlora.eval.judgments import card
-from searchlora.experiments.judge import command
+from searchlora.experiments.judge import command, grade_records, merge
+
+grade_records.BATCH_SIZE = 32
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -244,7 +247,7 @@ def die_after(function):
 
 folder, base, tasks, moment = sys.argv[1:]
 if moment == "probabilities":
-    command.write_probabilities = die
+    merge.write_probabilities = die
 elif moment == "card":
     card._written = die_after(card._written)
 command.judge(f"{folder}/topics.jsonl", f"{folder}/corpus.jsonl", f"{folder}/killed.txt", base=base, task="fit",
@@ -254,23 +257,25 @@ command.judge(f"{folder}/topics.jsonl", f"{folder}/corpus.jsonl", f"{folder}/kil
 
 @pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_bytes(ask, tasks, tmp_path, tiny_base, monkeypatch):
+    monkeypatch.setattr(grade_records, "BATCH_SIZE", 32)
     write_collection(tmp_path, topics=8)  # 240 pairs
-    grades = tmp_path / "killed.txt.partial" / "grades.jsonl"
+    folder = tmp_path / "killed.txt.partial"
     process = Script(_PROGRAM, tmp_path, tiny_base.path, tasks, "")
     try:
         deadline = time.monotonic() + 60
         while process.is_running() and time.monotonic() < deadline:
-            if grades.is_file() and b"\n" in grades.read_bytes():  # a whole line
+            if any(log.read_bytes().count(b"\n") > 1 for log in folder.glob("*.log")):  # the key, and a batch
                 break
             time.sleep(0.001)
     finally:
         process.kill()
         process.wait()
-    before = 32 * grades.read_bytes().count(b"\n")  # a line is a batch
+    (grades,) = folder.glob("*.log")
+    before = 32 * (grades.read_bytes().count(b"\n") - 1)
     assert 0 < before < 240, "killed too late to tell"
     assert not (tmp_path / "killed.txt").exists() and not (tmp_path / "killed.txt.card.json").exists()
     with grades.open("a", encoding="utf-8") as torn:  # as a kill in the middle of a write leaves it
-        torn.write('{"abc": {"gra')
+        torn.write('{"rows": 32, "out": [{"gra')
 
     judged: list[int] = []
     grade = Judge.grade
@@ -282,7 +287,7 @@ def test_a_killed_run_continues_to_the_same_bytes(ask, tasks, tmp_path, tiny_bas
     for end in ("", ".probabilities.jsonl"):
         assert (tmp_path / f"killed.txt{end}").read_bytes() == (tmp_path / f"whole.txt{end}").read_bytes()
     assert read_card(tmp_path / "killed.txt").counts == {"llm": 240}
-    assert not grades.parent.exists()
+    assert not folder.exists()
 
 
 @pytest.mark.slow
@@ -295,6 +300,7 @@ def test_a_kill_during_the_final_write_is_repaired_by_the_next_call(
     assert not (tmp_path / "killed.txt").exists()
     assert (tmp_path / "killed.txt.partial").exists()
 
+    monkeypatch.setattr(grade_records, "BATCH_SIZE", 32)
     calls: list[int] = []
     grade = Judge.grade
     monkeypatch.setattr(Judge, "grade", lambda self, records: calls.append(len(records)) or grade(self, records))

@@ -10,10 +10,10 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
+from searchlora.experiments.judge import grade_records as grading
 from searchlora.experiments.judge import llm_judge
 from searchlora.experiments.judge.grade_records import grade_records
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
-from searchlora.files.append_log import AppendLog
 from searchlora.outputs import Grade, Graded
 from searchlora.progress import silent
 from searchlora.prompts import RENDERING
@@ -67,34 +67,20 @@ def test_reasons_are_logged_with_their_grades(judge, tmp_path):
 
 def test_grades_of_another_text_or_rendering_version_are_not_reused(judge, tiny_base, monkeypatch, tmp_path):
     """The same chat may render to other token ids under another version of the renderer."""
-    key = judge.key(PAIRS[0])
-    assert judge.key({**PAIRS[0], "passage": "It sleeps nobody."}) != key
+    asked = []
+    monkeypatch.setattr(Judge, "grade", lambda _, records: asked.append(records) or [Grade(1)] * len(records))
+    others = [{**PAIRS[0], "passage": "It sleeps nobody."}, PAIRS[1]]
+    for records in (PAIRS, PAIRS, others, others):
+        grade_records(judge, records, tmp_path / "log", silent)
+    assert asked == [PAIRS, others]
     monkeypatch.setattr(llm_judge, "RENDERING", RENDERING + 1)
-    assert _load(tiny_base, tmp_path).key(PAIRS[0]) != key
+    grade_records(_load(tiny_base, tmp_path), PAIRS, tmp_path / "log", silent)
+    assert asked == [PAIRS, others, PAIRS]
 
 
-@pytest.mark.parametrize(
-    "stored",
-    [
-        {"grade": {"value": 99, "probabilities": None, "reason": None}},
-        {"grade": {"value": 1, "probabilities": [0.5, 0.5], "reason": None}},
-        {"grade": {"value": 1, "probabilities": ["0.5"], "reason": None}},
-        {"grade": {"value": True, "probabilities": None, "reason": None}},
-        {"invalid": {"raw": 5, "reason": []}},
-        {"invalid": 5},
-        {},
-        1,
-    ],
-)
-def test_what_is_no_grade_of_the_judge_is_graded_again(judge, tmp_path, monkeypatch, stored):
-    with AppendLog(tmp_path / "log" / "grades.jsonl") as log:
-        log.append({judge.key(pair): stored for pair in PAIRS})
-    monkeypatch.setattr(Judge, "grade", lambda _, records: [Grade(1)] * len(records))
-    assert grade_records(judge, PAIRS, tmp_path / "log", silent) == [Grade(1)] * 2
-
-
-def test_grades_depend_neither_on_the_order_of_the_pairs_nor_on_an_interruption(tmp_path):
+def test_grades_depend_neither_on_the_order_of_the_pairs_nor_on_an_interruption(tmp_path, monkeypatch):
     """As in bf16, where the other rows of a batch, and the row's place in it, change the last digits of a score."""
+    monkeypatch.setattr(grading, "BATCH_SIZE", 32)
     records = [{"id": f"{number:02}"} for number in range(90)]
     batches: list[int] = []
 
@@ -105,7 +91,8 @@ def test_grades_depend_neither_on_the_order_of_the_pairs_nor_on_an_interruption(
         return [Grade(1, (n / 100, 1 - n / 100)) for n, _ in enumerate(batch)]
 
     scale = Graded({"no": 0, "yes": 1})
-    judge = SimpleNamespace(engine=UNASKED, key=lambda record: record["id"], output=lambda _: scale, grade=coupled)
+    task = SimpleNamespace(template="", settings={})
+    judge = SimpleNamespace(engine=UNASKED, conditions="", task=task, output=lambda _: scale, grade=coupled)
 
     def grades(order, name):
         found = grade_records(judge, order, tmp_path / name, silent)

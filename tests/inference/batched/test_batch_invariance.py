@@ -10,7 +10,7 @@ import torch
 
 from searchlora.adapters.store import Store
 from searchlora.inference.batched.attention import attend_invariant
-from searchlora.inference.batched.forward import is_supported
+from searchlora.inference.batched.forward import BatchingCheck, check_batching
 from searchlora.inference.batched.frozen_linear import blocked_linear
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
@@ -56,7 +56,7 @@ def test_answers_and_scores_do_not_depend_on_their_batch(tiny_base, store, monke
     if kind == "PyTorch":
         monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
     if kind == "one adapter at a time":
-        monkeypatch.setattr("searchlora.inference.batched.forward.is_supported", lambda _: False)
+        monkeypatch.setattr("searchlora.inference.batched.forward.check_batching", lambda _: BatchingCheck("of a test"))
     count, choices = (6, CHOICES[:5]) if kind == "one adapter at a time" else (14, CHOICES)
     requests = requests_of(count, (None, "one", "two"), (1, 4, 40))
     places = list(range(len(requests)))
@@ -124,5 +124,6 @@ def test_a_row_of_a_blocked_product_does_not_depend_on_other_rows(dtype, shape):
 
 def test_rotary_frequencies_that_depend_on_the_longest_row_are_not_batched():
     settings = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    assert is_supported(small("llama"))
-    assert not is_supported(small("llama", rope_parameters=settings, rope_scaling=settings))
+    assert check_batching(small("llama")).shares_batches
+    refused = check_batching(small("llama", rope_parameters=settings, rope_scaling=settings))
+    assert refused.refusal == "rotary frequencies that depend on the longest row"

@@ -90,10 +90,10 @@ def test_kv_cache_size_follows_the_active_rows():
     cache.reserve(4, 8, tokens=512)
     cache.begin_pass(slice(0, 4), 0, 8)
     cache.update(states, states, 0)
-    assert cache._data.shape[2] * cache._data.shape[4] <= 512
+    assert cache._parts[0].shape[2] * cache._parts[0].shape[4] <= 512
     cache.reserve(1, 500, tokens=512)  # one row is left, and writes long
-    assert cache._data.shape[2:5] == (1, 1, 512)
-    assert float(cache._data[0, 0, 0, 0, :8].sum()) == 16
+    assert cache._parts[0].shape[2:5] == (1, 1, 512)
+    assert float(cache._parts[0][0, 0, 0, 0, :8].sum()) == 16
     cache.reserve(4, 20, tokens=512)
-    assert cache._data.shape[2] * cache._data.shape[4] <= 512
-    assert float(cache._data[0, 0, 0, 0, :8].sum()) == 16
+    assert cache._parts[0].shape[2] * cache._parts[0].shape[4] <= 512
+    assert float(cache._parts[0][0, 0, 0, 0, :8].sum()) == 16

@@ -117,7 +117,8 @@ def test_a_link_out_of_the_store_is_not_followed(client, service, tmp_path):
 def test_the_base_says_how_it_is_computed(client):
     cards = {card["id"]: card for card in client.get("/v1/models").json()["data"]}
     assert (cards["tiny"]["precision"], cards["tiny"]["batch_invariant"]) == ("fp32", False)
-    assert "precision" not in cards["one@1"]
+    assert cards["tiny"]["shares_batches"] and cards["tiny"]["batching"].startswith("adapters share batches; logits")
+    assert not {"precision", "batching"} & set(cards["one@1"])
 
 
 def test_an_adapter_in_use_is_not_unloaded(client, service):

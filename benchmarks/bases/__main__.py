@@ -1,0 +1,240 @@
+"""Several base models under the same datasets and recipes: quality, tokens and memory by base and number of steps.
+
+    python -m benchmarks.bases                                                          the base of the recipes
+    python -m benchmarks.bases "Qwen2.5-Coder-0.5B=FOLDER/qwen2.5-coder-0.5b-instruct-q8_0.gguf" ...   others beside it
+    python -m benchmarks.bases ... --only "banking77 300"     one run of each base; no results are written
+
+Nothing but the base differs. The weights of the others come from a folder of yours; the page says where they are found.
+Each training runs in a process of its own, so that its peak of memory is its own. `benchmarks/work/bases` is reused: a
+killed training is resumed by the next call, and results hold the runs whose adapters exist.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import ROOT, WORK, as_called, dataset, parser, real_data, save_figures, training_figures
+from benchmarks.intent_banking77 import __main__ as banking77
+from benchmarks.judgment_chorus import __main__ as chorus
+from benchmarks.judgment_chorus.folds import FOLDS, Chorus
+from benchmarks.rewriting_canard import __main__ as canard
+from benchmarks.rewriting_canard.switches import with_switches
+from benchmarks.rewriting_msrd import __main__ as msrd
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.cli.terminal import print_comparison, progress_bars
+from searchlora.data.dataset import Dataset
+from searchlora.eval.comparison import compare
+from searchlora.eval.evaluation import Evaluation
+from searchlora.experiments import demo
+from searchlora.experiments.evaluate import evaluate
+from searchlora.experiments.evaluation_result import EvaluationResult
+from searchlora.experiments.improve.command import improve
+from searchlora.experiments.options import EvaluationOptions, TrainingOptions
+from searchlora.experiments.train import train
+from searchlora.progress import Steps
+from searchlora.shop import make_shop
+from searchlora.systems.system import BASE
+from searchlora.task import EvaluationInput
+
+NAME = "bases"
+FOLDER = WORK / NAME
+
+#: The name of the recipes' base.
+DEFAULT = "SmolLM2-135M"
+
+
+@dataclass(frozen=True)
+class Part:
+    """An adapter of a run: the dataset it learns from, and the one it is evaluated on."""
+
+    training: Dataset
+    evaluated: Dataset
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task on real data, or the demo's, with its recipe.
+
+    Attributes:
+        parts: Builds the datasets in a folder if they do not exist; several for cross-validation.
+        steps: Numbers of optimiser steps; None: all that the recipe has.
+        learn: `train`, or `improve` where the recipe learns from rewards.
+    """
+
+    task: str
+    parts: Callable[[Path], list[Part]]
+    recipe: Path | None = None
+    overrides: tuple[str, ...] = ()
+    steps: tuple[int | None, ...] = (None,)
+    learn: str = "train"
+
+
+def _same(data: Dataset) -> list[Part]:
+    return [Part(data, data)]
+
+
+def _demo(folder: Path) -> list[Part]:
+    if not (folder / "shop").is_dir():
+        make_shop(folder / "shop", products=2000, queries=2400)
+    return _same(dataset(folder / "demo", demo.TASK, folder / "shop", format=demo.FORMAT))
+
+
+def _banking77(folder: Path) -> list[Part]:
+    source = real_data() / "banking77"
+    return _same(dataset(folder / "banking77", "intent", source, format="banking77", split_ratios=banking77.SHARES))
+
+
+def _canard(folder: Path) -> list[Part]:
+    source = real_data() / "canard" / "dev.json"
+    how: dict[str, Any] = {"format": "canard", "options": {"from_turn": "2"}, "split_ratios": canard.SHARES}
+    data = dataset(folder / "canard", "rewriting", source, **how)
+    return [Part(with_switches(data, folder / "canard_switches"), data)]
+
+
+def _chorus(folder: Path) -> list[Part]:
+    pairs = Chorus.read(real_data(), folder / "chorus")
+    return list(chain(*(_same(pairs.dataset(fold, folder / f"chorus_fold{fold + 1}")) for fold in range(FOLDS))))
+
+
+JOBS: Mapping[str, Job] = {
+    "demo": Job(demo.TASK, _demo, overrides=demo.TRAINING, steps=(60, None)),
+    "banking77": Job("intent", _banking77, banking77.HERE / "recipe.yaml", steps=(300, None)),
+    "chorus": Job("judgment", _chorus, chorus.RECIPE),
+    "msrd": Job("rewriting", lambda _: _same(msrd.dataset_of_queries()), msrd.HERE / "recipe.yaml", learn="improve"),
+    "canard": Job("rewriting", _canard, canard.HERE / "improve.yaml", learn="improve"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One job on one base, for a number of steps."""
+
+    job: str
+    base: str
+    steps: int | None
+    path: str | None = field(compare=False)
+
+    @property
+    def title(self) -> str:
+        """The run without its base, as `--only` names it."""
+        return f"{self.job} {self.steps or 'all'}"
+
+    @property
+    def store(self) -> Store:
+        return Store(FOLDER / self.base / "store")
+
+    def name(self, part: int) -> str:
+        return f"{self.title.replace(' ', '-')}-{part + 1}"
+
+    def train(self, parts: list[Part], steps: Steps) -> list[StoredAdapter]:
+        """The adapters of the run; those that exist are reused, and an interrupted training is resumed."""
+        job = JOBS[self.job]
+        limit = () if self.steps is None else (f"optim.max_steps={self.steps}",)
+        options = TrainingOptions((*job.overrides, *limit), self.path, job.recipe, reuse=True)
+        how: dict[str, Any] = {"store": self.store, "steps": steps, "log": print}
+        return [
+            improve(None, part.training.folder, self.name(number), options, **how)
+            if job.learn == "improve"
+            else train(job.task, part.training.folder, self.name(number), options, **how)
+            for number, part in enumerate(parts)
+        ]
+
+    def is_trained(self, parts: list[Part]) -> bool:
+        """Whether all adapters of the run are stored."""
+        return all(self.store.versions(self.name(number)) for number in range(len(parts)))
+
+    def evaluate(self, parts: list[Part], steps: Steps) -> tuple[list[StoredAdapter], dict[str, Evaluation]]:
+        """The adapters, and the evaluations of the adapter and of its bare base over the test rows of all parts."""
+        adapters = self.train(parts, steps)
+        options = EvaluationOptions(cache_dir=FOLDER / self.base / "outputs" / self.job)
+        results = [
+            evaluate(stored.reference, part.evaluated.folder, options, store=self.store, steps=steps)
+            for stored, part in zip(adapters, parts, strict=True)
+        ]
+        return adapters, {"adapter": _joined(results, adapters), BASE: _joined(results, [BASE] * len(results))}
+
+
+def _joined(results: list[EvaluationResult], systems: list[Any]) -> Evaluation:
+    """The evaluation of one system in each part, over the rows of all of them."""
+    names = [getattr(system, "reference", system) for system in systems]
+    if len(results) == 1:
+        return results[0].systems[names[0]].evaluation
+    records = list(chain(*(result.records for result in results)))
+    outputs = list(chain(*(result.systems[name].outputs for result, name in zip(results, names, strict=True))))
+    return results[0].task.evaluate(EvaluationInput(records, outputs))
+
+
+def runs(bases: Mapping[str, str | None], only: str | None) -> Iterator[Run]:
+    """All runs, the cheapest jobs first and the bases beside each other."""
+    for name, job in JOBS.items():
+        for number in job.steps:
+            for base, path in bases.items():
+                run = Run(name, base, number, path)
+                if only in (None, run.title):
+                    yield run
+
+
+def main() -> None:
+    arguments = parser(NAME)
+    arguments.add_argument("bases", nargs="*", metavar="NAME=BASE", help="base models beside that of the recipes")
+    arguments.add_argument("--only", metavar="RUN", help="train one run, such as 'banking77 300', and write no results")
+    arguments.add_argument("--in-process", action="store_true", help="train the last base, in this process")
+    options = arguments.parse_args()
+    bases: dict[str, str | None] = {DEFAULT: None, **dict(given.split("=", 1) for given in options.bases)}
+    if options.in_process:
+        bases = dict([bases.popitem()])
+    (FOLDER / "data").mkdir(parents=True, exist_ok=True)
+    with progress_bars() as steps:
+        for run in runs(bases, options.only):
+            parts = JOBS[run.job].parts(FOLDER / "data")
+            if options.in_process:
+                run.train(parts, steps)
+            elif not run.is_trained(parts):
+                given = [] if run.path is None else [f"{run.base}={run.path}"]
+                command = [sys.executable, "-m", f"benchmarks.{NAME}", *given, "--only", run.title, "--in-process"]
+                subprocess.run(command, cwd=ROOT, check=True)
+        if options.only is None:
+            _report(bases, steps)
+
+
+def _report(bases: Mapping[str, str | None], steps: Steps) -> None:
+    rows, pairs, training = [], [], {}
+    for job in JOBS:
+        evaluations: dict[str, Evaluation] = {}
+        parts = JOBS[job].parts(FOLDER / "data")
+        for run in runs(bases, None):
+            if run.job != job or not run.is_trained(parts):
+                continue
+            adapters, of_run = run.evaluate(parts, steps)
+            name = f"{run.base}, {run.steps or 'all'} steps"
+            evaluations[name] = of_run["adapter"]
+            evaluations[f"{run.base}, {BASE}"] = of_run[BASE]
+            training[f"{job}: {name}"] = _training(adapters)
+        if not evaluations:
+            continue
+        candidate = [name for name in evaluations if not name.endswith(BASE)][-1]
+        comparison = compare(evaluations, candidate=candidate)
+        print_comparison(comparison)
+        measure = comparison.measures[0]
+        rows += [{"job": job, **vars(row)} for row in comparison.rows if row.measure == measure]
+        pairs += [{"job": job, **vars(pair)} for pair in comparison.comparisons if pair.measure == measure]
+    save_figures(NAME, rows, pairs, {"training": training}, module=as_called(NAME))
+
+
+def _training(adapters: list[StoredAdapter]) -> dict[str, Any]:
+    """Sums over the adapters of a run; the peak of memory is the highest."""
+    figures = [training_figures(stored) for stored in adapters]
+    total = {key: sum(figure[key] for figure in figures) for key in figures[0]}
+    peaks = [stored.manifest.training.get("peak_memory_gb") for stored in adapters]
+    return {**total, "peak_memory_gb": max((peak for peak in peaks if peak is not None), default=None)}
+
+
+if __name__ == "__main__":
+    main()

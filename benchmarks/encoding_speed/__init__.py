@@ -1,0 +1,1 @@
+"""Speed of encoding a corpus compared with sentence-transformers."""

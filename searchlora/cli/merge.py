@@ -1,0 +1,28 @@
+"""`searchlora merge`: join the shards of a job that were computed one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from searchlora.cli.options import argument
+
+
+def merge(out: Annotated[Path, argument("OUT", "The (first) --out of the command whose shards are complete.")]) -> None:
+    """Join the shards that `judge --shard` or `run --shard` computed, after a check of their counts and keys.
+
+    No model is loaded. The result has the same bytes as without shards.
+    """
+    from searchlora.cli.judge import print_judged
+    from searchlora.experiments.judge.merge import merge_grades
+    from searchlora.experiments.run import merge_run
+    from searchlora.experiments.sharding import parts_of
+
+    parts = parts_of(out)
+    if parts.merged().about["kind"] == "judge":
+        print_judged(merge_grades(parts, out), out)
+    else:
+        tag, count = merge_run(parts)
+        typer.echo(f"Wrote {count} topics as {tag}")

@@ -1,0 +1,190 @@
+"""The verb `size`: what full fine-tuning, LoRA and QLoRA of a base need, before anything is trained or downloaded."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from searchlora.errors import UsageError
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.training_runs import dataset_for, recipe_for
+from searchlora.models.configuration import read_configuration
+from searchlora.models.load import load_tokenizer
+from searchlora.models.memory import free_memory
+from searchlora.models.resolve import resolve
+from searchlora.progress import Steps, no_progress
+from searchlora.prompts import Renderer
+from searchlora.recipe import Method, Recipe, load_recipe
+from searchlora.records import Record
+from searchlora.task import GenerationTask, generation_task, load_task
+from searchlora.training.memory import BatchSize, Target, TrainedModel, batch_size, default_target
+from searchlora.training.metrics import read_metrics
+from searchlora.training.rows import Rows, render_rows
+
+#: Optimiser steps of a calibration; the first one is not counted.
+_STEPS = 4
+
+
+@dataclass(frozen=True)
+class MethodSize:
+    """What one method needs; memory in bytes.
+
+    Attributes:
+        trained: Number of trained parameters.
+        share: Their share of the base's parameters.
+        adapter_bytes: Of the stored adapter, or of the model.
+        memory: By part, as `TrainingMemory`; None: not known.
+        training: Of the training process.
+        peak: With validation and storing.
+        largest_batch: Most rows of a batch that fit; None: not known.
+        largest_batch_checkpointed: The same with gradient checkpointing.
+        layers: What computes the layers: "compiled kernels" or "PyTorch".
+        seconds: Training time for 1,000 rows; None: not measured.
+    """
+
+    trained: int
+    share: float
+    adapter_bytes: int
+    memory: dict[str, int | None]
+    training: int
+    peak: int
+    largest_batch: int | None
+    largest_batch_checkpointed: int | None
+    layers: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class SizeResult:
+    """The result of `size`.
+
+    Attributes:
+        parameters: Of the base.
+        available: Memory in bytes that must be enough.
+        batch: The batch of the recipe, for which memory is computed.
+        tokens: Mean number of tokens of a row; None without a dataset.
+    """
+
+    base: str
+    parameters: int
+    target: Target
+    available: int
+    batch: BatchSize
+    tokens: float | None
+    methods: Mapping[Method, MethodSize]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SizeOptions:
+    """What is sized.
+
+    Attributes:
+        task: Name of a prompted task, whose recipe is used; None: the defaults of a recipe.
+        data: A dataset folder of the task: its longest training rows are a batch. None: rows of `max_length` tokens.
+        memory: Bytes that must be enough. None: those that are free on the GPU or on this machine.
+        target: Where it would be trained. None: on the GPU if there is one.
+        calibrate: Train a few steps by each method to measure the time; needs `data` and the weights.
+    """
+
+    task: str | None = None
+    data: str | Path | None = None
+    memory: int | None = None
+    target: Target | None = None
+    calibrate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.data is not None and self.task is None:
+            raise UsageError("a dataset is one of a task", where="--data", fix="Give --task, too.")
+        if self.calibrate and self.data is None:
+            raise UsageError("time is measured on training rows", where="--calibrate", fix="Give --task and --data.")
+
+
+def size(
+    options: SizeOptions,
+    training: TrainingOptions = TrainingOptions(),
+    *,
+    tasks: str | Path | None = None,
+    steps: Steps = no_progress,
+) -> SizeResult:
+    """Compute what training needs by each method.
+
+    Args:
+        training: Base and recipe.
+        tasks: A folder of task plugins.
+
+    Raises:
+        BaseModelError: for a base whose configuration is not on this machine; for a dataset or a calibration, also
+            where its tokenizer or its weights are not.
+        RecipeError, DataError, UsageError.
+    """
+    task = generation_task(load_task(options.task, tasks)) if options.task is not None else None
+    if task is None:
+        recipe = load_recipe({}, training.recipe, training.settings)
+    else:
+        dataset = dataset_for(task, options.data) if options.data is not None else None
+        task = task.bound(dataset.settings if dataset else None)
+        loaded = recipe_for(task, training.recipe, training.settings)
+        assert isinstance(loaded, Recipe)
+        recipe = loaded
+    target = options.target or default_target()
+    records = dataset.records("train") if task is not None and dataset is not None else []
+    rows = _rows(task, recipe, records) if task is not None and records else None
+    batch = (
+        batch_size(rows.examples, recipe.optim.batch_size)
+        if rows is not None
+        else BatchSize(recipe.optim.batch_size, recipe.max_length, min(recipe.max_new_tokens, recipe.max_length - 1))
+    )
+    tokens = statistics.fmean(len(example.input_ids) for example in rows.examples) if rows is not None else None
+    available = free_memory(target) if options.memory is None else options.memory
+    config = read_configuration(recipe.base)
+    methods: dict[Method, MethodSize] = {}
+    parameters = 0
+    for method in get_args(Method):
+        one = recipe.model_copy(update={"method": method})
+        seconds = None
+        if options.calibrate:
+            assert task is not None and tokens is not None
+            seconds = 1000 * tokens / _tokens_per_second(task, one, records, steps)
+        model = TrainedModel(config, one, target, available)
+        parameters = model.parameters
+        methods[method] = replace(_sized(model, batch, available), seconds=seconds)
+    return SizeResult(recipe.base, parameters, target, available, batch, tokens, methods)
+
+
+def _sized(model: TrainedModel, batch: BatchSize, available: int) -> MethodSize:
+    memory = model.memory(batch)
+    return MethodSize(
+        trained=model.trained,
+        share=model.trained / model.parameters,
+        adapter_bytes=model.adapter_bytes,
+        memory=memory.parts(),
+        training=memory.training,
+        peak=memory.peak,
+        largest_batch=model.with_checkpointing(False).largest_batch(available, batch),
+        largest_batch_checkpointed=model.with_checkpointing(True).largest_batch(available, batch),
+        layers="PyTorch" if model.fused is None else "compiled kernels",
+    )
+
+
+def _rows(task: GenerationTask, recipe: Recipe, records: Sequence[Record]) -> Rows:
+    return render_rows(task, Renderer(load_tokenizer(resolve(recipe.base)), recipe.prompt), records, recipe)
+
+
+def _tokens_per_second(task: GenerationTask, recipe: Recipe, records: Sequence[Record], steps: Steps) -> float:
+    """The median over some optimiser steps of a training run that is deleted."""
+    from searchlora.training.sft import train_adapter
+
+    optim = recipe.optim.model_copy(update={"max_steps": _STEPS})
+    short = recipe.model_copy(update={"optim": optim})
+    with tempfile.TemporaryDirectory() as folder:
+        progress = steps(f"Training {_STEPS} steps ({recipe.method})")
+        train_adapter(task, short, resolve(recipe.base), records, Path(folder), progress=progress)
+        speeds = [line["tokens_per_second"] for line in read_metrics(Path(folder) / "metrics.jsonl") if "loss" in line]
+    return statistics.median(speeds[1:] or speeds)

@@ -1,0 +1,46 @@
+"""Running out of memory during a pass, on any device: the batch is halved, and computing goes on."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+_LOG = logging.getLogger(__name__)
+
+#: What PyTorch's allocators on a CPU and the libraries of a GPU write into a plain RuntimeError.
+_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out.
+
+    Examples:
+        >>> is_out_of_memory(torch.OutOfMemoryError())
+        True
+        >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory"))
+        True
+        >>> is_out_of_memory(RuntimeError("shapes do not match"))
+        False
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
+
+
+class SmallerBatches:
+    """Says once that batches became smaller, and gives unused memory back to the device."""
+
+    def __init__(self) -> None:
+        self._was_said = False
+
+    def say(self, rows: int) -> None:
+        if not self._was_said:
+            _LOG.warning(
+                "Memory ran out in a pass of %d rows; smaller batches are computed from now on. To have them from the"
+                " beginning, lower max_num_seqs, batch_tokens or cache_tokens.",
+                rows,
+            )
+        self._was_said = True
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

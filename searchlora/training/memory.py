@@ -1,0 +1,336 @@
+"""Memory of a training run, computed from a model's configuration without its weights.
+
+The model is built on PyTorch's meta device, with its adapter, so its parameters are counted exactly. Activations are
+what a step holds. Where the CPU backend computes the layers, these are the buffers of its workspace. Elsewhere a step
+is simulated with tensors without data (`simulation`). One and two layers are passed; a further layer of the same shape
+adds what the second added.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from searchlora.errors import BaseModelError
+from searchlora.models.libraries import quiet
+from searchlora.models.load import Precision, computed_in, number_of_parameters
+from searchlora.models.memory import NF4_BYTES, available_memory, kv_token
+from searchlora.prompts import Example
+from searchlora.recipe import Recipe
+
+_LOG = logging.getLogger(__name__)
+
+#: Where a model is trained.
+Target = Literal["cpu", "cuda"]
+
+#: Rows that validation holds at once in the KV cache, as the local engine's defaults allow.
+_VALIDATION_ROWS, _CACHE_TOKENS = 32, 65_536
+
+#: Rows of simulated steps; with more, the peak is at the same place.
+_SIMULATED_ROWS = (2, 4)
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """A batch, as far as memory depends on it.
+
+    Attributes:
+        rows: Rows of one forward pass.
+        length: Tokens of the longest row.
+        completion: Completion tokens of the longest completion.
+        tokens: Of all rows, without padding; None: all rows have `length`.
+        nodes: Different prefixes of the rows, which the CPU backend computes once; None: no two rows share one.
+        completions: Completion tokens of all rows; None: all rows have `completion`.
+    """
+
+    rows: int
+    length: int
+    completion: int
+    tokens: int | None = None
+    nodes: int | None = None
+    completions: int | None = None
+
+    def with_rows(self, rows: int) -> BatchSize:
+        """A batch of more or fewer rows like these."""
+        more = {
+            name: None if value is None else -(-value * rows // self.rows)
+            for name, value in (("tokens", self.tokens), ("nodes", self.nodes), ("completions", self.completions))
+        }
+        return BatchSize(rows, self.length, self.completion, **more)
+
+
+def batch_size(examples: Sequence[Example], rows: int) -> BatchSize:
+    """The batch of the longest rows, in tokens; with fewer rows than `rows`, of a number in proportion.
+
+    Examples:
+        >>> batch_size([Example((1, 2, 3, 4), 2), Example((1, 2, 5), 2), Example((7, 8), 1)], 2)
+        BatchSize(rows=2, length=4, completion=2, tokens=7, nodes=3, completions=3)
+    """
+    longest = sorted(examples, key=lambda example: len(example.input_ids), reverse=True)[:rows]
+    paths = sorted(tuple(example.input_ids[:-1]) for example in longest)
+    shared = [_common(one, next_one) for one, next_one in itertools.pairwise(paths)]
+    completions = [len(example.input_ids) - example.prompt_length for example in longest]
+    batch = BatchSize(
+        len(longest),
+        max(len(example.input_ids) for example in longest),
+        max(completions),
+        sum(len(example.input_ids) for example in longest),
+        sum(map(len, paths)) - sum(shared),
+        sum(completions),
+    )
+    return batch if len(longest) == rows else batch.with_rows(rows)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def default_target() -> Target:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Memory of a training run by part, in bytes.
+
+    Attributes:
+        weights: Of the base and the adapter, as training holds them.
+        gradients: Of the trained weights, fp32.
+        optimiser: AdamW's two moments, fp32.
+        activations: What a step holds between forward and backward pass, and its temporary tensors; None where it
+            cannot be computed for this architecture.
+        logits: Of the completion tokens, with their softmax.
+        validation: The copy of the base that validation loads, and its KV cache.
+        storing: The copy of the base for the load check, after training has given its memory back.
+    """
+
+    weights: int
+    gradients: int
+    optimiser: int
+    activations: int | None
+    logits: int
+    validation: int
+    storing: int
+
+    @property
+    def training(self) -> int:
+        """Of the process that trains; without activations where they are unknown."""
+        return self.weights + self.gradients + self.optimiser + (self.activations or 0) + self.logits
+
+    @property
+    def peak(self) -> int:
+        """Of all processes at once."""
+        return self.validation + max(self.training, self.storing)
+
+    def parts(self) -> dict[str, int | None]:
+        return asdict(self)
+
+
+class TrainedModel:
+    """A base with what a recipe trains, without weights.
+
+    Args:
+        config: Of transformers, of a causal language model.
+        target: Where it is trained.
+        free: Bytes of free memory, on which it depends whether the CPU backend keeps dense copies of 4-bit weights.
+
+    Attributes:
+        parameters: Of the base.
+        trained: Trained parameters.
+        linear: Parameters of the layers that QLoRA quantises.
+        computed_in: Precision of the base's weights in training.
+        adapter_bytes: Of the stored adapter, or model, without metadata.
+
+    Raises:
+        BaseModelError: for a configuration of which transformers has no causal language model.
+        RecipeError: for target modules that the base does not have.
+
+    Examples:
+        >>> from transformers import AutoConfig
+        >>> from searchlora.recipe import load_recipe
+        >>> config = AutoConfig.for_model("llama", hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+        ...     num_attention_heads=32, num_key_value_heads=8, vocab_size=128256)
+        >>> model = TrainedModel(config, load_recipe({}), "cpu")
+        >>> f"{model.parameters:,} {model.trained:,}"
+        '8,030,261,248 41,943,040'
+    """
+
+    def __init__(self, config: Any, recipe: Recipe, target: Target, free: int | None = None) -> None:
+        import torch
+
+        self.config, self.recipe, self.target = config, recipe, target
+        self._free = available_memory() if free is None else free
+        self.computed_in: Precision = "fp32" if recipe.is_full else computed_in(recipe.precision, target)
+        self.model = _skeleton(
+            config, recipe, getattr(torch, {"bf16": "bfloat16", "fp32": "float32"}[self.computed_in])
+        )
+        self.parameters = number_of_parameters(self.model, trained_too=recipe.is_full)
+        self.trained = sum(value.numel() for value in self.model.parameters() if value.requires_grad)
+        self.linear = _numbers_in_linear_layers(self.model)
+        halved = recipe.is_full and recipe.precision == "bf16"
+        self.adapter_bytes = self.trained * (2 if halved else 4)
+        self._peaks: dict[tuple[int, int], list[tuple[int, int]] | None] = {}
+
+    @cached_property
+    def fused(self) -> Any:
+        """What the CPU backend holds (`cpu.backend.FusedMemory`); None where PyTorch computes the layers."""
+        from searchlora.cpu import backend
+
+        if self.target != "cpu" or self.recipe.is_full:
+            return None
+        return backend.fused_memory(self.model, self.recipe.optim.gradient_checkpointing)
+
+    def memory(self, batch: BatchSize) -> TrainingMemory:
+        """The memory of training on batches of this size."""
+        from searchlora.cpu import backend
+
+        itemsize = 2 if computed_in(self.recipe.precision, self.target) == "bf16" else 4
+        copy_of_base = itemsize * self.parameters
+        gradients = 4 * self.trained
+        if self.fused is None:
+            found, activations = self._peak(batch), None
+            vocabulary, _ = self.model.get_output_embeddings().weight.shape
+            # A part of the logits and a copy of it, and in fp32 their logarithms and softmax.
+            logits = batch.rows * batch.completion * vocabulary * (2 * itemsize + 8)
+            if found is not None:
+                peak, per_layer = found
+                if self.recipe.optim.gradient_accumulation == 1:
+                    # A step begins without gradients, and ends without the activations of all layers but one.
+                    peak = max(peak - gradients, per_layer)
+                activations = max(0, peak - logits)
+        else:
+            tokens = batch.tokens or batch.rows * batch.length
+            # Nothing is predicted after the last token of a row.
+            size = backend.TreeSize(
+                tokens - batch.rows,
+                batch.nodes or tokens - batch.rows,
+                batch.completions or batch.rows * batch.completion,
+            )
+            activations = self.fused.workspace(size)
+            vocabulary, hidden = self.model.get_output_embeddings().weight.shape
+            logits = itemsize * size.selected * (vocabulary + 2 * hidden)
+        return TrainingMemory(
+            weights=self._weights(),
+            gradients=gradients,
+            optimiser=8 * self.trained,
+            activations=activations,
+            logits=logits,
+            validation=copy_of_base + self._cache(batch, itemsize),
+            storing=copy_of_base,
+        )
+
+    def largest_batch(self, memory: int, batch: BatchSize) -> int | None:
+        """The largest number of rows of this size, at most 1,024, with which training takes at most `memory` bytes.
+
+        None where activations are unknown; 0 where one row is too much.
+        """
+        if self.memory(batch).activations is None:
+            return None
+        low, high = 0, 1025
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = self.memory(batch.with_rows(middle)).peak <= memory
+            low, high = (middle, high) if fits else (low, middle)
+        return low
+
+    def with_checkpointing(self, active: bool) -> TrainedModel:
+        """The same model, trained with or without gradient checkpointing."""
+        other = copy.copy(self)
+        optim = self.recipe.optim.model_copy(update={"gradient_checkpointing": active})
+        other.recipe = self.recipe.model_copy(update={"optim": optim})
+        other.__dict__.pop("fused", None)
+        if active != self.recipe.optim.gradient_checkpointing:
+            other._peaks = {}
+        return other
+
+    def _weights(self) -> int:
+        itemsize = 4 if self.computed_in == "fp32" else 2
+        if self.recipe.is_full:
+            return itemsize * self.parameters
+        quantised = self.linear if self.recipe.method == "qlora" else 0
+        weights = itemsize * (self.parameters - quantised) + round(NF4_BYTES * quantised) + 4 * self.trained
+        if self.fused is not None:
+            from searchlora.cpu import backend
+
+            weights += self.fused.rounded
+            if quantised and self.fused.dense <= backend.DENSE_SHARE * self._free:
+                weights += self.fused.dense
+        return weights
+
+    def _cache(self, batch: BatchSize, itemsize: int) -> int:
+        """KV cache of the rows that validation generates and scores."""
+        of_token = kv_token(self.config.get_text_config().to_dict()) or 0
+        rows = min(_VALIDATION_ROWS, max(self.recipe.validation.rows, self.recipe.validation.generate_rows))
+        return of_token * itemsize // 2 * min(_CACHE_TOKENS, rows * batch.length)
+
+    def _peak(self, batch: BatchSize) -> tuple[int, int] | None:
+        """Bytes at the peak of a step that PyTorch computes, without gradients, and what one layer adds to them.
+
+        Few layers and rows are simulated, since each further one adds the same.
+        """
+        shape = batch.length, batch.completion
+        if shape not in self._peaks:
+            try:
+                self._peaks[shape] = [self._simulated(rows, *shape) for rows in _SIMULATED_ROWS]
+            except Exception as error:  # operations that depend on data, such as the routing of a mixture of experts
+                _LOG.info("the activations of %s are not known: %s", type(self.model).__name__, error)
+                self._peaks[shape] = None
+        if (found := self._peaks[shape]) is None:
+            return None
+        (few, more), (at_few, at_more) = _SIMULATED_ROWS, found
+        times = (batch.rows - few) / (more - few)
+        peak, per_layer = (round(a + times * (b - a)) for a, b in zip(at_few, at_more, strict=True))
+        return peak, per_layer
+
+    def _simulated(self, rows: int, length: int, completion: int) -> tuple[int, int]:
+        from searchlora.training.simulation import StepSettings, are_alike, blocks, simulated_peak
+
+        settings = StepSettings(
+            autocast=computed_in(self.recipe.precision, self.target) == "bf16"
+            and (self.target == "cuda" or self.recipe.is_full),
+            recompute=self.recipe.optim.gradient_checkpointing,
+        )
+        count = len(layers := blocks(self.model))
+        if count < 3 or not are_alike(layers):
+            return simulated_peak(self.model, settings, count, (rows, length, completion)), 0
+        one, two = (simulated_peak(self.model, settings, layers, (rows, length, completion)) for layers in (1, 2))
+        return one + (count - 1) * (two - one), two - one
+
+
+def _skeleton(config: Any, recipe: Recipe, dtype: Any) -> Any:
+    """The model that the recipe trains, on the meta device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from searchlora.adapters.attach import new_adapter
+
+    try:
+        with quiet(), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    except (ValueError, TypeError, AttributeError, KeyError, ImportError, RuntimeError) as error:
+        raise BaseModelError(f"transformers has no causal language model for this configuration ({error})") from error
+    if recipe.is_full:
+        return model.requires_grad_(True)
+    with torch.device("meta"):
+        return new_adapter(model.requires_grad_(False), recipe)
+
+
+def _numbers_in_linear_layers(model: Any) -> int:
+    """Numbers of the frozen layers that bitsandbytes quantises: all linear ones but the output layer."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    return sum(
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head and "lora_" not in name
+    )

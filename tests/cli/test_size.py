@@ -1,0 +1,64 @@
+"""`searchlora size`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.data.building import build
+from searchlora.models.load import load_model, number_of_parameters
+from searchlora.shop import make_shop
+
+
+@pytest.mark.slow
+def test_the_methods_stand_side_by_side(cli, tmp_path, tiny_base):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text((tiny_base.path / "config.json").read_text())
+    given = ("size", "--base", folder, "--set", "max_length=128", "--memory", "1GB")
+    result = json.loads(cli(*given, "--json").out)
+    assert result["parameters"] == number_of_parameters(load_model(tiny_base))
+    assert result["available"] == 10**9
+    assert list(result["methods"]) == ["full", "lora", "qlora"]
+    full, lora, qlora = result["methods"].values()
+    assert full["trained"] == result["parameters"] and full["share"] == 1
+    assert 0 < lora["trained"] == qlora["trained"] < full["trained"]
+    for one in (full, lora, qlora):
+        memory = one["memory"]
+        parts = ("weights", "gradients", "optimiser", "activations", "logits")
+        assert one["training"] == sum(memory[part] for part in parts)
+        assert one["peak"] == memory["validation"] + max(one["training"], memory["storing"])
+        assert one["largest_batch_checkpointed"] >= one["largest_batch"] >= 1
+        assert one["seconds"] is None
+    table = cli(*given).out
+    assert f"{full['trained']:,}" in table and "largest batch in 1.00 GB" in table
+
+
+@pytest.mark.slow
+def test_rows_of_a_dataset_are_measured_and_a_few_steps_trained(cli, tmp_path, tiny_base):
+    make_shop(tmp_path / "shop", products=600, queries=100)
+    build("rewriting", tmp_path / "shop", format="shop", out=tmp_path / "data")
+    result = json.loads(
+        cli(
+            *("size", "--base", tiny_base.path, "--task", "rewriting", "--data", tmp_path / "data", "--json"),
+            *("--calibrate", "--set", "optim.batch_size=2", "--set", "max_length=2000"),
+        ).out
+    )
+    assert result["batch"]["nodes"] < result["batch"]["tokens"] <= 2 * result["batch"]["length"]
+    assert result["tokens"] <= result["batch"]["length"]
+    assert all(one["seconds"] > 0 for one in result["methods"].values())
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["--data", "d"], "--data: a dataset is one of a task. Give --task, too."),
+        (["--calibrate"], "--calibrate: time is measured on training rows. Give --task and --data."),
+        (["--memory", "24"], "--memory: '24' is not a size. Write, for example, 24GB."),
+        (["--task", "embedding"], "embedding"),
+        (["--base", "someone/unknown"], "hf download someone/unknown config.json"),
+    ],
+)
+def test_what_cannot_be_sized_is_refused(refused, given, complaint):
+    assert complaint in refused("size", *given)

@@ -1,0 +1,181 @@
+"""The managed vLLM engine: how its server starts, grows and ends, and which adapters are refused.
+
+A small program takes the place of vLLM; `python -m benchmarks.vllm_managed` runs the same engine with vLLM itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import pytest
+
+from searchlora.adapters.operations import store_adapter
+from searchlora.adapters.store import Store
+from searchlora.errors import EngineError, LoadCheckFailed
+from searchlora.inference.engine import Request
+from searchlora.inference.remote import vllm_server
+from searchlora.inference.remote.vllm_engine import VllmEngine, servable_rank
+from searchlora.inference.settings import VllmSettings
+from tests.factories import first_word, random_adapter_folder
+from tests.inference.small_models import random_store
+
+FAKE = Path(__file__).with_name("fake_vllm.py")
+CHAT = ({"role": "user", "content": "tent"},)
+
+
+@pytest.fixture
+def python(tmp_path, monkeypatch) -> str:
+    """The interpreter of an environment with the program that takes the place of vLLM."""
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(FAKE)])} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("FAKE_VLLM", str(tmp_path))
+    monkeypatch.setattr(vllm_server, "_SERVERS", WeakValueDictionary())
+    return str(program)
+
+
+@pytest.fixture(scope="module")
+def store(tiny_base, tmp_path_factory) -> Store:
+    """`one@1` and `two@1` of rank 4, `wide@1` of rank 20."""
+    folder = tmp_path_factory.mktemp("managed")
+    store = random_store(tiny_base, folder, "one", "two")
+    made, recipe = random_adapter_folder(tiny_base, folder / "wide", 3, ("lora.r=20",))
+    store_adapter(store, "wide", made, task=first_word(folder / "word"), recipe=recipe, base=tiny_base)
+    return store
+
+
+def starts(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
+
+
+def are_gone(pids: list[int], seconds: float = 30) -> bool:
+    """Whether the processes end within this time; one that nobody has waited for has ended."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(is_alive(pid) for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_the_server_has_slots_and_rank_for_the_adapters_and_ends_with_the_engine(tiny_base, store, python, tmp_path):
+    settings = VllmSettings(python=python, precision="fp32", tensor_parallel_size=2, args=("--seed=3",))
+    engine = VllmEngine(settings, tiny_base, store)
+    assert engine.engine_id == "vllm 0.32.0, fp32, --seed=3"
+    assert [engine.pin("one"), engine.pin("two")] == ["one@1", "two@1"]
+    assert not (tmp_path / "starts.jsonl").exists()
+    assert len(engine.generate([Request(CHAT), Request(CHAT, "one")])) == 2
+    (first,) = starts(tmp_path)
+    expected = {"max-loras": "3", "max-lora-rank": "8", "dtype": "float32", "tensor-parallel-size": "2", "seed": "3"}
+    assert expected.items() <= first["options"].items()
+    assert first["options"]["host"] == "127.0.0.1"
+    engine.load_folder("candidate", store.get("two@1").path)  # a third adapter: twice the slots
+    other = VllmEngine(settings, tiny_base, store)  # shares the server
+    engine.generate([Request(CHAT, "candidate"), Request(CHAT, "two")])
+    other.generate([Request(CHAT, "wide")])
+    engine.generate([Request(CHAT, "candidate"), Request(CHAT, "one")])  # known to the server after its restart, too
+    assert [(start["options"]["max-loras"], start["options"]["max-lora-rank"]) for start in starts(tmp_path)] == [
+        ("3", "8"), ("6", "8"), ("6", "32")
+    ]  # fmt: skip
+    assert engine.unload("candidate")
+    engine.close()
+    assert is_alive(starts(tmp_path)[-1]["pids"][0])
+    other.close()
+    assert are_gone([pid for start in starts(tmp_path) for pid in start["pids"]])
+    with pytest.raises(EngineError, match="the engine is closed"):
+        engine.generate([Request(CHAT)])
+
+
+@pytest.mark.slow
+def test_a_server_that_ends_is_an_error_with_the_end_of_its_log(tiny_base, python, tmp_path):
+    (tmp_path / "fails").touch()
+    engine = VllmEngine(VllmSettings(python=python), tiny_base)
+    with pytest.raises(EngineError, match=r"vLLM did not start, exit status 1; the end of its log:\n.*no kernel for"):
+        engine.generate([Request(CHAT)])
+    (tmp_path / "fails").unlink()
+    engine.generate([Request(CHAT)])
+    os.kill(starts(tmp_path)[-1]["pids"][0], 9)
+    with pytest.raises(EngineError, match="vLLM ended, exit status 137"):
+        engine.generate([Request(CHAT)])
+    engine.close()
+    assert are_gone([pid for start in starts(tmp_path) for pid in start["pids"]])
+
+
+PARENT = """
+import os, sys, time
+from pathlib import Path
+from searchlora.inference.remote.vllm_server import VllmServer
+from searchlora.inference.settings import VllmSettings
+from searchlora.models.resolve import BaseModel
+server = VllmServer(VllmSettings(python=sys.argv[1]), BaseModel("tiny", Path(sys.argv[2])))
+with server.running({}):
+    if os.fork() == 0:  # a fork of the parent holds its files open
+        time.sleep(600)
+    (Path(sys.argv[2]) / "ready").touch()
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_parent_leaves_neither_vllm_nor_its_workers(python, tmp_path):
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, python, str(tmp_path)], start_new_session=True)
+    try:
+        while not (tmp_path / "ready").exists():
+            assert parent.poll() is None
+            time.sleep(0.1)
+        (start,) = starts(tmp_path)
+        assert all(map(is_alive, start["pids"]))
+        parent.kill()
+        parent.wait()
+        assert are_gone(start["pids"])
+    finally:
+        os.killpg(parent.pid, 9)  # the fork
+
+
+@pytest.mark.parametrize(
+    ("changes", "max_rank", "says"),
+    [
+        ({"use_dora": True}, None, "shop@1: 'use_dora': vLLM does not compute DoRA.*local engine"),
+        ({"r": 600}, None, "shop@1: 'r': rank 600 is above vLLM's maximum, 512"),
+        ({"rank_pattern": {"q_proj": 640}}, None, "'rank_pattern.q_proj': rank 640 is above vLLM's maximum"),
+        ({"r": 32}, 16, "'r': rank 32 is above 'max_lora_rank' of the engine, 16"),
+    ],
+)
+def test_adapters_that_vllm_cannot_serve_are_refused(tmp_path, changes, max_rank, says):
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj"], **changes}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(LoadCheckFailed, match=says):
+        servable_rank(tmp_path, "shop@1", max_rank)
+
+
+def test_an_adapter_is_refused_before_the_server_starts(tiny_base, store, python, tmp_path):
+    engine = VllmEngine(VllmSettings(python=python, max_lora_rank=16), tiny_base, store)
+    with pytest.raises(LoadCheckFailed, match="wide@1: 'r': rank 20"):
+        engine.generate([Request(CHAT), Request(CHAT, "wide")])
+    assert not (tmp_path / "starts.jsonl").exists()
+
+
+def test_an_environment_without_vllm_is_refused(tiny_base, tmp_path, monkeypatch):
+    monkeypatch.delenv("SEARCHLORA_VLLM_PYTHON", raising=False)
+    with pytest.raises(EngineError, match="'python': the interpreter of the environment with vLLM is not known"):
+        VllmEngine(VllmSettings(), tiny_base)
+    monkeypatch.setenv("SEARCHLORA_VLLM_PYTHON", str(tmp_path / "none"))
+    with pytest.raises(EngineError, match="'python': the interpreter cannot be started"):
+        VllmEngine(VllmSettings(), tiny_base)
+    with pytest.raises(EngineError, match="has no vLLM"):
+        VllmEngine(VllmSettings(python=sys.executable), tiny_base)
