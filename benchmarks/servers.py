@@ -14,6 +14,8 @@ from pathlib import Path
 
 import httpx
 
+from searchlora.inference.remote.vllm_server import ENVIRONMENT, RANKS
+
 _STARTS_WITHIN_S = 600.0
 _SHOWN_LINES = 30
 
@@ -84,18 +86,6 @@ def _failure(what: str, process: subprocess.Popen[bytes], log: Path) -> str:
     return "\n".join([f"{what}, {state}; the end of {log}:", *lines])
 
 
-#: Adapters can be loaded by HTTP; no usage reports, no hub requests.
-_ENVIRONMENT = {
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-}
-
-_RANKS = (8, 16, 32, 64, 128, 256)
-
-
 def vllm(
     python: Path, base: Path, *, adapters: int, rank: int, log: Path, dtype: str = "float32", rows: int = 8, **more: str
 ) -> AbstractContextManager[str]:
@@ -117,10 +107,11 @@ def vllm(
         # One slot stays empty: on a CPU, vLLM 0.32 gives a request without an adapter the adapter of the last slot if
         # one with an adapter is in the same batch (its pull request 48421).
         "max-loras": adapters + 1,
-        "max-lora-rank": next(allowed for allowed in _RANKS if allowed >= rank),
+        "max-lora-rank": next(allowed for allowed in RANKS if allowed >= rank),
         "structured-outputs-config": '{"backend": "guidance"}',
     }
     options |= {key.replace("_", "-"): value for key, value in more.items()}
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--enable-lora", "--enforce-eager"]
+    environment = {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB
     command += [f"--{key}={value}" if value != "" else f"--{key}" for key, value in options.items()]
-    return child_server("vLLM", lambda port: [*command, f"--port={port}"], log, environment=_ENVIRONMENT)
+    return child_server("vLLM", lambda port: [*command, f"--port={port}"], log, environment=environment)

@@ -134,7 +134,7 @@ DIAGRAMS = {
             "dataset": Box(3, 1, "Dataset folder", "fingerprint, card", "store"),
             "render": Box(2, 1, "Renderer", "record to token ids"),
             "trainer": Box(1, 1, "Trainer", "TRL or sentence-transformers"),
-            "valid": Box(0, 1, "Validation", "on another copy of the base"),
+            "valid": Box(0, 1, "Validation", "loss, and answers measured"),
             "check": Box(1, 2, "Load check", "hashes, keys, golden logits", "check"),
             "store": Box(2, 2, "Adapter store", "name@version", "store"),
         },

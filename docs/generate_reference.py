@@ -119,7 +119,8 @@ def pipeline() -> str:
         parts += [f"## {kind}\n", f"{_text(inspect.getdoc(model))}\n", _model_table(model)]
     parts += [
         "## engine\n",
-        "Where adapters are computed: in this process, by a server, or by a vLLM that this process starts. Without `kind`, settings with a `url` are of a\n"
+        "Where adapters are computed: in this process, by a server, or by a vLLM that this process starts. Without "
+        "`kind`, settings with a `url` are of a\n"
         "server. At the top of a file it is the default of every adapter stage; `--engine` replaces it.\n",
     ]
     kinds = {"local": LocalSettings, "server": ServerSettings, "vllm": VllmSettings}

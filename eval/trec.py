@@ -52,13 +52,16 @@ class StreamedQrels(Mapping[str, Mapping[str, int]]):
 
     def items(self) -> ItemsView[str, Mapping[str, int]]:
         """(topic, grades), read in order."""
-        return _StreamedItems(self)
+        return _StreamedItems(self, self.topics)
 
 
 class _StreamedItems(ItemsView[str, Mapping[str, int]]):
+    def __init__(self, qrels: StreamedQrels, topics: Callable[[], Iterable[tuple[str, Mapping[str, int]]]]) -> None:
+        super().__init__(qrels)
+        self.topics = topics
+
     def __iter__(self) -> Iterator[tuple[str, Mapping[str, int]]]:
-        assert isinstance(self._mapping, StreamedQrels)
-        yield from self._mapping.topics()
+        yield from self.topics()
 
 
 QRELS_LINE = "topic iteration document grade"

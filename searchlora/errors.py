@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 #: Characters of a part of a message that are shown: names and values of files may have any length.
 _MAX_PART, _KEPT_END = 4000, 500
@@ -29,6 +30,14 @@ class SearchloraError(Exception):
         self.fix = fix
         message = f"{_clipped(where)}: {_clipped(what)}." if where else f"{_clipped(what)}."
         super().__init__(f"{message} {fix}" if fix else message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How another process gets a copy: `args` is the whole message, not the arguments of `__init__`."""
+        return _unpickled, (type(self), self.args), self.__dict__
+
+
+def _unpickled(kind: type[SearchloraError], args: tuple[Any, ...]) -> SearchloraError:
+    return kind.__new__(kind, *args)
 
 
 def _clipped(part: str) -> str:
@@ -78,7 +87,7 @@ class ShardsFailed(SearchloraError):
     def __init__(self, failed: Mapping[str, str]) -> None:
         shard, why = next(iter(failed.items()))
         super().__init__(
-            f"{len(failed)} shards failed ({some([*failed])}); shard {shard}: {why}",
+            f"{len(failed)} shards failed ({some([*failed])}); shard {shard}: {why.removesuffix('.')}",
             fix="Repeat the command; it computes only what is missing.",
         )
 

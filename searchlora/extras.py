@@ -25,6 +25,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "pyterrier": ("pyterrier", "pandas"),
     "langchain": ("langchain_core",),
     "llamaindex": ("llama_index",),
+    "ray": ("ray",),
 }
 
 

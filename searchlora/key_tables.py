@@ -16,6 +16,7 @@ _NAMES = {
     "bool": "true or false",
     "LocalSettings": "mapping",
     "ServerSettings": "mapping",
+    "EncoderServer": "mapping",
     "VllmSettings": "mapping",
 }
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥"}

@@ -98,6 +98,12 @@ class StoreAdapters:
         """
         pinned = self.pin(reference)
         folder = self.root.joinpath(*pinned.split("@")).resolve()
+        try:
+            return self._checked(pinned, folder, base)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise NotServable(f"the files of {pinned} are not understood ({error})") from None
+
+    def _checked(self, pinned: str, folder: Path, base: str) -> Found:
         manifest = _read_json(folder / "searchlora.json", dict)
         if f"{manifest.get('name')}@{manifest.get('version')}" != pinned:
             raise NotServable(f"the manifest of {pinned} is that of another version")

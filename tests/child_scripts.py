@@ -9,10 +9,14 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 #: The command line, as a script.
@@ -44,6 +48,12 @@ class Script:
             target=_execute, args=(script, words, variables, str(Path.cwd()), str(self._folder)), daemon=True
         )
         self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process.pid is not None
+        return self._process.pid
 
     @property
     def stdout(self) -> str:
@@ -92,6 +102,77 @@ def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[s
     return subprocess.CompletedProcess(["python", "-c", script], code, running.stdout, running.stderr)
 
 
+class TrainingChild:
+    """What `training.processes.start` returns, forked from the server, so that training begins in milliseconds."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        (read_work, write_work), (read_result, write_result) = CONTEXT.Pipe(False), CONTEXT.Pipe(False)
+        variables = {**os.environ, **environment, "PWD": str(Path.cwd())}
+        self._lock = threading.Lock()
+        self._start(read_work, write_result, [write_work, read_result], variables)
+        self.stdin = os.fdopen(os.dup(write_work.fileno()), "wb")
+        self.stdout = os.fdopen(os.dup(read_result.fileno()), "rb")
+        for end in (read_work, write_work, read_result, write_result):
+            end.close()
+
+    def _start(self, work: Connection, result: Connection, _: list[Connection], variables: dict[str, str]) -> None:
+        self._process = CONTEXT.Process(target=_train, args=(work, result, variables))
+        self._process.start()
+
+    def wait(self) -> int:
+        with self._lock:
+            self._process.join()
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+class ForkedTrainingChild(TrainingChild):
+    """The same, forked from a script, with what the script has replaced."""
+
+    def _start(self, work: Connection, result: Connection, others: list[Connection], variables: dict[str, str]) -> None:
+        self._code: int | None = None
+        self._pid = os.fork()
+        if self._pid == 0:
+            code = 1
+            try:
+                for end in others:
+                    end.close()
+                _train(work, result, variables)
+                code = 0
+            finally:
+                os._exit(code)
+
+    def wait(self) -> int:
+        with self._lock:
+            if self._code is None:
+                self._code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        return self._code
+
+    def kill(self) -> None:
+        if self._code is None:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+
+
+def _train(work: Connection, result: Connection, variables: Mapping[str, str]) -> None:
+    from searchlora.training import processes
+
+    gc.freeze()
+    os.dup2(work.fileno(), 0)
+    os.dup2(result.fileno(), 1)
+    work.close()
+    result.close()
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(variables["PWD"])
+    sys.path[:] = variables["PYTHONPATH"].split(os.pathsep)
+    sys.stdin = os.fdopen(0, closefd=False)
+    processes.main()
+
+
 def _execute(script: str, arguments: list[str], environment: Mapping[str, str], cwd: str, folder: str) -> None:
     gc.freeze()  # a collection would go through the imported libraries, and so copy their pages
     os.chdir(cwd)
@@ -100,4 +181,7 @@ def _execute(script: str, arguments: list[str], environment: Mapping[str, str], 
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["-c", *arguments]
+    from searchlora.training import processes
+
+    processes.start = ForkedTrainingChild
     exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})

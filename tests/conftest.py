@@ -18,6 +18,8 @@ from searchlora.eval.report import plots as report_plots
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.testing import build_tiny_base, build_tiny_encoder
 from searchlora.threads import choose_threads
+from searchlora.training import processes
+from tests.child_scripts import TrainingChild
 from tests.retrieval import postgres_server
 
 choose_threads()  # before a test imports PyTorch, here and in child processes
@@ -99,6 +101,18 @@ def reports_without_plots() -> Generator[None, None, None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report_plots, "find_spec", lambda _: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def training_starts_at_once() -> Generator[object, None, None]:
+    """Training processes are forked from one that has the libraries imported; each would import them for seconds.
+
+    Yields what really starts one.
+    """
+    start = processes.start
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "start", TrainingChild)
+        yield start
 
 
 @pytest.fixture(scope="module")

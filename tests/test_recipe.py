@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from searchlora.errors import RecipeError
-from searchlora.recipe import load_encoder_recipe, load_recipe
+from searchlora.recipe import for_size, load_encoder_recipe, load_recipe
 
 
 def test_overrides_take_precedence_over_the_file_and_the_file_over_the_default(tmp_path):
@@ -113,3 +113,32 @@ def test_only_qlora_quantises_and_only_full_has_its_own_learning_rate():
         *("none", "none", "nf4")
     ]
     assert load_recipe({}).method == "qlora" and load_encoder_recipe({}).method == "lora"
+
+
+def test_the_batch_size_of_the_same_place_or_a_later_one_replaces_tokens_per_step(tmp_path):
+    default = {"optim": {"batch_size": 4}}
+    assert load_recipe(default).optim.tokens_per_step is None
+    assert load_recipe(default, overrides=["optim.tokens_per_step=4096"]).optim.tokens_per_step == 4096
+    file = tmp_path / "recipe.yaml"
+    file.write_text("optim: {tokens_per_step: 4096}\n")
+    assert load_recipe(default, file).optim.tokens_per_step == 4096
+    assert load_recipe(default, file, ["optim.batch_size=2"]).optim.tokens_per_step is None
+    file.write_text("optim: {tokens_per_step: 4096, batch_size: 8}\n")
+    optim = load_recipe(default, file).optim
+    assert (optim.tokens_per_step, optim.batch_size) == (None, 8)
+    with pytest.raises(RecipeError, match="not available for encoders"):
+        load_encoder_recipe({}, overrides=["optim.tokens_per_step=4096"])
+
+
+def test_a_larger_base_has_the_published_learning_rates_unless_others_are_given():
+    default = {"optim": {"learning_rate": 1e-3, "batch_size": 16}, "lora": {"r": 8}}
+    rates = {
+        parameters: load_recipe(for_size(default, parameters)).optim
+        for parameters in (135_000_000, 500_000_000, 8_000_000_000, 70_000_000_000)
+    }
+    assert [optim.learning_rate for optim in rates.values()] == [1e-3, 5e-4, 2e-4, 1e-4]
+    assert [optim.full_learning_rate for optim in rates.values()] == pytest.approx([5e-5, 5e-5, 2e-5, 1e-5])
+    assert all(optim.batch_size == 16 for optim in rates.values())
+    given = load_recipe(for_size(default, 8_000_000_000), overrides=["optim.learning_rate=3e-4"]).optim
+    assert given.learning_rate == 3e-4
+    assert for_size(default, 135_000_000) == default

@@ -22,8 +22,9 @@ from benchmarks.common import parser, print_or_save_speeds, real_data
 from benchmarks.speed import speed_ratio, speed_row, timed
 from searchlora.http_client import HttpClient
 from searchlora.models.load import computed_in
-from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.retrieval.encoder import Encoder
 from searchlora.retrieval.remote_encoder import RemoteEncoder
+from searchlora.retrieval.shared_model import Vectors
 
 MODEL, MEASURE = "all-minilm-l6-v2", "documents/s"
 PRECISIONS = ("fp32", "bf16")

@@ -21,7 +21,8 @@ from searchlora.experiments.train import train
 from searchlora.files import atomic_text
 from searchlora.outputs import to_json
 from searchlora.progress import Steps
-from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.retrieval.encoder import Encoder
+from searchlora.retrieval.shared_model import Vectors
 
 NAME = "dl19-judge"
 RECIPE = Path(__file__).parent / "recipe.yaml"

@@ -92,8 +92,8 @@ class EncoderSettings(StageSettings):
         from searchlora.retrieval.encoder import Encoder
 
         if (server := self.server) is not None:
-            key = ("served encoder", server, self.model, self.dimensions)
-            return context.shared.get(key, lambda: server.open(self.model, self.dimensions))
+            served = ("served encoder", server, self.model, self.dimensions)
+            return context.shared.get(served, lambda: server.open(self.model, self.dimensions))
         adapter = self.stored_adapter(context.store)
         key = ("encoder", self.model, adapter.reference if adapter else None, self.dimensions)
 

@@ -9,6 +9,7 @@ import typer
 
 from searchlora.cli.options import (
     DataOption,
+    EngineOptions,
     JsonOption,
     RecipeOptions,
     SplitOption,
@@ -20,6 +21,7 @@ from searchlora.cli.options import (
 
 
 @takes(RecipeOptions, "recipe")
+@takes(EngineOptions, "engine")
 @takes(StoreOptions, "stored")
 def sweep(
     task: TaskArgument,
@@ -29,6 +31,7 @@ def sweep(
         list[str], option("--grid KEY=VALUES", "Values of a recipe key, for example lora.r=1,4,16; repeatable.")
     ],
     recipe: RecipeOptions,
+    engine: EngineOptions,
     stored: StoreOptions,
     split: SplitOption = "validation",
     limit: Annotated[int | None, option("--limit N", "Evaluate the first N records only.", min=1)] = None,
@@ -54,6 +57,7 @@ def sweep(
         grid,
         recipe.read(),
         evaluation=EvaluationOptions(split, limit, cache_dir=out / "outputs" if out is not None else None),
+        engine=engine.read(),
         **stored.given(),
         log=lambda text: typer.echo(text, err=as_json),
         bars=progress_bars,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shlex
 import time
 from itertools import chain
@@ -39,20 +40,27 @@ def train(
     resume: Annotated[
         bool, option("--resume", "Continue an unfinished training run from its last checkpoint.")
     ] = False,
+    gpus: Annotated[
+        int,
+        option("--gpus N", "Train on N GPUs; a step has `optim.batch_size` rows on each of them.", min=1),
+    ] = 1,
 ) -> None:
     """Train an adapter, or a whole model with `--set method=full`, run its load check and store it."""
     from searchlora.cli.terminal import progress_bars
     from searchlora.data.mixture import parse_weighted
     from searchlora.experiments.train import train as verb
     from searchlora.experiments.training_runs import MORE_DATA
+    from searchlora.models.devices import visible_gpus
 
+    if gpus > 1 and not visible_gpus():
+        raise UsageError("the driver lists no GPU", where=f"--gpus {gpus}", fix="Leave it out to train on the CPU.")
     folder, more_data = parse_weighted(data)
     with progress_bars() as steps:
         adapter = verb(
             task,
             folder,
             name,
-            recipe.read(resume=resume, more_data=more_data),
+            recipe.read(resume=resume, processes=gpus, more_data=more_data),
             **stored.given(),
             log=typer.echo,
             steps=steps,
@@ -113,7 +121,8 @@ def demo(
             typer.echo(f"{name} is left out: {why}.")
         typer.echo(f"Ablation: {search.report}\n")
     minutes = (time.monotonic() - started) / 60
-    typer.echo(f"Took {minutes:.1f} minutes and at most {peak_memory():.1f} GB of memory.")
+    memory = max(peak_memory(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9)
+    typer.echo(f"Took {minutes:.1f} minutes and at most {memory:.1f} GB of memory.")
     typer.echo("Synthetic data: the figures show that the workflow runs, not how good an adapter is on a real shop.")
     typer.echo(f"Report: {report}")
     if search is None:

@@ -11,8 +11,8 @@ from searchlora.experiments.training_runs import TrainingJob
 from searchlora.experiments.validation import EncoderValidator
 from searchlora.recipe import EncoderRecipe
 from searchlora.records import Record
-from searchlora.retrieval.encoder import Vectors
 from searchlora.retrieval.retriever import Retriever
+from searchlora.retrieval.shared_model import Vectors
 from searchlora.task import EncoderTask
 from searchlora.training.contrastive import train_encoder
 from searchlora.training.pairs import PairRow, pair_rows

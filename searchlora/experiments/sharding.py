@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -93,7 +94,7 @@ def _run_processes(work: Work, shards: list[Shard], report: Callable[[int], None
     """Compute each shard in a process; shard -> why it failed."""
     context = multiprocessing.get_context("spawn")
     threads = max(1, affinity_count() // len(shards))
-    processes = {}
+    processes: dict[object, tuple[Shard, SpawnProcess, Connection]] = {}
     for shard in shards:
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_run_child, args=(work, shard, threads, theirs), daemon=True)
@@ -103,11 +104,14 @@ def _run_processes(work: Work, shards: list[Shard], report: Callable[[int], None
     failed: dict[str, str] = {}
     while processes:
         report(len(shards) - len(processes) - len(failed))
-        for sentinel in wait(list(processes), timeout=1.0):
-            shard, process, ours = processes.pop(sentinel)  # type: ignore[index]
+        for sentinel in wait([process.sentinel for _, process, _ in processes.values()], timeout=1.0):
+            shard, process, ours = processes.pop(sentinel)
             process.join()
             if process.exitcode:
-                failed[str(shard)] = ours.recv() if ours.poll() else f"its process ended with code {process.exitcode}"
+                try:
+                    failed[str(shard)] = ours.recv()
+                except EOFError:  # it was killed, or has printed the traceback of a bug
+                    failed[str(shard)] = f"its process ended with code {process.exitcode}"
             ours.close()
     report(len(shards) - len(failed))
     return failed

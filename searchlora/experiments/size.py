@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.experiments.options import TrainingOptions
@@ -144,18 +144,18 @@ def size(
     tokens = statistics.fmean(len(example.input_ids) for example in rows.examples) if rows is not None else None
     available = free_memory(target) if options.memory is None else options.memory
     config = read_configuration(recipe.base)
+    full, lora = (
+        TrainedModel(config, recipe.model_copy(update={"method": method}), target, available)
+        for method in ("full", "lora")
+    )
     methods: dict[Method, MethodSize] = {}
-    parameters = 0
-    for method in get_args(Method):
-        one = recipe.model_copy(update={"method": method})
+    for model in (full, lora, lora.quantised()):
         seconds = None
         if options.calibrate:
             assert task is not None and tokens is not None
-            seconds = 1000 * tokens / _tokens_per_second(task, one, records, steps)
-        model = TrainedModel(config, one, target, available)
-        parameters = model.parameters
-        methods[method] = replace(_sized(model, batch, available), seconds=seconds)
-    return SizeResult(recipe.base, parameters, target, available, batch, tokens, methods)
+            seconds = 1000 * tokens / _tokens_per_second(task, model.recipe, records, steps)
+        methods[model.recipe.method] = replace(_sized(model, batch, available), seconds=seconds)
+    return SizeResult(recipe.base, full.parameters, target, available, batch, tokens, methods)
 
 
 def _sized(model: TrainedModel, batch: BatchSize, available: int) -> MethodSize:

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.errors import TrainingError
+from searchlora.errors import TrainingError, UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.pareto import Setting, cheapest_equal, pareto_front
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.trials import Bars, Trial, no_bars, train_trials
+from searchlora.inference.settings import EngineSettings
+from searchlora.task import EncoderTask, load_task
 
 #: Costs of a trial, as tables and plots name them; the first decides which setting is the cheapest.
 PARAMETERS, MEMORY, SECONDS = COSTS = ("parameters trained", "peak memory, GB", "training, s")
@@ -57,6 +59,7 @@ def sweep(
     options: TrainingOptions = TrainingOptions(),
     *,
     evaluation: EvaluationOptions = EvaluationOptions(),
+    engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     log: Callable[[str], None] = print,
@@ -76,16 +79,20 @@ def sweep(
             failed.
         evaluation: The rows on which trials are compared, by default of the validation split. A setting chosen on
             `test` is not measured by it any more.
+        engine: Where the trials are compared; None: a local engine. Training validates in its own process.
         store: The adapter store; None: the default store.
         tasks: A folder of task plugins.
         log: Receives one sentence about each trial.
-        bars: Makes the progress of a step; a function of a module, since it is sent to the process of a trial.
+        bars: Makes the progress of a step.
 
     Raises:
         UsageError, RecipeError: for a grid with an unknown key or a value out of range, before anything is trained.
+        UsageError: for an engine of an encoder task, likewise.
         TrainingError: if every trial failed.
         What `evaluate` raises.
     """
+    if engine is not None and isinstance(load_task(task, tasks), EncoderTask):
+        raise UsageError("an encoder has no engine", where=task, fix="Leave the option out.")
     store = Store.of(store)
     trained = train_trials(task, data, name, grid, options, store=store, tasks=tasks, log=log, bars=bars)
     stored = [trial.stored for trial in trained if trial.stored is not None]
@@ -94,7 +101,9 @@ def sweep(
     first, *others = (adapter.reference for adapter in stored)
     evaluation = replace(evaluation, split=evaluation.split or "validation")
     with bars() as steps:
-        evaluated = evaluate(first, data, evaluation, compare_with=others, store=store, tasks=tasks, steps=steps)
+        evaluated = evaluate(
+            first, data, evaluation, compare_with=others, engine=engine, store=store, tasks=tasks, steps=steps
+        )
     return _compared(trained, evaluated)
 
 

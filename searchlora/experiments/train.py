@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,20 @@ from searchlora.experiments.training_runs import (
     train_and_store,
 )
 from searchlora.experiments.validation import Validator
-from searchlora.models.load import computed_in
-from searchlora.models.memory import base_memory
+from searchlora.models.configuration import read_configuration
+from searchlora.models.devices import default_device, rank
+from searchlora.models.load import computed_in, load_tokenizer
+from searchlora.models.memory import base_memory, free_memory
 from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.progress import Steps, no_progress
-from searchlora.recipe import EncoderRecipe, Recipe
+from searchlora.prompts import Renderer
+from searchlora.recipe import EncoderRecipe, Recipe, for_size, load_recipe
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
-from searchlora.task import EncoderTask, GenerationTask, generation_task, load_task
+from searchlora.task import EncoderTask, GenerationTask, Task, generation_task, load_task
+from searchlora.training.memory import TrainedModel, default_target
+from searchlora.training.rows import render_rows
 from searchlora.training.sft import train_adapter
+from searchlora.training.step_choice import choose_step, read_choice, step_of_recipe, write_choice
 from searchlora.training.training_run import TrainingResult
 
 
@@ -69,17 +75,24 @@ def train(
     """
     store = Store.of(store)
     check_name(name)
-    job = _job(task, data, options, tasks, steps)
+    job = _job(task, data, options, tasks, steps, log)
     if log is not None and not options.reuse:
         log(_memory(job))
     return train_and_store(job, name, store, options, log)
 
 
-def _job(task: str, data: str | Path, options: TrainingOptions, tasks: str | Path | None, steps: Steps) -> TrainingJob:
+def _job(
+    task: str,
+    data: str | Path,
+    options: TrainingOptions,
+    tasks: str | Path | None,
+    steps: Steps,
+    log: Callable[[str], None] | None = None,
+) -> TrainingJob:
     """The training job of a task.
 
     Raises:
-        UsageError: for several datasets of an encoder task, or a task without a prompt and an encoder.
+        UsageError: for several datasets or processes of an encoder task, or a task without a prompt and an encoder.
         RecipeError, DataError, BaseModelError.
     """
     plugin = load_task(task, tasks)
@@ -87,16 +100,22 @@ def _job(task: str, data: str | Path, options: TrainingOptions, tasks: str | Pat
         generation_task(plugin)
     elif options.more_data:
         raise UsageError("several datasets are for tasks with a prompt only", where="--data", fix="Build one dataset.")
+    elif options.processes > 1:
+        raise UsageError("an encoder is trained by one process", where="--gpus", fix="Leave it out.")
     dataset = dataset_for(plugin, data)
     bound = plugin.bound(dataset.settings)
     recipe = recipe_for(bound, options.recipe, options.settings)
+    again = partial(_job, task, data, options, tasks)
     if isinstance(bound, EncoderTask):
         assert isinstance(recipe, EncoderRecipe)
-        return EncoderJob(bound, recipe, dataset, resolve(recipe.base), steps)
+        return EncoderJob(bound, recipe, dataset, resolve(recipe.base), again, steps)
     assert isinstance(bound, GenerationTask) and isinstance(recipe, Recipe)
     more = tuple((dataset_for(bound, folder), weight) for folder, weight in options.more_data.items())
     bound.check_training(Mixture(bound, dataset, more).rows()[0])
-    return PromptedJob(bound, recipe, dataset, resolve(recipe.base), steps, more)
+    base = resolve(recipe.base)
+    default = for_size(bound.default_recipe, base_memory(base.path).parameters)
+    recipe = load_recipe(default, options.recipe, options.settings)
+    return PromptedJob(bound, recipe, dataset, base, again, steps, more, log)
 
 
 def _memory(job: TrainingJob) -> str:
@@ -118,11 +137,13 @@ class PromptedJob(TrainingJob):
 
     Attributes:
         more: Further datasets for training, and the weight of their rows.
+        log: Receives a sentence about the batches that are chosen for `optim.tokens_per_step`.
     """
 
     task: GenerationTask
     recipe: Recipe
     more: tuple[tuple[Dataset, float], ...] = ()
+    log: Callable[[str], None] | None = field(default=None, compare=False)
 
     @cached_property
     def mixture(self) -> Mixture:
@@ -130,23 +151,45 @@ class PromptedJob(TrainingJob):
 
     def train(self, folder: Path, resume: bool) -> TrainingResult:
         records, weights = self.mixture.rows()
-        return train_adapter(
+        in_place = validates_in_place() or not self.recipe.validation.generate_rows
+        result = train_adapter(
             self.task,
             self.recipe,
             self.base,
             records,
             folder,
             weights=weights,
-            validate=self._validator,
+            validate=self._validator(in_place=in_place or rank() > 0),
             resume=resume,
             progress=self.steps("Training"),
         )
+        if self.recipe.optim.tokens_per_step is not None:
+            result.summary["step"] = step_of_recipe(self.recipe)
+        return replace(result, validated=self.recipe.quantization if in_place else "none")
+
+    def settled(self, folder: Path, resume: bool, processes: int) -> Recipe:
+        if self.recipe.optim.tokens_per_step is None:
+            return self.recipe
+        choice = read_choice(folder) if resume else None
+        if choice is None:
+            renderer = Renderer(load_tokenizer(self.base), self.recipe.prompt)
+            rows = render_rows(self.task, renderer, self.mixture.rows()[0], self.recipe).examples
+            target = default_target()
+            free = free_memory(target) // (processes if target == "cpu" else 1)
+            model = TrainedModel(read_configuration(str(self.base.path)), self.recipe, target, free)
+            choice = choose_step(model, rows, free, processes)
+            write_choice(folder, choice)
+            if self.log is not None:
+                self.log(choice.sentence(float(rows.lengths.mean()), processes))
+        return choice.applied(self.recipe)
 
     def tune(self, adapter: Path) -> Mapping[str, Any]:
         records = self.dataset.records("validation")[: self.recipe.validation.tune_rows]
-        if self._validator is None or not records:
+        if type(self.task).tune is Task.tune or not records:
             return {}
-        return self._validator.tune(adapter, records, self.steps("Tuning"))
+        validator = self._validator()
+        assert validator is not None
+        return validator.tune(adapter, records, self.steps("Tuning"))
 
     def queries(self) -> Iterator[str] | None:
         if "query" not in self.task.reads.values():
@@ -160,20 +203,47 @@ class PromptedJob(TrainingJob):
     def produced(self, stored: StoredAdapter) -> bool:
         return stored.manifest.prompt_hash == prompt_hash(self.task) and super().produced(stored)
 
-    @cached_property
-    def _validator(self) -> Validator | None:
-        """None without validation rows."""
+    def _validator(self, *, in_place: bool = False) -> Validator | None:
+        """With an engine of its own, whose memory is free when both are forgotten; None without validation rows.
+
+        Args:
+            in_place: Validate by the model that is trained instead.
+        """
         records = self.dataset.records("validation")
         if not records:
             return None
         from searchlora.inference.local import LocalEngine
+        from searchlora.inference.settings import LocalSettings
 
         def load(base: BaseModel) -> LocalEngine:
             return LocalEngine(base, precision=self.recipe.precision, prompt_options=self.recipe.prompt)
 
-        engine = (lambda folder: load(BaseModel("candidate", folder))) if self.recipe.is_full else load(self.base)
+        def of_model(model: Any) -> LocalEngine:
+            settings = LocalSettings(
+                precision=self.recipe.precision, quantization=self.recipe.quantization, batch_invariant=False
+            )
+            return LocalEngine(self.base, settings=settings, model=model, prompt_options=self.recipe.prompt)
+
+        engine: Any = None
+        if self.recipe.is_full:
+            engine = lambda folder: load(BaseModel("candidate", folder))  # noqa: E731
+        elif not in_place:
+            engine = load(self.base)
         settings = self.recipe.validation
         generated = records[: settings.generate_rows]
         retrieve = retrieval_stage(self.task, self.dataset, progress=self.steps("Indexing")) if generated else None
         measures = TaskMeasures(self.task, self.dataset.qrels(), self.dataset.relevant, retrieve)
-        return Validator(self.task, engine, records[: settings.rows], generated, measures, self.recipe.max_new_tokens)
+        return Validator(
+            self.task,
+            engine,
+            records[: settings.rows],
+            generated,
+            measures,
+            self.recipe.max_new_tokens,
+            of_model if in_place else None,
+        )
+
+
+def validates_in_place() -> bool:
+    """Whether the model that is trained also answers validation rows: on a GPU. Their loss alone is always its own."""
+    return default_device() != "cpu"

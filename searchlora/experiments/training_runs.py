@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,17 +28,22 @@ from searchlora.data.mixture import Mixture
 from searchlora.errors import DataError, RecipeError, TrainingError
 from searchlora.experiments.options import TrainingOptions
 from searchlora.files import parse_json
+from searchlora.models.devices import check_not_launched, chosen_gpus, rank
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Steps, no_progress
 from searchlora.recipe import AnyRecipe, load_encoder_recipe, load_recipe, with_method
 from searchlora.task import EncoderTask, Task
+from searchlora.training.processes import run_in_children
 from searchlora.training.training_run import TrainingResult
 
 _RUN = "run.json"
 
 #: Environment variable with the folder of TensorBoard's files, which transformers reads.
 _TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
+
+#: Seconds in which the training processes of a killed one end.
+_CHILDREN_END = 60.0
 
 #: Key of the dataset card in a manifest: the further datasets of a training run.
 MORE_DATA = "more data"
@@ -50,6 +56,7 @@ class TrainingJob(ABC):
     Attributes:
         task: Bound to the settings of the dataset.
         base: The resolved base of the recipe.
+        again: Makes this job in another process, from the steps of that process.
         verb: Past participle of what the job does, for messages.
     """
 
@@ -59,11 +66,17 @@ class TrainingJob(ABC):
     recipe: AnyRecipe
     dataset: Dataset
     base: BaseModel
+    again: Callable[[Steps], TrainingJob] = field(compare=False)
     steps: Steps = field(default=no_progress, compare=False)
 
     @abstractmethod
     def train(self, folder: Path, resume: bool) -> TrainingResult:
-        """Train in the folder of a training run."""
+        """Train in the folder of a training run; in a process of its own (`train_in`)."""
+
+    def settled(self, folder: Path, resume: bool, processes: int) -> AnyRecipe:
+        """The recipe with what it leaves to this machine, chosen once for a run in its folder."""
+        del folder, resume, processes
+        return self.recipe
 
     @property
     def mixture(self) -> Mixture:
@@ -148,13 +161,17 @@ def train_and_store(
     """Train, verify and store the next version of `name`; exactly one version, however often it is killed and resumed.
 
     Args:
-        log: With `options.reuse`, receives a sentence about what is reused, resumed or done.
+        log: Receives a sentence about the GPU that is chosen of several; with `options.reuse`, about what is reused,
+            resumed or done.
 
     Raises:
-        TrainingError: for an unfinished run without `resume` or `restart`, or one with another identity.
+        UsageError: in a process that a launcher such as torchrun started with others.
+        TrainingError: for an unfinished run without `resume` or `restart`, one with another identity, or a training
+            process that was killed.
         LoadCheckFailed: for a trained adapter that does not pass verification; its run is kept.
     """
     check_name(name)
+    check_not_launched()
     told = log if log is not None and options.reuse else _untold
     if options.reuse:
         if stored := _newest_of(store, name, job):
@@ -169,10 +186,13 @@ def train_and_store(
     with _exclusive_run(store, name):
         if options.resume and not _run_file(store, name).is_file() and (stored := _newest_of(store, name, job)):
             return stored  # killed after the run was deleted
-        folder = _run_folder(store, name, options, job.identity())
+        together = options.processes if options.processes > 1 else None
+        folder = _run_folder(store, name, options, {**job.identity(), "number of processes": together})
         stored = store.stored_by(name, folder.id) if options.resume else None
         if stored is None:
-            stored = _store(job, name, store, train_in(job, store, name, folder, options), folder.id)
+            with chosen_gpus(options.processes, log or _untold):
+                result = train_in(job, store, name, folder, options)
+                stored = _store(job, name, store, result, folder.id)
         folder.remove()
     seconds = float(stored.manifest.training["seconds"])
     told(f"{job.verb.capitalize()} {stored.reference} in {seconds:.0f} s: {stored.path}")
@@ -186,14 +206,28 @@ def _untold(text: str) -> None:
 def train_in(
     job: TrainingJob, store: Store, name: str, folder: TrainingRunFolder, options: TrainingOptions
 ) -> TrainingResult:
-    """Train in the folder of a run. TensorBoard files outlive it in `.logs/NAME` unless the user chose a folder."""
+    """Train in the folder of a run, in child processes. TensorBoard files outlive it in `.logs/NAME` unless the user
+    chose a folder.
+    """
     chosen = os.environ.get(_TENSORBOARD)
     os.environ.setdefault(_TENSORBOARD, str(store.root / ".logs" / name))
+    recipe = job.settled(folder.path, options.resume, options.processes)
+    work = partial(_train, job.again, recipe, job.base, folder.path, options.resume)
     try:
-        return job.train(folder.path, options.resume)
+        return run_in_children(work, job.steps, processes=options.processes, where=str(folder.path))
     finally:
         if chosen is None:  # else it would be the folder of the next name, too
             os.environ.pop(_TENSORBOARD, None)
+
+
+def _train(
+    again: Callable[[Steps], TrainingJob], recipe: AnyRecipe, base: BaseModel, folder: Path, resume: bool, steps: Steps
+) -> TrainingResult:
+    """In the child: train with the recipe and base of the parent, whatever a file has become meanwhile."""
+    from filelock import FileLock
+
+    with FileLock(folder.with_name(f"{folder.name}.training-{rank()}.lock"), timeout=0):
+        return replace(again(steps), recipe=recipe, base=base).train(folder, resume)
 
 
 def _store(job: TrainingJob, name: str, store: Store, result: TrainingResult, run_id: str) -> StoredAdapter:
@@ -215,7 +249,7 @@ def _store(job: TrainingJob, name: str, store: Store, result: TrainingResult, ru
         origin=Origin(
             dataset=ManifestDataset(fingerprint=job.dataset.fingerprint, card=_dataset_summary(job)),
             metrics=measured,
-            evaluated=Precision(quantization="none", precision=job.recipe.precision) if measured else None,
+            evaluated=(Precision(quantization=result.validated, precision=job.recipe.precision) if measured else None),
             training={**result.summary, TRAINING_RUN: run_id},
             tuned=job.tune(result.adapter),
             parents=parents,
@@ -242,7 +276,10 @@ def _remove_finished_run(store: Store, stored: StoredAdapter) -> None:
 
 @contextmanager
 def _exclusive_run(store: Store, name: str) -> Iterator[None]:
-    """Hold the lock of a name's training run. Raises `TrainingError` if another process trains it."""
+    """Hold the lock of a name's training run. Raises `TrainingError` if another process trains it.
+
+    The children of a killed process end a moment after it; until then they hold locks of their own.
+    """
     from filelock import FileLock, Timeout
 
     runs = store.root / ".runs"
@@ -250,6 +287,9 @@ def _exclusive_run(store: Store, name: str) -> Iterator[None]:
         runs.mkdir(parents=True, exist_ok=True)
         lock = FileLock(runs / f"{name}.lock", timeout=0)
         lock.acquire()
+        for child in runs.glob(f"{name}.training-*.lock"):
+            with FileLock(child, timeout=_CHILDREN_END):
+                pass
     except Timeout:
         raise TrainingError(f"'{name}' is being trained by another process", where=str(runs / name)) from None
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Trials of a sweep: the grid, and one training run per combination of its values, in a process of its own.
+"""Trials of a sweep: the grid, and one training run per combination of its values.
 
 The state of a sweep is the store: a finished trial is reused and an interrupted one is resumed.
 """
@@ -7,18 +7,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from math import prod
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -95,8 +89,7 @@ def train_trials(
     trained = []
     for number, trial in enumerate(trials, 1):
         log(f"Trial {number} of {len(trials)}: {', '.join(trial.overrides)}")
-        train_one = partial(_trained, task, str(data), trial, options, store.place, tasks, bars)
-        trained.append(_in_own_process(train_one, trial))
+        trained.append(_trained(task, data, trial, options, store, tasks, bars))
         if (error := trained[-1].error) is not None:
             log(f"Failed: {error}")
     return trained
@@ -141,12 +134,18 @@ def planned(name: str, grid: Sequence[str]) -> list[Trial]:
 
 
 def _trained(
-    task: str, data: str, trial: Trial, options: TrainingOptions, root: str, tasks: str | Path | None, bars: Bars
+    task: str,
+    data: str | Path,
+    trial: Trial,
+    options: TrainingOptions,
+    store: Store,
+    tasks: str | Path | None,
+    bars: Bars,
 ) -> Trial:
     """The trial with its adapter, trained if the store has none, or with its error."""
     try:
         with bars() as steps:
-            more: dict[str, Any] = {"store": Store(root), "tasks": tasks, "log": _to_stderr, "steps": steps}
+            more: dict[str, Any] = {"store": store, "tasks": tasks, "log": _to_stderr, "steps": steps}
             return replace(trial, stored=train(task, data, trial.name, trial.options(options), **more))
     except SearchloraError as error:
         return replace(trial, error=str(error))
@@ -157,27 +156,3 @@ def _trained(
 def _to_stderr(text: str) -> None:
     """What a trial says: standard output is for the result, which may be JSON."""
     print(text, file=sys.stderr, flush=True)
-
-
-def _in_own_process(train_one: Callable[[], Trial], trial: Trial) -> Trial:
-    """Train in a new process, whose peak memory is that of this trial alone."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
-        try:
-            return pool.submit(train_one).result()
-        except BrokenProcessPool:
-            return replace(trial, error="its process ended: killed, or out of memory")
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it ends, also by SIGKILL.
-
-    Otherwise it would train on beside the next sweep, which wants to resume its trial.
-    """
-    parent = parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, name="searchlora-parent", daemon=True).start()

@@ -1,14 +1,20 @@
-"""Validation during training, on a second copy of the base: loss and the task's measures; tuning after training."""
+"""Validation during training: loss and the task's measures; tuning after training.
+
+On a GPU the model that is trained validates, so that memory holds the base once. On CPUs an engine with packed weights,
+a second copy of the base, writes answers many times faster; without answers, the model itself computes the loss.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.attach import attach
 from searchlora.inference.engine import Request
+from searchlora.models.batch import FAST_MODEL
 from searchlora.models.load import load_encoder
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
@@ -21,7 +27,7 @@ from searchlora.systems.encoder import EncoderData, EncoderSystem
 from searchlora.systems.measure import run_system
 from searchlora.systems.measures import TaskMeasures
 from searchlora.systems.models import EngineSystem
-from searchlora.task import EncoderTask, GenerationTask, Task
+from searchlora.task import EncoderTask, GenerationTask
 from searchlora.training.pairs import PairRow, pair_rows, text_key
 
 if TYPE_CHECKING:
@@ -37,11 +43,13 @@ class Validator:
     """Measures an adapter folder of a prompted task, or a model folder; the `validate` callback of training.
 
     Args:
-        engine: With its own copy of the base. Where all weights are trained, a function that loads a model folder.
+        engine: With its own copy of the base. Where all weights are trained, a function that loads a model folder. None
+            where training always gives its model to `use`.
         records: For the loss.
         generated: Records that are also answered; empty measures the loss alone.
         measures: Of the answers.
         max_new_tokens: Of an answer.
+        in_place: Makes an engine of the model that is trained; None: `engine` is used.
 
     Attributes:
         less_is_better: Names of measures for which a lower value is better; known after the first call.
@@ -50,13 +58,16 @@ class Validator:
     def __init__(
         self,
         task: GenerationTask,
-        engine: LocalEngine | Callable[[Path], LocalEngine],
+        engine: LocalEngine | Callable[[Path], LocalEngine] | None,
         records: Sequence[Record],
         generated: Sequence[Record] = (),
         measures: TaskMeasures | None = None,
         max_new_tokens: int = 64,
+        in_place: Callable[[Any], LocalEngine] | None = None,
     ) -> None:
         self.task = task
+        self.in_place = in_place
+        self.model: Any = None
         self.engine = engine
         self.records = records
         self.generated = generated
@@ -66,6 +77,16 @@ class Validator:
 
     def __call__(self, adapter: Path) -> dict[str, float]:
         """`loss` in nats per completion token, stop token included, and the mean of each measure of the task."""
+        with evaluating(self.model) if self.model is not None else nullcontext():
+            return self._measured(adapter)
+
+    def use(self, model: Any) -> None:
+        """Measure by the model that is trained from now on, if this validates in place."""
+        if self.in_place is not None:
+            self.model, engine = model, self.in_place(model)
+            self.engine = lambda _: engine
+
+    def _measured(self, adapter: Path) -> dict[str, float]:
         engine, name = self._loaded(adapter)
         measures = {"loss": self._loss(engine, name)}
         if self.generated:
@@ -76,13 +97,11 @@ class Validator:
         return measures
 
     def tune(self, adapter: Path, records: Sequence[Record], progress: Progress = silent) -> Mapping[str, Any]:
-        """The values that `Task.tune` chooses on validation records; empty for a task that tunes nothing.
+        """The values that `Task.tune` chooses on validation records.
 
         Args:
             adapter: A plain PEFT folder.
         """
-        if type(self.task).tune is Task.tune:
-            return {}
         engine, name = self._loaded(adapter)
         # Text after the choices, such as a reason, is not generated: no value is tuned on it and it takes longest.
         system = EngineSystem(
@@ -94,6 +113,7 @@ class Validator:
         """An engine that computes the trained weights, and the adapter that its requests name."""
         if callable(self.engine):
             return self.engine(folder), None
+        assert self.engine is not None, "training gives its model"
         self.engine.load_folder(_CANDIDATE, folder)
         return self.engine, _CANDIDATE
 
@@ -103,6 +123,26 @@ class Validator:
         scores = engine.score(requests, [[target] for target in targets])
         tokens = sum(len(engine.renderer.completion_ids(target)) for target in targets)
         return -sum(score.log_probabilities[0] for score in scores) / tokens
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """A model that is being trained, in eval mode and without its `FastModel`, whose buffers are those of training.
+
+    Layers in 4 bits stay in training mode, which changes nothing in what they compute: on a CPU, bitsandbytes repacks
+    their weights in the first forward pass in eval mode, and gradients are wrong after that.
+    """
+    was_training = [module for module in model.modules() if module.training]
+    for module in was_training:
+        module.training = type(module).__name__ == "Linear4bit" and module.__module__.startswith("bitsandbytes")
+    fast = vars(model).pop(FAST_MODEL, None)
+    try:
+        yield
+    finally:
+        if fast is not None:
+            setattr(model, FAST_MODEL, fast)
+        for module in was_training:
+            module.training = True
 
 
 class EncoderValidator:

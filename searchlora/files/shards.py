@@ -29,7 +29,7 @@ from searchlora.files.text import read_text
 from searchlora.progress import Progress, silent
 
 #: Rows of a part. A change makes the parts of unfinished work useless.
-PART_ROWS = 1024
+PART_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -272,9 +272,9 @@ def _cut(rows: Iterable[Any]) -> Iterator[list[Any]]:
         yield part
 
 
-def _shifted(progress: Progress, start: int, total: int | None) -> Progress:
-    def shifted(done: int, of: int | None, note: str = "") -> None:
-        del of
-        progress(start + done, total, note)
+def _shifted(progress: Progress, start: int, of_all: int | None) -> Progress:
+    def shifted(done: int, total: int | None, note: str = "") -> None:
+        del total
+        progress(start + done, of_all, note)
 
     return shifted

@@ -4,10 +4,11 @@ grammar does not allow next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from searchlora.errors import RequestRefused
+from searchlora.inference.transfers import to_device
 from searchlora.outputs import Grammar
 
 if TYPE_CHECKING:
@@ -90,22 +91,56 @@ def llguidance_source(grammar: Grammar) -> str:
     return str(source)
 
 
-def mask_logits(matcher: LLMatcher, logits: torch.Tensor) -> None:
-    """Set logits (vocabulary,) of the tokens that the matcher does not allow next to -inf, in place.
+def mask_logits(matchers: Mapping[int, LLMatcher], logits: torch.Tensor) -> dict[int, RequestRefused]:
+    """Set logits (rows, vocabulary) of the tokens that the matcher of a row does not allow next to -inf, in place.
 
-    Raises:
-        RequestRefused: when llguidance gives up, for example at a limit of its lexer. Its mask then allows the stop
-            token alone, which would end the answer as if it were complete.
+    A GPU gets one bit per token, for all rows in one copy.
+
+    Returns:
+        Row -> the error of a matcher that gave up, for example at a limit of its lexer. Its mask then allows the stop
+        token alone, which would end the answer as if it were complete.
     """
     import numpy as np
     import torch
 
-    mask = matcher.compute_bitmask()
-    if matcher.is_error():
-        raise grammar_error(matcher)
-    bits = np.unpackbits(~np.frombuffer(mask, np.uint8), bitorder="little")
-    forbidden = torch.from_numpy(bits[: len(logits)].view(np.bool_)).to(logits.device)
-    logits.masked_fill_(forbidden, -torch.inf)
+    if not matchers:
+        return {}
+    rows, errors = list(matchers), dict[int, RequestRefused]()
+    vocabulary = logits.shape[1]
+    packed = np.empty((len(rows), -(-vocabulary // 32)), np.int32)
+    for place, (row, matcher) in enumerate(matchers.items()):
+        packed[place] = np.frombuffer(matcher.compute_bitmask(), np.int32)[: packed.shape[1]]
+        if matcher.is_error():
+            errors[row] = grammar_error(matcher)
+    if logits.device.type == "cpu":
+        bits = np.unpackbits(~packed.view(np.uint8), axis=1, bitorder="little")[:, :vocabulary]
+        for row, not_allowed in zip(rows, torch.from_numpy(bits.view(np.bool_)), strict=True):
+            logits[row].masked_fill_(not_allowed, -torch.inf)
+        return errors
+    everything = np.full((len(logits), packed.shape[1]), -1, np.int32)
+    everything[rows] = packed
+    logits.masked_fill_(forbidden(to_device(torch.from_numpy(everything), logits.device), vocabulary), -torch.inf)
+    return errors
+
+
+def forbidden(packed: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """Whether each token is not allowed, unpacked on the device of the bits.
+
+    Args:
+        packed: A bit for each token, 32 in a number, the lowest first; int32, shape (rows, ⌈vocabulary / 32⌉).
+
+    Returns:
+        Bool, shape (rows, vocabulary).
+
+    Examples:
+        >>> import torch
+        >>> forbidden(torch.tensor([[0b0101, 1]], dtype=torch.int32), 34)[0].nonzero()[:, 0].tolist()[:4]
+        [1, 3, 4, 5]
+    """
+    import torch
+
+    bit = 1 << torch.arange(8, dtype=torch.uint8, device=packed.device)
+    return ((packed.view(torch.uint8)[:, :, None] & bit) == 0).flatten(1)[:, :vocabulary]
 
 
 def grammar_error(matcher: LLMatcher) -> RequestRefused:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from searchlora.errors import EngineError, RequestRefused
+from searchlora.errors import EngineError
 from searchlora.inference.constrained import grammar_error, mask_logits
 from searchlora.inference.engine import non_finite_error
+from searchlora.inference.out_of_memory import is_out_of_memory
 from searchlora.inference.sampling import TokenSampler, sample, token_logprobs
 from searchlora.inference.scheduling.requests import GenerateRequest
+from searchlora.inference.transfers import to_device
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +56,20 @@ class AnswerState:
 
 
 def append_tokens(answers: Sequence[AnswerState], logits: torch.Tensor, stop_id: int) -> None:
+    """Choose and append the next token of each answer, as `_append_tokens`.
+
+    Raises:
+        EngineError: if memory runs out. Unlike a forward pass this cannot be repeated: grammars may have moved on.
+    """
+    try:
+        _append_tokens(answers, logits, stop_id)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise EngineError(f"memory ran out while tokens were chosen ({error})") from error
+        raise
+
+
+def _append_tokens(answers: Sequence[AnswerState], logits: torch.Tensor, stop_id: int) -> None:
     """Choose and append the next token of each answer.
 
     Answers whose logits are not finite, or whose grammar cannot be followed further, get an error. Greedy answers share
@@ -95,13 +111,12 @@ def _choose(answers: Sequence[AnswerState], logits: torch.Tensor, rows: Sequence
     """
     greedy: list[int] = []
     drawn: list[tuple[int, TokenSampler]] = []
+    matchers = {row: answer.request.matcher for row, answer in zip(rows, answers, strict=True)}
+    errors = mask_logits({row: matcher for row, matcher in matchers.items() if matcher is not None}, logits)
     for row, answer in zip(rows, answers, strict=True):
-        if answer.request.matcher is not None:
-            try:
-                mask_logits(answer.request.matcher, logits[row])
-            except RequestRefused as error:
-                answer.error = error
-                continue
+        if row in errors:
+            answer.error = errors[row]
+            continue
         sampler = answer.request.sampler
         if sampler is None or sampler.sampling.is_greedy:
             greedy.append(row)
@@ -111,8 +126,9 @@ def _choose(answers: Sequence[AnswerState], logits: torch.Tensor, rows: Sequence
     if greedy:
         part = logits if len(greedy) == len(logits) else _rows(logits, greedy)
         best = argmax(part)
-        finite = part.gather(1, best[:, None])[:, 0].isfinite().tolist()  # NaN counts as the largest number
-        tokens |= {row: token if ok else None for row, token, ok in zip(greedy, best.tolist(), finite, strict=True)}
+        finite = part.gather(1, best[:, None])[:, 0].isfinite()  # NaN counts as the largest number
+        chosen = best.masked_fill(~finite, -1).tolist()  # the one copy to the host
+        tokens |= {row: token if token >= 0 else None for row, token in zip(greedy, chosen, strict=True)}
     if drawn:
         places = [row for row, _ in drawn]
         tokens |= zip(places, sample(logits, [sampler for _, sampler in drawn], places), strict=True)
@@ -138,7 +154,7 @@ def _rows(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
     """A copy of some rows; indexing with a list takes many times as long."""
     import torch
 
-    return logits.index_select(0, torch.tensor(rows, device=logits.device))
+    return logits.index_select(0, to_device(torch.tensor(rows), logits.device))
 
 
 def argmax(logits: torch.Tensor) -> torch.Tensor:

@@ -56,6 +56,7 @@ class LocalEngine:
         waiting_per_client: Maximum number of queued requests of one client of `submit` and `submit_scores`; None: a
             quarter of `waiting`, but at least 256, one call of `/v1/score`.
         prompt_options: Options of the prompts of the base model and of adapters that are not in the store.
+        model: A loaded model to compute with as it is, in place of a copy of the base; nothing in it is changed.
         options: Fields of `LocalSettings`, in place of `settings`.
 
     Attributes:
@@ -79,9 +80,10 @@ class LocalEngine:
         waiting: int = WAITING,
         waiting_per_client: int | None = None,
         prompt_options: PromptOptions | None = None,
+        model: Any = None,
         **options: Any,
     ) -> None:
-        from searchlora.inference.batched.forward import check_batching
+        from searchlora.inference.batched.forward import BatchingCheck, check_batching
         from searchlora.inference.batched.model_runner import batched_core
 
         if settings is None:
@@ -103,12 +105,14 @@ class LocalEngine:
         self.engine_id = settings.engine_id(precision, base)
         settings = settings.model_copy(update={"batch_invariant": self.batch_invariant})
         self._folders: dict[str, Path] = {}  # name -> folder, see `load_folder`
-        model = load_model(base, quantization=quantization, precision=precision)
+        is_given = model is not None
+        model = model if is_given else load_model(base, quantization=quantization, precision=precision)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._adapters = AdapterFolders(base, store, self._folders)
         stop_id, pad_id = self.renderer.stop_id, int(self.renderer.tokenizer.pad_token_id)
-        self.batching = check_batching(model)
-        _LOG.log(logging.INFO if self.batching.shares_batches else logging.WARNING, "%s: %s", base.name, self.batching)
+        self.batching = check_batching(model) if not is_given else BatchingCheck("the model computes as it is")
+        level = logging.INFO if self.batching.shares_batches or is_given else logging.WARNING
+        _LOG.log(level, "%s: %s", base.name, self.batching)
         keeps_claim = not self.batch_invariant or not is_mixture_of_experts(base.path)
         self.shares_batches = self.batching.shares_batches and keeps_claim
         self._core = (

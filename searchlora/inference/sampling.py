@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from searchlora.errors import RequestRefused
+from searchlora.inference.transfers import to_device
 
 if TYPE_CHECKING:
     import torch
@@ -128,8 +129,8 @@ class TokenSampler:
         import torch
 
         if self.sampling.has_penalties and self._counts:
-            tokens = torch.tensor(list(self._counts), device=logits.device)
-            counts = torch.tensor(list(self._counts.values()), dtype=logits.dtype, device=logits.device)
+            tokens = to_device(torch.tensor(list(self._counts)), logits.device)
+            counts = to_device(torch.tensor(list(self._counts.values()), dtype=logits.dtype), logits.device)
             logits[tokens] -= self.sampling.presence_penalty + self.sampling.frequency_penalty * counts
 
 
@@ -147,6 +148,8 @@ def sample(
         One token id per drawn row; None for a row with NaN or infinity, or whose logits are all -inf. It depends on
         that row only.
     """
+    import torch
+
     from searchlora.cpu import backend
 
     rows = range(len(logits)) if rows is None else rows
@@ -155,14 +158,16 @@ def sample(
         for one, u in ((sampler.sampling, sampler.uniform()) for sampler in samplers)
     ]
     tokens = backend.sample(logits, rows, settings)
-    return _sample(logits[list(rows)], settings) if tokens is None else tokens
+    if tokens is not None:
+        return tokens
+    return _sample(logits.index_select(0, to_device(torch.tensor(rows), logits.device)), settings)
 
 
 def _sample(logits: torch.Tensor, settings: Sequence[tuple[float, int, float, float, float]]) -> list[int | None]:
     """`sample` with PyTorch. `settings`: inverse temperature, top-k, top-p, min-p and random number of each row."""
     import torch
 
-    columns = torch.tensor(settings, dtype=torch.float64, device=logits.device).T[:, :, None]
+    columns = to_device(torch.tensor(settings, dtype=torch.float64), logits.device).T[:, :, None]
     inverse, top_k, top_p, min_p, u = columns
     logits = logits.float()
     weights = ((logits - logits.amax(-1, keepdim=True)) * inverse.float()).exp().double()  # 1 for the most likely token
@@ -178,7 +183,7 @@ def _sample(logits: torch.Tensor, settings: Sequence[tuple[float, int, float, fl
     last = (cumulated < total).sum(-1)  # the last token with a weight, which rounding must not exceed
     tokens = torch.searchsorted(cumulated, u * total, right=True)[:, 0].minimum(last)
     is_valid = total[:, 0] > 0  # not for NaN
-    return [token if ok else None for token, ok in zip(tokens.tolist(), is_valid.tolist(), strict=True)]
+    return [token if token >= 0 else None for token in tokens.masked_fill(~is_valid, -1).tolist()]
 
 
 def token_logprobs(logits: torch.Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[LogprobsById]:
@@ -206,7 +211,10 @@ def _log_probabilities(
 
     # Row by row: the order of a sum over several rows depends on how many there are.
     norms = torch.stack([row.float().logsumexp(-1) for row in logits]).double()
-    chosen = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].double() - norms
+    chosen = logits.gather(1, to_device(torch.tensor(tokens), logits.device)[:, None]).double() - norms[:, None]
     # A stable sort, so that of equal logits those with the lower ids come first.
     best, ids = logits.sort(dim=-1, descending=True, stable=True)
-    return chosen.tolist(), ids[:, :most].tolist(), (best[:, :most].double() - norms[:, None]).tolist()
+    best, ids = best[:, :most].double() - norms[:, None], ids[:, :most]
+    of_rows = torch.cat([chosen, best, ids.double()], 1).tolist()  # one copy to the host
+    reported = [[int(token) for token in row[1 + most :]] for row in of_rows]
+    return [row[0] for row in of_rows], reported, [row[1 : 1 + most] for row in of_rows]

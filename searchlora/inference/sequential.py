@@ -5,6 +5,7 @@ For models that the batched runner does not support (sliding-window attention, r
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections import OrderedDict
@@ -17,6 +18,7 @@ from typing import Any
 from searchlora.adapters.attach import attach
 from searchlora.inference.decoding import AnswerState, append_tokens
 from searchlora.inference.engine import ChoiceScores, non_finite_error
+from searchlora.inference.out_of_memory import SmallerBatches, is_out_of_memory
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
 from searchlora.inference.scheduling.requests import (
     AnyModelRequest,
@@ -29,6 +31,9 @@ from searchlora.inference.scheduling.requests import (
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.prompts import Example
+
+#: Choices of one prompt that are scored in one pass; fixed, so that scores do not depend on other requests.
+_CHOICES = 32
 
 #: Lengths of sequences -> the sequences of each batch.
 Batches = Callable[[Mapping[int, int]], Iterator[list[int]]]
@@ -151,6 +156,8 @@ class SequentialModelRunner:
         self._stop_id, self._pad_id = stop_id, pad_id
         self._limits, self._counts = limits, counts
         self._context = context
+        self._choices = _CHOICES
+        self._smaller = SmallerBatches()
         self._generating: tuple[GenerateRequest, ...] = ()
 
     @property
@@ -182,7 +189,8 @@ class SequentialModelRunner:
             with self._adapters.active(requests[0].adapter) as model:
                 generate = [request for request in requests if isinstance(request, GenerateRequest)]
                 score = [request for request in requests if isinstance(request, ScoreRequest)]
-                self._generate(model, generate)
+                self._generating = tuple(generate)
+                self._generate(model, [AnswerState(request) for request in generate])
                 self._score(model, score)
         except Exception as error:
             for request in requests:
@@ -190,30 +198,27 @@ class SequentialModelRunner:
         finally:
             self._generating = ()
 
-    def _generate(self, model: Any, requests: Sequence[GenerateRequest]) -> None:
-        from transformers import LogitsProcessorList, StoppingCriteriaList
-
-        if not requests:
+    def _generate(self, model: Any, answers: Sequence[AnswerState]) -> None:
+        """Generate answers to their end; if memory runs out, halves of them go on from the tokens that they have."""
+        if not answers:
             return
-        self._generating = tuple(requests)
-        batch = collate([Example(request.ids, len(request.ids)) for request in requests], self._pad_id)
-        answers = [AnswerState(request) for request in requests]
         rows = OpenRows(answers, self._stop_id, self._counts)
-        model.generate(
-            input_ids=batch["input_ids"].to(model.device),
-            attention_mask=batch["attention_mask"].to(model.device),
-            logits_processor=LogitsProcessorList([rows.choose]),
-            stopping_criteria=StoppingCriteriaList([rows.report]),
-            max_new_tokens=max(request.max_new_tokens for request in requests),
-            do_sample=False,
-            repetition_penalty=1.0,  # the generation_config of some bases sets another one
-            no_repeat_ngram_size=0,
-            eos_token_id=self._stop_id,
-            pad_token_id=self._pad_id,
-        )
-        self._counts.prompt_tokens += sum(len(request.ids) for request in requests)
-        for request, answer in zip(requests, answers, strict=True):
-            self._counts.generated_tokens += len(answer.ids)
+        before = sum(len(answer.ids) for answer in answers)
+        try:
+            self._generate_together(model, answers, rows)
+        except Exception as error:
+            if not is_out_of_memory(error) or len(answers) == 1:
+                raise
+        self._counts.generated_tokens += sum(len(answer.ids) for answer in answers) - before
+        open_ = rows.open_answers
+        if open_:
+            self._smaller.say(len(answers))
+            self._limits = replace(self._limits, rows=max(1, len(answers) // 2))
+        half = (len(open_) + 1) // 2
+        self._generate(model, open_[:half])
+        self._generate(model, open_[half:])
+        for answer in answers:
+            request = answer.request
             if answer.error is not None:
                 request.fail(answer.error)
             elif request.is_over:
@@ -221,20 +226,54 @@ class SequentialModelRunner:
             else:
                 request.finish(answer.ids)
 
+    def _generate_together(self, model: Any, answers: Sequence[AnswerState], rows: OpenRows) -> None:
+        from transformers import LogitsProcessorList, StoppingCriteriaList
+
+        prompts = [(*answer.request.ids, *answer.ids) for answer in answers]
+        batch = collate([Example(ids, len(ids)) for ids in prompts], self._pad_id)
+        self._counts.prompt_tokens += sum(map(len, prompts))
+        model.generate(
+            input_ids=batch["input_ids"].to(model.device),
+            attention_mask=batch["attention_mask"].to(model.device),
+            logits_processor=LogitsProcessorList([rows.choose]),
+            stopping_criteria=StoppingCriteriaList([rows.report]),
+            max_new_tokens=max(answer.request.max_new_tokens - len(answer.ids) for answer in answers),
+            do_sample=False,
+            repetition_penalty=1.0,  # the generation_config of some bases sets another one
+            no_repeat_ngram_size=0,
+            eos_token_id=self._stop_id,
+            pad_token_id=self._pad_id,
+        )
+
     def _score(self, model: Any, requests: Sequence[ScoreRequest]) -> None:
-        prompts = [request.ids for request in requests]
-        choices = [request.choices for request in requests]
-        for row, scored in score_sequences(model, prompts, choices, pad_id=self._pad_id, batches=self._batches):
+        for request in requests:
+            if request.is_over:
+                continue
+            scored = self._scored(model, request)
             if all(map(math.isfinite, scored.log_probabilities)):
-                requests[row].finish(scored)
+                request.finish(scored)
             else:
-                requests[row].fail(non_finite_error(requests[row].adapter))
+                request.fail(non_finite_error(request.adapter))
             self._counts.scored_requests += 1
             self._counts.prompt_tokens += scored.prompt_tokens
-            if all(request.is_over for request in requests):
-                break
         for request in requests:
             request.fail_late()
+
+    def _scored(self, model: Any, request: ScoreRequest) -> ChoiceScores:
+        """Scores of a request's choices; with fewer choices in a pass if memory runs out."""
+        if model._is_stateful:  # a recurrent state cannot be repeated for the choices
+            return dict(
+                score_sequences(model, [request.ids], [request.choices], pad_id=self._pad_id, batches=self._batches)
+            )[0]
+        while True:
+            count = max(1, min(self._choices, self._limits.pass_tokens // request.max_tokens))
+            try:
+                return score_after_prompt(model, request.ids, request.choices, count)
+            except Exception as error:
+                if not is_out_of_memory(error) or count == 1:
+                    raise
+            self._smaller.say(count)
+            self._choices = count // 2
 
     def _batches(self, lengths: Mapping[int, int]) -> Iterator[list[int]]:
         """Batches of similar length, the longest first: if memory is too small, the first batch shows it."""
@@ -265,6 +304,10 @@ class OpenRows:
             chosen[row, self._stop_id if answer.error is not None else answer.ids[-1]] = 0
         return chosen
 
+    @property
+    def open_answers(self) -> list[AnswerState]:
+        return [self._answers[row] for row in self._open]
+
     def report(self, input_ids: Any, scores: Any, **_: Any) -> Any:
         """A stopping criterion that reports the tokens so far; which rows are done or cancelled, shape (rows,)."""
         del scores
@@ -278,6 +321,38 @@ class OpenRows:
                 self._open.remove(row)
         ended = [row not in self._open for row in range(len(self._answers))]
         return input_ids.new_tensor(ended).bool()
+
+
+def score_after_prompt(model: Any, prompt: Sequence[int], choices: Sequence[Sequence[int]], rows: int) -> ChoiceScores:
+    """Score the choices of a prompt, which is computed once: its cache is repeated for the choices.
+
+    Args:
+        prompt: Token ids.
+        choices: Token ids of each choice, none empty.
+        rows: Number of choices that are computed in one pass.
+    """
+    import torch
+
+    with torch.inference_mode():
+        tokens = torch.tensor([list(prompt)], device=model.device)
+        output = model(input_ids=tokens, use_cache=True, logits_to_keep=1)
+        first = output.logits[0, -1].float().log_softmax(-1)
+        scores = {tuple(choice): float(first[choice[0]]) for choice in choices}
+        longer = sorted((choice for choice in scores if len(choice) > 1), key=len)
+        for start in range(0, len(longer), rows):
+            batch = longer[start : start + rows]
+            width = len(batch[-1]) - 1
+            ids = torch.tensor([[*choice[:-1], *[0] * (width + 1 - len(choice))] for choice in batch])
+            cache = copy.deepcopy(output.cache)
+            cache.batch_repeat_interleave(len(batch))
+            # Padding comes after the choices, which do not attend to it.
+            logits = model(input_ids=ids.to(model.device), cache=cache, use_cache=True).logits
+            for row, choice in enumerate(batch):
+                steps = logits[row, : len(choice) - 1].float().log_softmax(-1)
+                targets = torch.tensor(choice[1:], device=model.device)
+                scores[choice] += float(steps.gather(1, targets[:, None]).sum())
+    values = tuple(scores[tuple(choice)] for choice in choices)
+    return ChoiceScores(values, len(prompt), sum(len(choice) for choice in scores))
 
 
 def score_sequences(

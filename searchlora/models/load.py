@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from searchlora.errors import BaseModelError, some
+from searchlora.models.devices import default_device
 from searchlora.models.libraries import off_the_hub, quiet
 from searchlora.models.processor import multiplies_bf16
 from searchlora.models.resolve import (
@@ -102,7 +103,7 @@ def load_model(
     held = precision if to_write else computed_in(precision, device)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[held]
     settings: dict[str, Any] = {"dtype": dtype}
-    settings["device_map"] = {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
+    settings["device_map"] = {"": device or default_device()}
     try:
         with quiet():
             if quantization == "nf4":
@@ -159,7 +160,7 @@ def load_encoder(base: BaseModel, *, quantization: Quantization = "none", device
         try:
             model = SentenceTransformer(
                 str(base.path),
-                device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+                device=device or default_device(),
                 local_files_only=True,
                 trust_remote_code=False,
                 model_kwargs={

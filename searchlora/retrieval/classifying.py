@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from searchlora.errors import UsageError
-from searchlora.retrieval.encoder import Vectors
+from searchlora.retrieval.shared_model import Vectors
 
 #: Number of neighbours of `knn`, at most the number of labelled vectors.
 NEIGHBOURS = 10

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from searchlora.errors import DataError
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
-from searchlora.retrieval.encoder import TextEncoder, Vectors
+from searchlora.retrieval.encoder import TextEncoder
 from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding, longest_of
 from searchlora.retrieval.field_filter import FieldColumns, FieldFilter, rows_of
 from searchlora.retrieval.nearest import Hnsw, Nearest, inner_products
 from searchlora.retrieval.retriever import IndexedDocuments, check_k, tie_order
+from searchlora.retrieval.shared_model import Vectors
 
 
 class DenseIndex:

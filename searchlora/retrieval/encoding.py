@@ -10,7 +10,8 @@ import numpy as np
 
 from searchlora.errors import DataError
 from searchlora.progress import Progress, silent
-from searchlora.retrieval.encoder import TextEncoder, Vectors
+from searchlora.retrieval.encoder import TextEncoder
+from searchlora.retrieval.shared_model import Vectors
 
 if TYPE_CHECKING:
     from searchlora.models.load import Precision

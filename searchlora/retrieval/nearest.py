@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from searchlora.progress import Progress, silent
-from searchlora.retrieval.encoder import Vectors
+from searchlora.retrieval.shared_model import Vectors
 
 #: Number of candidates beyond k, so that ties at rank k rarely need a second search.
 _MARGIN = 32

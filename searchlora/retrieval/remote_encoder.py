@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from searchlora.errors import EngineError
 from searchlora.http_client import HttpClient, Refused
 from searchlora.progress import Progress, silent
-from searchlora.retrieval.encoder import Vectors, by_length, truncated
+from searchlora.retrieval.encoder import by_length, truncated
+from searchlora.retrieval.shared_model import Vectors
 
 #: Owner in the list of models -> what is sent so that a long text is truncated, as a local encoder does it.
 _TRUNCATION: Mapping[str, Mapping[str, Any]] = {

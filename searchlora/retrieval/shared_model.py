@@ -65,7 +65,7 @@ class _Copy:
 
     def can_mix(self, adapters: Collection[str | None]) -> bool:
         """Whether rows with these adapters can share a pass. PEFT refuses DoRA in such passes."""
-        names = [self.attached[adapter] for adapter in adapters if adapter in self.attached]
+        names = [self.attached[adapter] for adapter in adapters if adapter is not None and adapter in self.attached]
         return len(adapters) == 1 or not any(self.adapted.peft_config[name].use_dora for name in names)
 
     @contextmanager
@@ -150,14 +150,15 @@ class SharedModel:
         from sentence_transformers.util import batch_to_device
 
         distinct = set(adapters)
-        with self._lock, torch.inference_mode():
+        with self._lock:
             copied = self._copy(precision)
             dtype = None if copied.model is self.model else torch.bfloat16
-            for reference in distinct & self._adapters.keys():
-                copied.attach(self._adapters[reference], max(self._max_adapters, len(distinct)), dtype)
+            for reference in distinct:
+                if reference is not None and reference in self._adapters:
+                    copied.attach(self._adapters[reference], max(self._max_adapters, len(distinct)), dtype)
             if not copied.can_mix(distinct):
                 return self._one_by_one(texts, adapters, precision)
-            with copied.computing(adapters):
+            with copied.computing(adapters), torch.inference_mode():
                 inputs = batch_to_device(copied.model.preprocess(list(texts)), copied.model.device)
                 return copied.model(inputs)["sentence_embedding"].float()
 

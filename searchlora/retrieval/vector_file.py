@@ -17,8 +17,9 @@ from searchlora.files import atomic_text, parse_json
 from searchlora.files.string_table import check_vector, mapped_array
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
-from searchlora.retrieval.encoder import BATCHES_OF_A_WINDOW, TextEncoder, Vectors, by_length
+from searchlora.retrieval.encoder import BATCHES_OF_A_WINDOW, TextEncoder, by_length
 from searchlora.retrieval.encoding import USUAL_ENCODING, TextEncoding, check_finite, longest_of, normalised
+from searchlora.retrieval.shared_model import Vectors
 
 VECTORS = "vectors.npy"
 ROWS = "rows.npy"

@@ -14,6 +14,7 @@ import psutil
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from searchlora.errors import TrainingError
+from searchlora.models.devices import rank, world_size
 from searchlora.progress import Progress
 from searchlora.recipe import AnyRecipe
 from searchlora.training.metrics import MetricsLog, read_metrics
@@ -22,9 +23,9 @@ from searchlora.training.metrics import MetricsLog, read_metrics
 BEST, STOPPED = "best.json", "stopped_after.txt"
 
 #: Called with a plain PEFT folder of the current adapter (a model folder where all weights are trained). Returns
-#: measures by name, `loss` among them. It must not use the model being trained: bitsandbytes repacks 4-bit weights in
-#: the first eval-mode forward on CPU, and gradients computed after that are wrong. A callable may have an attribute
-#: `less_is_better`: the names of measures other than `loss` for which a lower value is better.
+#: measures by name, `loss` among them. A callable may have an attribute `less_is_better`: the names of measures other
+#: than `loss` for which a lower value is better; and a method `use`, which receives the model that is trained. In eval
+#: mode that must not compute with 4-bit layers on a CPU: see `experiments.validation.evaluating`.
 Validate: TypeAlias = Callable[[Path], Mapping[str, float]]
 
 
@@ -101,7 +102,8 @@ def _memory() -> float:
 class ValidationCallback(TrainerCallback):  # type: ignore[misc]
     """Saves the adapter, has `validate` measure it, keeps the best step, and stops training when nothing improves.
 
-    `best/` in the folder holds the best adapter so far, `best.json` its step and measures.
+    `best/` in the folder holds the best adapter so far, `best.json` its step and measures. Where several processes
+    train together, the first one validates and the others wait.
     """
 
     def __init__(
@@ -122,24 +124,31 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         del args
         if not self._is_due(state.global_step, state.max_steps):
             return
+        started = time.monotonic()
+        stop = _agreed(rank() == 0 and self._validated(state.global_step))
+        self.log.paused += time.monotonic() - started
+        if stop:
+            control.should_training_stop = True
+
+    def _validated(self, step: int) -> bool:
+        """Measure the current weights and keep them if they are the best; whether training stops early."""
         current = self.folder / "current"
         shutil.rmtree(current, ignore_errors=True)
         self.save(current)
         started = time.monotonic()
         measures = dict(self.validate(current))
         seconds = round(time.monotonic() - started, 1)
-        self.log.paused += seconds
         self.log.add(
-            state.global_step,
-            {**{f"validation_{name}": value for name, value in measures.items()}, "validation_seconds": seconds},
+            step, {**{f"validation_{name}": value for name, value in measures.items()}, "validation_seconds": seconds}
         )
         best = self.best
         if best is None or self._is_better(measures, best):
-            self._keep(current, {"step": state.global_step, **measures})
+            self._keep(current, {"step": step, **measures})
         elif self._validations_since(best["step"]) >= (self.recipe.validation.patience or math.inf):
-            control.should_training_stop = True
             # Resuming must not continue the run.
-            (self.folder / STOPPED).write_text(str(state.global_step), encoding="utf-8")
+            (self.folder / STOPPED).write_text(str(step), encoding="utf-8")
+            return True
+        return False
 
     def _is_due(self, step: int, last_step: int) -> bool:
         """At the last step, and at each interval before it unless the last step follows within half an interval."""
@@ -167,6 +176,16 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         temporary = self.folder / f"{BEST}.tmp"
         temporary.write_text(json.dumps(measured), encoding="utf-8")
         temporary.replace(self.folder / BEST)
+
+
+def _agreed(stop: bool) -> bool:
+    """What the first of the processes that train together says, in all of them."""
+    import torch
+
+    answer = [stop]
+    if world_size() > 1:
+        torch.distributed.broadcast_object_list(answer, src=0)
+    return answer[0]
 
 
 def stopped_step(folder: Path) -> int | None:

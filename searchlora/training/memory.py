@@ -108,7 +108,7 @@ class TrainingMemory:
         activations: What a step holds between forward and backward pass, and its temporary tensors; None where it
             cannot be computed for this architecture.
         logits: Of the completion tokens, with their softmax.
-        validation: The copy of the base that validation loads, and its KV cache.
+        validation: The copy of the base that validation loads, unless the trained model answers itself, and a KV cache.
         storing: The copy of the base for the load check, after training has given its memory back.
     """
 
@@ -128,7 +128,7 @@ class TrainingMemory:
     @property
     def peak(self) -> int:
         """Of all processes at once."""
-        return self.validation + max(self.training, self.storing)
+        return max(self.training + self.validation, self.storing)
 
     def parts(self) -> dict[str, int | None]:
         return asdict(self)
@@ -177,7 +177,7 @@ class TrainedModel:
         self.linear = _numbers_in_linear_layers(self.model)
         halved = recipe.is_full and recipe.precision == "bf16"
         self.adapter_bytes = self.trained * (2 if halved else 4)
-        self._peaks: dict[tuple[int, int], list[tuple[int, int]] | None] = {}
+        self._peaks: dict[tuple[int, int, bool], list[tuple[int, int]] | None] = {}
 
     @cached_property
     def fused(self) -> Any:
@@ -223,7 +223,7 @@ class TrainedModel:
             optimiser=8 * self.trained,
             activations=activations,
             logits=logits,
-            validation=copy_of_base + self._cache(batch, itemsize),
+            validation=(0 if self._validates_itself else copy_of_base) + self._cache(batch, itemsize),
             storing=copy_of_base,
         )
 
@@ -241,14 +241,18 @@ class TrainedModel:
             low, high = (middle, high) if fits else (low, middle)
         return low
 
+    def quantised(self) -> TrainedModel:
+        """The model of LoRA trained by QLoRA: other weights, and the same steps."""
+        other = copy.copy(self)
+        other.recipe = self.recipe.model_copy(update={"method": "qlora"})
+        return other
+
     def with_checkpointing(self, active: bool) -> TrainedModel:
         """The same model, trained with or without gradient checkpointing."""
         other = copy.copy(self)
         optim = self.recipe.optim.model_copy(update={"gradient_checkpointing": active})
         other.recipe = self.recipe.model_copy(update={"optim": optim})
         other.__dict__.pop("fused", None)
-        if active != self.recipe.optim.gradient_checkpointing:
-            other._peaks = {}
         return other
 
     def _weights(self) -> int:
@@ -265,6 +269,11 @@ class TrainedModel:
                 weights += self.fused.dense
         return weights
 
+    @property
+    def _validates_itself(self) -> bool:
+        """Whether the trained model answers validation rows: LoRA on a GPU, or where no answers are generated."""
+        return not self.recipe.is_full and (self.target == "cuda" or not self.recipe.validation.generate_rows)
+
     def _cache(self, batch: BatchSize, itemsize: int) -> int:
         """KV cache of the rows that validation generates and scores."""
         of_token = kv_token(self.config.get_text_config().to_dict()) or 0
@@ -276,10 +285,10 @@ class TrainedModel:
 
         Few layers and rows are simulated, since each further one adds the same.
         """
-        shape = batch.length, batch.completion
+        shape = batch.length, batch.completion, self.recipe.optim.gradient_checkpointing
         if shape not in self._peaks:
             try:
-                self._peaks[shape] = [self._simulated(rows, *shape) for rows in _SIMULATED_ROWS]
+                self._peaks[shape] = [self._simulated(rows, *shape[:2]) for rows in _SIMULATED_ROWS]
             except Exception as error:  # operations that depend on data, such as the routing of a mixture of experts
                 _LOG.info("the activations of %s are not known: %s", type(self.model).__name__, error)
                 self._peaks[shape] = None

@@ -16,7 +16,7 @@ from typing import Any
 from searchlora.adapters.attach import load_weights, new_adapter, save_adapter
 from searchlora.errors import TrainingError
 from searchlora.models.libraries import quiet
-from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.load import computed_in, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
 from searchlora.prompts import Renderer, messages
@@ -176,7 +176,14 @@ def _started(
 
 
 def _arguments(run: TrainingRun) -> dict[str, Any]:
-    return {**run.arguments(), "save_strategy": "no", "bf16": False, "gradient_checkpointing": False}
+    import torch
+
+    return {
+        **run.arguments(),
+        "save_strategy": "no",
+        "bf16": computed_in(run.recipe.precision) == "bf16" and torch.cuda.is_available(),
+        "gradient_checkpointing": run.recipe.optim.gradient_checkpointing,
+    }
 
 
 def _executed(run: TrainingRun, trainer: Any, base: BaseModel, details: dict[str, Any]) -> TrainingResult:

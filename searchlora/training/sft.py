@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from searchlora.models.batch import FAST_MODEL, collate
+from searchlora.models.devices import rank, world_size
 from searchlora.models.libraries import quiet
 from searchlora.models.load import computed_in, load_model, load_tokenizer, number_of_parameters
 from searchlora.models.resolve import BaseModel
@@ -66,7 +67,7 @@ def train_adapter(
 
     run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
     tokenizer = load_tokenizer(base)
-    rows = render_rows(task, Renderer(tokenizer, recipe.prompt), records, recipe, weights, folder / "rows.bin")
+    rows = render_rows(task, Renderer(tokenizer, recipe.prompt), records, recipe, weights, run.folder / "rows.bin")
     if recipe.is_full:
         model = load_model(base, precision="fp32").requires_grad_(True)
     else:
@@ -92,7 +93,7 @@ def train_adapter(
             recipe=recipe,
         )
     fast = None
-    if not recipe.is_full and not torch.cuda.is_available():
+    if not recipe.is_full and not torch.cuda.is_available() and world_size() == 1:
         fast = backend.fused_model(model, recompute=recipe.optim.gradient_checkpointing)
         setattr(model, FAST_MODEL, fast)
 
@@ -102,6 +103,8 @@ def train_adapter(
         else:
             save_adapter(model, target, recipe, base.revision)
 
+    if rank() == 0 and (use := getattr(validate, "use", None)) is not None:
+        use(trainer.model)
     result = run.execute(
         trainer,
         save,

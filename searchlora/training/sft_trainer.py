@@ -10,6 +10,7 @@ from peft.optimizers import create_loraplus_optimizer
 from trl import SFTTrainer
 
 from searchlora.models.batch import completion_log_probabilities, completion_logits, log_probabilities
+from searchlora.models.devices import world_size
 from searchlora.prompts import IGNORED
 from searchlora.recipe import Recipe
 from searchlora.training.graded import choice_columns, choice_log_probabilities, ranking_loss
@@ -111,7 +112,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         if self.loss.ranking and self.rows.graded is not None:
             graded, size = self.rows.graded, self.args.train_batch_size
             return GroupedBatches(lengths, graded.groups, graded.expected, size, self.loss.group_size, self.args.seed)
-        rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * world_size()
         return LengthGroupedBatches(lengths, rows_per_step, self.args.seed)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

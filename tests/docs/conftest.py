@@ -40,8 +40,6 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch, tiny_base: BaseModel) -> None
         return recipe
 
     monkeypatch.setattr(Task, "default_recipe", property(small))
-    # A trial in a process of its own would neither see this recipe nor start quickly.
-    monkeypatch.setattr("searchlora.experiments.trials._in_own_process", lambda train, _: train())
     monkeypatch.setenv("COLUMNS", "150")
 
 

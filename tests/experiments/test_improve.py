@@ -399,7 +399,8 @@ from searchlora.experiments.options import TrainingOptions
 
 base, data, store, point = sys.argv[1:]
 
-def die(*_args, **_kwargs):
+def die(*_args, **_kwargs):  # in the training process, which was forked from this one
+    os.kill(os.getppid(), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 if point == "while sampling":

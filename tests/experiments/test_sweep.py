@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import RecipeError, TrainingError, UsageError
-from searchlora.eval.aggregate import Aggregate
-from searchlora.eval.comparison import compare
-from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.pareto import Setting, cheapest_equal, pareto_front
+from searchlora.eval.pareto import Setting
 from searchlora.experiments import trials
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.reports import write_sweep
-from searchlora.experiments.sweep import MEMORY, PARAMETERS, SECONDS, _best, sweep
+from searchlora.experiments.sweep import MEMORY, PARAMETERS, SECONDS, sweep
 from searchlora.experiments.trials import planned, train_trials
-from tests.child_scripts import CONTEXT, Script
+from searchlora.inference.settings import LocalSettings
+from tests.child_scripts import Script
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "schema_3"
 DATA, BASE = FIXTURE / "datasets" / "rewriting", str(FIXTURE / "base")
@@ -36,7 +29,6 @@ def swept(store, grid, overrides=FAST, split=None):
     options = TrainingOptions(overrides, base=BASE)
     evaluation = EvaluationOptions(split)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trials, "_in_own_process", lambda train, _: train())
         patch.setattr(trials, "_to_stderr", said.append)
         return sweep(
             "rewriting", DATA, "tried", grid, options, evaluation=evaluation, store=store, log=said.append
@@ -48,6 +40,16 @@ def setting(name, quality, cost):
 
 
 # the grid
+
+
+def test_an_engine_compares_the_trials_and_is_refused_for_an_encoder_before_training(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="embedding: an encoder has no engine"):
+        sweep("embedding", DATA, "tried", ["seed=1,2"], engine=LocalSettings(), store=tmp_path / "none")
+    monkeypatch.setattr(trials, "_in_own_process", lambda train, _: train())
+    options = TrainingOptions(FAST, base=BASE)
+    engine = LocalSettings(quantization="nf4")
+    found = sweep("rewriting", DATA, "tried", ["seed=1"], options, engine=engine, store=tmp_path, log=lambda _: None)
+    assert found.evaluated.engines == ("local, nf4+fp32",)
 
 
 def test_a_grid_is_a_cartesian_product_in_order():
@@ -121,8 +123,7 @@ def test_trials_are_stored_compared_and_not_repeated(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trial_that_fails_does_not_lose_the_others(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(trials, "_in_own_process", lambda train, _: train())
+def test_a_trial_that_fails_does_not_lose_the_others(cli, tmp_path):
     settings = [part for each in FAST for part in ("--set", each)]
     called = cli(
         *("sweep", "rewriting", "--data", DATA, "--name", "tried", "--base", BASE, "--store", tmp_path / "store"),
@@ -144,14 +145,12 @@ def test_what_a_library_refuses_ends_one_trial_only(tmp_path, monkeypatch):
         raise ValueError("no such layer")
 
     monkeypatch.setattr(trials, "train", refuses)
-    monkeypatch.setattr(trials, "_in_own_process", lambda train, _: train())
     refused = train_trials("rewriting", DATA, "tried", ["seed=1,2"], TrainingOptions(base=BASE), store=Store(tmp_path))
     assert [trial.error for trial in refused] == ["ValueError: no such layer"] * 2
 
 
 @pytest.mark.slow
-def test_an_unfinished_trial_goes_on_with_changed_settings_after_a_restart(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(trials, "_in_own_process", lambda train, _: train())
+def test_an_unfinished_trial_goes_on_with_changed_settings_after_a_restart(cli, tmp_path):
     common = ("sweep", "rewriting", "--data", DATA, "--name", "tried", "--base", BASE, "--store", tmp_path)
     fast = [part for each in FAST for part in ("--set", each)]
     too_short, enough = ([*common, "--grid", "seed=1", *fast, "--set", f"max_length={n}"] for n in (8, 512))
@@ -165,10 +164,10 @@ def test_an_unfinished_trial_goes_on_with_changed_settings_after_a_restart(cli, 
 
 
 SCRIPT = """
-from searchlora.experiments import trials
+import torch
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.sweep import sweep
-trials._in_own_process = lambda train, _: train()
+torch.set_num_threads(1)  # a process with a pool of threads must not fork
 sweep("rewriting", {data!r}, "tried", ["seed=1,2"], TrainingOptions({overrides!r}, {base!r}), store={store!r})
 """
 
@@ -198,91 +197,3 @@ def is_whole(file: Path) -> bool:
         return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
     except ValueError:
         return False
-
-
-def waits(file: str) -> None:
-    """A trial that takes two minutes."""
-    Path(file).write_text(str(os.getpid()), encoding="utf-8")
-    time.sleep(120)
-
-
-ISOLATED = """
-from functools import partial
-from searchlora.experiments.trials import Trial, _in_own_process
-from tests.experiments.test_sweep import waits
-_in_own_process(partial(waits, {file!r}), Trial("waits", {{}}))
-"""
-
-
-@pytest.mark.slow
-def test_the_process_of_a_trial_ends_with_a_killed_sweep(tmp_path):
-    file = tmp_path / "pid"
-    program = ISOLATED.format(file=str(file))
-    parent = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[2])
-    try:
-        wait_until(lambda: file.is_file() and file.read_text())
-    finally:
-        parent.kill()
-        parent.wait()
-    wait_until(lambda: not Path("/proc", file.read_text(), "cmdline").exists())
-
-
-def wait_until(condition, seconds: float = 60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-@pytest.mark.slow
-def test_trials_in_processes_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("searchlora.experiments.trials.get_context", lambda _: CONTEXT)
-    common = (*FAST, f"base={BASE}")
-    failed, stored = train_trials(
-        "rewriting", DATA, "tried", ["max_length=8,512"], TrainingOptions(overrides=common), store=Store(tmp_path)
-    )
-    assert failed.stored is None and "more than max_length = 8" in failed.error
-    assert stored.stored is not None
-
-
-# the choice
-
-
-def test_the_pareto_front_has_no_dominated_setting():
-    settings = [setting("a", 0.5, 10), setting("b", 0.4, 20), setting("c", 0.6, 40), setting("d", 0.6, 50)]
-    assert pareto_front(settings, PARAMETERS) == ("a", "c")
-    assert pareto_front(settings, PARAMETERS, less_is_better=True) == ("a", "b")
-
-
-@pytest.mark.slow
-def test_the_cheapest_setting_is_not_significantly_below_the_best():
-    rng = np.random.default_rng(3)
-    best = rng.uniform(0.4, 0.8, 200)
-    values = {"large": best, "small": best - 0.002 * rng.standard_normal(200), "tiny": best - 0.2}
-    systems = {
-        name: Evaluation("MRR", {"MRR": {f"q{n}": float(x) for n, x in enumerate(row)}}, clusters={})
-        for name, row in values.items()
-    }
-    settings = [
-        setting(name, float(row.mean()), cost) for (name, row), cost in zip(values.items(), (64, 16, 1), strict=True)
-    ]
-    name = max(settings, key=lambda each: each.quality).name
-    _, cheapest = cheapest_equal(settings, compare(systems, candidate=name), PARAMETERS)
-    assert cheapest == "small"
-
-
-def test_a_setting_whose_measure_is_undefined_is_never_chosen():
-    """A measure such as kappa is undefined where all grades are equal; it is not tested then, and wins nothing."""
-    values = {"undefined": math.nan, "low": 0.1, "high": 0.3}
-    assert [_best(values, less_is_better=less) for less in (False, True)] == ["high", "low"]
-    rows, cells_of = [f"q{n}" for n in range(8)], {"good": (1.0, 1.0), "undefined": (0.0, 0.0)}
-    kappas = {name: Aggregate(dict.fromkeys(rows, cells), _ratio) for name, cells in cells_of.items()}
-    systems = {name: Evaluation("kappa", {}, {}, aggregates={"kappa": kappa}) for name, kappa in kappas.items()}
-    settings = [setting("undefined", math.nan, 1), setting("good", 1.0, 10)]
-    assert pareto_front(settings, PARAMETERS) == ("good",)
-    assert cheapest_equal(settings, compare(systems, candidate="good", resamples=50), PARAMETERS) == ("good", "good")
-
-
-def _ratio(sums):
-    with np.errstate(invalid="ignore"):
-        return sums[..., 0] / sums[..., 1]

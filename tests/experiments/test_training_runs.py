@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import check_hashes
 from searchlora.data.building import build
 from searchlora.errors import TrainingError
+from searchlora.experiments import training_runs
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.experiments.training_runs import TrainingRunFolder, train_in
+from searchlora.progress import Steps, no_progress
 from searchlora.task import load_generation_task
 from tests.child_scripts import run_script
 
@@ -28,11 +34,17 @@ from searchlora.experiments import training_runs
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.files import atomic
+from searchlora.training import callbacks, sft_trainer, training_run
 
 base, data, store, point = sys.argv[1:]
+parent = os.getpid()
 
 def die(*_args, **_kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
+
+def die_together(*_args, **_kwargs):
+    os.kill(parent, signal.SIGKILL)
+    die()
 
 remove = training_runs.TrainingRunFolder.remove
 if point == "before the version appears":
@@ -48,6 +60,17 @@ elif point == "during clean-up":
     training_runs.TrainingRunFolder.remove = remove_a_part
 elif point == "after clean-up":
     training_runs.TrainingRunFolder.remove = lambda folder: (remove(folder), die())
+elif point == "in training":  # this and the following are in the training process, a fork of this one
+    log = callbacks.MetricsCallback.on_log
+    callbacks.MetricsCallback.on_log = lambda self, args, state, *rest, **more: (
+        die() if state.global_step == 2 else log(self, args, state, *rest, **more)
+    )
+elif point == "in a checkpoint":
+    sft_trainer.CompletionTrainer._save = die
+elif point == "before the result":
+    training_run.plot_losses = die
+elif point == "both, in a checkpoint":
+    sft_trainer.CompletionTrainer._save = die_together
 train("rewriting", data, "r", TrainingOptions(OVERRIDES, base), store=store)
 """
 
@@ -85,6 +108,26 @@ def test_a_run_killed_around_storing_is_stored_once(tiny_base, data, tmp_path, p
     assert before is None or resumed.manifest == before
     check_hashes(resumed)
     assert not (store.root / ".runs" / "r").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["in training", "in a checkpoint", "before the result", "both, in a checkpoint"])
+def test_a_run_whose_training_process_is_killed_is_resumed_and_stored_once(tiny_base, data, tmp_path, point):
+    store = Store(tmp_path / "store")
+    done = run_script(CHILD.replace("OVERRIDES", repr(SHORT)), tiny_base.name, data, store.root, point)
+    if point.startswith("both"):
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    else:
+        assert done.returncode == 1
+        assert "the training process was ended by SIGKILL in 'Training' at " in done.stderr
+        assert "Continue from the last checkpoint with --resume." in done.stderr
+    assert store.versions("r") == ()
+    options = TrainingOptions(base=tiny_base.name, overrides=SHORT, resume=True)
+    resumed = train("rewriting", data, "r", options, store=store)
+    assert store.versions("r") == (1,) and not (store.root / ".runs" / "r").exists()
+    steps = {"in training": 1, "before the result": 2}.get(point, 0)
+    assert resumed.manifest.training["resumed_from_step"] == steps
+    check_hashes(resumed)
 
 
 @pytest.mark.slow
@@ -143,15 +186,33 @@ def test_resume_with_restart_is_refused_before_the_run_is_deleted(refused, data,
     assert run.read_text(encoding="utf-8") == "{}"
 
 
+def test_a_run_waits_for_the_training_process_of_a_killed_one(tmp_path):
+    store = Store(tmp_path)
+    (tmp_path / ".runs").mkdir()
+    child = FileLock(tmp_path / ".runs" / "r.training-0.lock", thread_local=False)
+    child.acquire()
+    timer = threading.Timer(0.3, child.release)
+    timer.start()
+    with training_runs._exclusive_run(store, "r"):
+        assert not child.is_locked
+    timer.join()
+
+
+@dataclass(frozen=True)
 class Noting:
-    """A training job that notes where TensorBoard's files go: that library is not installed for tests."""
+    """A training job that returns where TensorBoard's files go: that library is not installed for tests."""
 
-    def __init__(self) -> None:
-        self.folders: list[str] = []
+    steps: Steps = no_progress
+    recipe: None = None
+    base: None = None
 
-    def train(self, folder: Path, resume: bool) -> None:
+    @property
+    def again(self) -> Callable[[Steps], Noting]:
+        return Noting
+
+    def train(self, folder: Path, resume: bool) -> str:
         del folder, resume
-        self.folders.append(os.environ["TENSORBOARD_LOGGING_DIR"])
+        return os.environ["TENSORBOARD_LOGGING_DIR"]
 
 
 def test_each_name_has_a_folder_for_tensorboard_unless_the_user_chose_one(tmp_path, monkeypatch):
@@ -159,8 +220,8 @@ def test_each_name_has_a_folder_for_tensorboard_unless_the_user_chose_one(tmp_pa
     store, job = Store(tmp_path / "store"), Noting()
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
     for name in ("one", "two"):
-        train_in(job, store, name, TrainingRunFolder(tmp_path, "id"), TrainingOptions())
+        chosen = train_in(job, store, name, TrainingRunFolder(tmp_path, "id"), TrainingOptions())
+        assert chosen == str(store.root / ".logs" / name)
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "mine")
-    train_in(job, store, "three", TrainingRunFolder(tmp_path, "id"), TrainingOptions())
-    assert job.folders == [str(store.root / ".logs" / "one"), str(store.root / ".logs" / "two"), "mine"]
+    assert train_in(job, store, "three", TrainingRunFolder(tmp_path, "id"), TrainingOptions()) == "mine"
     assert os.environ["TENSORBOARD_LOGGING_DIR"] == "mine"

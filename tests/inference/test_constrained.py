@@ -106,7 +106,7 @@ def test_logits_beyond_the_tokenizers_vocabulary_are_ruled_out(tokenizer):
 
     (matcher,) = Constraints(tokenizer, 300, 2).matchers([Grammar("regex", ".*")])
     scores = torch.zeros(2, 300)
-    mask_logits(matcher, scores[1])
+    assert mask_logits({1: matcher}, scores) == {}
     assert scores[0].isfinite().all()
     assert not scores[1, len(tokenizer) :].isfinite().any()
     assert scores[1, 2] == 0  # the answer may end here

@@ -14,6 +14,7 @@ from searchlora.prompts import messages
 from searchlora.recipe import load_recipe
 from searchlora.rewards import INVALID
 from searchlora.training import preference_trainers
+from searchlora.training.metrics import read_metrics
 from searchlora.training.preference import Preference, train_dpo, train_grpo
 from searchlora.training.sft import train_adapter
 from tests.factories import first_word, word_records
@@ -56,6 +57,19 @@ def test_dpo_raises_the_margin_of_the_better_completion(started, tmp_path):
     ]
     assert margins[1] > margins[0] + 1
     assert result.summary["steps"] == 6 and result.summary["rows"] == 16
+
+
+@pytest.mark.slow
+def test_activation_checkpointing_does_not_change_dpo(started, tmp_path):
+    task, recipe, base, records, adapter = started
+    losses = []
+    for checkpointing in (False, True):
+        optim = recipe.optim.model_copy(update={"gradient_checkpointing": checkpointing})
+        changed = recipe.model_copy(update={"optim": optim, "precision": "fp32"})
+        folder = tmp_path / f"dpo {checkpointing}"
+        train_dpo(task, changed, base, [Preference(record, "yes", "no") for record in records], adapter, folder)
+        losses.append([line["loss"] for line in read_metrics(folder / "metrics.jsonl")])
+    assert losses[0][-1] < losses[0][0] and losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
 @pytest.mark.slow

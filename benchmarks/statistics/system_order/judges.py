@@ -23,7 +23,7 @@ from searchlora.experiments.judge.command import judge
 from searchlora.files import file_sha256
 from searchlora.progress import Steps
 from searchlora.retrieval import Encoder
-from searchlora.retrieval.encoder import Vectors
+from searchlora.retrieval.shared_model import Vectors
 from searchlora.task import load_generation_task
 
 #: Grades of Cranfield; 0 for unjudged documents.

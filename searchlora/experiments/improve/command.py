@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from searchlora.adapters.references import check_name
@@ -77,22 +78,32 @@ def _job(
     data: str | Path,
     options: TrainingOptions,
     pipeline: str | Path,
-    store: Store,
+    store: Store | str,
     tasks: str | Path | None,
     engine: EngineSettings | None,
     steps: Steps,
 ) -> ImproveJob:
     from searchlora.data.dataset import load_dataset
 
+    store = Store.of(store)
+
     if options.more_data:
         raise UsageError("improve samples for the rows of one dataset", where="more_data", fix="Leave it out.")
+    if options.processes > 1:
+        raise UsageError("improve trains by one process", where="processes", fix="Leave it out.")
     parent = store.get(store.pin(reference)) if reference is not None else None
     task = load_generation_task(parent.manifest.task if parent else load_dataset(data).card.task, tasks)
     dataset = dataset_for(task, data)
     task = task.bound(dataset.settings)
     own = parse_recipe(parent.manifest.recipe, parent.reference) if parent else None
     default = task.default_recipe if own is None else own.model_dump()
+    # A parent may have been trained with chosen batches.
+    default = {**default, "optim": {**default.get("optim", {}), "tokens_per_step": None}}
     recipe = load_recipe(default, options.recipe, options.settings)
+    if recipe.optim.tokens_per_step is not None:
+        raise RecipeError(
+            "is for `train`, which chooses batches by it", where="optim.tokens_per_step", fix="Set optim.batch_size."
+        )
     if recipe.is_full or (own is not None and own.is_full):
         raise RecipeError(
             "improve trains adapters, not all weights", where="recipe", fix="Set method=lora or qlora, on an adapter."
@@ -115,11 +126,13 @@ def _job(
     else:
         base = resolve(recipe.base)
     settings = engine or LocalSettings(max_num_seqs=BATCH_ROWS)
+    reference = parent.reference if parent else None
     return ImproveJob(
         task,
         recipe,
         dataset,
         base,
+        partial(_job, reference, data, options, pipeline, store.place, tasks, engine),
         steps,
         store=store,
         parent=parent,

@@ -23,7 +23,6 @@ from searchlora.pipelines.stages.stage import StageSettings, pinned
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Document
 from searchlora.rewards import RewardContext
-from searchlora.task import Task
 from searchlora.training.training_run import TrainingResult
 
 #: The pipeline whose retriever rewards rewrites, unless another is named.
@@ -126,9 +125,6 @@ class ImproveJob(PromptedJob):
             "improve": {**about, "start": dict(start), "rounds": [dict(done.figures) for done in rounds]},
         }
         return TrainingResult(chosen.adapter, chosen.adapter.parent, summary, files)
-
-    def tune(self, adapter: Path) -> Mapping[str, Any]:
-        return {} if type(self.task).tune is Task.tune else super().tune(adapter)
 
     def parents(self) -> Sequence[StoredAdapter]:
         return () if self.parent is None else (self.parent,)

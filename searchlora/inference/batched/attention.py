@@ -1,7 +1,7 @@
 """Attention over the KV cache, registered with transformers by name: a fast and a batch-invariant variant.
 
 On a CPU, attention over short sequences is two matrix products: PyTorch's blockwise kernel is slower there. Longer
-sequences, where the scores would not fit in memory, and GPUs use PyTorch's kernel.
+sequences, where the scores would not fit in memory, and GPUs use PyTorch's kernels.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from searchlora.cpu import backend
 
@@ -37,7 +38,7 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor,
+    attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -46,7 +47,8 @@ def attend(
     Args:
         query: Shape (rows, heads, new, size).
         key, value: Shape (rows, key heads, columns, size); `key heads` divides `heads`.
-        attention_mask: Added to the scores; shape (rows, 1, new, columns).
+        attention_mask: Added to the scores; shape (rows, 1, new, columns). None, on a GPU: the new tokens are the last
+            columns of every row, and each attends to all columns up to its own.
         scaling: Factor of the scores; 1/√size if None.
 
     Returns:
@@ -55,12 +57,16 @@ def attend(
     del module
     rows, heads, new, size = query.shape
     scale = size**-0.5 if scaling is None else scaling
+    if attention_mask is None:
+        return _attend_causally(query, key, value, scale), None
+    if query.device.type != "cpu":
+        return _attend_grouped(query, key, value, attention_mask, scale), None
     if new == 1:
         compiled = backend.attention(query, key, value, attention_mask, scale)
         if compiled is not None:
             return compiled, None
     scores_per_row = heads * new * key.shape[2]
-    if scores_per_row > _MAX_SCORES_PER_ROW or query.device.type != "cpu":
+    if scores_per_row > _MAX_SCORES_PER_ROW:
         grouped = heads != key.shape[1]
         output = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=grouped
@@ -90,6 +96,41 @@ def _attend_rows(
     return output.view(rows, heads, new, -1).transpose(1, 2)
 
 
+def _attend_causally(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    """Attention of the last tokens without a mask: PyTorch's flash kernel shares the keys of a group by itself."""
+    from torch.nn.attention.bias import causal_lower_right
+
+    new, columns = query.shape[2], key.shape[2]
+    output = torch.nn.functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=causal_lower_right(new, columns) if new > 1 else None,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output.transpose(1, 2)
+
+
+def _attend_grouped(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Attention by one kernel that reads a mask. Such kernels of PyTorch have no groups, and would need a copy of the
+    keys for each head; here the heads of a group are further tokens of one head.
+    """
+    rows, heads, new, size = query.shape
+    key_heads, columns = key.shape[1:3]
+    group = heads // key_heads
+    output = torch.nn.functional.scaled_dot_product_attention(
+        query.reshape(rows, key_heads, group * new, size),
+        key,
+        value,
+        attn_mask=mask[:, :, None].expand(-1, -1, group, -1, -1).reshape(-1, 1, group * new, columns),
+        scale=scale,
+    )
+    return output.reshape(rows, heads, new, -1).transpose(1, 2)
+
+
 def attend_invariant(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -102,13 +143,18 @@ def attend_invariant(
     """Batch-invariant attention: the result of a token depends on that token and on what it attends to, only.
 
     It is independent, to the last bit, of the other rows, of the other tokens of the pass, and of how many columns the
-    pass reads. PyTorch computes tokens in products of fixed shapes: each with the columns up to the end of the last
-    block that it attends to.
+    pass reads. On a CPU, PyTorch computes tokens in products of fixed shapes: each with the columns up to the end of
+    the last block that it attends to. On a GPU, its memory-efficient kernel (arXiv:2112.05682) has tiles of a fixed
+    size and adds the columns in their order; hidden columns add zero to the sums. Its other kernels split the columns
+    by the number of rows.
 
     Args and returns: as `attend`.
     """
     del module
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if query.device.type != "cpu":
+        with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
+            return _attend_grouped(query, key, value, attention_mask, scale), None
     compiled = backend.attention(query, key, value, attention_mask, scale)
     if compiled is not None:
         return compiled, None
@@ -144,42 +190,3 @@ def _attend_tokens(
     grouped = (query * scale).view(key_heads, heads // key_heads, tokens, size).permute(2, 0, 1, 3)
     scores = grouped @ key.transpose(1, 2).expand(tokens, -1, -1, -1) + mask[:, None, None]
     return (scores.softmax(-1) @ value.expand(tokens, -1, -1, -1)).reshape(tokens, heads, size)
-
-
-class RotaryTable(torch.nn.Module):
-    """Batch-invariant rotary embeddings: cosines and sines are computed once per block of positions, and looked up.
-
-    PyTorch computes the last elements of a thread's share without vector instructions, and so with another rounding.
-    """
-
-    _BLOCK = 1024
-
-    def __init__(self, rotary: Any) -> None:
-        super().__init__()
-        self._rotary = rotary
-        self._tables: tuple[torch.Tensor, torch.Tensor] | None = None  # cosines, sines; shape (positions, head size)
-
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        needed = int(position_ids.max()) + 1
-        while self._tables is None or len(self._tables[0]) < needed:
-            start = 0 if self._tables is None else len(self._tables[0])
-            positions = torch.arange(start, start + self._BLOCK, device=position_ids.device)
-            cos, sin = (table[0] for table in self._rotary(x, positions[None]))
-            before = self._tables
-            self._tables = (cos, sin) if before is None else (torch.cat([before[0], cos]), torch.cat([before[1], sin]))
-        return self._tables[0][position_ids], self._tables[1][position_ids]
-
-
-def replace_rotary(model: Any) -> None:
-    backbone = getattr(model, model.base_model_prefix)
-    rotary = getattr(backbone, "rotary_emb", None)
-    if rotary is None:
-        return
-    table = RotaryTable(rotary)
-    x, positions = next(model.parameters())[:1], torch.tensor([[3, 1, 2]], device=model.device)
-    try:
-        same = all(map(torch.equal, rotary(x, positions), table(x, positions)))
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # another signature, other shapes
-        return
-    if same:
-        backbone.rotary_emb = table

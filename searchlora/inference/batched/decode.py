@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 import torch
 
 from searchlora.errors import EngineError
-from searchlora.inference.batched.forward import NonFiniteOutput
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefill import Prefiller, Prompt
 from searchlora.inference.decoding import AnswerState, append_tokens
-from searchlora.inference.engine import non_finite_error
 from searchlora.inference.out_of_memory import is_out_of_memory
+from searchlora.inference.transfers import to_device
 
 
 @dataclass(eq=False)
@@ -58,15 +57,15 @@ class DecodeBatch:
         joined = [*self.rows, *rows]
         self._cache.reserve(len(joined), max(row.max_length for row in joined), self._prefiller.limits.cache_tokens)
         hidden = self._prefiller.prefill([row.prompt for row in rows], self._cache, len(self.rows))
-        self._append(rows, self._forward.logits(hidden))
+        append_tokens(rows, self._forward.logits(hidden), self._stop_id)
         self.rows = joined
 
     def step(self) -> list[BatchRow]:
         """Generate one more token of every row; returns the rows that did.
 
         A pass that runs out of memory is computed again with half of its rows: it has only written keys and values,
-        which it writes again. A single row that does not fit gets an error. If hidden states of some rows of a pass
-        are not finite, these rows have an error then, and the others of the pass generated nothing.
+        which it writes again. A single row that does not fit gets an error. So do rows whose hidden states are not
+        finite, as their logits are not finite either.
         """
         generated: list[BatchRow] = []
         start = 0
@@ -74,9 +73,6 @@ class DecodeBatch:
             rows = self.rows[start : start + self.max_rows]
             try:
                 logits = self._logits(rows, start)
-            except NonFiniteOutput as error:
-                for row in (rows[place] for place in error.rows):
-                    row.error = non_finite_error(row.prompt.adapter)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -85,34 +81,30 @@ class DecodeBatch:
                     continue
                 rows[0].error = EngineError(f"one row does not fit into memory ({error})", fix="Ask for less.")
             else:
-                self._append(rows, logits)
+                append_tokens(rows, logits, self._stop_id)
+                # A masked column still counts as zero times its content, and zero times NaN is NaN.
+                self._cache.clear_rows([place for place, row in enumerate(rows) if row.error is not None])
                 generated += rows
             start += len(rows)
         return generated
 
     def _logits(self, rows: Sequence[BatchRow], start: int) -> torch.Tensor:
         """Logits (rows, vocabulary) of the next token of rows that are adjacent in the cache, from `start` on."""
-        lengths = torch.tensor([row.length for row in rows])
-        visible = torch.arange(int(lengths.max()) + 1) <= lengths[:, None, None]
-        column = int(lengths[0]) if bool((lengths == lengths[0]).all()) else lengths.to(self._forward.device)
-        self._cache.begin_pass(slice(start, start + len(rows)), column, visible.shape[-1])
-        hidden = self._forward.hidden_states(
+        forward, lengths = self._forward, [row.length for row in rows]
+        columns, starts = max(lengths) + 1, torch.tensor(lengths)
+        visible, column = None, to_device(starts, forward.device) if len(set(lengths)) > 1 else lengths[0]
+        if isinstance(column, torch.Tensor) or forward.needs_mask:
+            last = torch.as_tensor(column, device=forward.device).view(-1, 1, 1).expand(len(rows), 1, 1)
+            visible = torch.arange(columns, device=forward.device) <= last
+        self._cache.begin_pass(slice(start, start + len(rows)), column, columns)
+        hidden = forward.unchecked(
             torch.tensor([row.ids[-1:] for row in rows]),
-            lengths[:, None],
+            starts[:, None],
             visible,
             [row.prompt.slot for row in rows],
             self._cache,
         )
-        return self._forward.logits(hidden[:, 0])
-
-    def _append(self, rows: Sequence[BatchRow], logits: torch.Tensor) -> None:
-        """Choose the next token of each row. Unlike a forward pass, this cannot be repeated: grammars have moved on."""
-        try:
-            append_tokens(rows, logits, self._stop_id)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise EngineError(f"memory ran out while tokens were chosen ({error})") from error
-            raise
+        return forward.logits(hidden[:, 0])
 
     def remove(self, is_done: Callable[[BatchRow], bool]) -> list[BatchRow]:
         """Remove the rows that are done; the last row of the cache takes the place of a removed one."""

@@ -11,8 +11,13 @@ import torch
 from searchlora.cpu import backend
 from searchlora.inference.batched import attention
 from searchlora.inference.batched.frozen_linear import FrozenLinear, is_linear, merged_linear, release_originals
+from searchlora.inference.batched.invariance import block_norms, log_sums, replace_rotary
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.lora_layers import add_lora_layers, map_rows
+from searchlora.inference.transfers import to_device
+
+#: Elements of which the rows of a mask on a GPU are multiples.
+_MASK_STRIDE = 16
 
 
 class NonFiniteOutput(Exception):
@@ -43,40 +48,33 @@ class Forward:
         self.lora_layers = add_lora_layers(model, batch_invariant)
         attention.register()
         model.set_attn_implementation(attention.INVARIANT_NAME if batch_invariant else attention.NAME)
+        self._rotary = None
         if batch_invariant:
-            attention.replace_rotary(model)
+            self._rotary = replace_rotary(model)
+            block_norms(model)
         attend = attention.attend_invariant if batch_invariant else attention.attend
         backend.fuse_layers(model, attend, self.new_cache)
         weights = [*(group.base for group in self.lora_layers.groups), self._head]
         backend.use_huge_pages(tensor for weight in weights for tensor in weight.tensors())
 
+    @property
+    def needs_mask(self) -> bool:
+        """Whether every pass needs a mask; the CPU's kernels and batch-invariant ones read one."""
+        return self.batch_invariant or self.device.type == "cpu"
+
     def new_cache(self) -> KVCache:
         return KVCache(self.config.num_hidden_layers)
 
     def hidden_states(
-        self, ids: torch.Tensor, positions: torch.Tensor, visible: torch.Tensor, slots: Sequence[int], cache: KVCache
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        visible: torch.Tensor | None,
+        slots: Sequence[int],
+        cache: KVCache,
     ) -> torch.Tensor:
-        """The last layer's hidden states, shape (rows, new, hidden size).
-
-        Args:
-            ids, positions: Token ids and positions, shape (rows, new).
-            visible: Whether each new token attends to each column of the cache; bool, shape (rows, new, columns).
-            slots: LoRA slot of each row.
-            cache: A cache that `KVCache.begin_pass` has prepared for this pass.
-
-        Raises:
-            NonFiniteOutput: if hidden states of some rows are not finite.
-        """
-        mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
-        mask.masked_fill_(~visible.to(self.device), torch.finfo(self.dtype).min)
-        self.lora_layers.active.mapping = map_rows(slots, self.device)
-        output: torch.Tensor = self._backbone(
-            input_ids=ids.to(self.device),
-            attention_mask=mask[:, None],
-            position_ids=positions.to(self.device),
-            cache=cache,
-            use_cache=True,
-        ).last_hidden_state
+        """As `unchecked`. Raises `NonFiniteOutput` if hidden states of some rows are not finite; it waits for a GPU."""
+        output = self.unchecked(ids, positions, visible, slots, cache)
         finite = output.isfinite().flatten(1).all(1)
         if not bool(finite.all()):
             rows = [row for row, is_finite in enumerate(finite.tolist()) if not is_finite]
@@ -84,6 +82,46 @@ class Forward:
             cache.clear_rows(rows)
             raise NonFiniteOutput(rows)
         return output
+
+    def unchecked(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        visible: torch.Tensor | None,
+        slots: Sequence[int],
+        cache: KVCache,
+    ) -> torch.Tensor:
+        """The last layer's hidden states, shape (rows, new, hidden size), which may hold NaN.
+
+        Args:
+            ids, positions: Token ids and positions, shape (rows, new); on the host.
+            visible: Whether each new token attends to each column of the cache; bool, shape (rows, new, columns). None,
+                if the model `needs_mask` not: the new tokens are the last columns of every row, and each attends to all
+                columns up to its own.
+            slots: LoRA slot of each row.
+            cache: A cache that `KVCache.begin_pass` has prepared for this pass.
+        """
+        if self._rotary is not None:
+            self._rotary.reserve(cache.columns)
+        self.lora_layers.active.mapping = map_rows(slots, self.device)
+        on_device = to_device(torch.stack([ids, positions]), self.device)
+        output: torch.Tensor = self._backbone(
+            input_ids=on_device[0],
+            attention_mask=None if visible is None else self._mask(visible),
+            position_ids=on_device[1],
+            cache=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return output
+
+    def _mask(self, visible: torch.Tensor) -> torch.Tensor:
+        """What attention adds to its scores; shape (rows, 1, new, columns)."""
+        visible = visible if visible.device == self.device else to_device(visible, self.device)
+        rows, new, columns = visible.shape
+        # PyTorch's kernels for GPUs copy a mask in each layer, unless its rows are aligned.
+        stride = columns if self.device.type == "cpu" else -(-columns // _MASK_STRIDE) * _MASK_STRIDE
+        mask = torch.zeros(rows, new, stride, dtype=self.dtype, device=self.device)[..., :columns]
+        return mask.masked_fill_(~visible, torch.finfo(self.dtype).min)[:, None]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (n, vocabulary) of hidden states (n, hidden size)."""
@@ -94,8 +132,7 @@ class Forward:
         (m,).
         """
         logits = self.logits(hidden).float()
-        # The sum over one row alone: the order of a sum over several rows depends on how many there are.
-        norms = torch.stack([row.logsumexp(-1) for row in logits]) if self.batch_invariant else logits.logsumexp(-1)
+        norms = log_sums(logits) if self.batch_invariant else logits.logsumexp(-1)
         return logits[rows, tokens] - norms[rows]
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from searchlora.cpu import backend
+from searchlora.inference.batched.invariance import CPU_ROWS, GPU_ROWS, in_blocks
 
 
 class FrozenLinear(Protocol):
@@ -100,33 +101,22 @@ class OneDnnLinear(PlainLinear):
 
 
 class BlockedLinear:
-    """A batch-invariant linear layer: rows are computed in blocks of one size, the last one padded.
-
-    A library's matrix product chooses its algorithm, and with it the order of its sums, by the shapes of its operands.
-    With one shape, and if the algorithm treats all rows of a block alike, a row's result depends on that row only.
-    `rows` of a block are by default so many that a product with fewer hardly costs less.
+    """A batch-invariant linear layer, computed `in_blocks` of rows, by default so many that a product with fewer hardly
+    costs less.
     """
 
     def __init__(self, linear: FrozenLinear, rows: int | None = None) -> None:
         self._linear, self._rows = linear, rows
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        size = self._rows or (_CPU_ROWS if x.device.type == "cpu" else _GPU_ROWS)
-        padded = torch.nn.functional.pad(flat, (0, 0, 0, -len(flat) % size)) if len(flat) % size else flat
-        blocks = [self._linear(block) for block in torch.split(padded, size)]
-        output = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-        return output[: len(flat)].view(*x.shape[:-1], -1)
+        size = self._rows or (CPU_ROWS if x.device.type == "cpu" else GPU_ROWS)
+        return in_blocks(self._linear, x.reshape(-1, x.shape[-1]), size).view(*x.shape[:-1], -1)
 
     def dense(self) -> torch.Tensor:
         return self._linear.dense()
 
     def tensors(self) -> Sequence[torch.Tensor]:
         return self._linear.tensors()
-
-
-#: Rows of a block of a `BlockedLinear`.
-_CPU_ROWS, _GPU_ROWS = 32, 256
 
 
 def blocked_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> BlockedLinear:

@@ -32,7 +32,7 @@ class KVCache(Cache):  # type: ignore[misc]
         self._parts: list[torch.Tensor] = []  # of `_per_part` layers each; not allocated until head sizes are known
         self._rows = slice(0, 0)
         self._start: int | torch.Tensor = 0
-        self._columns = 0
+        self.columns = 0  # that the pass reads
         self._views: list[tuple[torch.Tensor, ...]] = []  # of each layer, see `layer_views`
 
     def begin_pass(self, rows: slice, start: int | torch.Tensor, columns: int) -> None:
@@ -43,7 +43,7 @@ class KVCache(Cache):  # type: ignore[misc]
             start: Column of the first new token, one for all rows or one per row (shape (rows,)).
             columns: Number of columns that attention reads, from the first.
         """
-        self._rows, self._start, self._columns = rows, start, columns
+        self._rows, self._start, self.columns = rows, start, columns
         self._views = []
         self._make_room(rows.stop, columns)
 
@@ -64,7 +64,7 @@ class KVCache(Cache):  # type: ignore[misc]
             else:
                 columns = self._start[:, None] + _arange(new, target)
                 target[_arange(len(target), target)[:, None], :, columns] = states.transpose(1, 2)
-            read.append(target[:, :, : self._columns])
+            read.append(target[:, :, : self.columns])
         return read[0], read[1]
 
     def layer_views(self, layer: int, heads: int, size: int, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -73,7 +73,7 @@ class KVCache(Cache):  # type: ignore[misc]
         """
         if not self._views:
             self._allocate(heads, size, like)
-            windows = [layer[:, self._rows, :, : self._columns] for part in self._parts for layer in part]
+            windows = [layer[:, self._rows, :, : self.columns] for part in self._parts for layer in part]
             start = self._start
             starts = torch.full((windows[0].shape[1],), start) if isinstance(start, int) else start
             self._views = [(*window.unbind(), starts) for window in windows]
@@ -86,7 +86,7 @@ class KVCache(Cache):  # type: ignore[misc]
                 min(self._per_part, self._layer_count - start) for start in range(0, self._layer_count, self._per_part)
             ]
             self._parts = [like.new_zeros(count, 2, 0, heads, 0, size) for count in layers]
-            self._make_room(max(rows, self._rows.stop), max(columns, self._columns))
+            self._make_room(max(rows, self._rows.stop), max(columns, self.columns))
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """0: positions and masks are passed explicitly, nothing is derived from a length."""

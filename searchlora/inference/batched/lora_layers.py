@@ -25,6 +25,7 @@ from searchlora.inference.batched.frozen_linear import (
     release_originals,
     shape_of,
 )
+from searchlora.inference.transfers import to_device
 
 #: The slot of the bare base model.
 BASE_SLOT = 0
@@ -66,7 +67,7 @@ class LoraMapping:
             padded = [row for group in groups for row in group + group[:1] * (length - len(group))]
             rows = [row for group in groups for row in group]
             places = [start * length + place for start, group in enumerate(groups) for place in range(len(group))]
-            self.derived[slots] = tuple(torch.tensor(index, device=self.device) for index in (padded, rows, places))
+            self.derived[slots] = tuple(to_device(torch.tensor(part), self.device) for part in (padded, rows, places))
         segments: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.derived[slots]
         return segments
 
@@ -195,13 +196,17 @@ class TorchSlots:
 class BlockedSlots(TorchSlots):
     """The batch-invariant variant for PyTorch: per adapter, in blocks of rows of one fixed size."""
 
+    def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
+        super().put(slot, weights)
+        if slot in self._weights:
+            self._weights[slot] = tuple(part.T.contiguous() for part in self._weights[slot])  # type: ignore[assignment]
+
     def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
         for slot, rows in mapping.adapter_rows:
             if slot in self._weights:
-                a, b = self._weights[slot]
-                index = torch.tensor(rows, device=x.device)
-                inner = blocked_linear(a.T.contiguous())(x.index_select(0, index).flatten(0, 1))
-                product = blocked_linear(b.T.contiguous())(inner)
+                a, b = map(blocked_linear, self._weights[slot])
+                index = mapping.segments((slot,))[0]
+                product = b(a(x.index_select(0, index).flatten(0, 1)))
                 y.index_add_(0, index, product.view(len(rows), *y.shape[1:]))
         return y
 

@@ -30,6 +30,7 @@ from searchlora.inference.out_of_memory import SmallerBatches, is_out_of_memory
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
 from searchlora.inference.scheduling.requests import AnyModelRequest, GenerateRequest, Limits, ScoreRequest, TokenIds
 from searchlora.inference.settings import LocalSettings
+from searchlora.models.memory import free_memory, kv_token
 
 Kind = TypeVar("Kind", GenerateRequest, ScoreRequest)
 
@@ -43,11 +44,26 @@ def batched_core(
 ) -> EngineCore:
     """An engine core that computes rows with different adapters in one batch."""
     forward, counts = Forward(model, batch_invariant=settings.batch_invariant), Counts()
+    limits = _with_room(limits, forward)
     prefixes = PrefixCache(settings.prefix_tokens)
     prefiller = Prefiller(forward, prefixes, limits, counts)
     adapters = LoraSlots(forward.lora_layers, settings, fetch, prefixes.remove_adapter, counts)
     runner = BatchedModelRunner(DecodeBatch(prefiller, stop_id), prefiller, adapters, limits, counts)
     return EngineCore(runner, adapters, counts, limits, forward.vocabulary)
+
+
+def _with_room(limits: Limits, forward: Forward) -> Limits:
+    """The limits, with a smaller KV cache than the default one where a third of the free memory does not hold that.
+
+    The rest is for long prompts, for the prefix cache and for the activations of a pass.
+    """
+    of_token = kv_token(forward.config.to_dict())
+    if limits.cache_tokens != LocalSettings.model_fields["cache_tokens"].default or of_token is None:
+        return limits
+    fitting = (
+        free_memory("cuda" if forward.device.type == "cuda" else "cpu") // 3 // (of_token * forward.dtype.itemsize // 2)
+    )
+    return replace(limits, cache_tokens=max(1, min(limits.cache_tokens, fitting)))
 
 
 class BatchedModelRunner:

@@ -12,6 +12,7 @@ from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefix_cache import PrefixCache
 from searchlora.inference.scheduling.engine_core import Counts
 from searchlora.inference.scheduling.requests import Limits, TokenIds
+from searchlora.inference.transfers import to_device
 
 #: Tokens of one chunk of a long prompt, on a CPU (about 0.1 s for a model of 135M parameters) and on a GPU.
 CPU_CHUNK, GPU_CHUNK = 256, 1024
@@ -175,8 +176,9 @@ class Prefiller:
         begin = torch.tensor(starts)
         positions = begin[:, None] + torch.arange(width)
         columns = max(starts) + width
-        visible = torch.arange(columns) <= positions[:, :, None]
-        start = starts[0] if len(set(starts)) == 1 else begin.to(self.forward.device)
+        start = starts[0] if len(set(starts)) == 1 else to_device(begin, self.forward.device)
+        masked = self.forward.needs_mask or not isinstance(start, int)
+        visible = torch.arange(columns) <= positions[:, :, None] if masked else None
         cache.begin_pass(slice(first, first + len(left)), start, columns)
         # Positions of the padding after a prompt could exceed the model's context.
         last = torch.tensor([len(prompt.ids) - 1 for prompt in prompts])

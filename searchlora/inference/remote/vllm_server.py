@@ -27,14 +27,14 @@ from searchlora.models.resolve import BaseModel
 SERVED_BASE = "base"
 
 #: The values that vLLM takes as maximum rank.
-_RANKS = (8, 16, 32, 64, 128, 256, 320, VLLM_MAX_RANK)
+RANKS = (8, 16, 32, 64, 128, 256, 320, VLLM_MAX_RANK)
 
 _SUPERVISOR = str(Path(__file__).with_name("vllm_supervisor.py"))
 _SHOWN_LINES, _TAIL_BYTES = 30, 2**16
 _STOPS_WITHIN_S = 30.0
 
 #: Adapters can be loaded by HTTP, by who has the key; no usage reports, no hub requests.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -134,12 +134,12 @@ class VllmServer:
             slots = max(len(self._ranks) + 1, 2 * slots)
         self._slots = self.settings.max_loras or slots
         greatest = self.settings.max_lora_rank or max(self._ranks.values(), default=0)
-        self._rank = next(rank for rank in _RANKS if rank >= greatest)
+        self._rank = next(rank for rank in RANKS if rank >= greatest)
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         self._log = log = tempfile.TemporaryFile(prefix="searchlora-vllm-")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-P", _SUPERVISOR, str(os.getpid()), *self._command()],
-            env=environment | _ENVIRONMENT | {"VLLM_API_KEY": self.key},
+            env=environment | ENVIRONMENT | {"VLLM_API_KEY": self.key},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -113,3 +113,11 @@ def test_a_cache_grows_without_being_there_twice(monkeypatch):
     whole = sum(part.nbytes for part in cache._parts)
     assert max(peak) < 1.2 * whole
     assert [float(cache.copy_columns(row, slice(5)).mean()) for row in (1, 3, 7)] == [2, 4, 8]
+
+
+def test_the_default_cache_takes_a_third_of_the_free_memory_at_most(monkeypatch):
+    monkeypatch.setattr("searchlora.models.memory.available_memory", lambda: 3 << 20)
+    of_token = 2 * 2 * 2 * 8 * 4  # bytes: two layers, keys and values, two heads of eight numbers in fp32
+    for given, wanted in ((65536, (1 << 20) // of_token), (50_000, 50_000)):
+        core = batched(small("llama"), cache_tokens=given, batch_invariant=True)
+        assert core._runner._limits.cache_tokens == wanted

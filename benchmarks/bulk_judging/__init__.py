@@ -1,0 +1,1 @@
+"""Judging of any number of pairs in shards; see `__main__`."""

@@ -1,0 +1,120 @@
+"""The device of this process: one GPU of a machine with several, or that of its rank in data-parallel training.
+
+The processes of data-parallel training have the environment variables of PyTorch's launchers: RANK, LOCAL_RANK and
+WORLD_SIZE.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from searchlora.errors import UsageError
+
+#: Environment variable with the GPUs that CUDA shows a process: numbers or UUIDs, in order.
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def rank() -> int:
+    """The number of this process among those that train together; 0 if it trains alone."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def default_device() -> str:
+    """`cuda:N` with the local rank of this process, the first GPU if it trains alone; `cpu` without a GPU."""
+    import torch
+
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}" if torch.cuda.is_available() else "cpu"
+
+
+def check_not_launched() -> None:
+    """Raise `UsageError` in one of several processes of a launcher: each would lock, validate and store on its own."""
+    if world_size() > 1:
+        raise UsageError(
+            f"this is process {rank()} of {world_size()} that a launcher started, and each would store a version",
+            where="RANK, WORLD_SIZE",
+            fix="Run the command once, without torchrun or accelerate launch; --gpus N starts the processes.",
+        )
+
+
+@contextmanager
+def chosen_gpus(processes: int, log: Callable[[str], None]) -> Iterator[None]:
+    """Show this process and its children as many GPUs as processes train together, if the machine has more.
+
+    Without `CUDA_VISIBLE_DEVICES` they are those with the most free memory, else the first that it names. transformers
+    would spread the batch of a process over all GPUs that it sees, in threads, which TRL refuses.
+
+    Args:
+        log: Receives a sentence that names them.
+
+    Raises:
+        UsageError: for more processes than GPUs; on a machine without one, they train on its CPUs.
+    """
+    gpus, given = visible_gpus(), os.environ.get(VISIBLE)
+    if 0 < len(gpus) < processes:
+        raise UsageError(
+            f"{processes} processes need a GPU each, and {len(gpus)} are visible",
+            where="--gpus",
+            fix=f"Give at most {len(gpus)}.",
+        )
+    if len(gpus) <= processes:
+        yield
+        return
+    chosen = gpus[:processes]
+    log(f"Training on {' and '.join(map(describe_gpu, chosen))} of {len(gpus)}.")
+    os.environ[VISIBLE] = ",".join(chosen)
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[VISIBLE]
+        else:
+            os.environ[VISIBLE] = given
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as its driver describes it.
+
+    Attributes:
+        id: Its UUID, as `CUDA_VISIBLE_DEVICES` takes it.
+        free: Bytes.
+    """
+
+    id: str
+    name: str
+    free: int
+
+
+def visible_gpus() -> list[str]:
+    """What `CUDA_VISIBLE_DEVICES` may name: its own entries if it is set, else the UUIDs of all GPUs, most free memory
+    first. Empty without an NVIDIA GPU.
+    """
+    if (chosen := os.environ.get(VISIBLE)) is not None:
+        return [entry.strip() for entry in chosen.split(",") if entry.strip() not in ("", "-1")]
+    return [gpu.id for gpu in sorted(_gpus(), key=lambda gpu: -gpu.free)]
+
+
+def describe_gpu(entry: str) -> str:
+    """Number, name and free memory of a GPU, for people; only its number where the user gave that."""
+    known = {gpu.id: f"GPU {number} ({gpu.name}, {gpu.free / 1e9:.1f} GB free)" for number, gpu in enumerate(_gpus())}
+    return known.get(entry, f"GPU {entry}")
+
+
+def _gpus() -> list[Gpu]:
+    """The GPUs of this machine, from `nvidia-smi`: PyTorch would occupy memory of each to ask it."""
+    query = ["nvidia-smi", "--query-gpu=uuid,name,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+        rows = [[cell.strip() for cell in line.split(",")] for line in lines]
+        return [Gpu(uuid, name, int(free) * 2**20) for uuid, name, free in rows]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []

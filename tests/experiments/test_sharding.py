@@ -1,0 +1,78 @@
+"""Shards in processes of this machine and on Ray: killed workers lose nothing, and failed shards are named."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from searchlora.errors import DataError, ShardsFailed, UsageError
+from searchlora.experiments.sharding import Sharding, run_shards
+from searchlora.files import shards
+from searchlora.files.shards import Job, Parts, Shard
+from searchlora.progress import silent
+
+PLACES = ["here", pytest.param("ray", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(params=PLACES)
+def sharding(request) -> Sharding:
+    """Two shards at once."""
+    if request.param == "ray":
+        pytest.importorskip("ray", reason="Ray is not installed (pip install 'searchlora[ray]')")
+    return Sharding(shards=2, on=request.param)
+
+
+def _squares(shard: Shard, progress, *, folder: Path, dies: str = "", fails: str = "") -> None:
+    """Work of a shard, with a note of each batch; the second one of shard `dies` is killed, unless it was before."""
+    shards.PART_ROWS = 10
+
+    def compute(batch):
+        if str(shard) == fails and 24 not in batch:
+            raise DataError("cannot be squared", where=f"row {batch[0]}")
+        mark = folder.parent / "killed"
+        if str(shard) == dies and 10 not in batch and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        (folder.parent / f"{batch[0]}-{time.monotonic_ns()}").touch()
+        return [n * n for n in batch]
+
+    Parts(folder).compute(Job("squares", range(40), compute, batch=5), shard, progress)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_nothing(sharding, tmp_path):
+    parts = Parts(tmp_path / "parts")
+    work = partial(_squares, folder=parts.folder, dies="2/2")
+    reported = []
+    report = lambda *call: reported.append(call)  # noqa: E731
+    if sharding.on == "here":
+        with pytest.raises(ShardsFailed, match=r"1 shards failed \(2/2\); shard 2/2: its process ended with code -9"):
+            run_shards(work, sharding, parts, report)
+    assert run_shards(work, sharding, parts, report)
+    assert list(parts.merged()) == [n * n for n in range(40)]
+    assert (tmp_path / "killed").exists()
+    batches = sorted(int(file.name.partition("-")[0]) for file in tmp_path.glob("*-*"))
+    assert batches == list(range(0, 40, 5))  # none was computed twice
+    assert reported[-1][:2] == (2, 2)
+
+
+@pytest.mark.slow
+def test_a_failed_shard_is_named_and_the_other_is_complete(sharding, tmp_path):
+    parts = Parts(tmp_path / "parts")
+    with pytest.raises(ShardsFailed, match=r"shard 1/2: row 0: cannot be squared\. Repeat the command"):
+        run_shards(partial(_squares, folder=parts.folder, fails="1/2"), sharding, parts, silent)
+    with pytest.raises(DataError, match="1 of 2 shards are not complete: 1/2"):
+        parts.merged()
+
+
+def test_options_that_exclude_each_other_are_refused():
+    for options in ({"shards": 2}, {"on": "ray"}):
+        with pytest.raises(UsageError, match="--shard computes one shard, here"):
+            Sharding(shard=Shard(1, 2), **options)
+    with pytest.raises(UsageError, match="only Ray reserves GPUs"):
+        Sharding(shards=2, gpus_per_shard=1)

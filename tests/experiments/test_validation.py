@@ -1,0 +1,84 @@
+"""Validation by the model that is trained, as on a GPU; here on the CPU, with small models."""
+
+from __future__ import annotations
+
+import pytest
+
+from searchlora.experiments.validation import Validator
+from searchlora.inference.local import LocalEngine
+from searchlora.recipe import load_recipe
+from searchlora.training.metrics import read_metrics
+from searchlora.training.sft import train_adapter
+from tests.factories import first_word, word_records
+from tests.training.test_sft import SHORT, same
+
+pytestmark = pytest.mark.slow
+
+OPTIONS = (*SHORT, "precision=fp32", "validation.every_steps=3", "checkpoints.every_steps=4")
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora"])
+def test_validation_in_place_measures_the_adapter_and_does_not_change_training(tiny_base, tmp_path, method):
+    task, records = first_word(tmp_path / "task"), word_records(64)
+    recipe = load_recipe({}, overrides=[*OPTIONS, f"method={method}"])
+    engines = []
+
+    def of_model(model) -> LocalEngine:
+        engine = LocalEngine(
+            tiny_base, model=model, precision="fp32", quantization=recipe.quantization, batch_invariant=False
+        )
+        engines.append(engine)
+        return engine
+
+    in_place = Validator(task, None, records[:8], records[:4], max_new_tokens=4, in_place=of_model)
+    without = train_adapter(task, recipe, tiny_base, records, tmp_path / "without")
+    train_adapter(task, recipe, tiny_base, records, tmp_path / "with", validate=in_place)
+    assert len(engines) == 1 and not engines[0].shares_batches
+    assert same(without.adapter, tmp_path / "with" / "checkpoints" / "checkpoint-12")
+    lines = [line for line in read_metrics(tmp_path / "with" / "metrics.jsonl") if "validation_loss" in line]
+    assert [line["step"] for line in lines] == [3, 6, 9, 12]
+    engine = LocalEngine(tiny_base, precision="fp32", quantization=recipe.quantization)
+    copied = Validator(task, engine, records[:8], records[:4], max_new_tokens=4)(without.adapter)
+    assert lines[-1]["validation_loss"] == pytest.approx(copied["loss"], abs=2e-4)
+    assert lines[-1]["validation_accuracy"] == copied["accuracy"]
+
+
+def test_on_a_gpu_training_loads_no_second_copy_of_the_base(tiny_base, tmp_path, monkeypatch):
+    """With `default_device` faked to be a GPU where validation asks for it."""
+    from searchlora.experiments import train as verb
+    from searchlora.inference import local
+    from searchlora.training import sft
+
+    loaded = []
+    for module in (local, sft):
+        load = module.load_model
+        monkeypatch.setattr(
+            module, "load_model", lambda *args, _load=load, **options: (loaded.append(1), _load(*args, **options))[1]
+        )
+    monkeypatch.setattr(verb, "validates_in_place", lambda: True)
+    job = verb._job(
+        "rewriting", dataset(tmp_path), verb.TrainingOptions(OPTIONS, tiny_base.name), None, lambda _: print
+    )
+    result = job.train(tmp_path / "run", resume=False)
+    assert len(loaded) == 1
+    assert result.validated == "nf4" and result.summary["best"]["loss"] > 0
+
+
+def dataset(folder):
+    import json
+
+    from searchlora.data.building import build
+
+    rows = [
+        {
+            "id": f"r{n}",
+            "group": f"g{n}",
+            "query": f"{n} kicks",
+            "rewrite": f"{n} shoes",
+            "split": "validation" if n % 6 == 0 else "train",
+        }
+        for n in range(36)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    build("rewriting", folder / "rows.jsonl", format="native", out=folder / "data")
+    return folder / "data"

@@ -1,0 +1,61 @@
+"""The sequential runner: one adapter per pass, and each prompt once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
+from tests.inference.small_models import full_scores, greedy, ids, sequential, small
+
+CHOICES = tuple((*range(20, 20 + length), 2) for length in (1, 2, 2, 3, 5, 0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("llama", {}), ("gpt2", {}), ("gemma2", {"sliding_window": 6}), ("mistral", {"sliding_window": 6})],
+)
+def test_a_prompt_is_computed_once_for_all_its_choices(monkeypatch, name, settings):
+    model = small(name, **settings)
+    prompts = [ids(15), ids(4, 1)]
+    wanted = full_scores(model, prompts, [CHOICES, CHOICES])
+    core, passes, real = sequential(model, rows=1), [], model.forward
+
+    def forward(*arguments, **options):
+        passes.append(tuple(options["input_ids"].shape))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(model, "forward", forward)
+    queued = [ScoreRequest(ids=prompt, choices=CHOICES) for prompt in prompts]
+    core.finish(queued)
+    for request, scores in zip(queued, wanted, strict=True):
+        assert request.result.result().log_probabilities == pytest.approx(scores, abs=1e-4)
+        assert request.result.result().prompt_tokens == len(request.ids)
+    assert sorted(passes) == [(1, 4), (1, 15), (4, 5), (4, 5)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0, 3])
+def test_running_out_of_memory_halves_the_batch_and_continues(monkeypatch, caplog, after):
+    """`after`: number of passes before memory runs out, in the middle of the answers."""
+    model = small("gemma2", sliding_window=6)
+    prompts = [ids(5 + seed, seed) for seed in range(5)]
+    wanted = [greedy(model, prompt, 7) for prompt in prompts]
+    scores = full_scores(model, prompts, [CHOICES] * 5)
+    core, passes, real = sequential(model, rows=8), [], model.forward
+
+    def forward(*arguments, **options):
+        passes.append(len(options["input_ids"]))
+        if len(passes) > after and passes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(model, "forward", forward)
+    generated = [GenerateRequest(ids=prompt, max_new_tokens=7) for prompt in prompts]
+    scored = [ScoreRequest(ids=prompt, choices=CHOICES) for prompt in prompts]
+    core.finish([*generated, *scored])
+    assert [request.result.result() for request in generated] == wanted
+    for request, row in zip(scored, scores, strict=True):
+        assert request.result.result().log_probabilities == pytest.approx(row, abs=1e-4)
+    assert len([record for record in caplog.records if "Memory ran out" in record.message]) == 1

@@ -1,0 +1,84 @@
+"""The GPUs of a machine with several, as its driver lists them."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from searchlora.errors import UsageError
+from searchlora.models.devices import VISIBLE, check_not_launched, chosen_gpus, default_device, visible_gpus
+
+LISTED = "GPU-a, NVIDIA L4, 2000\nGPU-b, NVIDIA L4, 22000\nGPU-c, NVIDIA L4, 9000"
+
+
+@pytest.fixture
+def three_gpus(tmp_path, monkeypatch):
+    """A driver's `nvidia-smi` that lists three GPUs."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!{sys.executable}\nprint('''{LISTED}''')\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv(VISIBLE, raising=False)
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_of_several_gpus_the_one_with_most_free_memory_is_chosen_and_said():
+    said: list[str] = []
+    with chosen_gpus(1, said.append):
+        assert os.environ[VISIBLE] == "GPU-b"
+    assert VISIBLE not in os.environ
+    assert said == ["Training on GPU 1 (NVIDIA L4, 23.1 GB free) of 3."]
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_of_the_gpus_that_the_user_shows_the_first_ones_are_chosen(monkeypatch):
+    said: list[str] = []
+    monkeypatch.setenv(VISIBLE, "2,0,1")
+    with chosen_gpus(2, said.append):
+        assert os.environ[VISIBLE] == "2,0"
+    assert os.environ[VISIBLE] == "2,0,1" and said == ["Training on GPU 2 and GPU 0 of 3."]
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_as_many_gpus_as_processes_are_left_alone(monkeypatch):
+    for processes, shown in ((3, None), (1, "1"), (1, "")):
+        if shown is not None:
+            monkeypatch.setenv(VISIBLE, shown)
+        with chosen_gpus(processes, pytest.fail):
+            assert os.environ.get(VISIBLE) == shown
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_more_processes_than_gpus_are_refused():
+    with pytest.raises(UsageError, match="4 processes need a GPU each, and 3 are visible"), chosen_gpus(4, print):
+        pass
+
+
+def test_a_machine_without_a_gpu_has_none_to_choose(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(VISIBLE, raising=False)
+    assert visible_gpus() == []
+    with chosen_gpus(2, pytest.fail):
+        assert VISIBLE not in os.environ
+
+
+def test_each_rank_has_the_gpu_of_its_number(monkeypatch):
+    import torch
+
+    assert default_device() == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert default_device() == "cuda:0"
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert default_device() == "cuda:3"
+
+
+def test_a_process_of_a_launcher_is_refused(monkeypatch):
+    check_not_launched()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    check_not_launched()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(UsageError, match=r"this is process 1 of 2.*--gpus N"):
+        check_not_launched()
