@@ -64,7 +64,7 @@ def simulated_peak(model: Any, settings: StepSettings, layers: int, shape: tuple
             labels = torch.zeros(rows * completion, dtype=torch.long)
             loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), labels)
         del logits
-        loss.backward()
+        torch.autograd.backward(loss)
         gradients = {live.number(p.grad) for p in model.parameters() if p.grad is not None}
         model.zero_grad()
     return live.peak_without(gradients)

@@ -102,7 +102,8 @@ class BatchedModelRunner:
 
     def admission(self, waiting: Collection[Hashable]) -> Admission:
         slots, long = self._slots, self._long.requests.values()
-        return Admission(self._limits, self._prefiller, slots.count, slots.in_use, self._generating, long, waiting)
+        adapters = slots.in_use, slots.reading
+        return Admission(self._limits, self._prefiller, slots.count, *adapters, self._generating, long, waiting)
 
     def compute(self, requests: Sequence[AnyModelRequest]) -> None:
         """Score, prefill new rows, compute a chunk of a long prompt, and decode one token of all rows."""
