@@ -196,10 +196,9 @@ class TorchSlots:
 class BlockedSlots(TorchSlots):
     """The batch-invariant variant for PyTorch: per adapter, in blocks of rows of one fixed size."""
 
-    def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
-        super().put(slot, weights)
-        if slot in self._weights:
-            self._weights[slot] = tuple(part.T.contiguous() for part in self._weights[slot])  # type: ignore[assignment]
+    def pack(self, weights: Sequence[LoraWeights | None]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        packed = super().pack(weights)
+        return None if packed is None else (packed[0].T.contiguous(), packed[1].T.contiguous())
 
     def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
         for slot, rows in mapping.adapter_rows:
