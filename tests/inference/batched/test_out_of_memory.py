@@ -42,16 +42,16 @@ def test_a_pass_that_runs_out_of_memory_is_computed_in_halves(monkeypatch, caplo
     wanted = results(batched(small("llama", num_hidden_layers=1), rows=8, batch_invariant=True))
     core = batched(model, rows=8, batch_invariant=True)
     forward = core._runner._prefiller.forward
-    real, computed, failed = forward.hidden_states, [], []
+    real, computed, failed = forward.unchecked, [], []
 
-    def hidden_states(tokens, *arguments):
+    def unchecked(tokens, *arguments):
         if len(tokens) > most:
             failed.append(len(tokens))
             run_out(kind)
         computed.append(len(tokens))
         return real(tokens, *arguments)
 
-    monkeypatch.setattr(forward, "hidden_states", hidden_states)
+    monkeypatch.setattr(forward, "unchecked", unchecked)
     assert results(core) == wanted
     assert most / 2 < max(computed) <= most and 0 < len(failed) < 9
     assert [record.levelname for record in caplog.records if "Memory ran out" in record.message] == ["WARNING"]
@@ -79,14 +79,14 @@ def test_a_row_that_has_no_room_in_the_cache_waits_for_others_to_end(monkeypatch
 def test_a_single_row_that_does_not_fit_fails_alone(monkeypatch):
     core = batched(small("llama", num_hidden_layers=1), rows=4)
     forward = core._runner._prefiller.forward
-    real = forward.hidden_states
+    real = forward.unchecked
 
-    def hidden_states(tokens, positions, *arguments):
+    def unchecked(tokens, positions, *arguments):
         if int(positions.max()) >= 20:
             run_out("GPU")
         return real(tokens, positions, *arguments)
 
-    monkeypatch.setattr(forward, "hidden_states", hidden_states)
+    monkeypatch.setattr(forward, "unchecked", unchecked)
     short, growing, long = (
         GenerateRequest(ids=ids(count), max_new_tokens=8, ignore_stop=True) for count in (5, 15, 30)
     )
