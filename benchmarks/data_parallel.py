@@ -4,7 +4,7 @@
     python -m benchmarks.data_parallel --base FOLDER --steps 4    a trial, which writes no results
 
 SmolLM2-135M with an adapter of rank 8 on the rewriting data of the synthetic shop: in nf4 and in bf16, one process with
-8 rows a step, and two processes by gloo with 4 rows each. Dropout is 0, since each process would draw masks of its own,
+16 rows a step, and two processes by gloo with 8 rows each. Dropout is 0, since each process would draw its own masks,
 and the fused layers are off, which several processes do not use. It writes `benchmarks/results/data_parallel.json` and
 `data_parallel.svg`. About twenty minutes on two cores.
 """
@@ -24,7 +24,7 @@ from searchlora.shop import make_shop
 from searchlora.training.metrics import read_metrics
 
 BASE = "smollm2-135m-instruct-q4_1"
-ROWS = 8
+ROWS = 16
 METHODS = {"nf4": "qlora", "bf16": "lora"}
 
 
@@ -64,7 +64,7 @@ def _trained(base: str, method: str, processes: int, steps: int) -> tuple[list[f
     data = dataset(work / "data", "rewriting", work / "shop", format="shop")
     overrides = (
         *(f"method={method}", f"optim.batch_size={ROWS // processes}", f"optim.max_steps={steps}", "lora.r=8"),
-        *("lora.dropout=0", "validation.generate_rows=0", "validation.rows=8"),
+        *("lora.dropout=0", "optim.learning_rate=1e-4", "validation.generate_rows=0", "validation.rows=8"),
     )
     trained = TrainingOptions(overrides, base, processes=processes, restart=True)
     with progress_bars() as bars:

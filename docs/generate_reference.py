@@ -119,9 +119,9 @@ def pipeline() -> str:
         parts += [f"## {kind}\n", f"{_text(inspect.getdoc(model))}\n", _model_table(model)]
     parts += [
         "## engine\n",
-        "Where adapters are computed: in this process, by a server, or by a vLLM that this process starts. Without "
-        "`kind`, settings with a `url` are of a\n"
-        "server. At the top of a file it is the default of every adapter stage; `--engine` replaces it.\n",
+        "Where adapters are computed: in this process, by a server, or by a vLLM that this process starts. Without\n"
+        "`kind`, settings with a `url` are of a server. At the top of a file it is the default of every adapter\n"
+        "stage; `--engine` replaces it.\n",
     ]
     kinds = {"local": LocalSettings, "server": ServerSettings, "vllm": VllmSettings}
     for name, engine in kinds.items():

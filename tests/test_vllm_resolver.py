@@ -46,7 +46,8 @@ def test_it_pins_every_reference_as_the_store_does(store):
         assert adapters.pin(reference) == store.pin(reference)
     store.alias("one", "production", 2)
     assert adapters.pin("one@production") == "one@2"
-    AliasHistory.read(store.root / "one").move("production", None, None)
+    deleted, _ = AliasHistory.read(store.root / "one").move("production", None, None)
+    deleted.write()
     for reference in ("one@production", "one@staging", "two", "../one", "one@", "one@01", "one.", "a/b@1"):
         with pytest.raises(NotServable):
             adapters.pin(reference)

@@ -42,13 +42,13 @@ class FusedMemory:
     """
 
     def __init__(self, base: Any, recompute: bool) -> None:
-        self._itemsize = base.get_input_embeddings().weight.dtype.itemsize
+        self._itemsize: int = base.get_input_embeddings().weight.dtype.itemsize
         self._recompute = recompute
-        self._hidden = base.get_input_embeddings().weight.shape[1]
+        self._hidden: int = base.get_input_embeddings().weight.shape[1]
         attn = base.model.layers[0].self_attn
         self._layers = [_groups(layer) for layer in base.model.layers]
-        self._heads = self._layers[0][1].size_in // attn.head_dim
-        self._keys_and_values = 2 * attn.k_proj.out_features
+        self._heads: int = self._layers[0][1].size_in // attn.head_dim
+        self._keys_and_values: int = 2 * attn.k_proj.out_features
         groups = [group for layer in self._layers for group in layer]
         self.dense = self._itemsize * sum(group.size_in * group.size_out for group in groups)
         self.rounded = self._itemsize * sum(group.rank * (group.size_in + group.size_out) for group in groups)

@@ -99,7 +99,7 @@ class CompiledLinear:
 
 def _are_bf16(weight: torch.Tensor) -> bool:
     """Whether all numbers are bf16 numbers; some rows at a time, as a copy of an output layer is large."""
-    return all(torch.equal(rows.bfloat16().float(), rows) for rows in weight.split(1024))
+    return all(torch.equal(rows.bfloat16().float(), rows) for rows in torch.split(weight, 1024))
 
 
 def padded_rank(rank: int) -> int:
@@ -123,12 +123,10 @@ class PackedSlots:
         self._kernels, self._size_in, self._spans, self._like = compiled, size_in, spans, like
         self._tables = LoraTables(torch.tensor([span.stop for span in spans]), size_in)
 
-    def put(self, slot: int, weights: Sequence[Any | None]) -> None:
-        self._tables.clear(slot)
-        self._tables.cover(slot)
+    def pack(self, weights: Sequence[Any | None]) -> tuple[torch.Tensor, torch.Tensor] | None:
         rank = padded_rank(max((len(change.a) for change in weights if change is not None), default=0))
         if not rank:
-            return
+            return None
         a = self._like.new_zeros(len(self._spans), rank, self._size_in)
         packed_b = []
         for layer, (span, change) in enumerate(zip(self._spans, weights, strict=True)):
@@ -137,7 +135,13 @@ class PackedSlots:
                 a[layer, : len(change.a)] = change.a
                 b[:, : change.b.shape[1]] = change.b
             packed_b.append(pack(b))
-        self._tables.put(slot, pack(a.flatten(0, 1)), torch.cat(packed_b))
+        return pack(a.flatten(0, 1)), torch.cat(packed_b)
+
+    def put(self, slot: int, packed: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+        self._tables.clear(slot)
+        self._tables.cover(slot)
+        if packed is not None:
+            self._tables.put(slot, *packed)
 
     def clear(self, slot: int) -> None:
         self._tables.clear(slot)

@@ -187,4 +187,4 @@ def _tokens_per_second(task: GenerationTask, recipe: Recipe, records: Sequence[R
         progress = steps(f"Training {_STEPS} steps ({recipe.method})")
         train_adapter(task, short, resolve(recipe.base), records, Path(folder), progress=progress)
         speeds = [line["tokens_per_second"] for line in read_metrics(Path(folder) / "metrics.jsonl") if "loss" in line]
-    return statistics.median(speeds[1:] or speeds)
+    return float(statistics.median(speeds[1:] or speeds))

@@ -33,6 +33,7 @@ class AdapterFolders:
     def __init__(self, base: BaseModel, store: Store | None, folders: Mapping[str, Path]) -> None:
         self._base, self._store, self._folders = base, store, folders
         self._checked: dict[str, _State] = {}  # pinned version -> state of its files when they were hashed
+        self._paths: dict[str, Path] = {}  # pinned version -> its folder
         self._locks: dict[str, threading.Lock] = {}  # of names, so that callers at the same time hash files once
 
     def check(self, name: str) -> None:
@@ -41,9 +42,16 @@ class AdapterFolders:
         Raises:
             NotInStore, LoadCheckFailed: for an adapter that is missing or must not be loaded.
         """
-        if name not in self._folders:
+        if name not in self._folders and not self._is_unchanged(name):
             with self._locks.setdefault(name, threading.Lock()):
                 self._check(required_store(self._store).get(name))
+
+    def _is_unchanged(self, name: str) -> bool:
+        """Whether the files of a version, its manifest included, were checked and are as they were then."""
+        try:
+            return name in self._paths and _state(self._paths[name]) == self._checked[name]
+        except OSError:  # it was removed
+            return False
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[Path]:
@@ -73,6 +81,7 @@ class AdapterFolders:
         else:
             check_files(stored, self._base)
             self._checked[stored.reference] = state
+            self._paths[stored.reference] = stored.path
         return state
 
 

@@ -9,7 +9,7 @@ import copy
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +68,9 @@ class PeftAdapters:
         self._count, self._fetch, self._counts = count, fetch, counts
         self._names: OrderedDict[str, str] = OrderedDict()  # name -> PEFT's name, without dots; most recent last
         self._numbers = itertools.count()
+
+    def expect(self, requests: Iterable[AnyRequest]) -> None:
+        """Nothing: an adapter is read when its requests are computed."""
 
     @contextmanager
     def active(self, name: str | None) -> Iterator[Any]:

@@ -63,6 +63,9 @@ class LocalSettings(_Settings):
     max_loras: int = Field(16, ge=1, description="LoRA slots: adapters that are loaded at once")
     max_lora_rank: int = Field(MAX_RANK, ge=1, description="maximum rank of an adapter; a larger one is refused")
     adapter_bytes: int = Field(4 << 30, ge=1, description="maximum memory for the weights of all loaded adapters")
+    adapter_cache_bytes: int = Field(
+        2 << 30, ge=0, description="memory for adapters without a slot, evicted or read ahead, on a CPU; 0 turns it off"
+    )
     cache_tokens: int = Field(65536, ge=1, description="KV cache: rows times longest sequence")
     prefix_tokens: int = Field(16384, ge=0, description="prefix cache shared by prompts; 0 turns it off")
     batch_invariant: bool | None = Field(

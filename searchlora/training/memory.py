@@ -260,7 +260,7 @@ class TrainedModel:
         if self.recipe.is_full:
             return itemsize * self.parameters
         quantised = self.linear if self.recipe.method == "qlora" else 0
-        weights = itemsize * (self.parameters - quantised) + round(NF4_BYTES * quantised) + 4 * self.trained
+        weights: int = itemsize * (self.parameters - quantised) + round(NF4_BYTES * quantised) + 4 * self.trained
         if self.fused is not None:
             from searchlora.cpu import backend
 

@@ -52,7 +52,8 @@ def simulated_peak(model: Any, settings: StepSettings, layers: int, shape: tuple
         stack.enter_context(_fake_weights(model))
         stack.enter_context(_training(model, settings.recompute))
         ids = torch.zeros(rows, length, dtype=torch.long)
-        live = stack.enter_context(_LiveBytes(itertools.chain(model.parameters(), model.buffers(), (ids,))))
+        live = _LiveBytes(itertools.chain(model.parameters(), model.buffers(), (ids,)))
+        stack.enter_context(live)
         with torch.autocast("cpu", torch.bfloat16) if settings.autocast else nullcontext():
             logits = model(
                 input_ids=ids,
@@ -64,7 +65,7 @@ def simulated_peak(model: Any, settings: StepSettings, layers: int, shape: tuple
             labels = torch.zeros(rows * completion, dtype=torch.long)
             loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), labels)
         del logits
-        loss.backward()
+        torch.autograd.backward(loss)
         gradients = {live.number(p.grad) for p in model.parameters() if p.grad is not None}
         model.zero_grad()
     return live.peak_without(gradients)
@@ -82,11 +83,11 @@ def are_alike(layers: Any) -> bool:
     return len(shapes) == 1
 
 
-class _LiveBytes(TorchDispatchMode):
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the storages that appear and are freed while it is active, without those of `known` tensors."""
 
     def __init__(self, known: Iterator[Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._numbers = {tensor.untyped_storage()._cdata: -1 for tensor in known}
         self._events: list[tuple[int, int]] = []  # number of a storage, and bytes that it adds
 

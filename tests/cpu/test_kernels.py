@@ -58,7 +58,7 @@ def test_batched_lora_matches_pytorch(dtype, size_in, outs, ranks, rows, tokens,
         changes = [LoraWeights(torch.randn(rank, size_in) / size_in**0.5, torch.randn(out, rank)) for out in outs]
         changes[-1] = changes[-1] if slot % 2 else None
         for each in tables:
-            each.put(slot, changes)
+            each.put(slot, each.pack(changes))
     routing = map_rows(slots, "cpu")
     if routing is not None:
         x, y = torch.randn(len(slots), tokens, size_in).to(dtype), torch.randn(len(slots), tokens, ends[-1]).to(dtype)
@@ -75,8 +75,8 @@ def test_an_adapter_that_does_not_change_these_layers_shares_their_batch(dtype):
     tables = [TorchSlots(8, spans, like), PackedSlots(8, spans, like, native.kernels(like))]
     for each in tables:
         torch.manual_seed(0)
-        each.put(1, [LoraWeights(torch.randn(4, 8), torch.randn(12, 4))])
-        each.put(9, [None])
+        each.put(1, each.pack([LoraWeights(torch.randn(4, 8), torch.randn(12, 4))]))
+        each.put(9, each.pack([None]))
     assert tables[1]._tables.addresses.shape[1] > 9
     x, y = torch.randn(2, 1, 8).to(dtype), torch.randn(2, 1, 12).to(dtype)
     wanted, found = (each.add(x, y.clone(), map_rows([1, 9], "cpu")) for each in tables)

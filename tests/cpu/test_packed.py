@@ -70,7 +70,7 @@ def test_lora_deltas_are_added(ends, slots, rank, tokens, biased):
     base, added = PrepackedLinear(weight, bias), PackedSlots(96, spans, weight, compiled)
     for slot in range(1, 5):
         changes = [LoraWeights(torch.randn(rank, 96) / 10, torch.randn(each.stop - each.start, rank)) for each in spans]
-        added.put(slot, [*changes[:-1], None if slot == 2 else changes[-1]])
+        added.put(slot, added.pack([*changes[:-1], None if slot == 2 else changes[-1]]))
     x, routing = torch.randn(len(slots), tokens, 96).bfloat16(), map_rows(slots, "cpu")
     if routing is None:
         return

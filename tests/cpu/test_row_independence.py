@@ -61,7 +61,9 @@ def test_lora(compiled, size_in, rank):
     slots = PackedSlots(size_in, spans, torch.empty(0, dtype=compiled.dtype), compiled)
     for slot in (1, 2):
         outs = (span.stop - span.start for span in spans)
-        slots.put(slot, [LoraWeights(torch.randn(rank, size_in) / 8, torch.randn(out, rank)) for out in outs])
+        slots.put(
+            slot, slots.pack([LoraWeights(torch.randn(rank, size_in) / 8, torch.randn(out, rank)) for out in outs])
+        )
     assert_independent(
         lambda x, y, slot: slots.add(x, y, map_rows(slot.tolist(), "cpu")),
         random(compiled, ROWS, 1, size_in),

@@ -42,14 +42,13 @@ def setting(name, quality, cost):
 # the grid
 
 
-def test_an_engine_compares_the_trials_and_is_refused_for_an_encoder_before_training(tmp_path, monkeypatch):
+def test_an_engine_compares_the_trials_and_is_refused_for_an_encoder_before_training(tmp_path):
     with pytest.raises(UsageError, match="embedding: an encoder has no engine"):
         sweep("embedding", DATA, "tried", ["seed=1,2"], engine=LocalSettings(), store=tmp_path / "none")
-    monkeypatch.setattr(trials, "_in_own_process", lambda train, _: train())
     options = TrainingOptions(FAST, base=BASE)
-    engine = LocalSettings(quantization="nf4")
+    engine = LocalSettings(precision="bf16")
     found = sweep("rewriting", DATA, "tried", ["seed=1"], options, engine=engine, store=tmp_path, log=lambda _: None)
-    assert found.evaluated.engines == ("local, nf4+fp32",)
+    assert found.evaluated.engines == ("local, bf16",)
 
 
 def test_a_grid_is_a_cartesian_product_in_order():

@@ -210,6 +210,9 @@ class Noting:
     def again(self) -> Callable[[Steps], Noting]:
         return Noting
 
+    def settled(self, folder: Path, resume: bool, processes: int) -> None:
+        del folder, resume, processes
+
     def train(self, folder: Path, resume: bool) -> str:
         del folder, resume
         return os.environ["TENSORBOARD_LOGGING_DIR"]

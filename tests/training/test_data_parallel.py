@@ -106,7 +106,15 @@ def test_an_interrupted_run_of_two_processes_goes_on_with_two(tiny_base, data, t
 
 
 def test_early_stopping_ends_both_processes(tiny_base, data, tmp_path):
-    settings = ("validation.every_steps=1", "validation.patience=1", "optim.learning_rate=1e-9", "optim.max_steps=8")
+    """No step of a random base writes better answers than all before it."""
+    answers = ("validation.generate_rows=2", "validation.metric=ROUGE-L", "max_new_tokens=8")
+    settings = (
+        "validation.every_steps=1",
+        "validation.patience=1",
+        "optim.max_steps=8",
+        *answers,
+        "optim.schedule=constant",
+    )
     overrides = (*RECIPE, *settings, "optim.batch_size=2", "method=lora", "precision=fp32")
     stored = train(
         "rewriting", data, "r", TrainingOptions(overrides, tiny_base.name, processes=2), store=Store(tmp_path)

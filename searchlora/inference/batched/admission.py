@@ -73,6 +73,8 @@ class Admission:
     Args:
         prefiller: Knows which tokens of a prompt are in the prefix cache.
         adapters: The adapters that are in use.
+        reading: Adapters that are being read. While others are computed, their requests are not admitted, because all
+            rows would wait for the reading.
         long: Requests whose long prompts are being computed.
         waiting: Clients with queued requests.
     """
@@ -83,12 +85,14 @@ class Admission:
         prefiller: Prefiller,
         slots: int,
         adapters: Collection[str],
+        reading: Collection[str],
         generating: Collection[GenerateRequest],
         long: Collection[AnyModelRequest],
         waiting: Collection[Hashable],
     ) -> None:
         self._limits, self._prefiller = limits, prefiller
         self._slots, self._adapters = slots, set(adapters)
+        self._reading = reading if generating or long else ()
         # A computed prompt that was overtaken too often keeps out all that would take its room.
         kept_out = [request.max_tokens for request in long if request.overtaken >= MAX_OVERTAKEN]
         lengths = [request.max_tokens for request in generating]
@@ -136,7 +140,8 @@ class Admission:
     def fits(self, request: AnyRequest) -> bool:
         assert isinstance(request, ModelRequest)
         adapter = request.adapter
-        if adapter is not None and adapter not in self._adapters and len(self._adapters) >= self._slots:
+        needs_slot = adapter is not None and adapter not in self._adapters
+        if needs_slot and (len(self._adapters) >= self._slots or adapter in self._reading):
             return False
         if not (self._fits_long if self._is_long(request) else self._fits_step)(request):
             return False

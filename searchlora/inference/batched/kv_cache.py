@@ -127,7 +127,7 @@ class KVCache(Cache):  # type: ignore[misc]
         length = columns.shape[3]
         self._allocate(columns.shape[2], columns.shape[4], columns, row + 1, length)
         self._make_room(row + 1, length)
-        for part, of_part in zip(self._parts, columns.split(self._per_part), strict=True):
+        for part, of_part in zip(self._parts, torch.split(columns, self._per_part), strict=True):
             part[:, :, row, :, :length] = of_part
 
     def _make_room(self, rows: int, columns: int) -> None:

@@ -104,14 +104,30 @@ class LoraWeights:
     factor: torch.Tensor | None = None
 
 
+@dataclass(frozen=True)
+class PackedAdapter:
+    """An adapter's part in one group of layers, as a slot holds it.
+
+    Attributes:
+        weights: A and B; None if the adapter changes none of the layers.
+        factor: DoRA factors of the outputs, shape (out,); None for plain LoRA.
+    """
+
+    weights: tuple[torch.Tensor, torch.Tensor] | None
+    factor: torch.Tensor | None
+
+
 class SlotWeights(Protocol):
     """A and B of all slots for layers with the same input; each slot takes the memory of its own rank."""
 
-    def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
-        """Set the weights of a slot: one entry per layer, None for a layer that the adapter does not change.
+    def pack(self, weights: Sequence[LoraWeights | None]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """A and B as the slots hold them; one entry per layer, None for a layer that the adapter does not change.
 
-        If memory runs out, the slot is as before, or empty.
+        Nothing is changed, so any thread may call it. None if no layer is changed.
         """
+
+    def put(self, slot: int, packed: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+        """Set the weights of a slot, without a copy."""
 
     def clear(self, slot: int) -> None: ...
 
@@ -137,18 +153,22 @@ class TorchSlots:
         self._size_in, self._spans, self._like = size_in, spans, like
         self._weights: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # slot -> (in, layers * rank), (…, out)
 
-    def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
-        self.clear(slot)
+    def pack(self, weights: Sequence[LoraWeights | None]) -> tuple[torch.Tensor, torch.Tensor] | None:
         rank = padded_rank(max((len(change.a) for change in weights if change is not None), default=0))
         if not rank:
-            return
+            return None
         a = self._like.new_zeros(self._size_in, len(self._spans), rank)
         b = self._like.new_zeros(len(self._spans), rank, self._spans[-1].stop)
         for layer, (span, change) in enumerate(zip(self._spans, weights, strict=True)):
             if change is not None:
                 a[:, layer, : len(change.a)] = change.a.T
                 b[layer, : len(change.a), span] = change.b.T
-        self._weights[slot] = (a.flatten(1), b.flatten(0, 1))
+        return a.flatten(1), b.flatten(0, 1)
+
+    def put(self, slot: int, packed: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+        self.clear(slot)
+        if packed is not None:
+            self._weights[slot] = packed
 
     def clear(self, slot: int) -> None:
         self._weights.pop(slot, None)
@@ -176,10 +196,9 @@ class TorchSlots:
 class BlockedSlots(TorchSlots):
     """The batch-invariant variant for PyTorch: per adapter, in blocks of rows of one fixed size."""
 
-    def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
-        super().put(slot, weights)
-        if slot in self._weights:
-            self._weights[slot] = tuple(part.T.contiguous() for part in self._weights[slot])  # type: ignore[assignment]
+    def pack(self, weights: Sequence[LoraWeights | None]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        packed = super().pack(weights)
+        return None if packed is None else (packed[0].T.contiguous(), packed[1].T.contiguous())
 
     def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
         for slot, rows in mapping.adapter_rows:
@@ -232,22 +251,33 @@ class LoraLayerGroup:
         self._changed: set[int] = set()  # slots whose adapters change one of these layers
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
-        """Set the weights of a slot: one entry per layer, None for a layer that the adapter does not change."""
+    def pack(self, weights: Sequence[LoraWeights | None]) -> PackedAdapter:
+        """The weights of an adapter as a slot holds them: one entry per layer, None for a layer without a change."""
+        factor = None
+        if any(change is not None and change.factor is not None for change in weights):
+            factor = self._like.new_ones(self.spans[-1].stop)
+            for span, change in zip(self.spans, weights, strict=True):
+                if change is not None and change.factor is not None:
+                    factor[span] = change.factor.to(factor.dtype)
+        return PackedAdapter(self.slots.pack(weights), factor)
+
+    def put(self, slot: int, packed: PackedAdapter) -> None:
+        """Set the weights of a slot."""
         self.clear(slot)
-        self.slots.put(slot, weights)
-        if any(weights):
+        self.slots.put(slot, packed.weights)
+        if packed.weights is not None:
             self._changed.add(slot)
-        factor = self._like.new_ones(self.spans[-1].stop)
-        for span, change in zip(self.spans, weights, strict=True):
-            if change is not None and change.factor is not None:
-                factor[span] = change.factor.to(factor.dtype)
-                self._factors[slot] = factor
+        if packed.factor is not None:
+            self._factors[slot] = packed.factor
 
     def clear(self, slot: int) -> None:
         self.slots.clear(slot)
         self._changed.discard(slot)
         self._factors.pop(slot, None)
+
+    @property
+    def device(self) -> torch.device:
+        return self._like.device
 
     @property
     def element_size(self) -> int:
@@ -299,6 +329,11 @@ class LoraLayers:
     def paths(self) -> frozenset[str]:
         return frozenset(path for group in self.groups for path in group.paths)
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether slots are in the memory of the CPU."""
+        return all(group.device.type == "cpu" for group in self.groups)
+
     def shape(self, path: str) -> tuple[int, int]:
         """(out, in) of a layer."""
         group, span = self._find(path)
@@ -321,20 +356,27 @@ class LoraLayers:
             elements += rank * (len(group.paths) * group.size_in + group.spans[-1].stop)
         return elements * self.groups[0].element_size if self.groups else 0
 
-    def put(self, slot: int, weights: Mapping[str, LoraWeights]) -> None:
-        """Set the weights of a slot, by the paths of the layers that it changes. After an error the slot is empty."""
+    def pack(self, weights: Mapping[str, LoraWeights]) -> list[PackedAdapter]:
+        """An adapter as the slots of each group hold it, by the paths of the layers that it changes.
+
+        Nothing is changed, so any thread may call it.
+        """
+        packed = [group.pack([weights.get(path) for path in group.paths]) for group in self.groups]
+        use_huge_pages(tensor for part in packed if part.weights is not None for tensor in part.weights)
+        return packed
+
+    def put(self, slot: int, packed: Sequence[PackedAdapter]) -> None:
+        """Set the weights of a slot. After an error the slot is empty."""
         try:
-            for group in self.groups:
-                group.put(slot, [weights.get(path) for path in group.paths])
+            for group, part in zip(self.groups, packed, strict=True):
+                group.put(slot, part)
         except BaseException:
             self.clear(slot)
             raise
-        use_huge_pages(tensor for group in self.groups for tensor in group.slots.tensors())
 
     def clear(self, slot: int) -> None:
         for group in self.groups:
             group.clear(slot)
-        release_free_memory()
 
 
 def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:

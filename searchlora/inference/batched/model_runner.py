@@ -43,7 +43,7 @@ def batched_core(
     limits: Limits,
 ) -> EngineCore:
     """An engine core that computes rows with different adapters in one batch."""
-    forward, counts = Forward(model, batch_invariant=settings.batch_invariant), Counts()
+    forward, counts = Forward(model, batch_invariant=settings.is_batch_invariant()), Counts()
     limits = _with_room(limits, forward)
     prefixes = PrefixCache(settings.prefix_tokens)
     prefiller = Prefiller(forward, prefixes, limits, counts)
@@ -102,7 +102,8 @@ class BatchedModelRunner:
 
     def admission(self, waiting: Collection[Hashable]) -> Admission:
         slots, long = self._slots, self._long.requests.values()
-        return Admission(self._limits, self._prefiller, slots.count, slots.in_use, self._generating, long, waiting)
+        adapters = slots.in_use, slots.reading
+        return Admission(self._limits, self._prefiller, slots.count, *adapters, self._generating, long, waiting)
 
     def compute(self, requests: Sequence[AnyModelRequest]) -> None:
         """Score, prefill new rows, compute a chunk of a long prompt, and decode one token of all rows."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol, TypeVar
 from weakref import WeakSet
 
-from searchlora.inference.scheduling.requests import CallbackRequest, GenerateRequest, Limits
+from searchlora.inference.scheduling.requests import AnyRequest, CallbackRequest, GenerateRequest, Limits
 from searchlora.inference.scheduling.scheduler import ModelRunner, Scheduler
 
 Result = TypeVar("Result")
@@ -58,6 +58,9 @@ class LoadedAdapters(Protocol):
 
     loaded: tuple[str, ...]
 
+    def expect(self, requests: Iterable[AnyRequest]) -> None:
+        """Prepare for requests that are queued; any thread may call it."""
+
     def load(self, name: str) -> object:
         """Load an adapter unless it is loaded; the least recently used one is evicted if needed.
 
@@ -94,6 +97,14 @@ class EngineCore(Scheduler):
     @property
     def loaded(self) -> tuple[str, ...]:
         return self._adapters.loaded
+
+    def submit(self, requests: Sequence[AnyRequest], client: Hashable) -> None:
+        super().submit(requests, client)
+        self._adapters.expect(requests)
+
+    def finish(self, requests: Sequence[AnyRequest]) -> None:
+        self._adapters.expect(requests)
+        super().finish(requests)
 
     def load(self, name: str) -> None:
         self.run(lambda: self._adapters.load(name))

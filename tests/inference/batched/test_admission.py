@@ -33,7 +33,7 @@ class Prefiller:
         return len(prompt.ids)
 
 
-def admitted(lines, running=(), long=(), limits=None, slots=16):
+def admitted(lines, running=(), long=(), limits=None, slots=16, reading=()):
     """How many requests of each client are admitted beside running ones."""
     queue, found = FairQueue(), []
     for client, requests in lines.items():
@@ -41,7 +41,7 @@ def admitted(lines, running=(), long=(), limits=None, slots=16):
             queue.push(request, client)
     in_use = {each.adapter for each in running if each.adapter}
     admission = Admission(
-        limits or Limits(32, 65536, 8192, 64), Prefiller(), slots, in_use, running, long, queue.clients
+        limits or Limits(32, 65536, 8192, 64), Prefiller(), slots, in_use, reading, running, long, queue.clients
     )
     queue.admit(admission.fits, found, admission.may_take)
     return Counter(request.client for request in found)

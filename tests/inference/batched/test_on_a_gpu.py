@@ -61,7 +61,7 @@ def generating(slots, *, batch_invariant=False, requests=None, lengths=range(5, 
             }
             for group in forward.lora_layers.groups:
                 if any(path in weights for path in group.paths):
-                    group.put(slot, [weights.get(path) for path in group.paths])
+                    group.put(slot, group.pack([weights.get(path) for path in group.paths]))
     requests = requests or [GenerateRequest(ids=(5,) * length, max_new_tokens=9) for length in lengths]
     batch.rows = [
         BatchRow(request, ids=[7], prompt=Prompt(request.ids, None, slot))

@@ -163,16 +163,16 @@ def test_slots_are_unchanged_if_loading_runs_out_of_memory(kind, fails_at):
         pytest.skip("no compiled kernels here")
     changes = [LoraWeights(torch.randn(2, 6), torch.randn(span.stop - span.start, 2)) for span in spans]
     wide = [LoraWeights(torch.randn(16, 6), torch.randn(span.stop - span.start, 16)) for span in spans]
-    made.put(1, changes)
+    made.put(1, made.pack(changes))
     x, routing = torch.randn(1, 1, 6), map_rows([1], "cpu")
     wanted = made.add(x, torch.zeros(1, 1, 12), routing)
     made._like = Allocator(like, fails_at)
     with pytest.raises(MemoryError):
-        made.put(2, wide)
+        made.put(2, made.pack(wide))
     assert made.add(x, torch.zeros(1, 1, 12), routing).equal(wanted)
     made._like = like
     for weights in (wide, changes, wide):
-        made.put(2, weights)
+        made.put(2, made.pack(weights))
         assert made.add(x, torch.zeros(1, 1, 12), routing).equal(wanted)
     made.clear(2)
     assert made.add(x, torch.zeros(1, 1, 12), routing).equal(wanted)

@@ -1,0 +1,163 @@
+"""What a GPU does with bases of 4 and 8 billion parameters: kernels, equal bits, memory, training and judging.
+
+    python -m benchmarks.gpu                                    both shapes; a GPU of 80 GB, about 130 GB of disk
+    python -m benchmarks.gpu --shape qwen3-4b --fraction 24/80  as a card of 24 GB would, in gpu_smaller.json
+    python -m benchmarks.gpu --shape tiny --try                 a minute on a CPU, to see that it works; stores nothing
+
+No network is needed: the bases have random weights in the published shapes, and the tokenizer is that of the default
+base. The figures are about speed and memory, and none about quality. Each step is a process of its own, so that its
+memory is its own; a step that runs out of memory is reported, and the others go on.
+
+Not run on a GPU yet.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import WORK, as_called, dataset, parser, save_figures, single_row, speed_table
+from benchmarks.gpu.shapes import SHAPES, TINY, make_base
+from searchlora.adapters.store import Store
+from searchlora.shop import make_shop
+
+#: Runs a command of searchlora with a part of the GPU's memory, which its first argument says.
+_LIMITED = (
+    "import sys; from benchmarks.gpu.probe import limit_memory; limit_memory(float(sys.argv.pop(1)));"
+    "from searchlora.cli import main; main()"
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder and the size of a run."""
+
+    folder: Path
+    fraction: float
+    steps: int
+    pairs: int
+
+    def searchlora(self, *arguments: object) -> tuple[float, str | None]:
+        """Seconds of a command, and the end of its message if it failed."""
+        return self.command("-c", _LIMITED, self.fraction, *arguments)
+
+    def command(self, *arguments: object) -> tuple[float, str | None]:
+        started = time.monotonic()
+        ended = subprocess.run(
+            [sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False, errors="replace"
+        )
+        seconds = time.monotonic() - started
+        return seconds, None if ended.returncode == 0 else (ended.stderr or ended.stdout)[-2000:]
+
+
+def main() -> None:
+    arguments = parser("gpu")
+    arguments.add_argument("--shape", action="append", choices=[*SHAPES, TINY])
+    arguments.add_argument("--fraction", type=Fraction, default=Fraction(1), help="part of the GPU's memory: 24/80")
+    arguments.add_argument("--steps", type=int, default=40, help="training steps")
+    arguments.add_argument("--pairs", type=int, default=2000, help="judged pairs")
+    arguments.add_argument("--rows", type=int, default=32, help="rows of the probe")
+    arguments.add_argument("--work", type=Path, default=WORK / "gpu", help="folder of bases and data, which are reused")
+    arguments.add_argument("--try", action="store_true", dest="trial", help="print only")
+    options = arguments.parse_args()
+    run = Run(options.work, float(options.fraction), options.steps, options.pairs)
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    for shape in options.shape or list(SHAPES):
+        base = make_base(shape, run.folder / shape)
+        steps = chain([_probe(run, base, options.rows)], _trained(run, base), _doctor(run, base), _judged(run, base))
+        for name, figures, problem in steps:
+            print(f"{shape}, {name}: {'failed' if problem else 'done'}", file=sys.stderr)
+            rows += [single_row(f"{shape}, {name}", measure, value) for measure, value in figures.items()]
+            if problem:
+                failed[f"{shape}, {name}"] = problem
+    more = {"part of the memory": float(options.fraction), "failed": failed}
+    name = "gpu" if options.fraction == 1 else "gpu_smaller"
+    print(speed_table(rows, []) if rows else "No step succeeded.")
+    if not options.trial:
+        save_figures(name, rows, [], more, module=as_called("gpu"))
+    for name, problem in failed.items():
+        print(f"{name} failed:\n{problem}")
+
+
+#: Name of a step, its figures, and the end of its message if it failed.
+Step = tuple[str, dict[str, float], str | None]
+
+
+def _probe(run: Run, base: Path, rows: int) -> Step:
+    out = run.folder / f"probe {base.name}.json"
+    out.unlink(missing_ok=True)
+    _, problem = run.command("-m", "benchmarks.gpu.probe", base, out, "--fraction", run.fraction, "--rows", rows)
+    if problem:
+        return "probe", {}, problem
+    probed = json.loads(out.read_text(encoding="utf-8"))
+    print(f"{base.name}: {probed['check']['decision']}")
+    figures = {
+        measure if part == "check" else f"{part}: {measure}": value
+        for part, measures in probed.items()
+        for measure, value in measures.items()
+        if isinstance(value, int | float)
+    }
+    return "probe", figures, None
+
+
+def _trained(run: Run, base: Path) -> Iterator[Step]:
+    """`train judgment` with and without checkpointing."""
+    data = dataset(run.folder / "judgment", "judgment", _shop(run), format="shop").folder
+    for checkpointing in (False, True):
+        name = f"{base.name}-{'checkpointed' if checkpointing else 'plain'}"
+        settings = [f"optim.max_steps={run.steps}", f"optim.gradient_checkpointing={str(checkpointing).lower()}"]
+        overrides = [part for setting in settings for part in ("--set", setting)]
+        how = ("--base", base, "--store", run.folder / "store", *overrides)
+        seconds, problem = run.searchlora("train", "judgment", "--data", data, "--name", name, *how)
+        figures: dict[str, float] = {}
+        if problem is None:
+            training = Store(run.folder / "store").get(name).manifest.training
+            figures = {
+                "tokens/s": training["tokens"] / training["seconds"],
+                "peak memory of training, GB": training["peak_memory_gb"],
+                "whole command, s": seconds,
+            }
+        yield f"train judgment, {'with' if checkpointing else 'without'} checkpointing", figures, problem
+
+
+def _doctor(run: Run, base: Path) -> Iterator[Step]:
+    seconds, problem = run.searchlora("doctor", "--base", base)
+    yield "doctor --base", {"whole command, s": seconds}, problem
+
+
+def _judged(run: Run, base: Path) -> Iterator[Step]:
+    """`judge` without an adapter, with and without batch invariance."""
+    shop, pairs = _shop(run), run.folder / "pairs.qrels"
+    with (shop / "qrels.txt").open(encoding="utf-8") as qrels:
+        pairs.write_text("".join(islice(qrels, run.pairs)), encoding="utf-8")
+    for invariant in ("false", "true"):
+        out = run.folder / f"judged {base.name}" / invariant
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        seconds, problem = run.searchlora(
+            *("judge", "--base", base, "--task", "judgment", "--settings", run.folder / "judgment"),
+            *("--topics", shop / "rewriting.jsonl", "--corpus", shop / "corpus.jsonl", "--pairs", pairs),
+            *("--out", out / "graded.qrels", "--engine", f"{{batch_invariant: {invariant}}}"),
+        )
+        figures = {} if problem else {"pairs/s, whole command": run.pairs / seconds}
+        yield f"judge, batch_invariant: {invariant}", figures, problem
+
+
+def _shop(run: Run) -> Path:
+    if not (run.folder / "shop").is_dir():
+        make_shop(run.folder / "shop", products=600, queries=600)
+    return run.folder / "shop"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Requests for more adapters than there are slots."""
