@@ -40,15 +40,15 @@ class Pass:
 def recorded(core, monkeypatch, before=lambda _: None, costs=lambda _: 0.0) -> list[Pass]:
     """The passes of a core; its clock counts what they cost."""
     forward = core._runner._prefiller.forward
-    real, passes, clock = forward.hidden_states, [], [0.0]
+    real, passes, clock = forward.unchecked, [], [0.0]
 
-    def hidden_states(tokens, positions, visible, slots, cache):
+    def unchecked(tokens, positions, visible, *arguments):
         passes.append(Pass(*tokens.shape, visible.numel()))
         clock[0] += costs(tokens.shape[1])
         before(passes)
-        return real(tokens, positions, visible, slots, cache)
+        return real(tokens, positions, visible, *arguments)
 
-    monkeypatch.setattr(forward, "hidden_states", hidden_states)
+    monkeypatch.setattr(forward, "unchecked", unchecked)
     monkeypatch.setattr("searchlora.inference.batched.model_runner.time.monotonic", lambda: clock[0])
     return passes
 
