@@ -32,8 +32,8 @@ from searchlora.inference.settings import LocalSettings
 from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.prompts import Example
 
-#: Choices of one prompt that are scored in one pass; fixed, so that scores do not depend on other requests.
-_CHOICES = 32
+#: Choices of a prompt that are scored in one pass; fixed, so that scores depend on no other request and no limit.
+_CHOICES = 16
 
 #: Lengths of sequences -> the sequences of each batch.
 Batches = Callable[[Mapping[int, int]], Iterator[list[int]]]
@@ -266,14 +266,13 @@ class SequentialModelRunner:
                 score_sequences(model, [request.ids], [request.choices], pad_id=self._pad_id, batches=self._batches)
             )[0]
         while True:
-            count = max(1, min(self._choices, self._limits.pass_tokens // request.max_tokens))
             try:
-                return score_after_prompt(model, request.ids, request.choices, count)
+                return score_after_prompt(model, request.ids, request.choices, self._choices)
             except Exception as error:
-                if not is_out_of_memory(error) or count == 1:
+                if not is_out_of_memory(error) or self._choices == 1:
                     raise
-            self._smaller.say(count)
-            self._choices = count // 2
+            self._smaller.say(self._choices)
+            self._choices //= 2
 
     def _batches(self, lengths: Mapping[int, int]) -> Iterator[list[int]]:
         """Batches of similar length, the longest first: if memory is too small, the first batch shows it."""
