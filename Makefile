@@ -46,10 +46,11 @@ baseline:
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 SEARCHLORA_NATIVE=baseline \
 	  $(BIN)/python -m pytest $(NUMERIC) -k "not real_base"
 
-# The tutorial from one's own files to production, on a real shop with real weights; about 5 minutes; before a release.
+# The tutorial from one's own files to production, on a real shop with real weights, and two benchmarks at their smallest;
+# before a release.
 journey: export SEARCHLORA_CLIENTS_PYTHON = $(CURDIR)/.venv-clients/bin/python
 journey: $(INSTALLED) $(CLIENTS)
-	$(BIN)/python -m pytest -m journey tests/journeys
+	$(BIN)/python -m pytest -m journey tests/journeys tests/benchmarks
 
 # For the edit loop: no test of more than a fifth of a second.
 test-fast: $(INSTALLED)

@@ -10,7 +10,7 @@ from benchmarks.bulk_judging.__main__ import measure
 from tests.child_scripts import COMMAND, Script
 
 
-@pytest.mark.slow
+@pytest.mark.journey
 def test_killed_shards_give_the_bytes_of_one_process_in_less_than_a_gigabyte(tmp_path):
     rows, more = measure(tmp_path, 2_000, 5, lambda *words: Script(COMMAND, *words), ray=False)
     figures = {(row["system"], row["measure"]): row["value"] for row in rows}

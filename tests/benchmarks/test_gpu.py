@@ -18,7 +18,7 @@ STEPS = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.journey
 def test_every_step_runs_with_a_tiny_base_on_a_cpu(tmp_path):
     command = [sys.executable, "-m", "benchmarks.gpu", "--shape", "tiny", "--try", "--steps", "2", "--pairs", "8"]
     ended = subprocess.run(
