@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
+from unittest import mock
 
 #: The command line, as a script.
 COMMAND = "import sys; from searchlora.cli import main; sys.argv[0] = 'searchlora'; main()"
@@ -117,7 +119,8 @@ class TrainingChild:
 
     def _start(self, work: Connection, result: Connection, _: list[Connection], variables: dict[str, str]) -> None:
         self._process = CONTEXT.Process(target=_train, args=(work, result, variables))
-        self._process.start()
+        with mock.patch.dict(sys.modules, __main__=ModuleType("__main__")):  # a child would run an example, too
+            self._process.start()
 
     def wait(self) -> int:
         with self._lock:

@@ -215,7 +215,7 @@ def test_a_manifest_or_a_file_that_is_too_large_is_not_fetched(stored, tmp_path,
     monkeypatch.setattr("searchlora.adapters.stored.MAX_WEIGHT_BYTES", 100)
     with pytest.raises(TamperedAdapter, match="more than 100"):
         pull(str(tmp_path / "there"), store=Store(tmp_path / "other"))
-    monkeypatch.setattr("searchlora.adapters.transfer.MAX_BYTES", 100)
+    monkeypatch.setattr("searchlora.adapters.remote_files.MAX_BYTES", 100)
     with pytest.raises(ManifestError, match="more than 100 bytes"):
         pull(str(tmp_path / "there"), store=Store(tmp_path / "other"))
 

@@ -204,4 +204,4 @@ def test_memory_does_not_grow_with_the_number_of_queries(made, monkeypatch):
     finally:
         tracemalloc.stop()
     assert (made / "results.jsonl").stat().st_size > 40_000_000
-    assert peak < 15_000_000
+    assert peak < 25_000_000  # with a buffer of 16 MB, in which descriptions of shards are read
