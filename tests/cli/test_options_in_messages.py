@@ -18,7 +18,9 @@ _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 _READER_OPTION = re.compile(r"--option ([a-z_]+)")
 
 #: Lines that name options of other programs, or CSS variables.
-_OTHERS = re.compile(r"pip install|vLLM with|var\(--")
+_OTHERS = re.compile(
+    r"pip install|vLLM with|arguments of vLLM|--local-dir|var\(--|^--(enable-lora|enforce-eager)$|^--(format|query-gpu)="
+)
 
 _CORPUS = ("run", "search", "judge", "grade serve", "data build")
 
@@ -51,12 +53,18 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/merge_qrels.py": ("merge-qrels",),
     "searchlora/experiments/options.py": ("train", "improve"),
     "searchlora/experiments/run.py": ("run",),
+    "searchlora/experiments/sharding.py": ("run", "judge"),
+    "searchlora/experiments/size.py": ("size",),
     "searchlora/experiments/training_runs.py": ("train",),
     "searchlora/experiments/trials.py": ("sweep",),
     "searchlora/files/atomic.py": ("data build", "data export", "experiment", "adapters export", "demo"),
     "searchlora/files/field_map.py": _CORPUS,
+    "searchlora/files/shards.py": ("run", "judge"),
     "searchlora/http_client.py": _COMPUTING,
+    "searchlora/inference/settings.py": _COMPUTING,
     "searchlora/inference/remote/server_models.py": ("serve",),
+    "searchlora/models/devices.py": ("train",),
+    "searchlora/models/memory.py": ("size",),
     "searchlora/recipe.py": ("train",),
     "searchlora/scaffold": ("tasks new",),
     "searchlora/server/api": ("serve",),
