@@ -19,7 +19,7 @@ _READER_OPTION = re.compile(r"--option ([a-z_]+)")
 
 #: Lines that name options of other programs, or CSS variables.
 _OTHERS = re.compile(
-    r"pip install|vLLM with|arguments of vLLM|--local-dir|var\(--|^--(enable-lora|enforce-eager)$|^--(format|query-gpu)="
+    r"pip install|vLLM with|of vLLM|--local-dir|var\(--|^--(enable-lora|enforce-eager)$|^--(format|query-gpu)="
 )
 
 _CORPUS = ("run", "search", "judge", "grade serve", "data build")
