@@ -72,7 +72,8 @@ def run_in_children(work: Callable[[Steps], Result], steps: Steps, *, processes:
 
 
 def _environments(processes: int) -> list[dict[str, str]]:
-    common = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    # An interactive Python, and `python -c`, name the working directory by an empty text.
+    common = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     if processes == 1:
         return [common]
     with socket.create_server(("127.0.0.1", 0)) as server:

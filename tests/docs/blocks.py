@@ -24,7 +24,7 @@ _FENCE = re.compile(
 _TITLE = re.compile(r'title="([^"]+)"')
 _OUTPUT = re.compile(r"Output(?:, (?P<count>[\d.]+) (?P<unit>s|min))?")
 _NUMBER = re.compile(r"[<+−-]?\d(?:[\d.,:]*\d)?")
-_COMMENT = re.compile(r"<!-- *(exit|not run): *(.+?) *-->\s*\Z", re.S)
+_COMMENT = re.compile(r"<!-- *(exit|not run): *((?:(?!-->).)+?) *-->\s*\Z", re.S)
 
 
 @dataclass(frozen=True)

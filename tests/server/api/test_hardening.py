@@ -353,7 +353,7 @@ def test_a_path_cannot_forge_a_log_line(tiny_base, store, monkeypatch, caplog):
     def broken(_):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(Store, "list", broken)
+    monkeypatch.setattr("searchlora.server.api.service.Service.check_store", broken)
     with served(made_service(tiny_base, store)) as url, caplog.at_level(logging.DEBUG):
         assert httpx.get(f"{url}/v1/models/x%0dERROR%20forged%1b[31m").status_code == 500
     messages = [record.getMessage() for record in caplog.records if record.name.startswith("searchlora")]
