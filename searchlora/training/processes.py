@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any, TypeVar
@@ -73,7 +74,7 @@ def run_in_children(work: Callable[[Steps], Result], steps: Steps, *, processes:
 
 def _environments(processes: int) -> list[dict[str, str]]:
     # An interactive Python, and `python -c`, name the working directory by an empty text.
-    common = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    common = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
     if processes == 1:
         return [common]
     with socket.create_server(("127.0.0.1", 0)) as server:
