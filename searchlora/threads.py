@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def choose_threads(count: int | None = None) -> Threads:
     if _chosen is None or count is not None:
         torch_is_loaded = "torch" in sys.modules
         cpus, quota = affinity_count(), cpu_quota()
-        chosen = _choose_count(count, cpus, quota, torch_is_loaded)
+        chosen = _choose_count(count, cpus, torch_is_loaded)
         waiting, adaptive = _choose_waiting(cpus, torch_is_loaded)
         _chosen = Threads(cpus, quota, chosen, waiting, adaptive)
     return _chosen
@@ -94,8 +95,8 @@ def _choose_waiting(cpus: int, torch_is_loaded: bool) -> tuple[str, bool]:
     return "spin briefly, then sleep (GOMP_SPINCOUNT=1000)", False
 
 
-def _choose_count(count: int | None, cpus: int, quota: float | None, torch_is_loaded: bool) -> str:
-    allowed = cpus if quota is None else min(cpus, max(1, math.floor(quota + 0.5)))
+def _choose_count(count: int | None, cpus: int, torch_is_loaded: bool) -> str:
+    allowed = allowed_cpus()
     if count is not None:
         chosen, reason = count, f"{count}, as --threads says"
     elif given := _given(_COUNTS):
@@ -125,31 +126,45 @@ def affinity_count() -> int:
     return os.cpu_count() or 1
 
 
+def allowed_cpus() -> int:
+    """CPUs that this process may use: those that it may run on, or fewer by the quota of its control groups."""
+    cpus, quota = affinity_count(), cpu_quota()
+    return cpus if quota is None else min(cpus, max(1, math.floor(quota + 0.5)))
+
+
 def cpu_quota(root: Path = Path("/")) -> float | None:
     """CPUs' worth of time that the control groups (cgroups) of this process allow; None without a limit.
 
-    Reads version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`) of Linux control groups. The limits of all groups
-    above hold, too; of those, a container sees its own as the root.
+    Reads version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`) of Linux control groups.
+    """
+    return min((quota for folder in control_groups("cpu", root) for quota in _quota(folder)), default=None)
+
+
+def control_groups(controller: str, root: Path = Path("/")) -> Iterator[Path]:
+    """Folders of the control groups whose limits hold for this process, of version 2 and of version 1 of Linux.
+
+    The limits of all groups above hold, too; of those, a container sees its own as the root.
+
+    Args:
+        controller: What is limited: "cpu" or "memory".
     """
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
-        return None  # not Linux
-    quotas: list[float] = []
+        return  # not Linux
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
         if not controllers:
             mounts = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
-        elif "cpu" in controllers.split(","):
-            mounts = (f"sys/fs/cgroup/{controllers}", "sys/fs/cgroup/cpu")
+        elif controller in controllers.split(","):
+            mounts = (f"sys/fs/cgroup/{controllers}", f"sys/fs/cgroup/{controller}")
         else:
             continue
         parts = [part for part in group.split("/") if part not in ("", "..")]
         for mount in mounts:
             for depth in range(len(parts) + 1):
-                quotas += _quota(Path(root, mount, *parts[:depth]))
-    return min(quotas, default=None)
+                yield Path(root, mount, *parts[:depth])
 
 
 def _quota(folder: Path) -> list[float]:

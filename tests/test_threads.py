@@ -65,6 +65,13 @@ def test_a_system_without_control_groups_has_no_quota(tmp_path):
     assert cpu_quota(tmp_path) is None
 
 
+@pytest.mark.parametrize(("quota", "allowed"), [(None, 8), (2.4, 2), (0.1, 1), (20.0, 8)])
+def test_a_quota_bounds_the_allowed_cpus(monkeypatch, quota, allowed):
+    monkeypatch.setattr(threads, "affinity_count", lambda: 8)
+    monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
+    assert threads.allowed_cpus() == allowed
+
+
 @pytest.fixture
 def choose(monkeypatch):
     """The choice in a process with these variables, CPUs and quota, without PyTorch; and the variables after it."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -15,7 +13,8 @@ from typing import Literal, TypeAlias
 from searchlora.errors import SearchloraError, ShardsFailed, UsageError
 from searchlora.files.shards import Parts, Shard
 from searchlora.progress import Progress, silent
-from searchlora.threads import affinity_count, choose_threads
+from searchlora.threads import allowed_cpus, choose_threads
+from searchlora.training.processes import end_with_parent
 
 #: Computes one shard. It is sent to other processes, so it is a function of a module, or a partial one.
 Work: TypeAlias = Callable[[Shard, Progress], None]
@@ -93,7 +92,7 @@ def run_shards(work: Work, sharding: Sharding, parts: Parts, progress: Progress)
 def _run_processes(work: Work, shards: list[Shard], report: Callable[[int], None]) -> dict[str, str]:
     """Compute each shard in a process; shard -> why it failed."""
     context = multiprocessing.get_context("spawn")
-    threads = max(1, affinity_count() // len(shards))
+    threads = max(1, allowed_cpus() // len(shards))
     processes: dict[object, tuple[Shard, SpawnProcess, Connection]] = {}
     for shard in shards:
         ours, theirs = context.Pipe(duplex=False)
@@ -119,17 +118,9 @@ def _run_processes(work: Work, shards: list[Shard], report: Callable[[int], None
 
 def _run_child(work: Work, shard: Shard, threads: int, failure: Connection) -> None:
     choose_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         work(shard, silent)
     except SearchloraError as error:
         failure.send(str(error))
         raise SystemExit(1) from None
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent is killed, so that a repeated command finds no other one at work."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from searchlora.errors import UsageError
 from searchlora.models.fingerprint import tensor_shapes
 from searchlora.models.resolve import read_json_object
 from searchlora.recipe import Method
+from searchlora.threads import control_groups
 
 #: Bytes per weight in nf4 with double quantisation: 4 bits, an 8-bit scale per block of 64 and a 32-bit scale per 256
 #: of these scales (arXiv:2305.14314, section 3).
@@ -88,32 +90,46 @@ def memory_of(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) ->
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process can still use: those free on the machine, or fewer if its container has a limit."""
+    """Bytes that this process can still use: those free on the machine, or fewer by the limits of its control groups.
+
+    Pages of files, which a group's use includes, count as free: the kernel drops them when memory is needed.
+    """
     import psutil
 
-    free: int = psutil.virtual_memory().available
-    group = root / "sys/fs/cgroup"
-    try:
-        limit, used = ((group / name).read_text(encoding="utf-8") for name in ("memory.max", "memory.current"))
-        return max(0, min(free, int(limit) - int(used)))
-    except (OSError, ValueError):  # no control group of version 2, or "max"
-        return free
+    left = [bytes_left for folder in control_groups("memory", root) for bytes_left in _left(folder)]
+    return max(0, min([psutil.virtual_memory().available, *left]))
 
 
-def free_memory(target: Literal["cpu", "cuda"]) -> int:
-    """Bytes that a model can still take: on the GPU that PyTorch uses, or of the main memory.
+def _left(folder: Path) -> list[int]:
+    """Bytes that a control group's limit leaves, if it has one."""
+    for names in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        try:
+            limit, used = (int((folder / name).read_text(encoding="ascii")) for name in names)
+        except (OSError, ValueError):  # another version of control groups, or "max"
+            continue
+        of_files = 0
+        with suppress(OSError, ValueError):
+            lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+            stat = {name: int(value) for name, value in map(str.split, lines)}
+            # In version 1, only the totals include the groups below.
+            of_files = sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in ("inactive_file", "active_file"))
+        return [limit - used + of_files]
+    return []
+
+
+def free_memory(target: Literal["cpu", "cuda"], processes: int = 1) -> int:
+    """Bytes that a model can still take in each of some processes: of the main memory, or of a GPU for each of them.
 
     Raises:
         UsageError: for "cuda" without a GPU.
     """
     if target == "cpu":
-        return available_memory()
+        return available_memory() // processes
     import torch
 
     if not torch.cuda.is_available():
         raise UsageError("PyTorch sees no GPU, so its free memory is not known", fix="Give --memory, such as 24GB.")
-    free: int = torch.cuda.mem_get_info()[0]
-    return free
+    return min(int(torch.cuda.mem_get_info(number)[0]) for number in range(processes))
 
 
 def _is_linear(name: str, shape: Sequence[int]) -> bool:

@@ -7,6 +7,7 @@ way, ends the child. Several processes train together, by the environment variab
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -26,7 +27,7 @@ from typing import Any, TypeVar
 from searchlora.errors import SearchloraError, TrainingError
 from searchlora.models.devices import rank
 from searchlora.progress import Progress, Steps, no_progress
-from searchlora.threads import affinity_count
+from searchlora.threads import allowed_cpus
 
 Result = TypeVar("Result")
 
@@ -79,17 +80,26 @@ def _environments(processes: int) -> list[dict[str, str]]:
         return [common]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    threads = max(1, affinity_count() // processes)
+    threads = max(1, allowed_cpus() // processes)
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     common |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(threads)}
+    # They are of one machine: the ports on which they talk, which ask for no password, are not open to others.
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    common |= {name: os.environ.get(name) or loopback for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
 def _read(rank: int, child: subprocess.Popen[bytes], messages: SimpleQueue[tuple[Any, ...]]) -> None:
     assert child.stdout is not None
-    with child.stdout, suppress(EOFError, OSError, pickle.UnpicklingError):  # the last message may be a part of one
-        while True:
-            messages.put((rank, *pickle.load(child.stdout)))
+    try:
+        with child.stdout:
+            while True:
+                messages.put((rank, *pickle.load(child.stdout)))
+    except (EOFError, OSError, pickle.UnpicklingError):  # the last message may be a part of one
+        pass
+    except Exception as error:  # whatever the class of an object raises
+        what = f"what the training process sent cannot be read ({type(error).__name__}: {error})"
+        messages.put((rank, "error", TrainingError(what)))
     messages.put((rank, "ended", child.wait()))
 
 
@@ -153,7 +163,7 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no message
     work = pickle.load(sys.stdin.buffer)
-    Thread(target=_end_with_parent, daemon=True).start()
+    Thread(target=_end_with_input, daemon=True).start()
     lock, numbers = Lock(), count()
 
     def send(kind: str, value: Any) -> None:
@@ -172,20 +182,32 @@ def main() -> None:
     try:
         result = work(steps if rank() == 0 else no_progress)
     except BaseException as error:
-        send("error", _picklable(error))
+        send("error", picklable(error))
         sys.exit(1)
     send("result", result)
     if (distributed := sys.modules.get("torch.distributed")) and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
-def _end_with_parent() -> None:
+def _end_with_input() -> None:
     while os.read(0, 1):
         pass
     os._exit(1)
 
 
-def _picklable(error: BaseException) -> BaseException:
+def end_with_parent() -> None:
+    """In a process of `multiprocessing`: end when its parent is killed, too."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=end, daemon=True).start()
+
+
+def picklable(error: BaseException) -> BaseException:
     """The error, with the lines of this process where it is not one for the user."""
     if not isinstance(error, SearchloraError):
         error.add_note(f"In the training process:\n{traceback.format_exc()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,8 +63,7 @@ def render_rows(
     """
     dropped, kept, kept_weights = [], [], []
 
-    def fitting() -> Iterator[Example]:
-        rendered = in_order(lambda record: _rendered(task, renderer, record), records)
+    def fitting(rendered: Iterator[Example]) -> Iterator[Example]:
         for record, weight, example in zip(records, weights or [1.0] * len(records), rendered, strict=True):
             if len(example.input_ids) <= recipe.max_length:
                 kept.append(record)
@@ -78,7 +78,9 @@ def render_rows(
                     fix="Raise max_length, or set too_long=drop to train without such rows.",
                 )
 
-    examples = TokenRows(fitting(), file)
+    # An error ends the processes at once.
+    with closing(in_order(lambda record: _rendered(task, renderer, record), records)) as rendered:
+        examples = TokenRows(fitting(rendered), file)
     if not examples:
         reason = f": all {len(dropped)} have more than max_length = {recipe.max_length} tokens" if dropped else ""
         raise TrainingError(

@@ -10,6 +10,7 @@ from typing import IO, overload
 
 import numpy as np
 
+from searchlora.files import atomic_bytes
 from searchlora.prompts import Example
 
 #: Tokens that are kept in memory; more are kept in a file, which is mapped.
@@ -23,6 +24,9 @@ class TokenRows(Sequence[Example]):
         examples: Read once.
         file: Where tokens are written if there are many, as 32-bit integers one after the other; removed by whoever
             removes its folder.
+
+    Raises:
+        DataError: for a file that cannot be written.
 
     Examples:
         >>> rows = TokenRows([Example((5, 6, 7), 2), Example((8, 9), 1)])
@@ -41,7 +45,7 @@ class TokenRows(Sequence[Example]):
                 starts.append(starts[-1] + len(example.input_ids))
                 prompts.append(example.prompt_length)
                 if file is not None and len(tokens) > max_in_memory:
-                    out = out or stack.enter_context(file.open("wb"))
+                    out = out or stack.enter_context(atomic_bytes(file))
                     tokens.tofile(out)
                     tokens = array("i")
             if out is not None:

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
 from searchlora.models.load import load_model
-from searchlora.models.memory import available_memory, base_memory, memory_of
+from searchlora.models.memory import available_memory, base_memory, free_memory, memory_of
 from searchlora.models.resolve import BaseModel
 from tests.docs.blocks import ROOT
+from tests.test_threads import control_groups
 
 
 @pytest.mark.slow
@@ -103,14 +105,51 @@ def test_the_documentation_has_the_computed_memory(name: str, kind: str, publish
 
 
 @pytest.mark.parametrize(
-    ("limit", "used", "expected"),
-    [("1000000", "400000", 600_000), ("1000", "4000", 0), ("max", "400000", None), (None, None, None)],
+    ("lines", "files", "expected"),
+    [
+        (["0::/"], {"memory.max": "1000000\n", "memory.current": "400000\n"}, 600_000),
+        (["0::/"], {"memory.max": "1000", "memory.current": "4000"}, 0),
+        (["0::/"], {"memory.max": "max\n", "memory.current": "400000\n"}, 10**9),
+        (["0::/"], {}, 10**9),
+        (  # pages of a file that was read, such as the weights of a base, are given back
+            ["0::/"],
+            {
+                "memory.max": "1000000",
+                "memory.current": "900000",
+                "memory.stat": "anon 90000\nfile 810000\ninactive_file 700000\nactive_file 100000\n",
+            },
+            900_000,
+        ),
+        (
+            ["0::/pod/box"],
+            {
+                "pod/memory.max": "500000",
+                "pod/memory.current": "200000",
+                "pod/box/memory.max": "900000",
+                "pod/box/memory.current": "100000",
+            },
+            300_000,
+        ),
+        (
+            ["4:memory:/docker/1", "2:cpu,cpuacct:/docker/1"],
+            {
+                "memory/memory.limit_in_bytes": "1000000",
+                "memory/memory.usage_in_bytes": "900000",
+                "memory/memory.stat": "inactive_file 5\ntotal_inactive_file 300000\ntotal_active_file 200000\n",
+            },
+            600_000,
+        ),
+    ],
 )
-def test_the_limit_of_a_container_bounds_the_available_memory(tmp_path, monkeypatch, limit, used, expected):
+def test_the_limits_of_control_groups_bound_the_available_memory(tmp_path, monkeypatch, lines, files, expected):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**9))
-    group = tmp_path / "sys/fs/cgroup"
-    group.mkdir(parents=True)
-    if limit:
-        (group / "memory.max").write_text(f"{limit}\n")
-        (group / "memory.current").write_text(f"{used}\n")
-    assert available_memory(tmp_path) == (10**9 if expected is None else expected)
+    control_groups(tmp_path, lines, {f"sys/fs/cgroup/{name}": text for name, text in files.items()})
+    assert available_memory(tmp_path) == expected
+
+
+def test_each_process_has_its_share_of_the_memory_or_the_gpu_with_least(monkeypatch):
+    monkeypatch.setattr("searchlora.models.memory.available_memory", lambda: 1000)
+    assert free_memory("cpu", 4) == 250
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: ((9000, 2000, 1000)[number], 9999))
+    assert (free_memory("cuda"), free_memory("cuda", 2), free_memory("cuda", 3)) == (9000, 2000, 1000)

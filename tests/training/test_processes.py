@@ -17,6 +17,7 @@ from searchlora.models.devices import rank, world_size
 from searchlora.progress import Steps, no_progress
 from searchlora.training import processes
 from searchlora.training.processes import run_in_children
+from searchlora.training.rendering import in_order
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +43,34 @@ def divides(steps: Steps) -> float:
     return 1 / 0
 
 
+class TwoArguments(Exception):
+    """It is pickled, and cannot be unpickled."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first + second)
+
+
+def returns_what_cannot_be_read(steps: Steps) -> Exception:
+    steps("Training")(1, 2)
+    return TwoArguments("first", "second")
+
+
 def dies(by: signal.Signals, steps: Steps) -> None:
     steps("Training")(3, 9)
     os.kill(os.getpid(), by)
+
+
+def kills_its_parent(number: int) -> int:
+    if number == 300:
+        os.kill(os.getppid(), signal.SIGKILL)
+    if number >= 300:
+        time.sleep(120)
+    return number
+
+
+def dies_while_it_renders(steps: Steps) -> None:
+    del steps
+    list(in_order(kills_its_parent, range(4_000), processes=2))
 
 
 def dies_as_second(steps: Steps) -> None:
@@ -85,6 +111,18 @@ def test_an_unexpected_error_shows_the_lines_of_the_child():
     assert "return 1 / 0" in raised.value.__notes__[0]
 
 
+def test_a_result_that_cannot_be_read_is_an_error():
+    with pytest.raises(TrainingError, match=r"what the training process sent cannot be read \(TypeError"):
+        run_in_children(returns_what_cannot_be_read, no_progress, where="here")
+
+
+def test_processes_of_one_machine_talk_over_the_loopback_interface(monkeypatch):
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth1")
+    for environment in processes._environments(2):
+        assert environment["GLOO_SOCKET_IFNAME"].startswith("lo") and environment["NCCL_SOCKET_IFNAME"] == "eth1"
+
+
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_killed_child_is_told_with_its_last_step(by):
     with pytest.raises(TrainingError) as raised:
@@ -92,6 +130,14 @@ def test_a_killed_child_is_told_with_its_last_step(by):
     text = f"store/.runs/r: the training process was ended by {by.name} in 'Training' at 3 of 9. Continue"
     assert str(raised.value).startswith(text) and "--resume" in str(raised.value)
     assert ("Memory may have run out" in str(raised.value)) == (by == signal.SIGKILL)
+
+
+def test_a_child_that_is_killed_while_it_renders_is_told_at_once():
+    """Its own processes, which hold the pipe to the parent, end with it."""
+    started = time.monotonic()
+    with pytest.raises(TrainingError, match="was ended by SIGKILL"):
+        run_in_children(dies_while_it_renders, no_progress, where="here")
+    assert time.monotonic() - started < 60
 
 
 def test_of_two_processes_the_one_that_was_killed_is_told():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tracemalloc
 
 import numpy as np
@@ -11,12 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.errors import TrainingError
+from searchlora.errors import DataError, TrainingError
 from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.prompts import IGNORED, Example, Renderer
 from searchlora.recipe import load_recipe
-from searchlora.training.rendering import in_order
 from searchlora.training.rows import LengthGroupedBatches, render_rows
 from searchlora.training.token_rows import TokenRows
 from tests.factories import first_word, word_records
@@ -99,26 +97,15 @@ def test_rows_are_arrays_of_at_most_eight_bytes_a_token(tmp_path, max_in_memory)
         assert torch.equal(value, collate([given[7], given[4]], 0)[name])
 
 
+def test_a_file_of_rows_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(DataError, match=r"rows.bin: cannot be written \(Not a directory\)"):
+        TokenRows(iter(examples(50)), tmp_path / "run" / "rows.bin", max_in_memory=100)
+
+
 def test_many_rows_take_at_most_eight_bytes_a_token_of_memory():
     tracemalloc.start()
     rows = TokenRows(Example(tuple(range(60)), 30) for _ in range(5_000))
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size <= 8 * int(rows.lengths.sum())
-
-
-def refuse_odd_thousands(number):
-    if number % 1000 == 999:
-        raise TrainingError(f"{number} is refused", where="here", fix="Leave it out.")
-    return number, os.getpid()
-
-
-def test_several_processes_give_the_results_and_the_error_of_one():
-    results = list(in_order(refuse_odd_thousands, range(1_000, 1_999), processes=2))
-    assert [number for number, _ in results] == list(range(1_000, 1_999))
-    assert {process for _, process in results} == {os.getpid()}  # too few to start others
-    several, before = in_order(refuse_odd_thousands, range(4_000), processes=2), []
-    with pytest.raises(TrainingError, match=r"here: 999 is refused. Leave it out."):
-        before.extend(several)
-    assert [number for number, _ in before] == list(range(999))
-    assert os.getpid() not in {process for _, process in before}
