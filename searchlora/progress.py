@@ -32,3 +32,8 @@ def no_progress(step: str) -> Progress:
     """Steps that report nothing."""
     del step
     return silent
+
+
+def no_log(text: str) -> None:
+    """Receive a sentence for the user, and show it nowhere."""
+    del text

@@ -294,10 +294,10 @@ def _memory(name: str) -> Iterator[Check]:
     )
     yield Check("base parameters", "ok", f"{memory.parameters:,}")
     yield Check("base weights", "ok", f"{_gigabytes(memory.bf16)} in bf16, {_gigabytes(memory.nf4)} in nf4")
-    yield Check("to train", "ok", f"{_gigabytes(memory.training)} for nf4 and validation in bf16, and activations")
+    yield Check("to train", "ok", f"{_gigabytes(memory.training)} for nf4 and validation in bf16, plus activations")
     full = _gigabytes(memory.training_by("full"))
-    yield Check("to train in full", "ok", f"{full} for weights, gradients, optimiser and validation, and activations")
-    yield Check("to serve", "ok", f"{cache}, and activations")
+    yield Check("to train in full", "ok", f"{full} for weights, gradients, optimiser and validation, plus activations")
+    yield Check("to serve", "ok", f"{cache}, plus activations")
 
 
 def _batching(name: str) -> Iterator[Check]:

@@ -145,7 +145,7 @@ DeviceOption = Annotated[
     str | None,
     option(
         "--device DEVICE",
-        "cpu, cuda or cuda:N. Default: the first GPU that PyTorch sees, or the CPU.",
+        "cpu, cuda or cuda:N. Default: a GPU if PyTorch sees one.",
         callback=use_device,
     ),
 ]

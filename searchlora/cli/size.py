@@ -101,12 +101,16 @@ def _lines(result: SizeResult) -> Iterator[str]:
     yield f"{'largest batch in ' + _gigabytes(result.available):<30}" + _cells(result, "largest_batch")
     yield f"{'  with checkpointing':<30}" + _cells(result, "largest_batch_checkpointed")
     if any(one.seconds is not None for one in methods.values()):
-        yield f"{'time for 1,000 rows':<30}" + "".join(f"{f'{one.seconds:,.0f} s':>16}" for one in methods.values())
+        times = ("not known" if one.seconds is None else f"{one.seconds:,.0f} s" for one in methods.values())
+        yield f"{'time for 1,000 rows':<30}" + "".join(f"{time:>16}" for time in times)
     yield f"{'layers computed by':<30}" + "".join(
         f"{one.layers.replace('compiled ', ''):>16}" for one in methods.values()
     )
     if any(one.memory["activations"] is None for one in methods.values()):
         yield "The activations of this architecture are not known; all sums are without them."
+    for name, one in methods.items():
+        if one.failure is not None:
+            yield f"The time of {name} is not known: {one.failure}."
     yield "Python and its libraries take about 0.7 GB of main memory besides, in each process."
 
 

@@ -53,7 +53,8 @@ def train(
     from searchlora.models.devices import visible_gpus
 
     if gpus > 1 and not visible_gpus():
-        raise UsageError("the driver lists no GPU", where=f"--gpus {gpus}", fix="Leave it out to train on the CPU.")
+        fix = "`searchlora doctor` shows what PyTorch sees; leave it out to train on the CPU."
+        raise UsageError("there is no GPU, or this build of PyTorch is for CPUs", where=f"--gpus {gpus}", fix=fix)
     folder, more_data = parse_weighted(data)
     with progress_bars() as steps:
         adapter = verb(

@@ -15,14 +15,13 @@ import torch
 
 from searchlora.cpu.fused_layers import fuse_layers
 from searchlora.cpu.fused_memory import FusedMemory, TreeSize, fused_memory
-from searchlora.cpu.fused_model import DENSE_SHARE, fused_model
+from searchlora.cpu.fused_model import fused_model, keeps_dense
 from searchlora.cpu.huge_pages import release_files, release_free_memory, use_huge_pages
 from searchlora.cpu.kernels import kernels
 from searchlora.cpu.packed import CompiledLinear, PackedSlots, PrepackedLinear, padded_rank
 from searchlora.models.processor import multiplies_bf16
 
 __all__ = [
-    "DENSE_SHARE",
     "FusedMemory",
     "TreeSize",
     "attention",
@@ -31,6 +30,7 @@ __all__ = [
     "fused_memory",
     "fused_model",
     "instructions",
+    "keeps_dense",
     "log_probabilities",
     "lora_slots",
     "padded_rank",

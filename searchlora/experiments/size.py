@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,20 @@ from searchlora.errors import UsageError
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.training_runs import dataset_for, recipe_for
 from searchlora.models.configuration import read_configuration
+from searchlora.models.devices import chosen_gpus
 from searchlora.models.load import load_tokenizer
 from searchlora.models.memory import free_memory
+from searchlora.models.processor import uses_gpu
 from searchlora.models.resolve import resolve
-from searchlora.progress import Steps, no_progress
+from searchlora.progress import Steps, no_log, no_progress
 from searchlora.prompts import Renderer
 from searchlora.recipe import Method, Recipe, load_recipe
 from searchlora.records import Record
 from searchlora.task import GenerationTask, generation_task, load_task
-from searchlora.training.memory import BatchSize, Target, TrainedModel, batch_size, default_target
+from searchlora.training.memory import BatchSize, Target, TrainedModel, batch_size
 from searchlora.training.metrics import read_metrics
-from searchlora.training.rows import Rows, render_rows
+from searchlora.training.processes import run_in_children
+from searchlora.training.rows import render_rows
 
 #: Optimiser steps of a calibration; the first one is not counted.
 _STEPS = 4
@@ -44,6 +49,7 @@ class MethodSize:
         largest_batch_checkpointed: The same with gradient checkpointing.
         layers: What computes the layers: "compiled kernels" or "PyTorch".
         seconds: Training time for 1,000 rows; None: not measured.
+        failure: Why the time could not be measured; None: it was, or nobody asked.
     """
 
     trained: int
@@ -56,6 +62,7 @@ class MethodSize:
     largest_batch_checkpointed: int | None
     layers: str
     seconds: float | None = None
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,7 @@ class SizeOptions:
             raise UsageError("time is measured on training rows", where="--calibrate", fix="Give --task and --data.")
 
 
+@chosen_gpus(1, no_log)
 def size(
     options: SizeOptions,
     training: TrainingOptions = TrainingOptions(),
@@ -124,24 +132,25 @@ def size(
             where its tokenizer or its weights are not.
         RecipeError, DataError, UsageError.
     """
-    task = generation_task(load_task(options.task, tasks)) if options.task is not None else None
+    here: Target = "cuda" if uses_gpu() else "cpu"
+    target = options.target or here
+    if options.calibrate and target != here:
+        raise UsageError(
+            f"time is measured on this machine, which trains on {here}", where="--calibrate", fix="Leave out --target."
+        )
+    task, records = _task_and_records(options, tasks)
     if task is None:
         recipe = load_recipe({}, training.recipe, training.settings)
     else:
-        dataset = dataset_for(task, options.data) if options.data is not None else None
-        task = task.bound(dataset.settings if dataset else None)
         loaded = recipe_for(task, training.recipe, training.settings)
         assert isinstance(loaded, Recipe)
         recipe = loaded
-    target = options.target or default_target()
-    records = dataset.records("train") if task is not None and dataset is not None else []
-    rows = _rows(task, recipe, records) if task is not None and records else None
-    batch = (
-        batch_size(rows.examples, recipe.optim.batch_size)
-        if rows is not None
-        else BatchSize(recipe.optim.batch_size, recipe.max_length, min(recipe.max_new_tokens, recipe.max_length - 1))
-    )
-    tokens = statistics.fmean(len(example.input_ids) for example in rows.examples) if rows is not None else None
+    batch = BatchSize(recipe.optim.batch_size, recipe.max_length, min(recipe.max_new_tokens, recipe.max_length - 1))
+    tokens = None
+    if task is not None and records:
+        renderer = Renderer(load_tokenizer(resolve(recipe.base)), recipe.prompt)
+        rows = render_rows(task, renderer, records, recipe).examples
+        batch, tokens = batch_size(rows, recipe.optim.batch_size), float(rows.lengths.mean())
     available = free_memory(target) if options.memory is None else options.memory
     config = read_configuration(recipe.base)
     full, lora = (
@@ -150,11 +159,15 @@ def size(
     )
     methods: dict[Method, MethodSize] = {}
     for model in (full, lora, lora.quantised()):
-        seconds = None
-        if options.calibrate:
-            assert task is not None and tokens is not None
-            seconds = 1000 * tokens / _tokens_per_second(task, model.recipe, records, steps)
-        methods[model.recipe.method] = replace(_sized(model, batch, available), seconds=seconds)
+        sized = _sized(model, batch, available)
+        if options.calibrate and tokens is not None:
+            work = partial(_tokens_per_second, options, tasks, model.recipe)
+            try:
+                speed = run_in_children(work, steps, where=f"method={model.recipe.method}")
+                sized = replace(sized, seconds=1000 * tokens / speed)
+            except Exception as error:  # too little memory, or what a library refuses; the other figures are known
+                sized = replace(sized, failure=getattr(error, "what", None) or f"{type(error).__name__}: {error}")
+        methods[model.recipe.method] = sized
     return SizeResult(recipe.base, full.parameters, target, available, batch, tokens, methods)
 
 
@@ -167,22 +180,34 @@ def _sized(model: TrainedModel, batch: BatchSize, available: int) -> MethodSize:
         memory=memory.parts(),
         training=memory.training,
         peak=memory.peak,
-        largest_batch=model.with_checkpointing(False).largest_batch(available, batch),
-        largest_batch_checkpointed=model.with_checkpointing(True).largest_batch(available, batch),
+        largest_batch=model.with_optim(gradient_checkpointing=False).largest_batch(available, batch),
+        largest_batch_checkpointed=model.with_optim(gradient_checkpointing=True).largest_batch(available, batch),
         layers="PyTorch" if model.fused is None else "compiled kernels",
     )
 
 
-def _rows(task: GenerationTask, recipe: Recipe, records: Sequence[Record]) -> Rows:
-    return render_rows(task, Renderer(load_tokenizer(resolve(recipe.base)), recipe.prompt), records, recipe)
+def _task_and_records(options: SizeOptions, tasks: str | Path | None) -> tuple[GenerationTask | None, Sequence[Record]]:
+    """The task, with the settings of its dataset, and the training records, where they are given."""
+    if options.task is None:
+        return None, ()
+    task = generation_task(load_task(options.task, tasks))
+    if options.data is None:
+        return task.bound(None), ()
+    dataset = dataset_for(task, options.data)
+    return task.bound(dataset.settings), dataset.records("train")
 
 
-def _tokens_per_second(task: GenerationTask, recipe: Recipe, records: Sequence[Record], steps: Steps) -> float:
-    """The median over some optimiser steps of a training run that is deleted."""
+def _tokens_per_second(options: SizeOptions, tasks: str | Path | None, recipe: Recipe, steps: Steps) -> float:
+    """In a child: the median over some optimiser steps of a training run that is deleted."""
     from searchlora.training.sft import train_adapter
 
+    task, records = _task_and_records(options, tasks)
+    assert task is not None
     optim = recipe.optim.model_copy(update={"max_steps": _STEPS})
     short = recipe.model_copy(update={"optim": optim})
+    if not recipe.loss.ranking:  # whose batches need whole groups
+        rows = _STEPS * optim.batch_size * optim.gradient_accumulation
+        records = random.Random(recipe.seed).sample(records, min(rows, len(records)))
     with tempfile.TemporaryDirectory() as folder:
         progress = steps(f"Training {_STEPS} steps ({recipe.method})")
         train_adapter(task, short, resolve(recipe.base), records, Path(folder), progress=progress)

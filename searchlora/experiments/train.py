@@ -26,16 +26,17 @@ from searchlora.experiments.training_runs import (
 )
 from searchlora.experiments.validation import Validator
 from searchlora.models.configuration import read_configuration
-from searchlora.models.devices import default_device, rank
-from searchlora.models.load import computed_in, load_tokenizer
+from searchlora.models.devices import chosen_gpus, rank
+from searchlora.models.load import load_tokenizer
 from searchlora.models.memory import base_memory, free_memory
+from searchlora.models.processor import uses_gpu
 from searchlora.models.resolve import BaseModel, public_name, resolve
-from searchlora.progress import Steps, no_progress
+from searchlora.progress import Steps, no_log, no_progress
 from searchlora.prompts import Renderer
 from searchlora.recipe import EncoderRecipe, Recipe, for_size, load_recipe
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
 from searchlora.task import EncoderTask, GenerationTask, Task, generation_task, load_task
-from searchlora.training.memory import TrainedModel, default_target
+from searchlora.training.memory import BatchSize, TrainedModel, validates_in_place
 from searchlora.training.rows import render_rows
 from searchlora.training.sft import train_adapter
 from searchlora.training.step_choice import choose_step, read_choice, step_of_recipe, write_choice
@@ -65,20 +66,22 @@ def train(
         options: Recipe, base and further data.
         store: The adapter store; SEARCHLORA_STORE or `./store` if None.
         tasks: A folder of task plugins.
-        log: Receives a sentence about the memory that training needs, before it begins; with `options.reuse`, about
-            what is reused, resumed or done.
+        log: Receives a sentence about the GPU that is chosen of several, and one about the memory that training needs,
+            before it begins; with `options.reuse`, about what is reused, resumed or done.
 
     Raises:
+        UsageError: in a process that a launcher such as torchrun started with others, or for more processes than GPUs.
         RecipeError, DataError, BaseModelError, InvalidName, NameTaken: before anything is trained.
         TrainingError: for an unfinished run without `resume` or `restart`, or one with other inputs.
         LoadCheckFailed: for a trained adapter that does not pass verification; its run is kept.
     """
     store = Store.of(store)
     check_name(name)
-    job = _job(task, data, options, tasks, steps, log)
-    if log is not None and not options.reuse:
-        log(_memory(job))
-    return train_and_store(job, name, store, options, log)
+    with chosen_gpus(options.processes, log or no_log):
+        job = _job(task, data, options, tasks, steps, log)
+        if log is not None and not options.reuse:
+            log(_memory(job, options.processes))
+        return train_and_store(job, name, store, options, log)
 
 
 def _job(
@@ -105,29 +108,35 @@ def _job(
     dataset = dataset_for(plugin, data)
     bound = plugin.bound(dataset.settings)
     recipe = recipe_for(bound, options.recipe, options.settings)
-    again = partial(_job, task, data, options, tasks)
+    rebuild = partial(_job, task, data, options, tasks)
     if isinstance(bound, EncoderTask):
         assert isinstance(recipe, EncoderRecipe)
-        return EncoderJob(bound, recipe, dataset, resolve(recipe.base), again, steps)
+        return EncoderJob(bound, recipe, dataset, resolve(recipe.base), rebuild, steps)
     assert isinstance(bound, GenerationTask) and isinstance(recipe, Recipe)
     more = tuple((dataset_for(bound, folder), weight) for folder, weight in options.more_data.items())
     bound.check_training(Mixture(bound, dataset, more).rows()[0])
     base = resolve(recipe.base)
     default = for_size(bound.default_recipe, base_memory(base.path).parameters)
     recipe = load_recipe(default, options.recipe, options.settings)
-    return PromptedJob(bound, recipe, dataset, base, again, steps, more, log)
+    return PromptedJob(bound, recipe, dataset, base, rebuild, steps, more, log)
 
 
-def _memory(job: TrainingJob) -> str:
-    """The memory of a training run, from the headers of its base's files."""
-    memory, recipe = base_memory(job.base.path), job.recipe
-    # An encoder is held in fp32, and so is the copy that validation loads.
-    precision = "fp32" if isinstance(recipe, EncoderRecipe) else computed_in(recipe.precision)
-    size = memory.training_by(recipe.method, precision)
+def _memory(job: TrainingJob, processes: int) -> str:
+    """The memory of a training run, from the configuration of its base or the headers of its files."""
+    recipe = job.recipe
+    if isinstance(job, PromptedJob):
+        model = job.model(None, processes)
+        memory = model.memory(BatchSize(1, 2, 1))
+        parameters = model.parameters
+        size = memory.weights + memory.gradients + memory.optimiser + memory.validation
+    else:
+        base = base_memory(job.base.path)
+        # An encoder is held in fp32, and so is the copy that validation loads.
+        parameters, size = base.parameters, base.training_by(recipe.method, "fp32")
     what = "all weights" if recipe.is_full else f"A and B of rank {recipe.lora.r}"
     return (
-        f"Training {what} of {public_name(job.base.name)} ({memory.parameters:,} parameters, method {recipe.method}): "
-        f"{size / 1e9:.2f} GB with validation, and activations."
+        f"Training {what} of {public_name(job.base.name)} ({parameters:,} parameters, method {recipe.method}): "
+        f"{size / 1e9:.2f} GB with validation, plus activations."
     )
 
 
@@ -151,7 +160,7 @@ class PromptedJob(TrainingJob):
 
     def train(self, folder: Path, resume: bool) -> TrainingResult:
         records, weights = self.mixture.rows()
-        in_place = validates_in_place() or not self.recipe.validation.generate_rows
+        in_place = validates_in_place(self.recipe, uses_gpu())
         result = train_adapter(
             self.task,
             self.recipe,
@@ -167,21 +176,24 @@ class PromptedJob(TrainingJob):
             result.summary["step"] = step_of_recipe(self.recipe)
         return replace(result, validated=self.recipe.quantization if in_place else "none")
 
-    def settled(self, folder: Path, resume: bool, processes: int) -> Recipe:
+    def resolve_recipe(self, folder: Path, resume: bool, processes: int) -> Recipe:
         if self.recipe.optim.tokens_per_step is None:
             return self.recipe
         choice = read_choice(folder) if resume else None
         if choice is None:
             renderer = Renderer(load_tokenizer(self.base), self.recipe.prompt)
             rows = render_rows(self.task, renderer, self.mixture.rows()[0], self.recipe).examples
-            target = default_target()
-            free = free_memory(target) // (processes if target == "cpu" else 1)
-            model = TrainedModel(read_configuration(str(self.base.path)), self.recipe, target, free)
-            choice = choose_step(model, rows, free, processes)
+            free = free_memory("cuda" if uses_gpu() else "cpu", processes)
+            choice = choose_step(self.model(free, processes), rows, free, processes)
             write_choice(folder, choice)
             if self.log is not None:
                 self.log(choice.sentence(float(rows.lengths.mean()), processes))
         return choice.applied(self.recipe)
+
+    def model(self, free: int | None, processes: int) -> TrainedModel:
+        """What is trained, without weights."""
+        config = read_configuration(str(self.base.path))
+        return TrainedModel(config, self.recipe, "cuda" if uses_gpu() else "cpu", free, processes)
 
     def tune(self, adapter: Path) -> Mapping[str, Any]:
         records = self.dataset.records("validation")[: self.recipe.validation.tune_rows]
@@ -242,8 +254,3 @@ class PromptedJob(TrainingJob):
             self.recipe.max_new_tokens,
             of_model if in_place else None,
         )
-
-
-def validates_in_place() -> bool:
-    """Whether the model that is trained also answers validation rows: on a GPU. Their loss alone is always its own."""
-    return default_device() != "cpu"

@@ -8,7 +8,7 @@ import shutil
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,10 +28,10 @@ from searchlora.data.mixture import Mixture
 from searchlora.errors import DataError, RecipeError, TrainingError
 from searchlora.experiments.options import TrainingOptions
 from searchlora.files import parse_json
-from searchlora.models.devices import check_not_launched, chosen_gpus, rank
+from searchlora.models.devices import rank
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel
-from searchlora.progress import Steps, no_progress
+from searchlora.progress import Steps, no_log, no_progress
 from searchlora.recipe import AnyRecipe, load_encoder_recipe, load_recipe, with_method
 from searchlora.task import EncoderTask, Task
 from searchlora.training.processes import run_in_children
@@ -56,7 +56,7 @@ class TrainingJob(ABC):
     Attributes:
         task: Bound to the settings of the dataset.
         base: The resolved base of the recipe.
-        again: Makes this job in another process, from the steps of that process.
+        rebuild: Makes this job in another process, from the steps of that process.
         verb: Past participle of what the job does, for messages.
     """
 
@@ -66,14 +66,14 @@ class TrainingJob(ABC):
     recipe: AnyRecipe
     dataset: Dataset
     base: BaseModel
-    again: Callable[[Steps], TrainingJob] = field(compare=False)
+    rebuild: Callable[[Steps], TrainingJob] = field(compare=False)
     steps: Steps = field(default=no_progress, compare=False)
 
     @abstractmethod
     def train(self, folder: Path, resume: bool) -> TrainingResult:
         """Train in the folder of a training run; in a process of its own (`train_in`)."""
 
-    def settled(self, folder: Path, resume: bool, processes: int) -> AnyRecipe:
+    def resolve_recipe(self, folder: Path, resume: bool, processes: int) -> AnyRecipe:
         """The recipe with what it leaves to this machine, chosen once for a run in its folder."""
         del folder, resume, processes
         return self.recipe
@@ -106,10 +106,13 @@ class TrainingJob(ABC):
             "task": f"{self.task.name} version {self.task.version}",
             "settings": dict(self.task.settings),
             "recipe": self.recipe.model_dump(),
-            "dataset": self.dataset.fingerprint,
-            "more data": self.mixture.identity(),
+            **self.data(),
             "base": fingerprint(self.base.path).model_dump(),
         }
+
+    def data(self) -> dict[str, Any]:
+        """Fingerprints of the datasets, by what they are for."""
+        return {"dataset": self.dataset.fingerprint, "more data": self.mixture.identity()}
 
     def _read(self, recipe: Mapping[str, Any]) -> AnyRecipe | None:
         """The recipe of a manifest, also of an older one; None if it is none today."""
@@ -161,27 +164,24 @@ def train_and_store(
     """Train, verify and store the next version of `name`; exactly one version, however often it is killed and resumed.
 
     Args:
-        log: Receives a sentence about the GPU that is chosen of several; with `options.reuse`, about what is reused,
-            resumed or done.
+        log: With `options.reuse`, receives a sentence about what is reused, resumed or done.
 
     Raises:
-        UsageError: in a process that a launcher such as torchrun started with others.
         TrainingError: for an unfinished run without `resume` or `restart`, one with another identity, or a training
             process that was killed.
         LoadCheckFailed: for a trained adapter that does not pass verification; its run is kept.
     """
     check_name(name)
-    check_not_launched()
-    told = log if log is not None and options.reuse else _untold
+    log = log if log is not None and options.reuse else no_log
     if options.reuse:
         if stored := _newest_of(store, name, job):
             _remove_finished_run(store, stored)
-            told(f"Reusing {stored.reference}, {job.verb} on this dataset with this recipe")
+            log(f"Reusing {stored.reference}, {job.verb} on this dataset with this recipe")
             return stored
         is_unfinished = _run_file(store, name).is_file()
         options = replace(options, resume=is_unfinished and not options.restart)
         if is_unfinished:
-            told("Discarding an unfinished training run" if options.restart else "Resuming an unfinished training run")
+            log("Discarding an unfinished training run" if options.restart else "Resuming an unfinished training run")
     store.check_task(name, job.task.name)
     with _exclusive_run(store, name):
         if options.resume and not _run_file(store, name).is_file() and (stored := _newest_of(store, name, job)):
@@ -190,17 +190,12 @@ def train_and_store(
         folder = _run_folder(store, name, options, {**job.identity(), "number of processes": together})
         stored = store.stored_by(name, folder.id) if options.resume else None
         if stored is None:
-            with chosen_gpus(options.processes, log or _untold):
-                result = train_in(job, store, name, folder, options)
-                stored = _store(job, name, store, result, folder.id)
+            result = train_in(job, store, name, folder, options)
+            stored = _store(job, name, store, result, folder.id)
         folder.remove()
     seconds = float(stored.manifest.training["seconds"])
-    told(f"{job.verb.capitalize()} {stored.reference} in {seconds:.0f} s: {stored.path}")
+    log(f"{job.verb.capitalize()} {stored.reference} in {seconds:.0f} s: {stored.path}")
     return stored
-
-
-def _untold(text: str) -> None:
-    del text
 
 
 def train_in(
@@ -211,9 +206,9 @@ def train_in(
     """
     chosen = os.environ.get(_TENSORBOARD)
     os.environ.setdefault(_TENSORBOARD, str(store.root / ".logs" / name))
-    recipe = job.settled(folder.path, options.resume, options.processes)
-    work = partial(_train, job.again, recipe, job.base, folder.path, options.resume)
     try:
+        recipe = job.resolve_recipe(folder.path, options.resume, options.processes)
+        work = partial(_train, job.rebuild, job.data(), recipe, job.base, folder.path, options.resume)
         return run_in_children(work, job.steps, processes=options.processes, where=str(folder.path))
     finally:
         if chosen is None:  # else it would be the folder of the next name, too
@@ -221,13 +216,24 @@ def train_in(
 
 
 def _train(
-    again: Callable[[Steps], TrainingJob], recipe: AnyRecipe, base: BaseModel, folder: Path, resume: bool, steps: Steps
+    rebuild: Callable[[Steps], TrainingJob],
+    data: Mapping[str, Any],
+    recipe: AnyRecipe,
+    base: BaseModel,
+    folder: Path,
+    resume: bool,
+    steps: Steps,
 ) -> TrainingResult:
-    """In the child: train with the recipe and base of the parent, whatever a file has become meanwhile."""
+    """In the child: train with the data, recipe and base of the parent, whatever a file has become meanwhile."""
     from filelock import FileLock
 
-    with FileLock(folder.with_name(f"{folder.name}.training-{rank()}.lock"), timeout=0):
-        return replace(again(steps), recipe=recipe, base=base).train(folder, resume)
+    with FileLock(folder.with_name(f"{folder.name}@child-{rank()}.lock"), timeout=0):
+        job = rebuild(steps)
+        if job.data() != data:
+            raise TrainingError(
+                "a dataset was built again after the run began", where=str(folder), fix="Train on it with --restart."
+            )
+        return replace(job, recipe=recipe, base=base).train(folder, resume)
 
 
 def _store(job: TrainingJob, name: str, store: Store, result: TrainingResult, run_id: str) -> StoredAdapter:
@@ -283,21 +289,18 @@ def _exclusive_run(store: Store, name: str) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     runs = store.root / ".runs"
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(runs / f"{name}.lock", timeout=0)
-        lock.acquire()
-        for child in runs.glob(f"{name}.training-*.lock"):
-            with FileLock(child, timeout=_CHILDREN_END):
-                pass
-    except Timeout:
-        raise TrainingError(f"'{name}' is being trained by another process", where=str(runs / name)) from None
-    except OSError as error:
-        raise TrainingError(f"cannot be written ({error.strerror})", where=str(runs)) from error
-    try:
+    with ExitStack() as held:
+        try:
+            runs.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(runs / f"{name}@run.lock", timeout=0))
+            for child in runs.glob(f"{name}@child-*.lock"):
+                with FileLock(child, timeout=_CHILDREN_END):
+                    pass
+        except Timeout:
+            raise TrainingError(f"'{name}' is being trained by another process", where=str(runs / name)) from None
+        except OSError as error:
+            raise TrainingError(f"cannot be written ({error.strerror})", where=str(runs)) from error
         yield
-    finally:
-        lock.release()
 
 
 def _run_folder(store: Store, name: str, options: TrainingOptions, identity: Mapping[str, Any]) -> TrainingRunFolder:

@@ -49,15 +49,18 @@ def check_not_launched() -> None:
 def chosen_gpus(processes: int, log: Callable[[str], None]) -> Iterator[None]:
     """Show this process and its children as many GPUs as processes train together, if the machine has more.
 
-    Without `CUDA_VISIBLE_DEVICES` they are those with the most free memory, else the first that it names. transformers
+    Enter it before anything asks PyTorch for GPUs: CUDA reads the variable once in a process. Without
+    `CUDA_VISIBLE_DEVICES` they are those with the most free memory, else the first that it names. transformers
     would spread the batch of a process over all GPUs that it sees, in threads, which TRL refuses.
 
     Args:
         log: Receives a sentence that names them.
 
     Raises:
-        UsageError: for more processes than GPUs; on a machine without one, they train on its CPUs.
+        UsageError: for more processes than GPUs; on a machine without one, they train on its CPUs. Also in one of the
+            processes of a launcher.
     """
+    check_not_launched()
     gpus, given = visible_gpus(), os.environ.get(VISIBLE)
     if 0 < len(gpus) < processes:
         raise UsageError(
@@ -69,7 +72,7 @@ def chosen_gpus(processes: int, log: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     chosen = gpus[:processes]
-    log(f"Training on {' and '.join(map(describe_gpu, chosen))} of {len(gpus)}.")
+    log(f"Using {' and '.join(map(describe_gpu, chosen))} of {len(gpus)}.")
     os.environ[VISIBLE] = ",".join(chosen)
     try:
         yield
@@ -96,8 +99,12 @@ class Gpu:
 
 def visible_gpus() -> list[str]:
     """What `CUDA_VISIBLE_DEVICES` may name: its own entries if it is set, else the UUIDs of all GPUs, most free memory
-    first. Empty without an NVIDIA GPU.
+    first. Empty without an NVIDIA GPU, and for a build of PyTorch that computes on CPUs only.
     """
+    import torch
+
+    if torch.version.cuda is None and torch.version.hip is None:
+        return []
     if (chosen := os.environ.get(VISIBLE)) is not None:
         return [entry.strip() for entry in chosen.split(",") if entry.strip() not in ("", "-1")]
     return [gpu.id for gpu in sorted(_gpus(), key=lambda gpu: -gpu.free)]

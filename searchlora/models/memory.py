@@ -96,8 +96,8 @@ def available_memory(root: Path = Path("/")) -> int:
     """
     import psutil
 
-    left = [bytes_left for folder in control_groups("memory", root) for bytes_left in _left(folder)]
-    return max(0, min([psutil.virtual_memory().available, *left]))
+    free: int = psutil.virtual_memory().available
+    return max(0, min([free, *(left for folder in control_groups("memory", root) for left in _left(folder))]))
 
 
 def _left(folder: Path) -> list[int]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import psutil
+from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from searchlora.errors import TrainingError
-from searchlora.models.devices import rank, world_size
+from searchlora.errors import DataError, TrainingError
+from searchlora.models.devices import default_device, rank, world_size
 from searchlora.progress import Progress
 from searchlora.recipe import AnyRecipe
 from searchlora.training.metrics import MetricsLog, read_metrics
@@ -136,7 +137,16 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         shutil.rmtree(current, ignore_errors=True)
         self.save(current)
         started = time.monotonic()
-        measures = dict(self.validate(current))
+        try:
+            measures = dict(self.validate(current))
+        except (
+            OSError,
+            SafetensorError,
+            DataError,
+        ) as error:  # not of the run's own files
+            raise TrainingError(
+                f"validation failed ({error})", where=str(self.folder), fix="Correct this, then continue with --resume."
+            ) from error
         seconds = round(time.monotonic() - started, 1)
         self.log.add(
             step, {**{f"validation_{name}": value for name, value in measures.items()}, "validation_seconds": seconds}
@@ -180,12 +190,13 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
 
 def _agreed(stop: bool) -> bool:
     """What the first of the processes that train together says, in all of them."""
+    if world_size() == 1:
+        return stop
     import torch
 
-    answer = [stop]
-    if world_size() > 1:
-        torch.distributed.broadcast_object_list(answer, src=0)
-    return answer[0]
+    answer = torch.tensor([stop], dtype=torch.uint8, device=default_device())
+    torch.distributed.broadcast(answer, src=0)
+    return bool(answer.item())
 
 
 def stopped_step(folder: Path) -> int | None:

@@ -16,12 +16,14 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
+
 from searchlora.errors import BaseModelError
 from searchlora.models.libraries import quiet
 from searchlora.models.load import Precision, computed_in, number_of_parameters
 from searchlora.models.memory import NF4_BYTES, available_memory, kv_token
-from searchlora.prompts import Example
 from searchlora.recipe import Recipe
+from searchlora.training.token_rows import TokenRows
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,6 +32,9 @@ Target = Literal["cpu", "cuda"]
 
 #: Rows that validation holds at once in the KV cache, as the local engine's defaults allow.
 _VALIDATION_ROWS, _CACHE_TOKENS = 32, 65_536
+
+#: What Python and its libraries take in a process that trains.
+PROCESS_BYTES = 700_000_000
 
 #: Rows of simulated steps; with more, the peak is at the same place.
 _SIMULATED_ROWS = (2, 4)
@@ -64,14 +69,15 @@ class BatchSize:
         return BatchSize(rows, self.length, self.completion, **more)
 
 
-def batch_size(examples: Sequence[Example], rows: int) -> BatchSize:
+def batch_size(examples: TokenRows, rows: int) -> BatchSize:
     """The batch of the longest rows, in tokens; with fewer rows than `rows`, of a number in proportion.
 
     Examples:
-        >>> batch_size([Example((1, 2, 3, 4), 2), Example((1, 2, 5), 2), Example((7, 8), 1)], 2)
+        >>> from searchlora.prompts import Example
+        >>> batch_size(TokenRows([Example((1, 2, 3, 4), 2), Example((1, 2, 5), 2), Example((7, 8), 1)]), 2)
         BatchSize(rows=2, length=4, completion=2, tokens=7, nodes=3, completions=3)
     """
-    longest = sorted(examples, key=lambda example: len(example.input_ids), reverse=True)[:rows]
+    longest = [examples[int(row)] for row in np.argsort(-examples.lengths, kind="stable")[:rows]]
     paths = sorted(tuple(example.input_ids[:-1]) for example in longest)
     shared = [_common(one, next_one) for one, next_one in itertools.pairwise(paths)]
     completions = [len(example.input_ids) - example.prompt_length for example in longest]
@@ -91,10 +97,9 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def default_target() -> Target:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def validates_in_place(recipe: Recipe, on_gpu: bool) -> bool:
+    """Whether the model that is trained validates: on a GPU, and where only the loss of validation rows is measured."""
+    return on_gpu or not recipe.validation.generate_rows
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,7 @@ class TrainedModel:
         config: Of transformers, of a causal language model.
         target: Where it is trained.
         free: Bytes of free memory, on which it depends whether the CPU backend keeps dense copies of 4-bit weights.
+        processes: That train together; of several, PyTorch computes the layers.
 
     Attributes:
         parameters: Of the base.
@@ -163,10 +169,12 @@ class TrainedModel:
         '8,030,261,248 41,943,040'
     """
 
-    def __init__(self, config: Any, recipe: Recipe, target: Target, free: int | None = None) -> None:
+    def __init__(
+        self, config: Any, recipe: Recipe, target: Target, free: int | None = None, processes: int = 1
+    ) -> None:
         import torch
 
-        self.config, self.recipe, self.target = config, recipe, target
+        self.config, self.recipe, self.target, self.processes = config, recipe, target, processes
         self._free = available_memory() if free is None else free
         self.computed_in: Precision = "fp32" if recipe.is_full else computed_in(recipe.precision, target)
         self.model = _skeleton(
@@ -184,7 +192,7 @@ class TrainedModel:
         """What the CPU backend holds (`cpu.backend.FusedMemory`); None where PyTorch computes the layers."""
         from searchlora.cpu import backend
 
-        if self.target != "cpu" or self.recipe.is_full:
+        if self.target != "cpu" or self.recipe.is_full or self.processes > 1:
             return None
         return backend.fused_memory(self.model, self.recipe.optim.gradient_checkpointing)
 
@@ -195,6 +203,7 @@ class TrainedModel:
         itemsize = 2 if computed_in(self.recipe.precision, self.target) == "bf16" else 4
         copy_of_base = itemsize * self.parameters
         gradients = 4 * self.trained
+        in_place = validates_in_place(self.recipe, self.target == "cuda")
         if self.fused is None:
             found, activations = self._peak(batch), None
             vocabulary, _ = self.model.get_output_embeddings().weight.shape
@@ -223,7 +232,7 @@ class TrainedModel:
             optimiser=8 * self.trained,
             activations=activations,
             logits=logits,
-            validation=(0 if self._validates_itself else copy_of_base) + self._cache(batch, itemsize),
+            validation=(0 if in_place else copy_of_base) + self._cache(batch, itemsize),
             storing=copy_of_base,
         )
 
@@ -247,10 +256,10 @@ class TrainedModel:
         other.recipe = self.recipe.model_copy(update={"method": "qlora"})
         return other
 
-    def with_checkpointing(self, active: bool) -> TrainedModel:
-        """The same model, trained with or without gradient checkpointing."""
+    def with_optim(self, **settings: Any) -> TrainedModel:
+        """The same model, trained with other values of `optim`, such as `gradient_checkpointing=True`."""
         other = copy.copy(self)
-        optim = self.recipe.optim.model_copy(update={"gradient_checkpointing": active})
+        optim = self.recipe.optim.model_copy(update=settings)
         other.recipe = self.recipe.model_copy(update={"optim": optim})
         other.__dict__.pop("fused", None)
         return other
@@ -265,14 +274,9 @@ class TrainedModel:
             from searchlora.cpu import backend
 
             weights += self.fused.rounded
-            if quantised and self.fused.dense <= backend.DENSE_SHARE * self._free:
+            if quantised and backend.keeps_dense(self.fused.dense, self._free):
                 weights += self.fused.dense
         return weights
-
-    @property
-    def _validates_itself(self) -> bool:
-        """Whether the trained model answers validation rows: LoRA on a GPU, or where no answers are generated."""
-        return not self.recipe.is_full and (self.target == "cuda" or not self.recipe.validation.generate_rows)
 
     def _cache(self, batch: BatchSize, itemsize: int) -> int:
         """KV cache of the rows that validation generates and scores."""

@@ -9,12 +9,12 @@ from pathlib import Path
 from searchlora.errors import TrainingError
 from searchlora.files import atomic_text
 from searchlora.recipe import Recipe
-from searchlora.training.memory import TrainedModel, batch_size
+from searchlora.training.memory import PROCESS_BYTES, TrainedModel, batch_size
 from searchlora.training.token_rows import TokenRows
 
 _FILE = "step.json"
 
-#: Share of the free memory that a choice may fill; the rest is for what is not computed.
+#: Share of the free memory, less what libraries take, that a choice may fill; the rest is for what is not computed.
 _SHARE = 0.9
 
 #: Rows of a batch below which gradient checkpointing, which takes about a third more time, is better than few rows.
@@ -62,15 +62,23 @@ def choose_step(model: TrainedModel, rows: TokenRows, free: int, processes: int 
     least = recipe.loss.group_size if recipe.loss.ranking else 1
     wanted = max(least, round(recipe.optim.tokens_per_step / rows.lengths.mean() / processes))
     longest = batch_size(rows, min(wanted, 16))
-    memory = int(_SHARE * free)
-    plain, recomputed = model.with_checkpointing(False), model.with_checkpointing(True)
-    fitting = 0 if recipe.optim.gradient_checkpointing else plain.largest_batch(memory, longest) or 0
+    memory = max(0, int(_SHARE * (free - PROCESS_BYTES)))
+
+    def largest(checkpointing: bool) -> int | None:
+        """Rows of a batch: all that are wanted, or as many as fit beside the gradients of the batches before."""
+        one, several = (
+            model.with_optim(gradient_checkpointing=checkpointing, gradient_accumulation=batches) for batches in (1, 2)
+        )
+        whole = one.largest_batch(memory, longest)
+        return whole if whole is None or whole >= wanted else several.largest_batch(memory, longest)
+
+    fitting = 0 if recipe.optim.gradient_checkpointing else largest(False) or 0
     checkpointing = fitting < min(wanted, max(least, _FEW_ROWS))
     if checkpointing:
-        found = recomputed.largest_batch(memory, longest)
+        found = largest(True)
         fitting = least if found is None else found  # where activations are not known, as few as possible
     if fitting < least:
-        need = recomputed.memory(longest.with_rows(least)).peak
+        need = model.with_optim(gradient_checkpointing=True).memory(longest.with_rows(least)).peak
         raise TrainingError(
             f"{least} rows of {longest.length} tokens need {need / 1e9:.2f} GB with gradient checkpointing, and "
             f"{memory / 1e9:.2f} GB are free",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from searchlora.data.building import build
 from searchlora.models.load import load_model, number_of_parameters
 from searchlora.shop import make_shop
+from searchlora.training.processes import run_in_children
 
 
 @pytest.mark.slow
@@ -45,15 +47,39 @@ def test_rows_of_a_dataset_are_measured_and_a_few_steps_trained(cli, tmp_path, t
             *("--calibrate", "--set", "optim.batch_size=2", "--set", "max_length=2000"),
         ).out
     )
+    assert all(one["failure"] is None for one in result["methods"].values())
     assert result["batch"]["nodes"] < result["batch"]["tokens"] <= 2 * result["batch"]["length"]
     assert result["tokens"] <= result["batch"]["length"]
     assert all(one["seconds"] > 0 for one in result["methods"].values())
+
+
+@pytest.mark.slow
+def test_a_method_that_cannot_be_trained_is_told_beside_the_others(cli, tmp_path, tiny_base, monkeypatch):
+    from searchlora.experiments import size as verb
+
+    make_shop(tmp_path / "shop", products=600, queries=100)
+    build("rewriting", tmp_path / "shop", format="shop", out=tmp_path / "data")
+
+    def run(work, steps, *, where):
+        if where == "method=lora":
+            raise MemoryError("no more")
+        return run_in_children(work, steps, where=where)
+
+    monkeypatch.setattr(verb, "run_in_children", run)
+    given = ("--task", "rewriting", "--data", tmp_path / "data", "--calibrate", "--set", "optim.batch_size=2")
+    table = cli("size", "--base", tiny_base.path, *given, "--set", "max_length=2000").out
+    assert "The time of lora is not known: MemoryError: no more." in table
+    assert re.search(r"time for 1,000 rows +[\d,]+ s +not known +[\d,]+ s", table)
 
 
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
         (["--data", "d"], "--data: a dataset is one of a task. Give --task, too."),
+        (
+            ["--task", "rewriting", "--data", "d", "--target", "cuda", "--calibrate"],
+            "--calibrate: time is measured on this machine, which trains on cpu. Leave out --target.",
+        ),
         (["--calibrate"], "--calibrate: time is measured on training rows. Give --task and --data."),
         (["--memory", "24"], "--memory: '24' is not a size. Write, for example, 24GB."),
         (["--task", "embedding"], "embedding"),

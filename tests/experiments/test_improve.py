@@ -17,6 +17,7 @@ from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import PipelineError, RecipeError, TrainingError, UsageError
 from searchlora.eval.judgments.lineage import query_hash
+from searchlora.experiments.improve import command
 from searchlora.experiments.improve.candidates import Rewarder, gather, sample
 from searchlora.experiments.improve.command import improve
 from searchlora.experiments.improve.job import retrieve_stage
@@ -25,6 +26,7 @@ from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.inference.engine import Completion
 from searchlora.outputs import InvalidOutput
+from searchlora.progress import no_progress
 from searchlora.recipe import Improve
 from searchlora.records import Document, Hit
 from searchlora.rewards import RewardContext
@@ -165,6 +167,19 @@ def test_the_retriever_is_the_last_one_of_a_pipeline_and_encodes_queries_in_batc
 
 
 # Whole runs
+
+
+@pytest.mark.slow
+def test_a_large_base_without_an_adapter_has_the_learning_rates_of_its_size(tiny_base, data, monkeypatch):
+    def rate(parameters: int, *overrides: str) -> float:
+        monkeypatch.setattr(command, "base_memory", lambda _: SimpleNamespace(parameters=parameters))
+        options = TrainingOptions(overrides, tiny_base.name)
+        job = command._job(None, data, options, "bm25", Store("store"), None, None, no_progress)
+        return job.recipe.optim.learning_rate
+
+    assert rate(10**8) > rate(10**9) == 5e-4
+    assert rate(10**10) == 2e-4
+    assert rate(10**10, "optim.learning_rate=0.003") == 0.003
 
 
 def query(n: int) -> str:

@@ -189,13 +189,33 @@ def test_resume_with_restart_is_refused_before_the_run_is_deleted(refused, data,
 def test_a_run_waits_for_the_training_process_of_a_killed_one(tmp_path):
     store = Store(tmp_path)
     (tmp_path / ".runs").mkdir()
-    child = FileLock(tmp_path / ".runs" / "r.training-0.lock", thread_local=False)
+    child = FileLock(tmp_path / ".runs" / "r@child-0.lock", thread_local=False)
     child.acquire()
     timer = threading.Timer(0.3, child.release)
     timer.start()
     with training_runs._exclusive_run(store, "r"):
         assert not child.is_locked
     timer.join()
+
+
+def test_a_run_whose_children_do_not_end_leaves_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_runs, "_CHILDREN_END", 0.1)
+    (tmp_path / ".runs").mkdir()
+    child = FileLock(tmp_path / ".runs" / "r@child-0.lock")
+    run = training_runs._exclusive_run(Store(tmp_path), "r")
+    with child, pytest.raises(TrainingError, match="is being trained by another process") as raised:
+        run.__enter__()
+    assert raised.tb is not None  # it holds all objects of the call
+    with FileLock(tmp_path / ".runs" / "r@run.lock", timeout=0):
+        pass
+
+
+def test_names_that_look_like_locks_of_others_are_trained_beside_them(tmp_path):
+    store = Store(tmp_path)
+    with training_runs._exclusive_run(store, "r"):
+        for name in ("r.training-0", "r.lock", "r.child-0"):
+            with training_runs._exclusive_run(store, name):
+                pass
 
 
 @dataclass(frozen=True)
@@ -207,11 +227,14 @@ class Noting:
     base: None = None
 
     @property
-    def again(self) -> Callable[[Steps], Noting]:
+    def rebuild(self) -> Callable[[Steps], Noting]:
         return Noting
 
-    def settled(self, folder: Path, resume: bool, processes: int) -> None:
+    def resolve_recipe(self, folder: Path, resume: bool, processes: int) -> None:
         del folder, resume, processes
+
+    def data(self) -> dict[str, str]:
+        return {}
 
     def train(self, folder: Path, resume: bool) -> str:
         del folder, resume
@@ -228,3 +251,20 @@ def test_each_name_has_a_folder_for_tensorboard_unless_the_user_chose_one(tmp_pa
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "mine")
     assert train_in(job, store, "three", TrainingRunFolder(tmp_path, "id"), TrainingOptions()) == "mine"
     assert os.environ["TENSORBOARD_LOGGING_DIR"] == "mine"
+
+
+def test_a_run_that_fails_before_it_trains_leaves_no_folder_for_tensorboard(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise TrainingError("does not fit")
+
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    monkeypatch.setattr(Noting, "resolve_recipe", refuse)
+    with pytest.raises(TrainingError, match="does not fit"):
+        train_in(Noting(), Store(tmp_path / "store"), "one", TrainingRunFolder(tmp_path, "id"), TrainingOptions())
+    assert "TENSORBOARD_LOGGING_DIR" not in os.environ
+
+
+def test_a_dataset_that_is_built_again_meanwhile_is_not_trained_on(tmp_path):
+    (tmp_path / "r").mkdir()
+    with pytest.raises(TrainingError, match="a dataset was built again after the run began"):
+        training_runs._train(Noting, {"dataset": "as it was"}, None, None, tmp_path / "r", False, no_progress)

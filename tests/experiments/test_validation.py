@@ -6,6 +6,7 @@ import pytest
 
 from searchlora.experiments.validation import Validator
 from searchlora.inference.local import LocalEngine
+from searchlora.models.resolve import BaseModel
 from searchlora.recipe import load_recipe
 from searchlora.training.metrics import read_metrics
 from searchlora.training.sft import train_adapter
@@ -43,8 +44,30 @@ def test_validation_in_place_measures_the_adapter_and_does_not_change_training(t
     assert lines[-1]["validation_accuracy"] == copied["accuracy"]
 
 
+def test_a_whole_model_validates_in_place_as_its_stored_copy(tiny_base, tmp_path):
+    task, records = first_word(tmp_path / "task"), word_records(64)
+    recipe = load_recipe({}, overrides=[*OPTIONS, "method=full", "optim.full_learning_rate=1e-3"])
+
+    def of_model(model) -> LocalEngine:
+        return LocalEngine(tiny_base, model=model, precision="fp32", batch_invariant=False)
+
+    in_place = Validator(task, None, records[:8], records[:4], max_new_tokens=4, in_place=of_model)
+    without = train_adapter(task, recipe, tiny_base, records, tmp_path / "without")
+    trained = train_adapter(task, recipe, tiny_base, records, tmp_path / "with", validate=in_place)
+    assert trained.summary["final_loss"] == without.summary["final_loss"]
+    measured = {
+        line["step"]: line for line in read_metrics(tmp_path / "with" / "metrics.jsonl") if "validation_loss" in line
+    }
+    copied = Validator(
+        task, lambda folder: LocalEngine(BaseModel("c", folder), precision="fp32"), records[:8], records[:4], None, 4
+    )(trained.adapter)
+    best = measured[trained.summary["best"]["step"]]
+    assert best["validation_loss"] == pytest.approx(copied["loss"], abs=2e-4)
+    assert best["validation_accuracy"] == copied["accuracy"]
+
+
 def test_on_a_gpu_training_loads_no_second_copy_of_the_base(tiny_base, tmp_path, monkeypatch):
-    """With `default_device` faked to be a GPU where validation asks for it."""
+    """With a GPU faked where training asks whether there is one."""
     from searchlora.experiments import train as verb
     from searchlora.inference import local
     from searchlora.training import sft
@@ -55,7 +78,7 @@ def test_on_a_gpu_training_loads_no_second_copy_of_the_base(tiny_base, tmp_path,
         monkeypatch.setattr(
             module, "load_model", lambda *args, _load=load, **options: (loaded.append(1), _load(*args, **options))[1]
         )
-    monkeypatch.setattr(verb, "validates_in_place", lambda: True)
+    monkeypatch.setattr(verb, "uses_gpu", lambda: True)
     job = verb._job(
         "rewriting", dataset(tmp_path), verb.TrainingOptions(OPTIONS, tiny_base.name), None, lambda _: print
     )

@@ -6,8 +6,11 @@ import os
 import sys
 
 import pytest
+import torch
 
 from searchlora.errors import UsageError
+from searchlora.experiments import train as training
+from searchlora.experiments.improve import command as improving
 from searchlora.models.devices import VISIBLE, check_not_launched, chosen_gpus, default_device, visible_gpus
 
 LISTED = "GPU-a, NVIDIA L4, 2000\nGPU-b, NVIDIA L4, 22000\nGPU-c, NVIDIA L4, 9000"
@@ -15,7 +18,8 @@ LISTED = "GPU-a, NVIDIA L4, 2000\nGPU-b, NVIDIA L4, 22000\nGPU-c, NVIDIA L4, 900
 
 @pytest.fixture
 def three_gpus(tmp_path, monkeypatch):
-    """A driver's `nvidia-smi` that lists three GPUs."""
+    """A driver's `nvidia-smi` that lists three GPUs, and a build of PyTorch for CUDA."""
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!{sys.executable}\nprint('''{LISTED}''')\n", encoding="utf-8")
     program.chmod(0o755)
@@ -29,7 +33,7 @@ def test_of_several_gpus_the_one_with_most_free_memory_is_chosen_and_said():
     with chosen_gpus(1, said.append):
         assert os.environ[VISIBLE] == "GPU-b"
     assert VISIBLE not in os.environ
-    assert said == ["Training on GPU 1 (NVIDIA L4, 23.1 GB free) of 3."]
+    assert said == ["Using GPU 1 (NVIDIA L4, 23.1 GB free) of 3."]
 
 
 @pytest.mark.usefixtures("three_gpus")
@@ -38,7 +42,7 @@ def test_of_the_gpus_that_the_user_shows_the_first_ones_are_chosen(monkeypatch):
     monkeypatch.setenv(VISIBLE, "2,0,1")
     with chosen_gpus(2, said.append):
         assert os.environ[VISIBLE] == "2,0"
-    assert os.environ[VISIBLE] == "2,0,1" and said == ["Training on GPU 2 and GPU 0 of 3."]
+    assert os.environ[VISIBLE] == "2,0,1" and said == ["Using GPU 2 and GPU 0 of 3."]
 
 
 @pytest.mark.usefixtures("three_gpus")
@@ -64,9 +68,27 @@ def test_a_machine_without_a_gpu_has_none_to_choose(tmp_path, monkeypatch):
         assert VISIBLE not in os.environ
 
 
-def test_each_rank_has_the_gpu_of_its_number(monkeypatch):
-    import torch
+@pytest.mark.usefixtures("three_gpus")
+def test_verbs_that_train_choose_before_anything_asks_for_a_gpu(monkeypatch, tmp_path):
+    def job(*_: object) -> None:
+        raise RuntimeError(os.environ[VISIBLE])
 
+    for module, verb in ((training, training.train), (improving, improving.improve)):
+        monkeypatch.setattr(module, "_job", job)
+        with pytest.raises(RuntimeError, match="GPU-b"):
+            verb("rewriting", tmp_path, "r", store=tmp_path / "store")
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_a_build_of_pytorch_for_cpus_has_no_gpus(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert visible_gpus() == []
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert len(visible_gpus()) == 3
+
+
+def test_each_rank_has_the_gpu_of_its_number(monkeypatch):
     assert default_device() == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert default_device() == "cuda:0"

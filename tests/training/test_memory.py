@@ -18,6 +18,7 @@ from searchlora.prompts import Example
 from searchlora.recipe import load_recipe
 from searchlora.training.memory import BatchSize, TrainedModel, batch_size
 from searchlora.training.simulation import StepSettings, _LiveBytes, simulated_peak
+from searchlora.training.token_rows import TokenRows
 from tests.inference.small_models import small
 from tests.memory import PEAK
 
@@ -61,7 +62,7 @@ def test_the_workspace_of_the_cpu_backend_has_the_computed_size(tiny_base, preci
     examples = [Example((5, 6, 7, *range(10, 40 + n)), prompt) for n in range(4)]
     fused.log_probabilities(collate(examples, 0)).sum().backward()
     buffers = fused._decoder._free[0]._buffers.values()
-    size = batch_size(examples, 4)
+    size = batch_size(TokenRows(examples), 4)
     tree = TreeSize(size.tokens - 4, size.nodes, size.completions)
     assert tree.nodes < tree.tokens
     assert sum(buffer.nbytes for buffer in buffers) == computed.workspace(tree)
@@ -77,7 +78,7 @@ def test_a_simulated_step_holds_what_a_real_one_holds(settings, recompute):
     """Of the real step, the same events are counted; of the simulated one, only two of the six layers are passed."""
     recipe = load_recipe({}, overrides=[*settings, "precision=fp32"])
     real = small("llama", num_hidden_layers=6, vocab_size=50)
-    computed = TrainedModel(real.config, recipe, "cuda").with_checkpointing(recompute)
+    computed = TrainedModel(real.config, recipe, "cuda").with_optim(gradient_checkpointing=recompute)
     (peak, _) = computed._peak(BatchSize(8, 40, 5))
     model = real.requires_grad_(True) if recipe.is_full else new_adapter(real, recipe)
     model.train()
@@ -122,7 +123,7 @@ def test_more_memory_fits_more_rows_and_checkpointing_yet_more(tiny_base):
     few, more = (model.largest_batch(fixed * times, batch) for times in (2, 4))
     assert 1 <= few < more
     assert model.largest_batch(fixed - 1, batch) == 0
-    assert model.with_checkpointing(True).largest_batch(fixed * 2, batch) > few
+    assert model.with_optim(gradient_checkpointing=True).largest_batch(fixed * 2, batch) > few
     assert model.memory(batch.with_rows(more)).peak <= fixed * 4 < model.memory(batch.with_rows(more + 1)).peak
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import shutil
@@ -123,6 +124,17 @@ def test_early_stopping(tiny_base, tmp_path):
         )
         assert trained.summary["steps"] == 6
         assert trained.summary["best"]["step"] == 2
+
+
+@pytest.mark.slow
+def test_an_error_of_validation_is_not_taken_for_a_full_disk(tiny_base, tmp_path):
+    def validate(_: Path) -> dict[str, float]:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    recipe = load_recipe({}, overrides=[*SHORT, "optim.max_steps=1"])
+    task, records = first_word(tmp_path / "task"), word_records(8)
+    with pytest.raises(TrainingError, match=r"validation failed \(.*Connection refused\). Correct this"):
+        train_adapter(task, recipe, tiny_base, records, tmp_path / "run", validate=validate)
 
 
 @pytest.mark.slow

@@ -17,9 +17,11 @@ from searchlora.experiments.improve.job import DEFAULT_PIPELINE, ImproveJob
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.training_runs import dataset_for, train_and_store
 from searchlora.inference.settings import EngineSettings, LocalSettings
+from searchlora.models.devices import chosen_gpus
+from searchlora.models.memory import base_memory
 from searchlora.models.resolve import resolve
-from searchlora.progress import Steps, no_progress
-from searchlora.recipe import load_recipe, parse_recipe
+from searchlora.progress import Steps, no_log, no_progress
+from searchlora.recipe import for_size, load_recipe, parse_recipe
 from searchlora.systems.lineage import seen_in_training
 from searchlora.task import GenerationTask, load_generation_task
 
@@ -57,20 +59,23 @@ def improve(
             load the adapters of the rounds: `searchlora serve` on the same store, or vLLM with `load`.
         store: The adapter store; SEARCHLORA_STORE or `./store` if None.
         tasks: A folder of task plugins.
-        log: With `options.reuse`, receives a sentence about what is reused, resumed or done.
+        log: Receives a sentence about the GPU that is chosen of several; with `options.reuse`, about what is reused,
+            resumed or done.
         steps: Progress of each step.
 
     Raises:
         RecipeError, DataError, BaseModelError, InvalidName, NameTaken, NotInStore: before anything is computed.
-        UsageError: for an adapter of another task, or one that was trained on test rows of the dataset.
+        UsageError: for an adapter of another task, or one that was trained on test rows of the dataset; in a process
+            that a launcher such as torchrun started with others.
         TrainingError: for an unfinished run without `resume` or `restart`, or rows of which none can be rewarded.
         LoadCheckFailed: for an adapter that does not pass verification; its run is kept.
         EngineError: if a server cannot be asked, or loads no adapters.
     """
     store = Store.of(store)
     check_name(name)
-    job = _job(adapter, data, options, pipeline, store, tasks, engine, steps)
-    return train_and_store(job, name, store, options, log)
+    with chosen_gpus(1, log or no_log):
+        job = _job(adapter, data, options, pipeline, store, tasks, engine, steps)
+        return train_and_store(job, name, store, options, log)
 
 
 def _job(
@@ -125,6 +130,9 @@ def _job(
         base = parent.manifest.base.resolve()
     else:
         base = resolve(recipe.base)
+    if parent is None:
+        default = for_size(default, base_memory(base.path).parameters)
+        recipe = load_recipe(default, options.recipe, options.settings)
     settings = engine or LocalSettings(max_num_seqs=BATCH_ROWS)
     reference = parent.reference if parent else None
     return ImproveJob(

@@ -31,9 +31,6 @@ DEFAULT_PIPELINE = "bm25"
 #: Candidate queries that an encoder encodes together.
 QUERY_BATCH_SIZE = 64
 
-#: Rows of a batch of samples, unless the engine's settings say otherwise.
-BATCH_ROWS = 64
-
 
 def retrieve_stage(
     pipeline: str | Path,
