@@ -5,21 +5,19 @@
     python -m benchmarks.bases ... --only "banking77 300"     one run of each base; no results are written
 
 Nothing but the base differs. The weights of the others come from a folder of yours; the page says where they are found.
-Each training runs in a process of its own, so that its peak of memory is its own. `benchmarks/work/bases` is reused: a
-killed training is resumed by the next call, and results hold the runs whose adapters exist.
+`train` and `improve` train in a child process, whose peak of memory is that of the training. `benchmarks/work/bases` is
+reused: a killed training is resumed by the next call, and results hold the runs whose adapters exist.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, WORK, as_called, dataset, parser, real_data, save_figures, training_figures
+from benchmarks.common import WORK, as_called, dataset, parser, real_data, save_figures, training_figures
 from benchmarks.intent_banking77 import __main__ as banking77
 from benchmarks.judgment_chorus import __main__ as chorus
 from benchmarks.judgment_chorus.folds import FOLDS, Chorus
@@ -185,21 +183,14 @@ def main() -> None:
     arguments = parser(NAME)
     arguments.add_argument("bases", nargs="*", metavar="NAME=BASE", help="base models beside that of the recipes")
     arguments.add_argument("--only", metavar="RUN", help="train one run, such as 'banking77 300', and write no results")
-    arguments.add_argument("--in-process", action="store_true", help="train the last base, in this process")
     options = arguments.parse_args()
     bases: dict[str, str | None] = {DEFAULT: None, **dict(given.split("=", 1) for given in options.bases)}
-    if options.in_process:
-        bases = dict([bases.popitem()])
     (FOLDER / "data").mkdir(parents=True, exist_ok=True)
     with progress_bars() as steps:
         for run in runs(bases, options.only):
             parts = JOBS[run.job].parts(FOLDER / "data")
-            if options.in_process:
+            if not run.is_trained(parts):
                 run.train(parts, steps)
-            elif not run.is_trained(parts):
-                given = [] if run.path is None else [f"{run.base}={run.path}"]
-                command = [sys.executable, "-m", f"benchmarks.{NAME}", *given, "--only", run.title, "--in-process"]
-                subprocess.run(command, cwd=ROOT, check=True)
         if options.only is None:
             _report(bases, steps)
 
