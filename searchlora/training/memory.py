@@ -12,9 +12,9 @@ import copy
 import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from searchlora.models.memory import NF4_BYTES, available_memory, kv_token
 from searchlora.recipe import Recipe
 from searchlora.training.token_rows import TokenRows
 
+if TYPE_CHECKING:
+    from searchlora.training.simulation import StepMemory
+
 _LOG = logging.getLogger(__name__)
 
 #: Where a model is trained.
@@ -33,11 +36,11 @@ Target = Literal["cpu", "cuda"]
 #: Rows that validation holds at once in the KV cache, as the local engine's defaults allow.
 _VALIDATION_ROWS, _CACHE_TOKENS = 32, 65_536
 
+#: Rows that are compared to find what all rows begin with.
+_COMPARED = 256
+
 #: What Python and its libraries take in a process that trains.
 PROCESS_BYTES = 700_000_000
-
-#: Rows of simulated steps; with more, the peak is at the same place.
-_SIMULATED_ROWS = (2, 4)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class BatchSize:
         length: Tokens of the longest row.
         completion: Completion tokens of the longest completion.
         tokens: Of all rows, without padding; None: all rows have `length`.
-        nodes: Different prefixes of the rows, which the CPU backend computes once; None: no two rows share one.
+        nodes: Different prefixes of the rows, which the CPU backend computes once; None: no two rows share one. Of rows
+            that are drawn at random, those that share what all rows begin with.
         completions: Completion tokens of all rows; None: all rows have `completion`.
     """
 
@@ -75,18 +79,19 @@ def batch_size(examples: TokenRows, rows: int) -> BatchSize:
     Examples:
         >>> from searchlora.prompts import Example
         >>> batch_size(TokenRows([Example((1, 2, 3, 4), 2), Example((1, 2, 5), 2), Example((7, 8), 1)]), 2)
-        BatchSize(rows=2, length=4, completion=2, tokens=7, nodes=3, completions=3)
+        BatchSize(rows=2, length=4, completion=2, tokens=7, nodes=5, completions=3)
     """
     longest = [examples[int(row)] for row in np.argsort(-examples.lengths, kind="stable")[:rows]]
-    paths = sorted(tuple(example.input_ids[:-1]) for example in longest)
-    shared = [_common(one, next_one) for one, next_one in itertools.pairwise(paths)]
+    step = -(-len(examples) // _COMPARED)
+    first, *others = (examples[row].input_ids[:-1] for row in range(0, len(examples), step))
+    prefix = min((_common(first, other) for other in others), default=0)
     completions = [len(example.input_ids) - example.prompt_length for example in longest]
     batch = BatchSize(
         len(longest),
         max(len(example.input_ids) for example in longest),
         max(completions),
         sum(len(example.input_ids) for example in longest),
-        sum(map(len, paths)) - sum(shared),
+        sum(len(example.input_ids) - 1 for example in longest) - (len(longest) - 1) * prefix,
         sum(completions),
     )
     return batch if len(longest) == rows else batch.with_rows(rows)
@@ -185,7 +190,7 @@ class TrainedModel:
         self.linear = _numbers_in_linear_layers(self.model)
         halved = recipe.is_full and recipe.precision == "bf16"
         self.adapter_bytes = self.trained * (2 if halved else 4)
-        self._peaks: dict[tuple[int, int, bool], list[tuple[int, int]] | None] = {}
+        self._steps: dict[tuple[int, int, int, bool], StepMemory | None] = {}
 
     @cached_property
     def fused(self) -> Any:
@@ -205,16 +210,15 @@ class TrainedModel:
         gradients = 4 * self.trained
         in_place = validates_in_place(self.recipe, self.target == "cuda")
         if self.fused is None:
-            found, activations = self._peak(batch), None
+            step, activations = self._step(batch), None
             vocabulary, _ = self.model.get_output_embeddings().weight.shape
             # A part of the logits and a copy of it, and in fp32 their logarithms and softmax.
             logits = batch.rows * batch.completion * vocabulary * (2 * itemsize + 8)
-            if found is not None:
-                peak, per_layer = found
-                if self.recipe.optim.gradient_accumulation == 1:
-                    # A step begins without gradients, and ends without the activations of all layers but one.
-                    peak = max(peak - gradients, per_layer)
-                activations = max(0, peak - logits)
+            if step is not None:
+                # The first pass of a step begins without gradients of earlier ones, which `gradients` counts.
+                is_first = self.recipe.optim.gradient_accumulation == 1
+                begin = step.begin - gradients if is_first else step.begin_without
+                activations = max(0, max(begin, step.end) - logits)
         else:
             tokens = batch.tokens or batch.rows * batch.length
             # Nothing is predicted after the last token of a row.
@@ -243,12 +247,18 @@ class TrainedModel:
         """
         if self.memory(batch).activations is None:
             return None
-        low, high = 0, 1025
+
+        def fits(rows: int) -> bool:
+            return self.memory(batch.with_rows(rows)).peak <= memory
+
+        high = 1
+        while high <= 1024 and fits(high):
+            high *= 2
+        low = high // 2
         while high - low > 1:
             middle = (low + high) // 2
-            fits = self.memory(batch.with_rows(middle)).peak <= memory
-            low, high = (middle, high) if fits else (low, middle)
-        return low
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return min(low, 1024)
 
     def quantised(self) -> TrainedModel:
         """The model of LoRA trained by QLoRA: other weights, and the same steps."""
@@ -284,27 +294,30 @@ class TrainedModel:
         rows = min(_VALIDATION_ROWS, max(self.recipe.validation.rows, self.recipe.validation.generate_rows))
         return of_token * itemsize // 2 * min(_CACHE_TOKENS, rows * batch.length)
 
-    def _peak(self, batch: BatchSize) -> tuple[int, int] | None:
-        """Bytes at the peak of a step that PyTorch computes, without gradients, and what one layer adds to them.
+    def _step(self, batch: BatchSize) -> StepMemory | None:
+        """The memory of a forward and backward pass that PyTorch computes; None if it is not known.
 
-        Few layers and rows are simulated, since each further one adds the same.
+        Numbers of rows that are powers of two are simulated, others are between them.
         """
-        shape = batch.length, batch.completion, self.recipe.optim.gradient_checkpointing
-        if shape not in self._peaks:
+        few = 1 << (batch.rows.bit_length() - 1)
+        at_few, share = self._step_of(few, batch), (batch.rows - few) / few
+        if at_few is None or not share:
+            return at_few
+        at_more = self._step_of(2 * few, batch)
+        return None if at_more is None else at_few.towards(at_more, share)
+
+    def _step_of(self, rows: int, batch: BatchSize) -> StepMemory | None:
+        shape = rows, batch.length, batch.completion, self.recipe.optim.gradient_checkpointing
+        if shape not in self._steps:
             try:
-                self._peaks[shape] = [self._simulated(rows, *shape[:2]) for rows in _SIMULATED_ROWS]
+                self._steps[shape] = self._simulated(shape[:3])
             except Exception as error:  # operations that depend on data, such as the routing of a mixture of experts
                 _LOG.info("the activations of %s are not known: %s", type(self.model).__name__, error)
-                self._peaks[shape] = None
-        if (found := self._peaks[shape]) is None:
-            return None
-        (few, more), (at_few, at_more) = _SIMULATED_ROWS, found
-        times = (batch.rows - few) / (more - few)
-        peak, per_layer = (round(a + times * (b - a)) for a, b in zip(at_few, at_more, strict=True))
-        return peak, per_layer
+                self._steps[shape] = None
+        return self._steps[shape]
 
-    def _simulated(self, rows: int, length: int, completion: int) -> tuple[int, int]:
-        from searchlora.training.simulation import StepSettings, are_alike, blocks, simulated_peak
+    def _simulated(self, shape: tuple[int, int, int]) -> StepMemory:
+        from searchlora.training.simulation import StepSettings, are_alike, blocks, simulated_step
 
         settings = StepSettings(
             autocast=computed_in(self.recipe.precision, self.target) == "bf16"
@@ -313,9 +326,10 @@ class TrainedModel:
         )
         count = len(layers := blocks(self.model))
         if count < 3 or not are_alike(layers):
-            return simulated_peak(self.model, settings, count, (rows, length, completion)), 0
-        one, two = (simulated_peak(self.model, settings, layers, (rows, length, completion)) for layers in (1, 2))
-        return one + (count - 1) * (two - one), two - one
+            return simulated_step(self.model, settings, count, shape)
+        one, two = (simulated_step(self.model, settings, layers, shape) for layers in (1, 2))
+        # Each further layer adds the same until the last one's backward pass has ended, and nothing after it.
+        return replace(one.towards(two, count - 1), end=two.end)
 
 
 def _skeleton(config: Any, recipe: Recipe, dtype: Any) -> Any:

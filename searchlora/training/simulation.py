@@ -7,10 +7,11 @@ when each of them appears and is freed.
 from __future__ import annotations
 
 import itertools
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -32,8 +33,28 @@ class StepSettings:
     recompute: bool
 
 
-def simulated_peak(model: Any, settings: StepSettings, layers: int, shape: tuple[int, int, int]) -> int:
-    """Most bytes in a step of a causal language model, without weights and their gradients.
+@dataclass(frozen=True)
+class StepMemory:
+    """Most bytes in parts of a step, without weights.
+
+    Attributes:
+        begin: Until the gradient of the last layer's input is there, with the gradients of weights so far.
+        begin_without: The same without the gradients of weights.
+        end: From then on, without them.
+    """
+
+    begin: int
+    begin_without: int
+    end: int
+
+    def towards(self, other: StepMemory, share: float) -> StepMemory:
+        """On the line from this one, where `share` is 0, to the other, where it is 1."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return StepMemory(*(round(before + share * (after - before)) for before, after in pairs))
+
+
+def simulated_step(model: Any, settings: StepSettings, layers: int, shape: tuple[int, int, int]) -> StepMemory:
+    """The memory of a step of a causal language model.
 
     Only the first `layers` layers are passed.
 
@@ -51,16 +72,13 @@ def simulated_peak(model: Any, settings: StepSettings, layers: int, shape: tuple
         stack.enter_context(mode)
         stack.enter_context(_fake_weights(model))
         stack.enter_context(_training(model, settings.recompute))
-        ids = torch.zeros(rows, length, dtype=torch.long)
-        live = _LiveBytes(itertools.chain(model.parameters(), model.buffers(), (ids,)))
+        ids, mask = torch.zeros(rows, length, dtype=torch.long), torch.ones(rows, length, dtype=torch.long)
+        live = _LiveBytes(itertools.chain(model.parameters(), model.buffers(), (ids, mask)))
+        stack.enter_context(_marking_the_gradient_of_the_input(blocks(model)[-1], live))
         stack.enter_context(live)
         with torch.autocast("cpu", torch.bfloat16) if settings.autocast else nullcontext():
             logits = model(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                position_ids=ids,
-                use_cache=False,
-                logits_to_keep=completion + 1,
+                input_ids=ids, attention_mask=mask, position_ids=ids, use_cache=False, logits_to_keep=completion + 1
             ).logits[:, :-1]
             labels = torch.zeros(rows * completion, dtype=torch.long)
             loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), labels)
@@ -68,7 +86,22 @@ def simulated_peak(model: Any, settings: StepSettings, layers: int, shape: tuple
         torch.autograd.backward(loss)
         gradients = {live.number(p.grad) for p in model.parameters() if p.grad is not None}
         model.zero_grad()
-    return live.peak_without(gradients)
+    return live.step(gradients)
+
+
+@contextmanager
+def _marking_the_gradient_of_the_input(block: Any, live: _LiveBytes) -> Iterator[None]:
+    def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        del module
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if hidden.requires_grad:
+            hidden.register_hook(lambda _: live.mark())
+
+    hook = block.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def blocks(model: Any) -> Any:
@@ -90,6 +123,7 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._numbers = {tensor.untyped_storage()._cdata: -1 for tensor in known}
         self._events: list[tuple[int, int]] = []  # number of a storage, and bytes that it adds
+        self._marked = sys.maxsize
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
@@ -110,10 +144,20 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def number(self, tensor: Any) -> int:
         return self._numbers.get(tensor.untyped_storage()._cdata, -1)
 
-    def peak_without(self, numbers: set[int]) -> int:
-        """The most bytes at once, some storages left out."""
-        sizes = (size for number, size in self._events if number not in numbers)
-        return max(itertools.accumulate(sizes), default=0)
+    def mark(self) -> None:
+        """Note that the beginning of the step has ended; only the first call counts."""
+        self._marked = min(self._marked, len(self._events))
+
+    def step(self, gradients: set[int]) -> StepMemory:
+        """The memory of the step, by the numbers of the weights' gradients."""
+        every = [size for _, size in self._events]
+        others = [0 if number in gradients else size for number, size in self._events]
+        without = list(itertools.accumulate(others))
+        return StepMemory(
+            max(itertools.accumulate(every[: self._marked]), default=0),
+            max(without[: self._marked], default=0),
+            max(without[self._marked :], default=0),
+        )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from searchlora.models.resolve import CATALOGUE, BaseModel, PackagedWeights, _pa
 from searchlora.prompts import Example
 from searchlora.recipe import load_recipe
 from searchlora.training.memory import BatchSize, TrainedModel, batch_size
-from searchlora.training.simulation import StepSettings, _LiveBytes, simulated_peak
+from searchlora.training.simulation import StepSettings, _LiveBytes, simulated_step
 from searchlora.training.token_rows import TokenRows
 from tests.inference.small_models import small
 from tests.memory import PEAK
@@ -59,7 +59,7 @@ def test_the_workspace_of_the_cpu_backend_has_the_computed_size(tiny_base, preci
         pytest.skip("no compiled kernels")
     assert computed is not None
     # Larger than the two rows with which the model's layers are compared, whose buffers would remain.
-    examples = [Example((5, 6, 7, *range(10, 40 + n)), prompt) for n in range(4)]
+    examples = [Example((5, 6, 7, *range(10, 40), *range(40 + 8 * n, 41 + 9 * n)), prompt) for n in range(4)]
     fused.log_probabilities(collate(examples, 0)).sum().backward()
     buffers = fused._decoder._free[0]._buffers.values()
     size = batch_size(TokenRows(examples), 4)
@@ -72,14 +72,15 @@ def test_the_workspace_of_the_cpu_backend_has_the_computed_size(tiny_base, preci
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("vocabulary", [50, 5000])
 @pytest.mark.parametrize("settings", [["method=lora"], ["method=full"], ["method=lora", "lora.variant=dora"]])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_a_simulated_step_holds_what_a_real_one_holds(settings, recompute):
+def test_a_simulated_step_holds_what_a_real_one_holds(settings, recompute, vocabulary):
     """Of the real step, the same events are counted; of the simulated one, only two of the six layers are passed."""
     recipe = load_recipe({}, overrides=[*settings, "precision=fp32"])
-    real = small("llama", num_hidden_layers=6, vocab_size=50)
+    real = small("llama", num_hidden_layers=6, vocab_size=vocabulary)
     computed = TrainedModel(real.config, recipe, "cuda").with_optim(gradient_checkpointing=recompute)
-    (peak, _) = computed._peak(BatchSize(8, 40, 5))
+    step = computed._step(BatchSize(8, 40, 5))
     model = real.requires_grad_(True) if recipe.is_full else new_adapter(real, recipe)
     model.train()
     if recompute:
@@ -91,10 +92,13 @@ def test_a_simulated_step_holds_what_a_real_one_holds(settings, recompute):
     with live:
         out = model(input_ids=ids, attention_mask=mask, position_ids=ids, use_cache=False, logits_to_keep=6)
         logits = out.logits[:, :-1].reshape(40, -1).float()
-        del out
-        torch.nn.functional.cross_entropy(logits, torch.zeros(40, dtype=torch.long)).backward()
+        loss = torch.nn.functional.cross_entropy(logits, torch.zeros(40, dtype=torch.long))
+        del out, logits
+        loss.backward()
         gradients = {live.number(value.grad) for value in model.parameters() if value.grad is not None}
-    assert peak == pytest.approx(live.peak_without(gradients), rel=0.05)
+    found = live.step(gradients)  # without a mark, the beginning is all
+    assert max(step.begin_without, step.end) == pytest.approx(found.begin_without, rel=0.05)
+    assert step.begin <= found.begin * 1.05
 
 
 def test_a_simulation_leaves_the_model_as_it_was():
@@ -102,7 +106,7 @@ def test_a_simulation_leaves_the_model_as_it_was():
     model = TrainedModel(small("llama").config, recipe, "cuda").model.eval()
     before = [(id(module), name) for name, module in model.named_modules()]
     shapes = {name: (value.shape, value.device.type) for name, value in model.named_parameters()}
-    assert simulated_peak(model, StepSettings(False, True), 1, (2, 8, 2)) > 0
+    assert simulated_step(model, StepSettings(False, True), 1, (2, 8, 2)).begin > 0
     assert before == [(id(module), name) for name, module in model.named_modules()]
     assert shapes == {name: (value.shape, value.device.type) for name, value in model.named_parameters()}
     assert not model.training
