@@ -105,7 +105,7 @@ class LoraWeights:
 
 
 @dataclass(frozen=True)
-class PackedAdapter:
+class PackedGroup:
     """An adapter's part in one group of layers, as a slot holds it.
 
     Attributes:
@@ -251,7 +251,7 @@ class LoraLayerGroup:
         self._changed: set[int] = set()  # slots whose adapters change one of these layers
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def pack(self, weights: Sequence[LoraWeights | None]) -> PackedAdapter:
+    def pack(self, weights: Sequence[LoraWeights | None]) -> PackedGroup:
         """The weights of an adapter as a slot holds them: one entry per layer, None for a layer without a change."""
         factor = None
         if any(change is not None and change.factor is not None for change in weights):
@@ -259,9 +259,9 @@ class LoraLayerGroup:
             for span, change in zip(self.spans, weights, strict=True):
                 if change is not None and change.factor is not None:
                     factor[span] = change.factor.to(factor.dtype)
-        return PackedAdapter(self.slots.pack(weights), factor)
+        return PackedGroup(self.slots.pack(weights), factor)
 
-    def put(self, slot: int, packed: PackedAdapter) -> None:
+    def put(self, slot: int, packed: PackedGroup) -> None:
         """Set the weights of a slot."""
         self.clear(slot)
         self.slots.put(slot, packed.weights)
@@ -356,7 +356,7 @@ class LoraLayers:
             elements += rank * (len(group.paths) * group.size_in + group.spans[-1].stop)
         return elements * self.groups[0].element_size if self.groups else 0
 
-    def pack(self, weights: Mapping[str, LoraWeights]) -> list[PackedAdapter]:
+    def pack(self, weights: Mapping[str, LoraWeights]) -> list[PackedGroup]:
         """An adapter as the slots of each group hold it, by the paths of the layers that it changes.
 
         Nothing is changed, so any thread may call it.
@@ -365,7 +365,7 @@ class LoraLayers:
         use_huge_pages(tensor for part in packed if part.weights is not None for tensor in part.weights)
         return packed
 
-    def put(self, slot: int, packed: Sequence[PackedAdapter]) -> None:
+    def put(self, slot: int, packed: Sequence[PackedGroup]) -> None:
         """Set the weights of a slot. After an error the slot is empty."""
         try:
             for group, part in zip(self.groups, packed, strict=True):
