@@ -37,7 +37,7 @@ class AdapterCache:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, PackedAdapter] = OrderedDict()  # least recently used first
         self._bytes = 0
-        self._reading: dict[str, Future[PackedAdapter]] = {}  # not done; they move to `_kept`
+        self._reading: dict[str, Future[PackedAdapter]] = {}  # those that are read move to `_kept`
         self._expected: Counter[str] = Counter()  # name -> requests that are not done
         self._reader = ThreadPoolExecutor(1, "searchlora-adapters")  # its thread starts with the first adapter
 
@@ -45,7 +45,7 @@ class AdapterCache:
     def reading(self) -> frozenset[str]:
         """Adapters that are being read."""
         with self._lock:
-            return frozenset(self._reading)
+            return frozenset(name for name, future in self._reading.items() if not future.done())
 
     def is_expected(self, name: str) -> bool:
         """Whether requests for the adapter are not done."""
@@ -71,15 +71,16 @@ class AdapterCache:
         return sum(self._kept[name].size for name in self._expected if name in self._kept) < self._max_bytes
 
     def _was_read(self, name: str, future: Future[PackedAdapter]) -> None:
-        """Keep an adapter that was read ahead, unless it was taken or dropped meanwhile.
-
-        An error is not kept: the computing thread reads the adapter again, and raises its own.
+        """Keep an adapter that was read ahead, unless it was taken or dropped meanwhile. An error stays for the
+        requests that it was for, and no longer.
         """
         with self._lock:
-            if self._reading.get(name) is future:
-                del self._reading[name]
-                if not future.cancelled() and future.exception() is None:
-                    self._keep(name, future.result())
+            failed = future.cancelled() or future.exception() is not None
+            if self._reading.get(name) is not future or (failed and name in self._expected):
+                return
+            del self._reading[name]
+            if not failed:
+                self._keep(name, future.result())
 
     def _done(self, name: str) -> None:
         with self._lock:
@@ -88,6 +89,8 @@ class AdapterCache:
                 return
             del self._expected[name]
             future = self._reading.get(name)
+            if future is not None and future.done():
+                del self._reading[name]
         if future is not None:
             future.cancel()  # unless it is being read already
 

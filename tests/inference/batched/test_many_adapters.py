@@ -202,23 +202,47 @@ def held_reading(size: int = 10):
 
 
 def until_read(adapters: AdapterCache) -> None:
-    while adapters.reading:
-        pass
+    """Wait for what is being read ahead, by one more job of the thread that reads."""
+    adapters._reader.submit(int).result(30)
 
 
-def test_an_error_of_reading_ahead_reaches_no_later_request():
+def test_an_error_of_reading_ahead_is_raised_once_and_outlives_no_request():
     tries: list[str] = []
 
     def read(name):
         tries.append(name)
+        raise EngineError("not today")
+
+    adapters = AdapterCache(read, 100, 8)
+    result = waiting()
+    adapters.expect("a", result, is_loaded=False)
+    with pytest.raises(EngineError, match="not today"):
+        adapters.take("a")
+    assert tries == ["a"]
+    adapters.expect("b", result, is_loaded=False)
+    until_read(adapters)
+    result.set_result(None)
+    assert not adapters._reading and not adapters._expected and tries == ["a", "b"]
+
+
+def test_an_error_of_a_reading_that_nobody_waits_for_reaches_no_later_request():
+    may_read, tries = threading.Event(), []
+
+    def read(name):
+        tries.append(name)
         if len(tries) == 1:
+            assert may_read.wait(30)
             raise EngineError("not today")
         return packed(10)
 
     adapters = AdapterCache(read, 100, 8)
-    adapters.expect("a", waiting(), is_loaded=False)
+    adapters.expect("a", result := waiting(), is_loaded=False)
+    while not tries:
+        pass
+    result.cancel()
+    may_read.set()
     until_read(adapters)
-    assert adapters.take("a") == packed(10) and tries == ["a", "a"]
+    assert adapters.take("a") == packed(10)
 
 
 def test_what_is_read_for_requests_that_were_withdrawn_is_kept():
