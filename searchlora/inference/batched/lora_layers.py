@@ -26,6 +26,7 @@ from searchlora.inference.batched.frozen_linear import (
     shape_of,
 )
 from searchlora.inference.transfers import to_device
+from searchlora.models.text_model import text_model
 
 #: The slot of the bare base model.
 BASE_SLOT = 0
@@ -380,7 +381,7 @@ class LoraLayers:
 
 
 def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:
-    """Replace a model's linear layers, except its output layer, by layers with LoRA slots; their weights move."""
+    """Replace a model's linear layers that adapters may change by layers with LoRA slots; their weights move."""
     active = ActiveMapping()
     like = torch.empty(0, dtype=model.dtype, device=model.device)
     groups = []
@@ -396,10 +397,19 @@ def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:
     return LoraLayers(groups, active)
 
 
+def lora_targets(model: Any) -> dict[str, torch.nn.Module]:
+    """The linear layers that an adapter may change, by module path: those of the text model but its output layer."""
+    head, inside = model.get_output_embeddings(), set(text_model(model).modules())
+    return {
+        path: layer
+        for path, layer in model.named_modules()
+        if is_linear(layer) and layer in inside and layer is not head
+    }
+
+
 def _merged_layers(model: Any) -> list[list[str]]:
     """Paths of the layers of each group, in the model's order."""
-    head = model.get_output_embeddings()
-    layers = {path: layer for path, layer in model.named_modules() if is_linear(layer) and layer is not head}
+    layers = lora_targets(model)
     groups: list[list[str]] = []
     for path, layer in layers.items():
         if any(path in group for group in groups):
