@@ -5,8 +5,12 @@
     python -m benchmarks.gpu --shape tiny --try                 a minute on a CPU, to see that it works; stores nothing
 
 No network is needed: the bases have random weights in the published shapes, and the tokenizer is that of the default
-base. The figures are about speed and memory, and none about quality. Each step is a process of its own, so that its
-memory is its own; a step that runs out of memory is reported, and the others go on.
+base. The figures are about speed and memory, and none about quality. Each step and each engine of the probe is a
+process of its own, so that its memory is its own; a step that runs out of memory is reported, and the others go on.
+
+`--fraction` limits what PyTorch allocates, in each process and those that it starts. It does not limit what CUDA and
+its libraries take besides, and the free memory that a process asks for (the size of a KV cache, `doctor`) is that of
+the whole GPU.
 
 Not run on a GPU yet.
 """
@@ -14,6 +18,7 @@ Not run on a GPU yet.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,15 +31,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import WORK, as_called, dataset, parser, save_figures, single_row, speed_table
+from benchmarks.gpu.probe import PARTS
 from benchmarks.gpu.shapes import SHAPES, TINY, make_base
 from searchlora.adapters.store import Store
 from searchlora.shop import make_shop
-
-#: Runs a command of searchlora with a part of the GPU's memory, which its first argument says.
-_LIMITED = (
-    "import sys; from benchmarks.gpu.probe import limit_memory; limit_memory(float(sys.argv.pop(1)));"
-    "from searchlora.cli import main; main()"
-)
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,15 @@ class Run:
 
     def searchlora(self, *arguments: object) -> tuple[float, str | None]:
         """Seconds of a command, and the end of its message if it failed."""
-        return self.command("-c", _LIMITED, self.fraction, *arguments)
+        return self.command("-m", "searchlora", *arguments)
 
     def command(self, *arguments: object) -> tuple[float, str | None]:
         started = time.monotonic()
-        ended = subprocess.run(
-            [sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False, errors="replace"
-        )
+        command = [sys.executable, *map(str, arguments)]
+        environment = dict(os.environ)
+        if self.fraction < 1:  # read by the allocator of every process, training included
+            environment["PYTORCH_CUDA_ALLOC_CONF"] = f"per_process_memory_fraction:{self.fraction}"
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace", env=environment)
         seconds = time.monotonic() - started
         return seconds, None if ended.returncode == 0 else (ended.stderr or ended.stdout)[-2000:]
 
@@ -96,9 +98,10 @@ Step = tuple[str, dict[str, float], str | None]
 def _probe(run: Run, base: Path, rows: int) -> Step:
     out = run.folder / f"probe {base.name}.json"
     out.unlink(missing_ok=True)
-    _, problem = run.command("-m", "benchmarks.gpu.probe", base, out, "--fraction", run.fraction, "--rows", rows)
-    if problem:
-        return "probe", {}, problem
+    for part in PARTS:
+        _, problem = run.command("-m", "benchmarks.gpu.probe", base, out, part, "--rows", rows)
+        if problem:
+            return "probe", {}, problem
     probed = json.loads(out.read_text(encoding="utf-8"))
     print(f"{base.name}: {probed['check']['decision']}")
     figures = {

@@ -1,6 +1,8 @@
 """What a device does with a base: whether adapters share batches, equal bits, kernels of a step, memory.
 
-python -m benchmarks.gpu.probe BASE OUT.json [--fraction 0.3] [--rows 32]
+    python -m benchmarks.gpu.probe BASE OUT.json PART [--rows 32]
+
+Each part adds its figures to the file, from a process of its own: an engine keeps its memory as long as that runs.
 """
 
 from __future__ import annotations
@@ -25,26 +27,23 @@ NEW_TOKENS = 8
 
 LABELS = ["0", "1", "2", "3"]
 
+#: The parts of the probe: the check, and an engine of each kind.
+CHECK, INVARIANT = "check", "batch_invariant: true"
+PARTS = (CHECK, "batch_invariant: false", INVARIANT)
+
 
 def main() -> None:
     arguments = parser("gpu.probe")
     arguments.add_argument("base", type=Path)
     arguments.add_argument("out", type=Path)
-    arguments.add_argument("--fraction", type=float, default=1.0)
+    arguments.add_argument("part", choices=PARTS)
     arguments.add_argument("--rows", type=int, default=32)
     options = arguments.parse_args()
-    limit_memory(options.fraction)
     base = resolve(str(options.base))
-    figures = {"check": _check(base, options.rows)}
-    for invariant in (False, True):
-        figures[f"batch_invariant: {str(invariant).lower()}"] = _engine(base, options.rows, invariant)
+    figures = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+    check = options.part == CHECK
+    figures[options.part] = _check(base, options.rows) if check else _engine(base, options.rows, options.part)
     options.out.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-
-
-def limit_memory(fraction: float) -> None:
-    """Let this process use a part of the GPU's memory, as if the GPU were a smaller one."""
-    if uses_gpu():
-        torch.cuda.set_per_process_memory_fraction(fraction)
 
 
 def _check(base: BaseModel, rows: int) -> dict[str, Any]:
@@ -62,10 +61,8 @@ def _check(base: BaseModel, rows: int) -> dict[str, Any]:
     return {"decision": str(check), **numbers, "kernels of a step of the model alone": plain}
 
 
-def _engine(base: BaseModel, rows: int, invariant: bool) -> dict[str, Any]:
-    if uses_gpu():
-        torch.cuda.reset_peak_memory_stats()
-    engine = LocalEngine(base, batch_invariant=invariant, max_num_seqs=rows, prefix_tokens=0)
+def _engine(base: BaseModel, rows: int, part: str) -> dict[str, Any]:
+    engine = LocalEngine(base, batch_invariant=part == INVARIANT, max_num_seqs=rows, prefix_tokens=0)
     built = _peak()
     requests = [Request(({"role": "user", "content": f"tent {'x ' * (row % 7)}"},), None) for row in range(rows)]
     choices = [LABELS] * rows

@@ -8,8 +8,8 @@ from a Zipf distribution (the n-th one is used 1/n times as often as the first),
 there is none. The ways take turns in each repeat, in one engine of 16 slots; the first repeat fills the memory for
 adapters without a slot and is reported apart. Slot changes are counted.
 
-Then each of `--checked` requests is answered again, alone in a batch-invariant engine, and compared with its answer
-beside the others in that engine, token by token.
+Then each of `--checked` requests is answered by two batch-invariant engines, beside the others and alone, and the
+answers are compared token by token. The second engine keeps no adapter without a slot: it reads their files again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from benchmarks.common import WORK, parser, print_or_save_speeds
 from benchmarks.multi_adapter.systems import made_adapters
@@ -80,9 +78,11 @@ def main() -> None:
     print_or_save_speeds("many_adapters", rows, comparisons, more, trial=options.trial)
 
 
-def _engine(base: BaseModel, folders: Sequence[Path], batch_invariant: bool) -> LocalEngine:
+def _engine(
+    base: BaseModel, folders: Sequence[Path], batch_invariant: bool, cache_bytes: int = CACHE_BYTES
+) -> LocalEngine:
     """An engine that knows the adapters by name and has loaded none."""
-    settings: dict[str, Any] = {"max_loras": SLOTS, "prefix_tokens": 0, "adapter_cache_bytes": CACHE_BYTES}
+    settings: dict[str, Any] = {"max_loras": SLOTS, "prefix_tokens": 0, "adapter_cache_bytes": cache_bytes}
     engine = LocalEngine(base, batch_invariant=batch_invariant, **settings)
     engine._folders.update({f"a{number}": folder for number, folder in enumerate(folders)})
     return engine
@@ -143,13 +143,16 @@ def _wrong_answers(
     draw: Callable[[random.Random, int], Sequence[str | None]],
     count: int,
 ) -> int:
-    """Requests whose tokens among the others differ from their tokens alone."""
-    engine = _engine(base, folders, batch_invariant=True)
+    """Requests whose tokens among the others differ from their tokens alone, in another engine that reads each adapter
+    from its files.
+    """
     together, alone = (_requests(random.Random(-1), draw, count) for _ in range(2))
+    engine = _engine(base, folders, batch_invariant=True)
     _served(engine, together)
-    with torch.inference_mode():
-        for request in alone:
-            engine._core.finish([request])
+    engine.close()
+    engine = _engine(base, folders, batch_invariant=True, cache_bytes=0)
+    for request in alone:
+        engine._core.finish([request])
     engine.close()
     answers = zip(together, alone, strict=True)
     return sum(one.result.result() != other.result.result() for one, other in answers)

@@ -36,7 +36,7 @@ def target_modules(model: Any, target: str | Sequence[str]) -> str | list[str]:
 
     Raises:
         RecipeError: for a group that the model does not have, such as `qv` where one layer computes queries, keys and
-            values.
+            values; for a name without a layer, if the model reads more than text.
 
     Examples:
         >>> target_modules(None, ["q_proj"])
@@ -51,15 +51,17 @@ def target_modules(model: Any, target: str | Sequence[str]) -> str | list[str]:
     layers = [path for path in _linear_layers(model) if decoder is None or path.startswith(f"{decoder}.")]
     if isinstance(target, str):
         layers = layers if target == "all-linear" else [path for path in layers if _belongs(path, target)]
+        named = {target: layers}
     else:
-        layers = [path for path in layers if any(f".{path}".endswith(f".{name}") for name in target)]
-    if not layers:
+        named = {name: [path for path in layers if f".{path}".endswith(f".{name}")] for name in target}
+    if missing := [name for name, paths in named.items() if not paths]:
         raise RecipeError(
-            f"lora.target_modules = {target} names no layer of this {type(model).__name__}",
+            f"lora.target_modules = {', '.join(missing)} names no layer of this {type(model).__name__}",
             where="recipe",
             fix="Give 'all-linear', or names of its layers, such as q_proj.",
         )
-    return layers
+    chosen = {path for paths in named.values() for path in paths}
+    return [path for path in layers if path in chosen]
 
 
 def _language_model(model: Any) -> str | None:

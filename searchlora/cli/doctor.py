@@ -21,9 +21,6 @@ _MINIMUM_PYTHON = (3, 11)
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 _SERVER_SECONDS = 5.0
 
-#: Tokens of the KV cache that `serve --cache-tokens` has by default.
-_CACHE_TOKENS = 65_536
-
 
 @dataclass(frozen=True)
 class Check:
@@ -281,6 +278,7 @@ def _base(name: str | None) -> Check:
 def _memory(name: str) -> Iterator[Check]:
     """The memory of a base that is on this machine; nothing for one that is not, which `_base` reports."""
     from searchlora.errors import SearchloraError
+    from searchlora.inference.settings import LocalSettings
     from searchlora.models.memory import base_memory
     from searchlora.models.resolve import resolve
 
@@ -288,10 +286,9 @@ def _memory(name: str) -> Iterator[Check]:
         memory = base_memory(resolve(name, ask_hub=False).path)
     except SearchloraError:
         return
-    serving = memory.serving(_CACHE_TOKENS)
-    cache = (
-        f"{_gigabytes(serving)} with a full KV cache of {_CACHE_TOKENS:,} tokens" if serving is not None else "unknown"
-    )
+    tokens = LocalSettings.model_fields["cache_tokens"].default
+    serving = memory.serving(tokens)
+    cache = f"{_gigabytes(serving)} with a full KV cache of {tokens:,} tokens" if serving is not None else "unknown"
     yield Check("base parameters", "ok", f"{memory.parameters:,}")
     yield Check("base weights", "ok", f"{_gigabytes(memory.bf16)} in bf16, {_gigabytes(memory.nf4)} in nf4")
     yield Check("to train", "ok", f"{_gigabytes(memory.training)} for nf4 and validation in bf16, plus activations")
@@ -306,21 +303,34 @@ def _batching(name: str) -> Iterator[Check]:
         return
     from searchlora.errors import SearchloraError
     from searchlora.inference.batched.forward import check_batching
+    from searchlora.inference.out_of_memory import is_out_of_memory
     from searchlora.inference.settings import LocalSettings
     from searchlora.models.load import load_model
-    from searchlora.models.memory import available_memory, base_memory
+    from searchlora.models.memory import base_memory, free_memory
     from searchlora.models.processor import uses_gpu
     from searchlora.models.resolve import resolve
 
     try:
         base = resolve(name, ask_hub=False)
-        needed, free = 2 * base_memory(base.path).bf16, available_memory()  # a processor without bf16 holds fp32
-        if needed > free and not uses_gpu():
+    except SearchloraError:  # which `_base` reports
+        return
+    more_memory = "Run it on a machine with more memory."
+    try:
+        on_gpu = uses_gpu()
+        needed = base_memory(base.path).bf16 * (1 if on_gpu else 2)  # a processor without bf16 holds fp32
+        free = free_memory("cuda" if on_gpu else "cpu")
+        if needed > free:
             detail = f"not checked: loading the base may take {_gigabytes(needed)}, and {_gigabytes(free)} are free"
-            yield Check("batching", "missing", detail, "Run it on a machine with more memory.")
+            yield Check("batching", "missing", detail, more_memory)
             return
         yield Check("batching", "ok", str(check_batching(load_model(base))))
-    except SearchloraError:  # an encoder, or what `_base` reports
+    except SearchloraError as error:  # such as an encoder, which does not generate
+        yield Check("batching", "missing", error.what, error.fix or "")
+        return
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        yield Check("batching", "missing", "not checked: memory ran out while the base was loaded", more_memory)
         return
     engine = LocalSettings().engine_id("bf16", base)
     yield Check("engine", "ok", f"{engine}; this is the default of every command but `serve`")

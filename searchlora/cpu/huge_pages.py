@@ -18,6 +18,9 @@ _PAGE_BYTES = 1 << 21
 #: MADV_COLLAPSE: move small pages into huge ones now (Linux 6.1, `man 2 madvise`). Python's mmap lacks the constant.
 _MADV_COLLAPSE = 25
 
+#: What is mapped into this process, on Linux.
+_MAPPINGS = Path("/proc/self/maps")
+
 
 def use_huge_pages(tensors: Iterable[torch.Tensor], *, is_empty: bool = False) -> None:
     """Ask the operating system to back CPU tensors with huge pages; without support nothing changes.
@@ -28,11 +31,13 @@ def use_huge_pages(tensors: Iterable[torch.Tensor], *, is_empty: bool = False) -
     spans = _merge(_span(tensor) for tensor in tensors if tensor.device.type == "cpu")
     if platform.system() != "Linux" or not spans:
         return
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for start, end in spans:
         for advice in (mmap.MADV_HUGEPAGE,) if is_empty else (mmap.MADV_HUGEPAGE, _MADV_COLLAPSE):
-            madvise(start, end - start, advice)
+            _madvise(start, end - start, advice)
+
+
+def _madvise(start: int, size: int, advice: int) -> None:
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_int(advice))
 
 
 def release_free_memory() -> None:
@@ -47,22 +52,21 @@ def release_files(tensors: Iterable[torch.Tensor]) -> None:
 
     A later read takes the numbers from the file again, so changes that were made in memory are lost.
     """
-    if platform.system() != "Linux":
+    on_cpu = [tensor for tensor in tensors if tensor.device.type == "cpu"]
+    if not on_cpu or not _MAPPINGS.exists():
         return
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     files = list(_file_mappings())
-    for tensor in tensors:
+    for tensor in on_cpu:
         begin, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
-        if tensor.device.type == "cpu" and any(start <= begin and end <= stop for start, stop in files):
+        if any(start <= begin and end <= stop for start, stop in files):
             begin = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
             if (size := end // mmap.PAGESIZE * mmap.PAGESIZE - begin) > 0:
-                madvise(begin, size, mmap.MADV_DONTNEED)
+                _madvise(begin, size, mmap.MADV_DONTNEED)
 
 
 def _file_mappings() -> Iterator[tuple[int, int]]:
     """Beginning and end of each part of memory that is mapped from a file (`man 5 proc_pid_maps`)."""
-    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in _MAPPINGS.read_text(encoding="utf-8", errors="replace").splitlines():
         addresses, _, _, _, inode, *_ = line.split(maxsplit=5)
         if inode != "0":
             start, end = addresses.split("-")

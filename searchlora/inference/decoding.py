@@ -31,7 +31,7 @@ class AnswerState:
 
     request: GenerateRequest
     ids: list[int] = field(default_factory=list)
-    error: EngineError | None = None
+    error: Exception | None = None
     stopped: bool = False
 
     @property

@@ -84,6 +84,7 @@ class LocalEngine:
         **options: Any,
     ) -> None:
         from searchlora.inference.batched.forward import BatchingCheck, check_batching
+        from searchlora.inference.batched.invariance import has_unknown_rotary
         from searchlora.inference.batched.model_runner import batched_core
 
         if settings is None:
@@ -113,8 +114,11 @@ class LocalEngine:
         self.batching = check_batching(model) if not is_given else BatchingCheck("the model computes as it is")
         level = logging.INFO if self.batching.shares_batches or is_given else logging.WARNING
         _LOG.log(level, "%s: %s", base.name, self.batching)
-        keeps_claim = not self.batch_invariant or not is_mixture_of_experts(base.path)
-        self.shares_batches = self.batching.shares_batches and keeps_claim
+        self.shares_batches = self.batching.shares_batches
+        if self.shares_batches and self.batch_invariant:
+            self.shares_batches = not is_mixture_of_experts(base.path) and not has_unknown_rotary(model)
+            if not self.shares_batches:
+                _LOG.warning("%s: one row at a time, since rows of a batch would depend on each other", base.name)
         self._core = (
             batched_core(model, stop_id, self._adapters, settings, limits)
             if self.shares_batches
@@ -172,8 +176,6 @@ class LocalEngine:
             UsageError: for a name with a version, which would hide a stored adapter.
             LoadCheckFailed: for an adapter that does not fit the base.
             EngineError: while running requests use the adapter of that name, or all slots.
-
-        After an error the name means what it meant before.
         """
         if "@" in name:
             raise UsageError(f"'{name}' is the name of a stored version", fix="Give a name without '@'.")

@@ -6,6 +6,8 @@ import logging
 
 import torch
 
+from searchlora.errors import EngineError
+
 _LOG = logging.getLogger(__name__)
 
 #: What PyTorch's allocators on a CPU and the libraries of a GPU write into a plain RuntimeError.
@@ -28,13 +30,30 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
+def request_error(error: Exception) -> Exception:
+    """What a request fails with: the error itself, or one that names the settings to lower if memory ran out.
+
+    Examples:
+        >>> str(request_error(MemoryError()))
+        'the request does not fit into memory (MemoryError). Ask for less, or lower cache_tokens or batch_tokens.'
+        >>> request_error(ValueError("another error"))
+        ValueError('another error')
+    """
+    if not is_out_of_memory(error):
+        return error
+    return EngineError(
+        f"the request does not fit into memory ({str(error) or type(error).__name__})",
+        fix="Ask for less, or lower cache_tokens or batch_tokens.",
+    )
+
+
 class SmallerBatches:
     """Says once that batches became smaller, and gives unused memory back to the device."""
 
     def __init__(self) -> None:
         self._was_said = False
 
-    def say(self, rows: int) -> None:
+    def warn_and_free(self, rows: int) -> None:
         if not self._was_said:
             _LOG.warning(
                 "Memory ran out in a pass of %d rows; smaller batches are computed from now on. To have them from the"

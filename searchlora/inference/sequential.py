@@ -18,7 +18,7 @@ from typing import Any
 from searchlora.adapters.attach import attach
 from searchlora.inference.decoding import AnswerState, append_tokens
 from searchlora.inference.engine import ChoiceScores, non_finite_error
-from searchlora.inference.out_of_memory import SmallerBatches, is_out_of_memory
+from searchlora.inference.out_of_memory import SmallerBatches, is_out_of_memory, request_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
 from searchlora.inference.scheduling.requests import (
     AnyModelRequest,
@@ -194,7 +194,7 @@ class SequentialModelRunner:
                 self._score(model, score)
         except Exception as error:
             for request in requests:
-                request.fail(error)
+                request.fail(request_error(error))
         finally:
             self._generating = ()
 
@@ -207,16 +207,21 @@ class SequentialModelRunner:
         try:
             self._generate_together(model, answers, rows)
         except Exception as error:
-            if not is_out_of_memory(error) or len(answers) == 1:
+            if not is_out_of_memory(error):
                 raise
+            if len(answers) == 1:
+                answers[0].error = request_error(error)
         self._counts.generated_tokens += sum(len(answer.ids) for answer in answers) - before
-        open_ = rows.open_answers
+        open_ = [answer for answer in rows.open_answers if answer.error is None]
+        self._finish([answer for answer in answers if answer not in open_])
         if open_:
-            self._smaller.say(len(answers))
+            self._smaller.warn_and_free(len(answers))
             self._limits = replace(self._limits, rows=max(1, len(answers) // 2))
         half = (len(open_) + 1) // 2
         self._generate(model, open_[:half])
         self._generate(model, open_[half:])
+
+    def _finish(self, answers: Sequence[AnswerState]) -> None:
         for answer in answers:
             request = answer.request
             if answer.error is not None:
@@ -249,7 +254,13 @@ class SequentialModelRunner:
         for request in requests:
             if request.is_over:
                 continue
-            scored = self._scored(model, request)
+            try:
+                scored = self._scored(model, request)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                request.fail(request_error(error))
+                continue
             if all(map(math.isfinite, scored.log_probabilities)):
                 request.finish(scored)
             else:
@@ -271,7 +282,7 @@ class SequentialModelRunner:
             except Exception as error:
                 if not is_out_of_memory(error) or self._choices == 1:
                     raise
-            self._smaller.say(self._choices)
+            self._smaller.warn_and_free(self._choices)
             self._choices //= 2
 
     def _batches(self, lengths: Mapping[int, int]) -> Iterator[list[int]]:

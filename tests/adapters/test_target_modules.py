@@ -81,7 +81,7 @@ def test_an_adapter_of_a_group_is_saved_and_attached(tiny_base, tmp_path, group=
     assert sum("lora_A" in name for name, _ in again.named_parameters()) == layers * blocks
 
 
-@pytest.mark.parametrize("target", ["qv", "attention", "mlp", "all-linear", ["q_proj", "fc1"]])
+@pytest.mark.parametrize("target", ["qv", "attention", "mlp", "all-linear", ["q_proj"]])
 def test_layers_of_a_vision_tower_are_not_targets(target):
     text = {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 300}
     config = AutoConfig.for_model(
@@ -94,3 +94,5 @@ def test_layers_of_a_vision_tower_are_not_targets(target):
     count = {"qv": 2, "attention": 4, "mlp": 3, "all-linear": 7}.get(str(target), 1)
     assert len(found) == 2 * count
     assert all(".language_model." in f".{path}" for path in found)
+    with pytest.raises(RecipeError, match="= fc1 names no layer"):  # it is in the vision tower
+        target_modules(model, ["q_proj", "fc1"])

@@ -8,8 +8,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+import torch
 
 from searchlora.cli import doctor as checks
+from searchlora.errors import BaseModelError
 from searchlora.extras import EXTRAS
 
 
@@ -145,3 +147,30 @@ def test_an_unreachable_server_is_reported_as_a_failure(cli, url):
     called = cli("doctor", "--server", url)
     assert called.code == 1 and "broken    server" in called.out
     assert "secret" not in called.out and "Traceback" not in called.err
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_base_is_loaded_only_if_memory_allows_where_it_is_computed(monkeypatch, tiny_base, on_gpu):
+    free = {"cuda": 10 if on_gpu else 1 << 40, "cpu": 1 << 40 if on_gpu else 10}
+    monkeypatch.setattr("searchlora.models.processor.uses_gpu", lambda: on_gpu)
+    monkeypatch.setattr("searchlora.models.memory.free_memory", free.get)
+    monkeypatch.setattr("searchlora.models.load.load_model", lambda _: pytest.fail("loaded"))
+    found = diagnosed(base=str(tiny_base.path))["batching"]
+    assert found.status == "missing" and "and 0.00 GB are free" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "memory ran out while the base was loaded"),
+        (BaseModelError("is an encoder", fix="Give a base that generates."), "is an encoder"),
+    ],
+)
+def test_a_base_that_cannot_be_loaded_is_one_line_of_the_list(monkeypatch, tiny_base, error, says):
+    def load(_):
+        raise error
+
+    monkeypatch.setattr("searchlora.models.load.load_model", load)
+    found = diagnosed(base=str(tiny_base.path))
+    assert found["batching"].status == "missing" and says in found["batching"].detail
+    assert found["batching"].fix and found["adapter store"]

@@ -73,3 +73,10 @@ def test_systems_without_huge_pages_are_unchanged(monkeypatch):
     monkeypatch.setattr(huge_pages.platform, "system", lambda: "Darwin")
     use_huge_pages([torch.ones(3)])
     use_huge_pages([])
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_files_are_released_only_where_there_can_be_any(monkeypatch, tmp_path, device):
+    monkeypatch.setattr(huge_pages, "_MAPPINGS", tmp_path / "none")  # no Linux, for a tensor on the CPU
+    monkeypatch.setattr(huge_pages, "_file_mappings", lambda: pytest.fail("read for nothing"))
+    huge_pages.release_files([torch.empty(4, device=device)])

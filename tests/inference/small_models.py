@@ -26,6 +26,11 @@ def small(name: str, **settings):
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
     if name == "gpt2":
         sizes, heads = {"vocab_size": 260, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}, {}
+    if name == "gemma3":  # with a vision tower
+        text = {**sizes, **heads, **settings}
+        vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        sizes, heads = {"text_config": text, "vision_config": {**vision, "image_size": 28, "patch_size": 14}}, {}
+        settings = {}
     if name == "opt":
         sizes, heads = {"vocab_size": 260, "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2}, {
             "num_attention_heads": 4, "max_position_embeddings": 256, "word_embed_proj_dim": 32,
@@ -37,15 +42,10 @@ def small(name: str, **settings):
 def batched(
     model, fetch=lambda _: None, *, rows=8, cache_tokens=8192, prefix_tokens=1024, slots=2, batch_invariant=False
 ) -> EngineCore:
-    """An engine core of a small model whose requests share batches."""
-    limits = Limits(rows, cache_tokens, 512, 64)
-    return batched_core(
-        model,
-        2,
-        fetch,
-        LocalSettings(max_loras=slots, prefix_tokens=prefix_tokens, batch_invariant=batch_invariant),
-        limits,
-    )
+    """An engine core of a small model whose requests share batches; `cache_tokens` None: as if it were not given."""
+    given = {} if cache_tokens is None else {"cache_tokens": cache_tokens}
+    settings = LocalSettings(max_loras=slots, prefix_tokens=prefix_tokens, batch_invariant=batch_invariant, **given)
+    return batched_core(model, 2, fetch, settings, Limits(rows, settings.cache_tokens, 512, 64))
 
 
 def local_engine(kind: str, base: BaseModel, **settings) -> LocalEngine:

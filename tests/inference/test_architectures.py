@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
+from searchlora.adapters.target_modules import target_modules
 from searchlora.inference.batched.attention import NAME
 from searchlora.inference.batched.forward import check_batching
+from searchlora.inference.batched.invariance import has_unknown_rotary
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
@@ -35,6 +40,7 @@ ANSWERS = [((7, 8, 9, 12, 13, 2), (7, 9, 2), (8, 2)), ((3, 4, 2), (3, 4, 5, 2), 
         ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "layer_types": MIXED}),
         ("gemma2", {"sliding_window": 4}),
         ("gemma3_text", {"sliding_window": 4, "layer_types": MIXED}),
+        ("gemma3", {"sliding_window": 4, "layer_types": MIXED}),  # with a vision tower
         ("phi3", {"pad_token_id": 0, "sliding_window": None}),
         ("phi3", {"pad_token_id": 0, "sliding_window": 4}),
         ("smollm3", {"pad_token_id": 0, "num_hidden_layers": 4}),  # the fourth layer has no rotary embeddings
@@ -138,3 +144,33 @@ def test_the_difference_to_the_model_is_compared_with_its_own_noise(dtype):
 
     scaled.model.norm.register_forward_hook(half_a_per_cent_off_in_batches)
     assert check_batching(scaled).shares_batches == (dtype == torch.bfloat16)
+
+
+def test_adapters_change_the_language_model_of_a_base_with_a_vision_tower(tmp_path):
+    settings = {"sliding_window": 20, "layer_types": MIXED}
+    base = small("gemma3", **settings)
+    made = get_peft_model(base, LoraConfig(r=2, target_modules=target_modules(base, "qv")))
+    for name, parameter in made.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    made.save_pretrained(tmp_path)
+    shared = batched(small("gemma3", **settings), lambda _: nullcontext(tmp_path), batch_invariant=True)
+    paths = shared._runner._prefiller.forward.lora_layers.paths
+    assert paths and all("language_model" in path for path in paths)
+    requests = [GenerateRequest(ids=PROMPTS[0], adapter=name, max_new_tokens=9) for name in ("a", None)]
+    shared.finish(requests)
+    wanted = [greedy(model, PROMPTS[0], 9) for model in (made.eval(), small("gemma3", **settings))]
+    assert [request.result.result() for request in requests] == wanted and wanted[0] != wanted[1]
+
+
+def test_a_base_whose_rotary_embeddings_no_table_holds_computes_one_row_at_a_time(tiny_base, monkeypatch):
+    model = small("llama")
+    assert not has_unknown_rotary(model)
+    rotary = model.model.rotary_emb
+    real = rotary.forward
+    monkeypatch.setattr(rotary, "forward", lambda x, positions, _lengths: real(x, positions))
+    assert has_unknown_rotary(model)
+    monkeypatch.setattr("searchlora.inference.batched.invariance.has_unknown_rotary", lambda _: True)
+    engine, other = (LocalEngine(tiny_base, batch_invariant=invariant) for invariant in (True, False))
+    assert (engine.shares_batches, engine.batch_invariant, engine._core._runner._limits.rows) == (False, True, 1)
+    assert other.shares_batches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from searchlora.errors import EngineError
 from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
 from tests.inference.small_models import full_scores, greedy, ids, sequential, small
 
@@ -59,3 +60,31 @@ def test_running_out_of_memory_halves_the_batch_and_continues(monkeypatch, caplo
     for request, row in zip(scored, scores, strict=True):
         assert request.result.result().log_probabilities == pytest.approx(row, abs=1e-4)
     assert len([record for record in caplog.records if "Memory ran out" in record.message]) == 1
+
+
+def test_what_does_not_fit_alone_fails_alone_and_what_ended_before_is_not_lost(monkeypatch):
+    model = small("gemma2", sliding_window=6)
+    wanted = greedy(model, ids(5, 1), 1)
+    (score,) = full_scores(model, [ids(8)], [CHOICES])
+    core, passes, real = sequential(model, rows=8), [], model.forward
+
+    def forward(*arguments, **options):
+        passes.append(options["input_ids"].shape)
+        if 1 < len(passes) < 6 or options["input_ids"].shape[1] > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(model, "forward", forward)
+    ended = GenerateRequest(ids=ids(5, 1), max_new_tokens=1)
+    lost = [GenerateRequest(ids=ids(6, seed), max_new_tokens=7, ignore_stop=True) for seed in (2, 3)]
+    core.finish([ended, *lost])
+    assert ended.result.result() == wanted
+    for request in lost:
+        with pytest.raises(EngineError, match="does not fit into memory"):
+            request.result.result()
+    passes += [()] * 6
+    long, short = (ScoreRequest(ids=ids(count), choices=CHOICES) for count in (30, 8))
+    core.finish([long, short])
+    with pytest.raises(EngineError, match="does not fit into memory"):
+        long.result.result()
+    assert short.result.result().log_probabilities == pytest.approx(score, abs=1e-4)

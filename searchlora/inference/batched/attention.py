@@ -47,8 +47,9 @@ def attend(
     Args:
         query: Shape (rows, heads, new, size).
         key, value: Shape (rows, key heads, columns, size); `key heads` divides `heads`.
-        attention_mask: Added to the scores; shape (rows, 1, new, columns). None, on a GPU: the new tokens are the last
-            columns of every row, and each attends to all columns up to its own.
+        attention_mask: Added to the scores; shape (rows, 1, new, columns), on a GPU perhaps as `_attend_grouped` takes
+            it. None, on a GPU: the new tokens are the last columns of every row, and each attends to all columns up to
+            its own.
         scaling: Factor of the scores; 1/√size if None.
 
     Returns:
@@ -116,16 +117,19 @@ def _attend_grouped(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
 ) -> torch.Tensor:
     """Attention by one kernel that reads a mask. Such kernels of PyTorch have no groups, and would need a copy of the
-    keys for each head; here the heads of a group are further tokens of one head.
+    keys for each head; here the heads of a group are further tokens of one head. `Forward` repeats the mask for them
+    once per pass, shape (rows, 1, group x new, columns); another mask is repeated here, in each layer.
     """
     rows, heads, new, size = query.shape
     key_heads, columns = key.shape[1:3]
     group = heads // key_heads
+    if mask.shape[2] != group * new:
+        mask = mask[:, :, None].expand(-1, -1, group, -1, -1).reshape(-1, 1, group * new, columns)
     output = torch.nn.functional.scaled_dot_product_attention(
         query.reshape(rows, key_heads, group * new, size),
         key,
         value,
-        attn_mask=mask[:, :, None].expand(-1, -1, group, -1, -1).reshape(-1, 1, group * new, columns),
+        attn_mask=mask,
         scale=scale,
     )
     return output.reshape(rows, heads, new, -1).transpose(1, 2)

@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from searchlora.inference.batched.choice_tree import Bools, ChoiceTree, Ints, PrunedSearch, build_tree
-from searchlora.inference.batched.forward import NonFiniteOutput
-from searchlora.inference.batched.prefill import NonFinitePrompts, Prefiller, Prompt
+from searchlora.inference.batched.prefill import Prefiller, Prompt
 from searchlora.inference.engine import ChoiceScores
 from searchlora.inference.scheduling.requests import TokenIds
 from searchlora.inference.transfers import to_device
@@ -128,21 +127,19 @@ class _TreeBatch:
         start = starts[0] if len(set(starts)) == 1 else to_device(torch.tensor(starts), self._forward.device)
         self._cache.begin_pass(slice(places.start, places.stop), start, visible.shape[2])
         prompts = [self._prompts[row] for row in rows]
-        try:
-            hidden = self._forward.hidden_states(
-                torch.from_numpy(ids),
-                torch.from_numpy(positions),
-                torch.from_numpy(visible),
-                [prompt.slot for prompt in prompts],
-                self._cache,
-                torch.from_numpy(columns),
-            )
-        except NonFiniteOutput as error:
-            raise NonFinitePrompts([prompts[row] for row in error.rows]) from None
+        hidden = self._forward.hidden_states(
+            torch.from_numpy(ids),
+            torch.from_numpy(positions),
+            torch.from_numpy(visible),
+            [prompt.slot for prompt in prompts],
+            self._cache,
+            torch.from_numpy(columns),
+        )
+        self._prefiller.check_finite(prompts, hidden, self._cache)
         self._record(rows, chosen, hidden, starts)
         for place, prompt, begun in zip(places, prompts, starts, strict=True):
             if begun < len(prompt.ids) and prompt.keep_prefix:
-                self._prefixes.add_prompt(prompt.adapter, prompt.ids, partial(self._cache.copy_columns, place))
+                self._prefixes.add_copy(prompt.adapter, prompt.ids[:-1], partial(self._cache.copy_columns, place))
 
     def keep(self, places: Sequence[int]) -> None:
         for target, source in enumerate(places):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefill import ComputedPrefix, Prefiller, Prompt
@@ -38,12 +39,16 @@ class ChunkedPrefill:
 
     Chunks end at multiples of `Prefiller.chunk` tokens, so that they depend on the prompt only. No pass needs a mask of
     more than a chunk times the length of the prompt.
+
+    Attributes:
+        current: The prompt that was looked at last.
     """
 
     def __init__(self, prefiller: Prefiller) -> None:
         self._prefiller = prefiller
         self._queues: OrderedDict[Hashable, deque[Prompt]] = OrderedDict()  # the client whose turn it is first
         self._progress: dict[Prompt, _Progress] = {}
+        self.current: Prompt | None = None
 
     @property
     def requests(self) -> dict[Prompt, AnyModelRequest]:
@@ -67,36 +72,44 @@ class ChunkedPrefill:
     def take_computed(self, fits: Callable[[AnyModelRequest], bool], max_tokens: int) -> dict[Prompt, AnyModelRequest]:
         """Remove and return prompts of which only the last chunk is left, with their requests, as many as `fits`
         accepts and as have `max_tokens` left together; one prompt may have more.
-        """
-        taken: dict[Prompt, AnyModelRequest] = {}
-        tokens = 0
-        for queue in list(self._queues.values()):
-            while queue:
-                prompt = queue[0]
-                left = len(prompt.ids) - self._start(prompt)
-                if left > self._prefiller.chunk or (taken and tokens + left > max_tokens):
-                    break
-                progress = self._progress[prompt]
-                if not fits(progress.request):
-                    break
-                tokens += left
-                if progress.start:
-                    prompt.prefix = ComputedPrefix(
-                        progress.cache.copy_columns(0, slice(progress.start)), progress.computed
-                    )
-                taken[prompt] = self.remove(prompt)
-        return taken
 
-    def next_prompt(self) -> Prompt | None:
-        """The prompt whose next chunk is computed next, if any; its client goes to the end of the rotation."""
+        After an error nothing is removed, and `current` is the prompt that caused it. Prompts before it are returned,
+        and the error comes with the next call.
+        """
+        taken: list[Prompt] = []
+        tokens = 0
+        for queue in self._queues.values():
+            for prompt in queue:
+                try:
+                    left = len(prompt.ids) - self._start(prompt)
+                    if left > self._prefiller.chunk or (taken and tokens + left > max_tokens):
+                        break
+                    progress = self._progress[prompt]
+                    if not fits(progress.request):
+                        break
+                    if progress.start:
+                        columns = progress.cache.copy_columns(0, slice(progress.start))
+                        prompt.prefix = ComputedPrefix(columns, progress.computed)
+                except Exception:
+                    if not taken:
+                        raise
+                    return {prompt: self.remove(prompt) for prompt in taken}
+                tokens += left
+                taken.append(prompt)
+        return {prompt: self.remove(prompt) for prompt in taken}
+
+    def compute_chunk(self) -> None:
+        """Compute the next chunk of the prompt whose turn it is, if any; its client goes to the end of the rotation.
+
+        Raises `NonFinitePrompts` if its hidden states are not finite. After an error, `current` is the prompt.
+        """
         for client, queue in self._queues.items():
             if len(queue[0].ids) - self._start(queue[0]) > self._prefiller.chunk:
                 self._queues.move_to_end(client)
-                return queue[0]
-        return None
+                self._compute_chunk(queue[0])
+                return
 
-    def compute_chunk(self, prompt: Prompt) -> None:
-        """Compute the next chunk of a prompt. Raises `NonFinitePrompts` if its hidden states are not finite."""
+    def _compute_chunk(self, prompt: Prompt) -> None:
         progress, prefiller = self._progress[prompt], self._prefiller
         end = (progress.start // prefiller.chunk + 1) * prefiller.chunk
         part = Prompt(prompt.ids[:end], prompt.adapter, prompt.slot)
@@ -105,9 +118,7 @@ class ChunkedPrefill:
         progress.start = end
         while progress.shared and progress.shared[0] <= end:
             prefix = prompt.ids[: progress.shared.pop(0)]
-            if prefiller.prefixes.is_new(prompt.adapter, prefix):
-                columns = progress.cache.copy_columns(0, slice(len(prefix)))
-                prefiller.prefixes.add(prompt.adapter, prefix, columns)
+            prefiller.prefixes.add_copy(prompt.adapter, prefix, partial(progress.cache.copy_columns, 0))
 
     def remove(self, prompt: Prompt) -> AnyModelRequest:
         request = self._progress.pop(prompt).request
@@ -120,9 +131,11 @@ class ChunkedPrefill:
     def clear(self) -> None:
         self._queues.clear()
         self._progress.clear()
+        self.current = None
 
     def _start(self, prompt: Prompt) -> int:
         """Number of tokens in the cache of a prompt, after a longer prefix has been taken from the prefix cache."""
+        self.current = prompt
         progress = self._progress[prompt]
         length, columns = self._prefiller.prefixes.longest_match(prompt.adapter, prompt.ids)
         if columns is not None and length > progress.start:

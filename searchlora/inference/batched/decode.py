@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from searchlora.errors import EngineError
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefill import Prefiller, Prompt
 from searchlora.inference.decoding import AnswerState, append_tokens
-from searchlora.inference.out_of_memory import is_out_of_memory
+from searchlora.inference.out_of_memory import is_out_of_memory, request_error
 from searchlora.inference.transfers import to_device
 
 
@@ -79,7 +78,7 @@ class DecodeBatch:
                 if len(rows) > 1:
                     self.max_rows = len(rows) // 2
                     continue
-                rows[0].error = EngineError(f"one row does not fit into memory ({error})", fix="Ask for less.")
+                rows[0].error = request_error(error)
             else:
                 append_tokens(rows, logits, self._stop_id)
                 # A masked column still counts as zero times its content, and zero times NaN is NaN.
@@ -92,12 +91,15 @@ class DecodeBatch:
         """Logits (rows, vocabulary) of the next token of rows that are adjacent in the cache, from `start` on."""
         forward, lengths = self._forward, [row.length for row in rows]
         columns, starts = max(lengths) + 1, torch.tensor(lengths)
-        visible, column = None, to_device(starts, forward.device) if len(set(lengths)) > 1 else lengths[0]
-        if isinstance(column, torch.Tensor) or forward.needs_mask:
-            last = torch.as_tensor(column, device=forward.device).view(-1, 1, 1).expand(len(rows), 1, 1)
-            visible = torch.arange(columns, device=forward.device) <= last
+        visible: torch.Tensor | None = None
+        column: torch.Tensor | int = lengths[0]
+        if len(set(lengths)) > 1:
+            column = to_device(starts, forward.device)
+            visible = torch.arange(columns, device=forward.device) <= column[:, None, None]
+        elif forward.needs_mask:
+            visible = torch.ones(len(rows), 1, columns, dtype=torch.bool, device=forward.device)
         self._cache.begin_pass(slice(start, start + len(rows)), column, columns)
-        hidden = forward.unchecked(
+        hidden = forward.hidden_states(
             torch.tensor([row.ids[-1:] for row in rows]),
             starts[:, None],
             visible,

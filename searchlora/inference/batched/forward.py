@@ -10,23 +10,16 @@ import torch
 
 from searchlora.cpu import backend
 from searchlora.inference.batched import attention
-from searchlora.inference.batched.frozen_linear import FrozenLinear, is_linear, merged_linear, release_originals
-from searchlora.inference.batched.invariance import block_norms, log_sums, replace_rotary
+from searchlora.inference.batched.frozen_linear import FrozenLinear, merged_linear, release_originals
+from searchlora.inference.batched.invariance import block_norms, log_sums, rotary_table
 from searchlora.inference.batched.kv_cache import KVCache
-from searchlora.inference.batched.lora_layers import add_lora_layers, map_rows
+from searchlora.inference.batched.lora_layers import add_lora_layers, lora_targets, map_rows
 from searchlora.inference.batched.sliding_window import SlidingWindow
 from searchlora.inference.transfers import to_device
+from searchlora.models.text_model import text_model
 
 #: Elements of which the rows of a mask on a GPU are multiples.
 _MASK_STRIDE = 16
-
-
-class NonFiniteOutput(Exception):
-    """A forward pass with NaN or infinite hidden states in these rows, which are cleared in the cache."""
-
-    def __init__(self, rows: Sequence[int]) -> None:
-        self.rows = rows
-        super().__init__(f"no finite numbers in rows {list(rows)}")
 
 
 class Forward:
@@ -44,15 +37,19 @@ class Forward:
         self.dtype: torch.dtype = model.dtype
         self.config = model.config.get_text_config()
         self._window = SlidingWindow.of(self.config) or SlidingWindow(None, False)
+        heads = self.config.num_attention_heads
+        self._group = heads // (getattr(self.config, "num_key_value_heads", None) or heads)
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
-        self._backbone = getattr(model, model.base_model_prefix)
+        self._backbone = text_model(model)
         self._head = _take_head(model, batch_invariant)
         self.lora_layers = add_lora_layers(model, batch_invariant)
         attention.register()
         model.set_attn_implementation(attention.INVARIANT_NAME if batch_invariant else attention.NAME)
         self._rotary = None
         if batch_invariant:
-            self._rotary = replace_rotary(model)
+            self._rotary = rotary_table(model)
+            if self._rotary is not None:
+                text_model(model).rotary_emb = self._rotary
             block_norms(model)
         attend = attention.attend_invariant if batch_invariant else attention.attend
         backend.fuse_layers(model, attend, self.new_cache)
@@ -76,25 +73,6 @@ class Forward:
         cache: KVCache,
         columns: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """As `unchecked`. Raises `NonFiniteOutput` if hidden states of some rows are not finite; it waits for a GPU."""
-        output = self.unchecked(ids, positions, visible, slots, cache, columns)
-        finite = output.isfinite().flatten(1).all(1)
-        if not bool(finite.all()):
-            rows = [row for row, is_finite in enumerate(finite.tolist()) if not is_finite]
-            # A masked column still counts as zero times its content, and zero times NaN is NaN.
-            cache.clear_rows(rows)
-            raise NonFiniteOutput(rows)
-        return output
-
-    def unchecked(
-        self,
-        ids: torch.Tensor,
-        positions: torch.Tensor,
-        visible: torch.Tensor | None,
-        slots: Sequence[int],
-        cache: KVCache,
-        columns: torch.Tensor | None = None,
-    ) -> torch.Tensor:
         """The last layer's hidden states, shape (rows, new, hidden size), which may hold NaN.
 
         Args:
@@ -110,9 +88,13 @@ class Forward:
             self._rotary.reserve(cache.columns)
         self.lora_layers.active.mapping = map_rows(slots, self.device)
         on_device = to_device(torch.stack([ids, positions]), self.device)
+        mask = None
+        if visible is not None:
+            positions = positions if visible.device == positions.device else on_device[1]
+            mask = self._window.masks(visible, positions, columns, self._mask)
         output: torch.Tensor = self._backbone(
             input_ids=on_device[0],
-            attention_mask=None if visible is None else self._window.masks(self._mask(visible), positions, columns),
+            attention_mask=mask,
             position_ids=on_device[1],
             cache=cache,
             use_cache=True,
@@ -120,13 +102,19 @@ class Forward:
         return output
 
     def _mask(self, visible: torch.Tensor) -> torch.Tensor:
-        """What attention adds to its scores; shape (rows, 1, new, columns)."""
+        """What attention adds to its scores, shape (rows, 1, new, columns).
+
+        On a GPU, several new tokens are repeated for the heads of a group, as `attention._attend_grouped` reads them.
+        """
         visible = visible if visible.device == self.device else to_device(visible, self.device)
         rows, new, columns = visible.shape
-        # PyTorch's kernels for GPUs copy a mask in each layer, unless its rows are aligned.
-        stride = columns if self.device.type == "cpu" else -(-columns // _MASK_STRIDE) * _MASK_STRIDE
-        mask = torch.zeros(rows, new, stride, dtype=self.dtype, device=self.device)[..., :columns]
-        return mask.masked_fill_(~visible, torch.finfo(self.dtype).min)[:, None]
+        group, stride = 1, columns
+        if self.device.type != "cpu":
+            group = self._group if new > 1 else 1
+            # PyTorch's kernels for GPUs copy a mask in each layer, unless its rows are aligned.
+            stride = -(-columns // _MASK_STRIDE) * _MASK_STRIDE
+        mask = torch.zeros(rows, group, new, stride, dtype=self.dtype, device=self.device)[..., :columns]
+        return mask.masked_fill_(~visible[:, None], torch.finfo(self.dtype).min).flatten(1, 2)[:, None]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (n, vocabulary) of hidden states (n, hidden size)."""
@@ -251,13 +239,17 @@ def _batched_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     model.set_attn_implementation(attention.NAME)
     cache = KVCache(model.config.get_text_config().num_hidden_layers)
     cache.begin_pass(slice(0, rows), 0, new)
-    lowest = torch.finfo(model.dtype).min
-    mask = torch.full((new, new), lowest, dtype=model.dtype, device=model.device).triu(1)
+    visible = torch.ones(new, new, dtype=torch.bool).tril().expand(rows, new, new)
     positions = torch.arange(new).expand(rows, new)
     window = SlidingWindow.of(model.config.get_text_config()) or SlidingWindow(None, False)
-    hidden = getattr(model, model.base_model_prefix)(
+
+    def mask(visible: torch.Tensor) -> torch.Tensor:
+        shown = torch.zeros(visible.shape, dtype=model.dtype, device=model.device)
+        return shown.masked_fill_(~visible.to(model.device), torch.finfo(model.dtype).min)[:, None]
+
+    hidden = text_model(model)(
         ids,
-        attention_mask=window.masks(mask.expand(rows, 1, new, new), positions),
+        attention_mask=window.masks(visible, positions, None, mask),
         position_ids=positions.to(model.device),
         cache=cache,
         use_cache=True,
@@ -269,8 +261,9 @@ def _batched_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
 def _rope_depends_on_batch(config: Any) -> bool:
     """Whether the rotary frequencies depend on the longest row of a batch (dynamic NTK scaling, LongRoPE)."""
     parameters = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    kind = parameters.get("rope_type") or parameters.get("type")
-    return kind in ("dynamic", "longrope")
+    by_layer = [of_kind for of_kind in parameters.values() if isinstance(of_kind, dict)]
+    kinds = {of_kind.get("rope_type") or of_kind.get("type") for of_kind in (parameters, *by_layer)}
+    return not kinds.isdisjoint({"dynamic", "longrope"})
 
 
 def _own_logits(model: Any, ids: torch.Tensor) -> torch.Tensor | None:
@@ -280,10 +273,7 @@ def _own_logits(model: Any, ids: torch.Tensor) -> torch.Tensor | None:
     Otherwise it is unknown which row a vector belongs to: some models flatten the tokens (OPT), or route them to
     experts.
     """
-    head = model.get_output_embeddings()
-    shapes: dict[torch.nn.Module, list[tuple[int, ...]]] = {
-        layer: [] for layer in model.modules() if is_linear(layer) and layer is not head
-    }
+    shapes: dict[torch.nn.Module, list[tuple[int, ...]]] = {layer: [] for layer in lora_targets(model).values()}
     hooks = [
         layer.register_forward_pre_hook(lambda module, inputs: shapes[module].append(tuple(inputs[0].shape[:-1])))
         for layer in shapes

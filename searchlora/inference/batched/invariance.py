@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+
+from searchlora.models.text_model import text_model
 
 #: Rows of one logarithm of a sum on a GPU: few, since each has a number for every token of the vocabulary.
 _GPU_LOGIT_ROWS = 32
@@ -58,46 +61,84 @@ class RotaryTable(torch.nn.Module):
     """Batch-invariant rotary embeddings: cosines and sines are computed once per block of positions, and looked up.
 
     PyTorch computes the last elements of a thread's share without vector instructions, and so with another rounding.
+    Some models (Gemma 3) have other frequencies in layers with a sliding window: they have a table for each kind.
+
+    Args:
+        rotary: The model's own embeddings.
+        x: A tensor with the dtype and device of the tables.
+        kinds: Names of the kinds of layers; None where all are of one kind.
     """
 
     _BLOCK = 1024
 
-    def __init__(self, rotary: Any, x: torch.Tensor) -> None:
+    def __init__(self, rotary: Any, x: torch.Tensor, kinds: Iterable[str | None]) -> None:
         super().__init__()
         self._rotary = rotary
-        self._x = x[:0]  # its dtype and device are those of the table
+        self._x = x[:0]
         none = torch.empty(0, device=x.device)
-        self._tables: tuple[torch.Tensor, torch.Tensor] = (none, none)  # cosines, sines; shape (positions, head size)
+        # Kind -> cosines, sines; shape (positions, head size).
+        self._tables: dict[str | None, tuple[torch.Tensor, torch.Tensor]] = dict.fromkeys(kinds, (none, none))
 
     def reserve(self, positions: int) -> None:
-        """Compute the table for this many positions, before a pass uses them."""
-        while len(self._tables[0]) < positions:
-            start = len(self._tables[0])
-            block = torch.arange(start, start + self._BLOCK, device=self._x.device)
-            new = (table[0] for table in self._rotary(self._x, block[None]))
-            self._tables = tuple(  # type: ignore[assignment]
-                torch.cat([before, table]) if start else table for before, table in zip(self._tables, new, strict=True)
-            )
+        """Compute the tables for this many positions, before a pass uses them."""
+        for kind, tables in self._tables.items():
+            while len(tables[0]) < positions:
+                start = len(tables[0])
+                block = torch.arange(start, start + self._BLOCK, device=self._x.device)
+                new = (table[0] for table in self._computed(block[None], kind))
+                tables = tuple(  # type: ignore[assignment]
+                    torch.cat([before, table]) if start else table for before, table in zip(tables, new, strict=True)
+                )
+            self._tables[kind] = tables
 
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def is_exact(self) -> bool:
+        """Whether the tables hold what the model computes, up to rounding. Raises what the model does if it has another
+        signature.
+        """
+        self.reserve(1)
+        positions = torch.tensor([[3, 1, 2]]).to(self._x.device)
+        return all(
+            torch.allclose(own.float(), looked_up.float(), atol=1e-2)
+            for kind in self._tables
+            for own, looked_up in zip(self._computed(positions, kind), self(self._x, positions, kind), strict=True)
+        )
+
+    def _computed(self, positions: torch.Tensor, kind: str | None) -> tuple[torch.Tensor, torch.Tensor]:
+        tables: tuple[torch.Tensor, torch.Tensor] = self._rotary(self._x, positions, *([] if kind is None else [kind]))
+        return tables
+
+    def forward(
+        self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         del x
-        return self._tables[0][position_ids], self._tables[1][position_ids]
+        cosines, sines = self._tables[layer_type]
+        return cosines[position_ids], sines[position_ids]
 
 
-def replace_rotary(model: Any) -> RotaryTable | None:
-    """Replace a model's rotary embeddings by a table; None if it has none, or others."""
-    backbone = getattr(model, model.base_model_prefix)
+def rotary_table(model: Any) -> RotaryTable | None:
+    """A table in place of a model's rotary embeddings; None if it has none.
+
+    Raises:
+        ValueError: for embeddings that depend on more than the position and the kind of layer.
+    """
+    backbone = text_model(model)
     rotary = getattr(backbone, "rotary_emb", None)
     if rotary is None:
         return None
-    x, positions = next(model.parameters())[:1], torch.tensor([[3, 1, 2]], device=model.device)
-    table = RotaryTable(rotary, x)
+    by_kind = "layer_type" in inspect.signature(rotary.forward).parameters
+    table = RotaryTable(rotary, next(model.parameters())[:1], set(backbone.config.layer_types) if by_kind else {None})
     try:
-        table.reserve(1)
-        same = all(map(torch.equal, rotary(x, positions), table(x, positions)))
+        if table.is_exact():
+            return table
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # another signature, other shapes
-        return None
-    if not same:
-        return None
-    backbone.rotary_emb = table
-    return table
+        pass
+    raise ValueError("no table holds the rotary embeddings of this model")
+
+
+def has_unknown_rotary(model: Any) -> bool:
+    """Whether rotary embeddings cannot be replaced by a table, so that the model cannot be batch-invariant."""
+    try:
+        rotary_table(model)
+    except ValueError:
+        return True
+    return False

@@ -26,6 +26,7 @@ from searchlora.inference.batched.frozen_linear import (
     shape_of,
 )
 from searchlora.inference.transfers import to_device
+from searchlora.models.text_model import text_model
 
 #: The slot of the bare base model.
 BASE_SLOT = 0
@@ -105,7 +106,7 @@ class LoraWeights:
 
 
 @dataclass(frozen=True)
-class PackedAdapter:
+class PackedGroup:
     """An adapter's part in one group of layers, as a slot holds it.
 
     Attributes:
@@ -251,7 +252,7 @@ class LoraLayerGroup:
         self._changed: set[int] = set()  # slots whose adapters change one of these layers
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def pack(self, weights: Sequence[LoraWeights | None]) -> PackedAdapter:
+    def pack(self, weights: Sequence[LoraWeights | None]) -> PackedGroup:
         """The weights of an adapter as a slot holds them: one entry per layer, None for a layer without a change."""
         factor = None
         if any(change is not None and change.factor is not None for change in weights):
@@ -259,9 +260,9 @@ class LoraLayerGroup:
             for span, change in zip(self.spans, weights, strict=True):
                 if change is not None and change.factor is not None:
                     factor[span] = change.factor.to(factor.dtype)
-        return PackedAdapter(self.slots.pack(weights), factor)
+        return PackedGroup(self.slots.pack(weights), factor)
 
-    def put(self, slot: int, packed: PackedAdapter) -> None:
+    def put(self, slot: int, packed: PackedGroup) -> None:
         """Set the weights of a slot."""
         self.clear(slot)
         self.slots.put(slot, packed.weights)
@@ -356,7 +357,7 @@ class LoraLayers:
             elements += rank * (len(group.paths) * group.size_in + group.spans[-1].stop)
         return elements * self.groups[0].element_size if self.groups else 0
 
-    def pack(self, weights: Mapping[str, LoraWeights]) -> list[PackedAdapter]:
+    def pack(self, weights: Mapping[str, LoraWeights]) -> list[PackedGroup]:
         """An adapter as the slots of each group hold it, by the paths of the layers that it changes.
 
         Nothing is changed, so any thread may call it.
@@ -365,7 +366,7 @@ class LoraLayers:
         use_huge_pages(tensor for part in packed if part.weights is not None for tensor in part.weights)
         return packed
 
-    def put(self, slot: int, packed: Sequence[PackedAdapter]) -> None:
+    def put(self, slot: int, packed: Sequence[PackedGroup]) -> None:
         """Set the weights of a slot. After an error the slot is empty."""
         try:
             for group, part in zip(self.groups, packed, strict=True):
@@ -380,7 +381,7 @@ class LoraLayers:
 
 
 def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:
-    """Replace a model's linear layers, except its output layer, by layers with LoRA slots; their weights move."""
+    """Replace a model's linear layers that adapters may change by layers with LoRA slots; their weights move."""
     active = ActiveMapping()
     like = torch.empty(0, dtype=model.dtype, device=model.device)
     groups = []
@@ -396,10 +397,19 @@ def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:
     return LoraLayers(groups, active)
 
 
+def lora_targets(model: Any) -> dict[str, torch.nn.Module]:
+    """The linear layers that an adapter may change, by module path: those of the text model but its output layer."""
+    head, inside = model.get_output_embeddings(), set(text_model(model).modules())
+    return {
+        path: layer
+        for path, layer in model.named_modules()
+        if is_linear(layer) and layer in inside and layer is not head
+    }
+
+
 def _merged_layers(model: Any) -> list[list[str]]:
     """Paths of the layers of each group, in the model's order."""
-    head = model.get_output_embeddings()
-    layers = {path: layer for path, layer in model.named_modules() if is_linear(layer) and layer is not head}
+    layers = lora_targets(model)
     groups: list[list[str]] = []
     for path, layer in layers.items():
         if any(path in group for group in groups):

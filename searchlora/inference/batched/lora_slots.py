@@ -13,9 +13,9 @@ from pathlib import Path
 
 from searchlora.cpu.backend import release_free_memory
 from searchlora.errors import EngineBusy, EngineError, LoadCheckFailed
+from searchlora.inference.batched.adapter_cache import AdapterCache, PackedAdapter
 from searchlora.inference.batched.lora_layers import BASE_SLOT, LoraLayers
 from searchlora.inference.batched.lora_weights import read_lora_weights, read_ranks
-from searchlora.inference.batched.packed_adapters import Packed, PackedAdapters
 from searchlora.inference.scheduling.engine_core import Counts
 from searchlora.inference.scheduling.requests import AnyRequest, ModelRequest
 from searchlora.inference.settings import LocalSettings
@@ -43,10 +43,10 @@ class LoraSlots:
         self._layers = layers
         self._fetch, self._on_unload = fetch, on_unload
         self.loaded: tuple[str, ...] = ()
-        self._packed = PackedAdapters(self._read, cache if layers.on_cpu else 0, 2 * self.count)
+        self._cache = AdapterCache(self._read, cache if layers.on_cpu else 0, 2 * self.count)
         self._slot_of: OrderedDict[str, int] = OrderedDict()  # least recently used first
         self._users: Counter[str] = Counter()  # name -> running rows that use it
-        self._parts_of: dict[str, Packed] = {}  # of each loaded adapter
+        self._packed: dict[str, PackedAdapter] = {}  # of each loaded adapter
 
     @property
     def in_use(self) -> frozenset[str]:
@@ -55,13 +55,13 @@ class LoraSlots:
     @property
     def reading(self) -> frozenset[str]:
         """Adapters that are being read for queued requests."""
-        return self._packed.reading
+        return self._cache.reading
 
     def expect(self, requests: Iterable[AnyRequest]) -> None:
         """Read the adapters of queued requests ahead; any thread may call it."""
         for request in requests:
             if isinstance(request, ModelRequest) and request.adapter is not None:
-                self._packed.expect(request.adapter, request.result, is_loaded=request.adapter in self.loaded)
+                self._cache.expect(request.adapter, request.result, is_loaded=request.adapter in self.loaded)
 
     def acquire(self, name: str | None) -> int:
         """The slot of an adapter (None: of the base model); it is loaded if needed, and stays until `release`.
@@ -94,7 +94,7 @@ class LoraSlots:
 
     def unload(self, name: str) -> bool:
         """Unload an adapter; False if it was not loaded. Raises `EngineError` while running rows use it."""
-        self._packed.drop(name)
+        self._cache.drop(name)
         if name not in self._slot_of:
             return False
         if name in self._users:
@@ -104,21 +104,21 @@ class LoraSlots:
         return True
 
     def _load(self, name: str) -> None:
-        packed = self._packed.take(name)
+        packed = self._cache.take(name)
         try:
             slot = self._free_slot(packed.size)
         except EngineBusy:
-            self._packed.keep(name, packed)
+            self._cache.keep(name, packed)
             raise
-        self._layers.put(slot, packed.parts)
-        self._slot_of[name], self._parts_of[name] = slot, packed
+        self._layers.put(slot, packed.groups)
+        self._slot_of[name], self._packed[name] = slot, packed
         self.loaded = tuple(self._slot_of)
         self._counts.slot_misses += 1
 
-    def _read(self, name: str) -> Packed:
+    def _read(self, name: str) -> PackedAdapter:
         with self._fetch(name) as folder:
             size = self._checked_size(name, folder)
-            return Packed(self._layers.pack(read_lora_weights(folder, self._layers)), size)
+            return PackedAdapter(self._layers.pack(read_lora_weights(folder, self._layers)), size)
 
     def _checked_size(self, name: str, folder: Path) -> int:
         """Bytes of an adapter in a slot, from the shapes of its weights. Raises `LoadCheckFailed` above a limit."""
@@ -147,8 +147,8 @@ class LoraSlots:
                     f"running requests use all {self.count} LoRA slots, or the memory for adapters",
                     fix="Try again later, or make more slots.",
                 )
-            name = next((name for name in unused if not self._packed.is_expected(name)), unused[0])
-            self._packed.keep(name, self._parts_of[name])
+            name = next((name for name in unused if not self._cache.is_expected(name)), unused[0])
+            self._cache.keep(name, self._packed[name])
             self._remove(name)
             self._counts.slot_evictions += 1
         used = set(self._slot_of.values())
@@ -156,10 +156,10 @@ class LoraSlots:
 
     @property
     def _loaded_bytes(self) -> int:
-        return sum(packed.size for packed in self._parts_of.values())
+        return sum(packed.size for packed in self._packed.values())
 
     def _remove(self, name: str) -> None:
         self._layers.clear(self._slot_of.pop(name))
-        del self._parts_of[name]
+        del self._packed[name]
         self.loaded = tuple(self._slot_of)
         self._on_unload(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
@@ -26,13 +27,15 @@ from searchlora.inference.batched.lora_slots import LoraSlots
 from searchlora.inference.batched.prefill import NonFinitePrompts, Prefiller, Prompt
 from searchlora.inference.batched.prefix_cache import PrefixCache
 from searchlora.inference.engine import non_finite_error
-from searchlora.inference.out_of_memory import SmallerBatches, is_out_of_memory
+from searchlora.inference.out_of_memory import SmallerBatches, is_out_of_memory, request_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
 from searchlora.inference.scheduling.requests import AnyModelRequest, GenerateRequest, Limits, ScoreRequest, TokenIds
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.memory import free_memory, kv_token
 
 Kind = TypeVar("Kind", GenerateRequest, ScoreRequest)
+
+_LOG = logging.getLogger(__name__)
 
 
 def batched_core(
@@ -44,7 +47,8 @@ def batched_core(
 ) -> EngineCore:
     """An engine core that computes rows with different adapters in one batch."""
     forward, counts = Forward(model, batch_invariant=settings.is_batch_invariant()), Counts()
-    limits = _with_room(limits, forward)
+    if "cache_tokens" not in settings.model_fields_set:
+        limits = _with_room(limits, forward)
     prefixes = PrefixCache(settings.prefix_tokens)
     prefiller = Prefiller(forward, prefixes, limits, counts)
     adapters = LoraSlots(forward.lora_layers, settings, fetch, prefixes.remove_adapter, counts)
@@ -53,17 +57,20 @@ def batched_core(
 
 
 def _with_room(limits: Limits, forward: Forward) -> Limits:
-    """The limits, with a smaller KV cache than the default one where a third of the free memory does not hold that.
+    """The limits, with a smaller KV cache where a third of the free memory does not hold it.
 
     The rest is for long prompts, for the prefix cache and for the activations of a pass.
     """
     of_token = kv_token(forward.config.to_dict())
-    if limits.cache_tokens != LocalSettings.model_fields["cache_tokens"].default or of_token is None:
+    if of_token is None:
         return limits
-    fitting = (
-        free_memory("cuda" if forward.device.type == "cuda" else "cpu") // 3 // (of_token * forward.dtype.itemsize // 2)
-    )
-    return replace(limits, cache_tokens=max(1, min(limits.cache_tokens, fitting)))
+    free = free_memory("cuda" if forward.device.type == "cuda" else "cpu")
+    fitting = max(1, free // 3 // (of_token * forward.dtype.itemsize // 2))
+    if fitting >= limits.cache_tokens:
+        return limits
+    level = logging.WARNING if fitting < limits.pass_tokens else logging.INFO
+    _LOG.log(level, "The KV cache holds %d tokens, a third of the free memory; cache_tokens sets its size.", fitting)
+    return replace(limits, cache_tokens=fitting)
 
 
 class BatchedModelRunner:
@@ -149,8 +156,8 @@ class BatchedModelRunner:
                     slot = self._slots.acquire(request.adapter)
                     begun[Prompt(request.ids, request.adapter, slot, request.keep_prefix)] = request
                 except Exception as error:
-                    refused[request.adapter] = error
-                    request.fail(error)
+                    refused[request.adapter] = request_error(error)
+                    request.fail(refused[request.adapter])
 
     @contextmanager
     def _releasing(self, begun: dict[Prompt, AnyModelRequest]) -> Iterator[None]:
@@ -196,7 +203,7 @@ class BatchedModelRunner:
             except Exception as error:
                 if not is_out_of_memory(error) or (len(left) == 1 and not self._batch.rows):
                     for request in left.values():
-                        request.fail(error)
+                        request.fail(request_error(error))
                     return
                 break  # the error holds the tensors of the failed pass until here
         if left:
@@ -205,7 +212,7 @@ class BatchedModelRunner:
     def _compute_halves(self, prompts: dict[Prompt, Kind], compute: Callable[[dict[Prompt, Kind]], None]) -> None:
         """Compute prompts in two halves, after memory ran out. One prompt waits until a running row has ended."""
         running = len(self._batch.rows)
-        self._smaller.say(len(prompts))
+        self._smaller.warn_and_free(len(prompts))
         self._prefiller.free_scratch()
         if len(prompts) == 1:
             self._limits = replace(self._limits, rows=running)
@@ -231,21 +238,29 @@ class BatchedModelRunner:
             return
         started = time.monotonic()
         budget = self._prefiller.chunk * (CHUNKS_BESIDE_ROWS if interactive else CHUNKS_ALONE)
-        ready = self._long.take_computed(self._room_to_join(others_admitted), budget)
+        ready: dict[Prompt, AnyModelRequest] = {}
+        fits = self._room_to_join(others_admitted)
+        try:
+            ready = self._long.take_computed(fits, budget)
+            if not ready:
+                self._long.compute_chunk()
+        except Exception as error:
+            self._long_failed(error)
         with self._releasing(ready):
             self._begin(ready)
-        if not ready and (prompt := self._long.next_prompt()) is not None:
-            try:
-                self._long.compute_chunk(prompt)
-            except Exception as error:
-                if is_out_of_memory(error) and self._batch.rows:
-                    self._smaller.say(1)  # the chunk is computed again when rows have ended
-                    return
-                self._slots.release(prompt.adapter)
-                is_finite = not isinstance(error, NonFinitePrompts)
-                self._long.remove(prompt).fail(error if is_finite else non_finite_error(prompt.adapter))
         if interactive:
             self._prefill_debt = time.monotonic() - started
+
+    def _long_failed(self, error: Exception) -> None:
+        """Fail the long prompt at hand. If memory ran out beside rows, it is computed again when they have ended."""
+        prompt = self._long.current
+        assert prompt is not None
+        if is_out_of_memory(error) and self._batch.rows:
+            self._smaller.warn_and_free(1)
+            return
+        self._slots.release(prompt.adapter)
+        is_finite = not isinstance(error, NonFinitePrompts)
+        self._long.remove(prompt).fail(request_error(error) if is_finite else non_finite_error(prompt.adapter))
 
     def _room_to_join(self, others_admitted: bool) -> Callable[[AnyModelRequest], bool]:
         """A test whether a computed prompt has room in the batch, which counts how often others got it instead."""
@@ -278,7 +293,7 @@ class BatchedModelRunner:
         for row in rows:
             if row.request.keep_prefix:
                 copy = partial(self._batch.copy_columns, row)
-                self._prefiller.prefixes.add_prompt(row.request.adapter, row.request.ids, copy)
+                self._prefiller.prefixes.add_copy(row.request.adapter, row.request.ids[:-1], copy)
         self._report(rows)
 
     def _decode(self) -> None:
@@ -287,11 +302,11 @@ class BatchedModelRunner:
             rows = self._batch.step()
         except Exception as error:
             for request in self._generating:
-                request.fail(error)
+                request.fail(request_error(error))
             self._drop_rows()
             return
         if self._batch.max_rows < self._limits.rows:
-            self._smaller.say(2 * self._batch.max_rows)
+            self._smaller.warn_and_free(2 * self._batch.max_rows)
             self._limits = replace(self._limits, rows=self._batch.max_rows)
         self._prefill_debt -= time.monotonic() - started
         if rows:

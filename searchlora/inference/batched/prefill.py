@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from searchlora.inference.batched.forward import Forward, NonFiniteOutput
+from searchlora.inference.batched.forward import Forward
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefix_cache import PrefixCache
 from searchlora.inference.scheduling.engine_core import Counts
@@ -182,10 +182,18 @@ class Prefiller:
         cache.begin_pass(slice(first, first + len(left)), start, columns)
         # Positions of the padding after a prompt could exceed the model's context.
         last = torch.tensor([len(prompt.ids) - 1 for prompt in prompts])
-        try:
-            hidden = self.forward.hidden_states(
-                ids, positions.minimum(last[:, None]), visible, [prompt.slot for prompt in prompts], cache
-            )
-        except NonFiniteOutput as error:
-            raise NonFinitePrompts([prompts[row] for row in error.rows]) from None
+        slots = [prompt.slot for prompt in prompts]
+        hidden = self.forward.hidden_states(ids, positions.minimum(last[:, None]), visible, slots, cache)
+        self.check_finite(prompts, hidden, cache)
         return [hidden[row, len(tokens) - 1] for row, tokens in enumerate(left)]
+
+    def check_finite(self, prompts: Sequence[Prompt], hidden: torch.Tensor, cache: KVCache) -> None:
+        """Raise `NonFinitePrompts` for prompts whose hidden states (prompts, new, size) are not finite, after clearing
+        their rows in the cache. It waits for a GPU.
+        """
+        finite = hidden.isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            rows = [row for row, is_finite in enumerate(finite.tolist()) if not is_finite]
+            # A masked column still counts as zero times its content, and zero times NaN is NaN.
+            cache.clear_rows(rows)
+            raise NonFinitePrompts([prompts[row] for row in rows])

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import torch
 
+from searchlora.inference.out_of_memory import is_out_of_memory
 from searchlora.inference.scheduling.requests import TokenIds
 
 #: A prefix is cached separately if it is at least this many tokens longer than the one it extends.
@@ -96,10 +97,17 @@ class PrefixCache:
         while self._tokens > self.budget:
             self._remove(next(iter(self._entries)))
 
-    def add_prompt(self, adapter: Hashable, prompt: TokenIds, copy: Callable[[slice], torch.Tensor]) -> None:
-        """Add a prompt without its last token, unless it is cached or too long; `copy` returns its columns."""
-        if self.is_new(adapter, prompt[:-1]):
-            self.add(adapter, prompt[:-1], copy(slice(len(prompt) - 1)))
+    def add_copy(self, adapter: Hashable, prefix: TokenIds, copy: Callable[[slice], torch.Tensor]) -> None:
+        """Add a prefix, unless it is cached, too long, or memory runs out; `copy` returns its columns."""
+        if not self.is_new(adapter, prefix):
+            return
+        try:
+            columns = copy(slice(len(prefix)))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            self.add(adapter, prefix, columns)
 
     def remove_adapter(self, adapter: Hashable) -> None:
         """Remove all entries of an adapter: its name may mean other weights from now on."""

@@ -5,6 +5,7 @@ The KV cache keeps all tokens, and masks hide those before the window. Up to the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,19 +47,27 @@ class SlidingWindow:
         has_window = "sliding_attention" in kinds
         return cls(window if has_window else None, by_kind=has_window)
 
-    def masks(self, mask: torch.Tensor, positions: torch.Tensor, columns: torch.Tensor | None = None) -> Any:
-        """What the model takes as its attention mask.
+    def masks(
+        self,
+        visible: torch.Tensor,
+        positions: torch.Tensor,
+        columns: torch.Tensor | None,
+        mask: Callable[[torch.Tensor], torch.Tensor],
+    ) -> Any:
+        """What the model takes as its attention mask. Everything is on one device, so that nothing waits for a copy.
 
         Args:
-            mask: Added to the scores of full attention, shape (rows, 1, new, columns).
+            visible: Whether each new token attends to each column of the cache in layers with full attention; bool,
+                shape (rows, new, columns).
             positions: Of the new tokens, shape (rows, new).
             columns: Position of each column of the cache, shape (rows, columns); None: its number.
+            mask: Makes what attention adds to its scores of what is visible.
         """
-        if self.tokens is None:
-            return mask
-        windowed = mask
-        if mask.shape[-1] > self.tokens:
-            where = torch.arange(mask.shape[-1])[None] if columns is None else columns
-            hidden = positions[:, :, None] - where[:, None] >= self.tokens
-            windowed = mask.masked_fill(hidden[:, None].to(mask.device), torch.finfo(mask.dtype).min)
-        return {"full_attention": mask, "sliding_attention": windowed} if self.by_kind else windowed
+        windowed = visible
+        if self.tokens is not None and visible.shape[2] > self.tokens:
+            where = torch.arange(visible.shape[2], device=visible.device)[None] if columns is None else columns
+            windowed = visible & (positions[:, :, None] - where[:, None] < self.tokens)
+        if not self.by_kind:
+            return mask(windowed)
+        full = mask(visible)
+        return {"full_attention": full, "sliding_attention": full if windowed is visible else mask(windowed)}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Protocol, TypeVar
 from weakref import WeakSet
 
+from searchlora.errors import EngineError
 from searchlora.inference.scheduling.requests import AnyRequest, CallbackRequest, GenerateRequest, Limits
 from searchlora.inference.scheduling.scheduler import ModelRunner, Scheduler
 
@@ -113,18 +115,21 @@ class EngineCore(Scheduler):
         return self.run(lambda: self._adapters.unload(name))
 
     def replace(self, name: str, change: Callable[[], Callable[[], object]]) -> None:
-        """Unload an adapter, change the meaning of its name, and load it; no request runs in between.
+        """Change the meaning of an adapter's name, and load it anew; no request runs in between.
 
-        `change` returns its undo function, which is called if loading fails.
+        `change` returns its undo function, which is called if unloading or loading fails. Weights that were read ahead
+        with the other meaning are forgotten, so the change comes first.
         """
 
         def callback() -> None:
-            self._adapters.unload(name)
             undo = change()
             try:
+                self._adapters.unload(name)
                 self._adapters.load(name)
             except BaseException:
                 undo()
+                with suppress(EngineError):  # running requests use it
+                    self._adapters.unload(name)
                 raise
 
         self.run(callback)

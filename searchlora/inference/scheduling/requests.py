@@ -174,8 +174,11 @@ class Limits:
 
     @property
     def long_tokens(self) -> int:
-        """Tokens of the long prompts that are computed in chunks at once, beside the generating rows."""
-        return self.cache_tokens // 2
+        """Tokens of the long prompts that are computed in chunks at once, beside the generating rows.
+
+        While none is computed, one is admitted, however small the cache is: a quarter of this is not 0.
+        """
+        return max(4, self.cache_tokens // 2)
 
     def pass_holds(self, rows: int, longest: int) -> bool:
         """Whether one pass may prefill or score this many rows, the longest of `longest` tokens."""

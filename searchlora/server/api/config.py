@@ -208,7 +208,10 @@ class ServeConfig:
         """Settings of the server's own engine."""
         from searchlora.inference.settings import LocalSettings
 
-        return LocalSettings(max_prompt_tokens=self.max_prompt, **{name: getattr(self, name) for name in _OF_ENGINE})
+        given = {name: getattr(self, name) for name in _OF_ENGINE}
+        if self.cache_tokens == LocalSettings.model_fields["cache_tokens"].default:
+            del given["cache_tokens"]  # the engine may choose a smaller one
+        return LocalSettings(max_prompt_tokens=self.max_prompt, **given)
 
 
 @cache

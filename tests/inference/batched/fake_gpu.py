@@ -16,6 +16,9 @@ from torch.utils._pytree import tree_leaves
 #: Functions that wait for all kernels before, by name.
 WAITS = {"tolist", "item", "cpu", "nonzero", "__bool__", "__int__", "__float__", "__index__", "numpy"}
 
+#: Functions that copy numbers of Python to the device and wait for it.
+MAKES = {"tensor", "as_tensor", "new_tensor"}
+
 #: Operators that launch no kernel although they are not views.
 _NO_KERNEL = {"aten::empty", "aten::detach", "aten::_unsafe_view", "aten::empty_like", "aten::new_empty"}
 
@@ -73,6 +76,8 @@ class Host(TorchFunctionMode):
             zeros = torch.zeros(args[0].shape, dtype=args[0].dtype)
             return zeros if name == "cpu" else func(zeros)
         result = func(*args, **kwargs)
+        if name in MAKES and isinstance(result, torch.Tensor) and result.is_meta:
+            self.waits["copy to the device"] += 1
         if name == "to" and not on_device and isinstance(result, torch.Tensor) and result.is_meta:
             self.copies += 1
             if not kwargs.get("non_blocking"):

@@ -127,3 +127,6 @@ def test_rotary_frequencies_that_depend_on_the_longest_row_are_not_batched():
     assert check_batching(small("llama")).shares_batches
     refused = check_batching(small("llama", rope_parameters=settings, rope_scaling=settings))
     assert refused.refusal == "rotary frequencies that depend on the longest row"
+    by_kind = {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": settings}
+    refused = check_batching(small("gemma3_text", rope_parameters=by_kind))
+    assert refused.refusal == "rotary frequencies that depend on the longest row"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,12 +11,19 @@ import pytest
 import torch
 
 from searchlora.errors import DeadlineExceeded, EngineError
+from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
 from tests.inference.small_models import batched, full_scores, greedy, ids, small
 
 CHUNK = 16
+
+#: Models with a sliding window that is longer than a chunk and shorter than the prompts.
+WINDOWED = {
+    "mistral with a window": ("mistral", {"sliding_window": 20}),
+    "gemma3": ("gemma3_text", {"sliding_window": 20, "layer_types": ["sliding_attention", "full_attention"]}),
+}
 
 
 def core(model, fetch=lambda _: None, **settings):
@@ -40,39 +48,40 @@ class Pass:
 def recorded(core, monkeypatch, before=lambda _: None, costs=lambda _: 0.0) -> list[Pass]:
     """The passes of a core; its clock counts what they cost."""
     forward = core._runner._prefiller.forward
-    real, passes, clock = forward.unchecked, [], [0.0]
+    real, passes, clock = forward.hidden_states, [], [0.0]
 
-    def unchecked(tokens, positions, visible, *arguments):
+    def hidden_states(tokens, positions, visible, *arguments):
         passes.append(Pass(*tokens.shape, visible.numel()))
         clock[0] += costs(tokens.shape[1])
         before(passes)
         return real(tokens, positions, visible, *arguments)
 
-    monkeypatch.setattr(forward, "unchecked", unchecked)
+    monkeypatch.setattr(forward, "hidden_states", hidden_states)
     monkeypatch.setattr("searchlora.inference.batched.model_runner.time.monotonic", lambda: clock[0])
     return passes
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("invariant", [False, True])
-@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gpt2", "gemma"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gpt2", "gemma", *WINDOWED])
 def test_chunks_compute_what_the_model_computes_with_the_adapter_of_each_row(name, invariant, tmp_path):
     from peft import LoraConfig, PeftModel, get_peft_model
 
+    name, settings = WINDOWED.get(name, (name, {}))
     for number, targets in enumerate(["all-linear", {"gpt2": ["c_attn"]}.get(name, ["q_proj", "v_proj"])]):
-        made = get_peft_model(small(name), LoraConfig(r=3 + number, lora_alpha=8, target_modules=targets))
+        made = get_peft_model(small(name, **settings), LoraConfig(r=3 + number, lora_alpha=8, target_modules=targets))
         generator = torch.Generator().manual_seed(number)
         for parameter in (value for key, value in made.named_parameters() if "lora_" in key):
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
         made.save_pretrained(tmp_path / f"a{number}")
-    alone = {each: PeftModel.from_pretrained(small(name), tmp_path / each).eval() for each in ("a0", "a1")}
-    alone[None] = small(name)
+    alone = {each: PeftModel.from_pretrained(small(name, **settings), tmp_path / each).eval() for each in ("a0", "a1")}
+    alone[None] = small(name, **settings)
     lengths = [CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 5, 150, 7, 199]
     rows = [(ids(n, n), ("a0", None, "a1")[place % 3]) for place, n in enumerate(lengths)]
     choices = (ids(4, 1), ids(2, 2), (*ids(3, 1), 2))
     writing = [GenerateRequest(ids=prompt, adapter=each, max_new_tokens=6) for prompt, each in rows]
     scoring = [ScoreRequest(ids=prompt, adapter=each, choices=choices) for prompt, each in rows]
-    shared = core(small(name), lambda each: tmp_path / each, batch_invariant=invariant)
+    shared = core(small(name, **settings), lambda each: tmp_path / each, batch_invariant=invariant)
     shared.finish([*writing, *scoring])
     for (prompt, adapter), written, scored in zip(rows, writing, scoring, strict=True):
         model = alone[adapter]
@@ -207,7 +216,7 @@ def test_a_chunk_that_fails_fails_its_own_request_only(monkeypatch, error):
     bad = GenerateRequest(ids=(*ids(40), 251, *ids(100)), max_new_tokens=3)
     good = [GenerateRequest(ids=ids(n, n), max_new_tokens=20, ignore_stop=True) for n in (5, 90)]
     shared.submit([good[0], bad, good[1]], "one")
-    with pytest.raises(EngineError if error == "not finite" else MemoryError):
+    with pytest.raises(EngineError, match="finite" if error == "not finite" else r"memory \(no room\)"):
         bad.result.result(30)
     assert [len(request.result.result(30)) for request in good] == [20, 20]
     assert not shared._runner.running
@@ -248,3 +257,56 @@ def test_many_choices_are_scored_in_passes_with_small_masks(monkeypatch, invaria
     wanted = full_scores(model, [request.ids for request in requests], [request.choices for request in requests])
     for request, scores in zip(requests, wanted, strict=True):
         assert request.result.result().log_probabilities == pytest.approx(scores, abs=1e-4)
+
+
+@pytest.mark.parametrize("cache_tokens", [1, 7])
+def test_a_long_prompt_is_computed_however_small_the_cache_is(cache_tokens):
+    shared = core(small("llama"), cache_tokens=cache_tokens)
+    until = time.monotonic() + 30
+    writing = [GenerateRequest(ids=ids(40, n), max_new_tokens=3, deadline=until) for n in range(3)]
+    scored = ScoreRequest(ids=ids(50), choices=((5, 2), (6, 2)), deadline=until)
+    shared.submit([writing[0], scored], "one")
+    shared.finish(writing[1:])
+    wanted = [greedy(small("llama"), request.ids, 3) for request in writing]
+    assert [request.result.result(30) for request in writing] == wanted
+    assert len(scored.result.result(30).log_probabilities) == 2
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_computed_prompt_without_memory_waits_for_rows_or_fails_alone(monkeypatch, alone):
+    """The copy of its columns into the batch fails: always, or while another row decodes."""
+    shared, real, failed = core(small("llama"), prefix_tokens=0), KVCache.copy_columns, []
+
+    def copy_columns(cache, row, *columns):
+        if columns[0].stop > 80 and (alone or shared._runner._batch.rows):
+            failed.append(columns)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(cache, row, *columns)
+
+    monkeypatch.setattr(KVCache, "copy_columns", copy_columns)
+    large, small_, row = (GenerateRequest(ids=ids(n), max_new_tokens=20, ignore_stop=True) for n in (120, 60, 5))
+    shared.submit([row, large, small_], "one")
+    assert len(row.result.result(30)) == len(small_.result.result(30)) == 20
+    if alone:
+        with pytest.raises(EngineError, match="does not fit into memory"):
+            large.result.result(30)
+    else:
+        assert len(large.result.result(30)) == 20
+    assert failed and not shared._runner.running
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_with_a_window_answers_do_not_depend_on_load_or_chunks(name):
+    prompts = [ids(n, n) for n in (5, 17, 40, 77, 40, 21)] + [(*ids(40, 40), *ids(9))]
+    found = []
+    for chunk, size in ((10_000, 1), (CHUNK, 1), (CHUNK, 7), (33, 3)):
+        shared = core(small(WINDOWED[name][0], **WINDOWED[name][1]), batch_invariant=True)
+        assert shared._runner._prefiller.forward._rotary is not None
+        shared._runner._prefiller.chunk = chunk
+        writing = [GenerateRequest(ids=prompt, max_new_tokens=5) for prompt in prompts]
+        scoring = [ScoreRequest(ids=prompt, choices=((5, 6, 2), (7, 2))) for prompt in prompts]
+        for start in range(0, len(prompts), size):
+            shared.finish([*writing[start : start + size], *scoring[start : start + size]])
+        found.append([request.result.result() for request in writing])
+        found[-1] += [request.result.result().log_probabilities for request in scoring]
+    assert all(answers == found[0] for answers in found)

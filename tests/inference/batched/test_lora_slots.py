@@ -115,4 +115,4 @@ def test_memory_of_an_adapter_follows_from_its_weight_shapes(tiny_base, folders,
         engine.load_folder(name, folder)
         ranks = lora_slots.read_ranks(folder)
         assert set(ranks.values()) == {64 if name == "high" else 4}
-        assert engine._core._adapters._parts_of[name].size == layers.size(ranks)
+        assert engine._core._adapters._packed[name].size == layers.size(ranks)

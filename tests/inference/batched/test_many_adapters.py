@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import threading
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from searchlora.errors import EngineError
-from searchlora.inference.batched.packed_adapters import Packed, PackedAdapters
+from searchlora.errors import EngineBusy, EngineError
+from searchlora.inference.batched.adapter_cache import AdapterCache, PackedAdapter
 from searchlora.inference.local import LocalEngine
 from tests.factories import edit_weights, random_adapter_folder
 from tests.inference.scheduling.requests import asked, hold
@@ -76,7 +77,7 @@ def test_each_answer_is_that_of_its_adapter(tiny_base, folders, wanted, cache, n
 def test_an_adapter_that_was_evicted_is_not_read_again(tiny_base, folders, wanted, monkeypatch):
     engine = engine_of(tiny_base, folders)
     slots, read = engine._core._adapters, []
-    monkeypatch.setattr(slots._packed, "_read", lambda name: read.append(name) or slots._read(name))
+    monkeypatch.setattr(slots._cache, "_read", lambda name: read.append(name) or slots._read(name))
     names = [f"a{number}" for number in range(SLOTS + 2)]
     for _ in range(3):
         for name in names:
@@ -94,7 +95,7 @@ def test_rows_go_on_while_an_adapter_is_read(tiny_base, folders, monkeypatch):
         assert name != "a1" or may_read.wait(60)
         return slots._read(name)
 
-    monkeypatch.setattr(slots._packed, "_read", read)
+    monkeypatch.setattr(slots._cache, "_read", read)
     free = hold(engine)
     running = engine.submit(asked("tent", "a0", 200), client="one")
     free.set()
@@ -114,7 +115,7 @@ def test_adapters_of_queued_requests_are_evicted_last(tiny_base, folders, monkey
     slots = engine._core._adapters
     for name in ("a0", "a1", "a2", "a3"):
         engine.load_folder(name, folders[name])
-    monkeypatch.setattr(slots._packed, "is_expected", lambda name: name in {"a0", "a1"})
+    monkeypatch.setattr(slots._cache, "is_expected", lambda name: name in {"a0", "a1"})
     engine.load_folder("a4", folders["a4"])
     assert set(engine.stats().loaded) == {"a0", "a1", "a3", "a4"}
     engine.close()
@@ -129,16 +130,42 @@ def test_a_name_that_gets_other_weights_does_not_answer_with_the_kept_ones(tiny_
     engine.close()
 
 
-# The packed adapters alone
+def test_requests_that_come_while_a_name_changes_are_answered_with_its_new_weights(tiny_base, folders, wanted):
+    engine, queued = engine_of(tiny_base, {"a0": folders["a0"]}), []
+
+    def change():
+        queued.append(engine.submit(asked("tent", "a0", 6), client="one"))
+        until_read(engine._core._adapters._cache)
+        engine._folders["a0"] = folders["a7"]
+        return lambda: None
+
+    engine._core.replace("a0", change)
+    assert queued[0].result(60).text == wanted["a7"]
+    engine.close()
 
 
-def packed(size: int) -> Packed:
-    return Packed((), size)
+def test_a_change_that_fails_leaves_no_weights_of_it(tiny_base, folders, wanted):
+    engine = engine_of(tiny_base, folders, max_loras=1)
+    running = engine.submit(asked("tent", "a1", 200), client="one")
+    while not engine.stats().generating:
+        pass
+    with pytest.raises(EngineBusy):
+        engine.load_folder("a0", folders["a7"])  # read, but without a slot
+    running.cancel()
+    assert engine.generate([asked("tent", "a0", 6)])[0].text == wanted["a0"]
+    engine.close()
+
+
+# The cache alone
+
+
+def packed(size: int) -> PackedAdapter:
+    return PackedAdapter((), size)
 
 
 def test_kept_adapters_are_bounded_in_bytes_and_the_oldest_is_dropped():
     read: list[str] = []
-    adapters = PackedAdapters(lambda name: read.append(name) or packed(40), 100, 8)
+    adapters = AdapterCache(lambda name: read.append(name) or packed(40), 100, 8)
     for name in ("a", "b", "c"):
         adapters.keep(name, packed(40))
     adapters.keep("large", packed(101))
@@ -151,6 +178,34 @@ def test_kept_adapters_are_bounded_in_bytes_and_the_oldest_is_dropped():
     assert adapters._bytes == 0
 
 
+def waiting() -> Future[None]:
+    """The result of a request for an adapter."""
+    return Future()
+
+
+@contextmanager
+def held_reading(size: int = 10):
+    """A cache whose thread reads `slow` until the event is set, and what it has begun to read."""
+    may_read, begun = threading.Event(), []
+
+    def read(name):
+        begun.append(name)
+        assert name != "slow" or may_read.wait(30)
+        return packed(size)
+
+    adapters = AdapterCache(read, 100, 8)
+    adapters.expect("slow", result := waiting(), is_loaded=False)
+    while not begun:
+        pass
+    yield adapters, may_read, begun, result
+    may_read.set()
+
+
+def until_read(adapters: AdapterCache) -> None:
+    """Wait for what is being read ahead, by one more job of the thread that reads."""
+    adapters._reader.submit(int).result(30)
+
+
 def test_an_error_of_reading_ahead_is_raised_once_and_outlives_no_request():
     tries: list[str] = []
 
@@ -158,26 +213,74 @@ def test_an_error_of_reading_ahead_is_raised_once_and_outlives_no_request():
         tries.append(name)
         raise EngineError("not today")
 
-    adapters = PackedAdapters(read, 100, 8)
-    result: Future[None] = Future()
+    adapters = AdapterCache(read, 100, 8)
+    result = waiting()
     adapters.expect("a", result, is_loaded=False)
     with pytest.raises(EngineError, match="not today"):
         adapters.take("a")
     assert tries == ["a"]
     adapters.expect("b", result, is_loaded=False)
-    while adapters.reading:
-        pass
+    until_read(adapters)
     result.set_result(None)
     assert not adapters._reading and not adapters._expected and tries == ["a", "b"]
 
 
-def test_what_was_read_for_requests_that_were_withdrawn_is_kept():
-    adapters = PackedAdapters(lambda _: packed(10), 100, 8)
-    result: Future[None] = Future()
-    adapters.expect("a", result, is_loaded=False)
-    while adapters.reading:
+def test_an_error_of_a_reading_that_nobody_waits_for_reaches_no_later_request():
+    may_read, tries = threading.Event(), []
+
+    def read(name):
+        tries.append(name)
+        if len(tries) == 1:
+            assert may_read.wait(30)
+            raise EngineError("not today")
+        return packed(10)
+
+    adapters = AdapterCache(read, 100, 8)
+    adapters.expect("a", result := waiting(), is_loaded=False)
+    while not tries:
         pass
     result.cancel()
-    assert list(adapters._kept) == ["a"] and adapters._bytes == 10
-    adapters.drop("a")
-    assert adapters._bytes == 0
+    may_read.set()
+    until_read(adapters)
+    assert adapters.take("a") == packed(10)
+
+
+def test_what_is_read_for_requests_that_were_withdrawn_is_kept():
+    with held_reading() as (adapters, may_read, _, result):
+        result.cancel()
+        assert adapters.reading == {"slow"}
+        may_read.set()
+        until_read(adapters)
+        assert list(adapters._kept) == ["slow"] and adapters._bytes == 10 and not adapters._expected
+        adapters.drop("slow")
+        assert adapters._bytes == 0
+
+
+def test_what_is_dropped_while_it_is_read_is_not_kept():
+    with held_reading() as (adapters, may_read, begun, _):
+        adapters.drop("slow")
+        may_read.set()
+        adapters.expect("next", waiting(), is_loaded=False)
+        until_read(adapters)
+        assert list(adapters._kept) == ["next"] and begun == ["slow", "next"]
+
+
+def test_who_takes_an_adapter_does_not_wait_for_others_to_be_read():
+    with held_reading() as (adapters, _, begun, _result):
+        adapters.expect("a", waiting(), is_loaded=False)
+        assert adapters.take("a") == packed(10) and begun == ["slow", "a"]
+        assert adapters.reading == {"slow"}
+
+
+def test_what_is_read_ahead_is_bounded_in_bytes_and_drops_nothing_that_is_expected():
+    read: list[str] = []
+    adapters = AdapterCache(lambda name: read.append(name) or packed(40), 100, 8)
+    adapters.keep("old", packed(40))
+    for name in ("a", "b", "c", "d"):
+        adapters.expect(name, waiting(), is_loaded=False)
+        until_read(adapters)
+    assert read == ["a", "b", "c", "d"] and list(adapters._kept) == ["a", "b"] and adapters._bytes == 80
+    adapters.keep("large", packed(100))
+    adapters.expect("e", waiting(), is_loaded=False)
+    until_read(adapters)
+    assert list(adapters._kept) == ["a", "b"]

@@ -21,6 +21,7 @@ from tests.inference.batched.fake_gpu import Host, Kernels
 from tests.inference.small_models import small
 
 ROWS, LAYERS = 8, 6
+KINDS = ["sliding_attention", "full_attention"] * 3
 #: Names of the linear layers of a Qwen3 layer -> (out, in).
 SHAPES = {"q_proj": (32, 32), "k_proj": (16, 32), "v_proj": (16, 32), "o_proj": (32, 32)}
 
@@ -41,14 +42,15 @@ class AllowAll:
         return True
 
 
-def model_on_device():
+def model_on_device(name="qwen3"):
+    settings = {"gemma3_text": {"sliding_window": 4, "layer_types": KINDS}, "mistral": {"sliding_window": 4}}
     with torch.device("meta"):
-        return small("qwen3", num_hidden_layers=LAYERS)
+        return small(name, num_hidden_layers=LAYERS, **settings.get(name, {}))
 
 
-def generating(slots, *, batch_invariant=False, requests=None, lengths=range(5, 5 + ROWS)):
+def generating(slots, *, batch_invariant=False, requests=None, lengths=range(5, 5 + ROWS), name="qwen3"):
     """A batch on the device whose rows have written one token each."""
-    forward = Forward(model_on_device(), batch_invariant=batch_invariant)
+    forward = Forward(model_on_device(name), batch_invariant=batch_invariant)
     prefiller = Prefiller(forward, PrefixCache(0), Limits(ROWS, 4096, 4096, 64), Counts())
     batch = DecodeBatch(prefiller, stop_id=2)
     for slot in set(slots) - {0}:
@@ -122,10 +124,33 @@ def requests_of(kind):
     ("kind", "waits"), [("greedy", 1), ("grammar", 1), ("drawn", 1), ("with log-probabilities", 2)]
 )
 def test_the_host_waits_for_the_tokens_of_a_step_and_for_nothing_else(monkeypatch, kind, waits, slots, batch_invariant):
-    monkeypatch.setattr(torch, "equal", lambda *_: True)  # of the rotary table: there are no numbers to compare
+    monkeypatch.setattr(torch, "allclose", lambda *_, **__: True)  # of the rotary table
     _, host = step(generating(slots, batch_invariant=batch_invariant, requests=requests_of(kind)))
     assert host.waits == {"tolist": waits}
     assert host.copies <= 12  # none per layer
+
+
+@pytest.mark.parametrize("batch_invariant", [False, True])
+@pytest.mark.parametrize("name", ["gemma3_text", "mistral"])
+@pytest.mark.parametrize("lengths", [range(5, 5 + ROWS), [5] * ROWS])
+def test_a_sliding_window_needs_no_further_wait(monkeypatch, name, lengths, batch_invariant):
+    monkeypatch.setattr(torch, "allclose", lambda *_, **__: True)
+    _, host = step(generating([0] * ROWS, lengths=lengths, name=name, batch_invariant=batch_invariant))
+    assert host.waits == {"tolist": 1}
+
+
+@pytest.mark.parametrize(("name", "batch_invariant"), [("qwen3", True), ("gemma3_text", False)])
+def test_the_mask_of_a_prompt_is_made_once_for_all_layers_of_a_kind(monkeypatch, name, batch_invariant):
+    monkeypatch.setattr(torch, "allclose", lambda *_, **__: True)
+    prefiller = generating([0] * ROWS, name=name, batch_invariant=batch_invariant)._prefiller
+    monkeypatch.setattr(prefiller, "check_finite", lambda *_: None)  # which waits, and there are no numbers
+    prompts = [Prompt((5,) * length, None, 0) for length in (9, 12, 15)]
+    with torch.inference_mode(), Kernels() as kernels, Host(kernels) as host:
+        prefiller.prefill(prompts, prefiller.forward.new_cache(), 0)
+    masks = {id(call["attn_mask"]): call["attn_mask"] for call in host.attention}.values()
+    assert [mask.shape for mask in masks] == [(3, 1, 2 * 15, 15)] * (2 if name == "gemma3_text" else 1)
+    assert all(mask.stride(2) == 16 for mask in masks)  # as PyTorch's kernels want it
+    assert not host.waits
 
 
 def test_adapters_cost_as_many_kernels_as_they_have_ranks_not_as_they_are():
@@ -137,7 +162,7 @@ def test_adapters_cost_as_many_kernels_as_they_have_ranks_not_as_they_are():
 
 
 def test_batch_invariant_attention_is_one_kernel_a_layer_for_any_number_of_rows(monkeypatch):
-    monkeypatch.setattr(torch, "equal", lambda *_: True)
+    monkeypatch.setattr(torch, "allclose", lambda *_, **__: True)
     kernels, host = step(generating([0] * ROWS, batch_invariant=True))
     assert kernels.counts["attention"] == LAYERS
     assert all(call["key"][1] == 2 for call in host.attention)
@@ -182,7 +207,8 @@ def test_attention_on_a_gpu_computes_what_the_cpu_does(new, dtype):
     expected, _ = attend(torch.nn.Module(), query, key, value, mask)
     causal, _ = attend(torch.nn.Module(), query, key, value, None)
     grouped = _attend_grouped(query, key, value, mask, 0.25)
-    for found in (causal, grouped):
+    of_group = _attend_grouped(query, key, value, mask.repeat(1, 1, 3, 1), 0.25)
+    for found in (causal, grouped, of_group):
         torch.testing.assert_close(found, expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2)
 
 

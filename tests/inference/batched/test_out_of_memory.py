@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from searchlora.errors import EngineError
 from searchlora.inference.batched import kv_cache
@@ -42,16 +45,16 @@ def test_a_pass_that_runs_out_of_memory_is_computed_in_halves(monkeypatch, caplo
     wanted = results(batched(small("llama", num_hidden_layers=1), rows=8, batch_invariant=True))
     core = batched(model, rows=8, batch_invariant=True)
     forward = core._runner._prefiller.forward
-    real, computed, failed = forward.unchecked, [], []
+    real, computed, failed = forward.hidden_states, [], []
 
-    def unchecked(tokens, *arguments):
+    def hidden_states(tokens, *arguments):
         if len(tokens) > most:
             failed.append(len(tokens))
             run_out(kind)
         computed.append(len(tokens))
         return real(tokens, *arguments)
 
-    monkeypatch.setattr(forward, "unchecked", unchecked)
+    monkeypatch.setattr(forward, "hidden_states", hidden_states)
     assert results(core) == wanted
     assert most / 2 < max(computed) <= most and 0 < len(failed) < 9
     assert [record.levelname for record in caplog.records if "Memory ran out" in record.message] == ["WARNING"]
@@ -79,14 +82,14 @@ def test_a_row_that_has_no_room_in_the_cache_waits_for_others_to_end(monkeypatch
 def test_a_single_row_that_does_not_fit_fails_alone(monkeypatch):
     core = batched(small("llama", num_hidden_layers=1), rows=4)
     forward = core._runner._prefiller.forward
-    real = forward.unchecked
+    real = forward.hidden_states
 
-    def unchecked(tokens, positions, *arguments):
+    def hidden_states(tokens, positions, *arguments):
         if int(positions.max()) >= 20:
             run_out("GPU")
         return real(tokens, positions, *arguments)
 
-    monkeypatch.setattr(forward, "unchecked", unchecked)
+    monkeypatch.setattr(forward, "hidden_states", hidden_states)
     short, growing, long = (
         GenerateRequest(ids=ids(count), max_new_tokens=8, ignore_stop=True) for count in (5, 15, 30)
     )
@@ -94,7 +97,7 @@ def test_a_single_row_that_does_not_fit_fails_alone(monkeypatch):
     assert len(short.result.result()) == 8
     with pytest.raises(EngineError, match="does not fit into memory"):
         growing.result.result()
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(EngineError, match=r"does not fit into memory \(CUDA.*lower cache_tokens or batch_tokens"):
         long.result.result()
 
 
@@ -115,9 +118,31 @@ def test_a_cache_grows_without_being_there_twice(monkeypatch):
     assert [float(cache.copy_columns(row, slice(5)).mean()) for row in (1, 3, 7)] == [2, 4, 8]
 
 
-def test_the_default_cache_takes_a_third_of_the_free_memory_at_most(monkeypatch):
+def test_the_default_cache_takes_a_third_of_the_free_memory_at_most(monkeypatch, caplog):
     monkeypatch.setattr("searchlora.models.memory.available_memory", lambda: 3 << 20)
     of_token = 2 * 2 * 2 * 8 * 4  # bytes: two layers, keys and values, two heads of eight numbers in fp32
-    for given, wanted in ((65536, (1 << 20) // of_token), (50_000, 50_000)):
-        core = batched(small("llama"), cache_tokens=given, batch_invariant=True)
-        assert core._runner._limits.cache_tokens == wanted
+    wanted = {None: (1 << 20) // of_token, 65_536: 65_536, 50_000: 50_000}
+    with caplog.at_level("INFO"):
+        for given, tokens in wanted.items():
+            core = batched(small("llama"), cache_tokens=given, batch_invariant=True)
+            assert core._runner._limits.cache_tokens == tokens
+        monkeypatch.setattr("searchlora.models.memory.available_memory", lambda: 0)
+        batched(small("llama"), cache_tokens=None)
+    shown = [(record.levelname, record.args[0]) for record in caplog.records if "KV cache" in record.message]
+    assert shown == [("INFO", 4096), ("WARNING", 1)]
+
+
+def adapter(folder, base="llama"):
+    """The folder of a random adapter of a small model."""
+    get_peft_model(small(base), LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(folder)
+    return folder
+
+
+def test_a_prompt_that_cannot_be_kept_is_computed_once_and_its_adapter_is_released_once(monkeypatch, tmp_path):
+    core = batched(small("llama"), lambda _: nullcontext(adapter(tmp_path)))
+    monkeypatch.setattr(core._runner._batch, "copy_columns", lambda *_: run_out("GPU"))
+    same = [GenerateRequest(ids=ids(12), adapter="a", max_new_tokens=4, keep_prefix=True) for _ in range(3)]
+    core.finish(same)
+    (answer,) = {tuple(request.result.result()) for request in same}
+    assert core.stats().generated_tokens == 3 * len(answer)
+    assert core._adapters.in_use == frozenset()

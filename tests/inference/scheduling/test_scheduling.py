@@ -159,9 +159,9 @@ def test_a_failed_pass_fails_only_its_requests(engine, monkeypatch):
         raise MemoryError("no room")
 
     monkeypatch.setattr(forward, "hidden_states", breaks)
-    with pytest.raises(MemoryError, match="no room"):
+    with pytest.raises(EngineError, match="no room"):
         engine.generate([asked("tent", "a0")])
-    with pytest.raises(MemoryError, match="no room"):
+    with pytest.raises(EngineError, match="no room"):
         engine.score([asked("tent", "a1")], [["red", "green"]])
     monkeypatch.setattr(forward, "hidden_states", real)
     assert engine.generate([asked("tent", "a0")]) == wanted

@@ -1,0 +1,15 @@
+"""The part of a model that reads text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def text_model(model: Any) -> Any:
+    """The transformer below the output layer that computes hidden states of text.
+
+    Of a model that also reads images or sound (Gemma 3 from 4B), it is the language model without the other towers.
+    """
+    if model.config.get_text_config() is model.config:
+        return getattr(model, model.base_model_prefix)
+    return model.get_decoder()
