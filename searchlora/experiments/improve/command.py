@@ -126,6 +126,7 @@ def _job(
     else:
         base = resolve(recipe.base)
     settings = engine or LocalSettings(max_num_seqs=BATCH_ROWS)
+    settings.check_recipe(recipe, "recipe")
     reference = parent.reference if parent else None
     return ImproveJob(
         task,
