@@ -40,6 +40,9 @@ KEY_VARIABLES = "SEARCHLORA_API_KEY_VARIABLES"
 #: Requests that are sent at once to a server whose speed is not known yet.
 _FIRST_IN_FLIGHT = 16
 
+#: A proxy of the environment is not asked for servers on this machine: it would look for them on its own.
+_DIRECT: Mapping[str, None] = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
+
 _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _NEVER = Event()
 
@@ -100,6 +103,7 @@ class HttpClient:
             headers={"Authorization": authorization(api_key, auth)} if api_key else None,
             timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_SECONDS), pool=None),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            mounts=_DIRECT,
         )
         self._window = _Window(connections, timeout_s)
         self._loop = _event_loop()

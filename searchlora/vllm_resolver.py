@@ -96,12 +96,12 @@ class StoreAdapters:
         Raises:
             NotServable: if it must not or cannot be served.
         """
-        pinned = self.pin(reference)
-        folder = self.root.joinpath(*pinned.split("@")).resolve()
         try:
+            pinned = self.pin(reference)
+            folder = self.root.joinpath(*pinned.split("@")).resolve()
             return self._checked(pinned, folder, base)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise NotServable(f"the files of {pinned} are not understood ({error})") from None
+        except (OSError, KeyError, TypeError, AttributeError) as error:
+            raise NotServable(f"the files of {reference} are not understood ({error})") from None
 
     def _checked(self, pinned: str, folder: Path, base: str) -> Found:
         manifest = _read_json(folder / "searchlora.json", dict)
@@ -151,11 +151,23 @@ def _read_json(file: Path, kind: type[Any]) -> Any:
     return content
 
 
+def _serving_models() -> Any:
+    """What remembers the adapters of this server; vLLM gives a resolver no access to it."""
+    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+
+    for candidate in gc.get_objects():
+        if issubclass(type(candidate), OpenAIServingModels):  # isinstance fails on a proxy of something that is gone
+            return candidate
+    raise NotServable("vLLM has no OpenAIServingModels")
+
+
 def register() -> None:
     """What vLLM calls in each of its processes: register the resolver if SEARCHLORA_STORE names a store."""
     root = os.environ.get(STORE)
     if not root:
         return
+    if "://" in root:
+        raise ValueError(f"{STORE} is {root!r}, and vLLM loads adapters from folders only: name the folder of a store")
     from vllm.lora.request import LoRARequest
     from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
@@ -186,14 +198,12 @@ def register() -> None:
             return LoRARequest(name, number, str(found.folder))
 
         async def follow(self, base: str) -> None:
-            from vllm.entrypoints.openai.models.serving import OpenAIServingModels
-
-            # vLLM gives a resolver no access to the object that remembers adapters; a server has one.
-            models = next(found for found in gc.get_objects() if isinstance(found, OpenAIServingModels))
+            models = None
             while True:
                 await asyncio.sleep(POLL_S)
                 for name in list(self.followed):
                     try:
+                        models = models or _serving_models()
                         await self.move(models, name, base)
                     except Exception as error:  # the name stays where it is, and the next look tries again
                         if self.said.get(name) != str(error):

@@ -40,6 +40,16 @@ def failing(times: int, reply: Reply):
     return lambda _: left.pop() if left else Reply({"done": True})
 
 
+def test_a_proxy_is_not_asked_for_servers_on_this_machine(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with answering(lambda _: Reply("server")) as server, answering(lambda _: Reply("proxy")) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        for url in (server.url, server.url.replace("127.0.0.1", "localhost")):
+            assert HttpClient(url, api_key="secret").get("/x") == "server"
+        assert HttpClient("http://shop.example").get("/x") == "proxy"
+
+
 @pytest.mark.parametrize(
     "reply",
     [

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -84,6 +87,92 @@ def test_without_a_store_it_registers_nothing(monkeypatch):
     monkeypatch.delenv("SEARCHLORA_STORE", raising=False)
     vllm_resolver.register()
     assert "vllm" not in sys.modules
+
+
+def test_a_store_at_a_url_is_refused(monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_STORE", "s3://bucket/store")
+    with pytest.raises(
+        ValueError, match="SEARCHLORA_STORE is 's3://bucket/store', and vLLM loads adapters from folders"
+    ):
+        vllm_resolver.register()
+
+
+@dataclass
+class LoRARequest:
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
+
+
+class OpenAIServingModels:
+    """What vLLM's class of this name has for adapters; `fails` makes the engine refuse one."""
+
+    def __init__(self) -> None:
+        self.lora_requests: dict[str, LoRARequest] = {}
+        self.lora_id_counter, self.number = self, 100
+        self.engine_client = self
+        self.fails = False
+
+    def inc(self, by: int) -> int:
+        self.number += by
+        return self.number
+
+    async def add_lora(self, request: LoRARequest) -> None:
+        del request
+        if self.fails:
+            raise ValueError("no memory")
+
+
+@pytest.fixture
+def resolver(store, monkeypatch):
+    """The resolver that the plugin registers in vLLM."""
+    registered = {}
+    names = ("vllm.lora.request", "vllm.lora.resolver", "vllm.entrypoints.openai.models.serving")
+    contents = (
+        {"LoRARequest": LoRARequest},
+        {"LoRAResolver": object, "LoRAResolverRegistry": SimpleNamespace(register_resolver=registered.__setitem__)},
+        {"OpenAIServingModels": OpenAIServingModels},
+    )
+    for name, content in zip(names, contents, strict=True):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
+    monkeypatch.setenv("SEARCHLORA_STORE", str(store.root))
+    monkeypatch.setattr(vllm_resolver, "POLL_S", 0.01)
+    vllm_resolver.register()
+    return registered["searchlora store"]
+
+
+def test_an_alias_is_followed_once_vllm_has_loaded_the_new_version(store, resolver, tiny_base, caplog):
+    async def served() -> None:
+        request = await resolver.resolve_lora(str(tiny_base.path), "one@production")
+        assert (request.lora_name, request.lora_path) == ("one@production/1", str(store.get("one@1").path.resolve()))
+        await logged("stays at one@1: vLLM has no OpenAIServingModels")
+        models = OpenAIServingModels()
+        models.lora_requests["one@production"] = request
+        models.fails = True
+        store.alias("one", "production", 2)
+        await logged("one@production stays at one@1: no memory")
+        assert models.lora_requests["one@production"] is request
+        models.fails = False
+        await logged("one@production is one@2 now")
+        moved = models.lora_requests["one@production"]
+        assert (moved.lora_name, moved.lora_path) == ("one@production/2", str(store.get("one@2").path.resolve()))
+        assert moved.lora_int_id > 101  # every load has a number of its own
+        resolver.following.cancel()
+
+    async def logged(text: str) -> None:
+        async with asyncio.timeout(20):
+            while text not in caplog.text:
+                await asyncio.sleep(0.01)
+
+    caplog.set_level("INFO", "vllm.searchlora")
+    asyncio.run(served())
+    assert caplog.text.count("no memory") == 1
+
+
+def test_a_store_that_is_not_understood_is_no_adapter(store, resolver, tiny_base, caplog):
+    (store.root / "one" / "aliases.json").write_text("[1]")
+    assert asyncio.run(resolver.resolve_lora(str(tiny_base.path), "one@production")) is None
+    assert "the files of one@production are not understood" in caplog.text
 
 
 def change_manifest(folder: Path, **changes: object) -> None:

@@ -66,7 +66,7 @@ import sys, time
 from searchlora.inference.remote.vllm_server import VllmServer
 from searchlora.inference.settings import VllmSettings
 from searchlora.models.resolve import resolve
-with VllmServer(VllmSettings.model_validate_json(sys.argv[1]), resolve(sys.argv[2])).running({}):
+with VllmServer(VllmSettings.model_validate_json(sys.argv[1]), resolve(sys.argv[2])).running():
     print("ready", flush=True)
     time.sleep(3600)
 """

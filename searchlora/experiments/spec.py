@@ -24,7 +24,7 @@ from searchlora.eval.measures import RETRIEVAL_MEASURES
 from searchlora.eval.policy import Policy, read_policy
 from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
-from searchlora.inference.settings import EngineSettings, check_engine_of_file
+from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import CorpusSettings
 
 
@@ -221,5 +221,6 @@ def read_experiment(path: str | Path) -> Experiment:
         message = first["msg"].removeprefix("Value error, ")
         raise UsageError(f"'{key}': {message[0].lower()}{message[1:]}", where=str(path), fix=fix) from None
     for engine in (spec.engine, *(system.engine for system in spec.systems.values())):
-        check_engine_of_file(engine, str(path))
+        if engine is not None:
+            engine.check_in_file(str(path))
     return spec

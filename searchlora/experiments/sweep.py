@@ -88,13 +88,14 @@ def sweep(
     Raises:
         UsageError, RecipeError: for a grid with an unknown key or a value out of range, before anything is trained.
         UsageError: for an engine of an encoder task, likewise.
+        EngineError, LoadCheckFailed: for a vLLM that is not there, or could not serve a trial, likewise.
         TrainingError: if every trial failed.
         What `evaluate` raises.
     """
     if engine is not None and isinstance(load_task(task, tasks), EncoderTask):
         raise UsageError("an encoder has no engine", where=task, fix="Leave the option out.")
     store = Store.of(store)
-    trained = train_trials(task, data, name, grid, options, store=store, tasks=tasks, log=log, bars=bars)
+    trained = train_trials(task, data, name, grid, options, engine=engine, store=store, tasks=tasks, log=log, bars=bars)
     stored = [trial.stored for trial in trained if trial.stored is not None]
     if not stored:
         raise TrainingError(f"all {len(trained)} trials failed, the first with: {trained[0].error}", where=name)

@@ -24,6 +24,7 @@ from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.experiments.training_runs import recipe_for
 from searchlora.files.yaml_text import parse_yaml
+from searchlora.inference.settings import EngineSettings
 from searchlora.progress import Steps, no_progress
 from searchlora.task import EncoderTask, generation_task, load_task
 
@@ -70,6 +71,7 @@ def train_trials(
     grid: Sequence[str],
     options: TrainingOptions = TrainingOptions(),
     *,
+    engine: EngineSettings | None = None,
     store: Store,
     tasks: str | Path | None = None,
     log: Callable[[str], None] = print,
@@ -78,14 +80,16 @@ def train_trials(
     """Train the trials of a sweep that the store lacks, without comparing them; the arguments are those of `sweep`.
 
     Raises:
-        UsageError, RecipeError: before anything is trained.
+        UsageError, RecipeError, EngineError, LoadCheckFailed: before anything is trained.
     """
     trials = planned(name, grid)
     plugin = load_task(task, tasks)
     if not isinstance(plugin, EncoderTask):
         generation_task(plugin)
     for trial in trials:
-        recipe_for(plugin, options.recipe, trial.options(options).settings)
+        recipe = recipe_for(plugin, options.recipe, trial.options(options).settings)
+        if engine is not None:
+            engine.check_recipe(recipe, trial.name)
     trained = []
     for number, trial in enumerate(trials, 1):
         log(f"Trial {number} of {len(trials)}: {', '.join(trial.overrides)}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from searchlora.http_client import api_key
-from searchlora.inference.settings import WAITING, EngineSettings, LocalSettings, ServerSettings, VllmSettings
+from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.models.load import Precision
 from searchlora.recipe import PromptOptions
 
@@ -24,42 +23,19 @@ def make_engine(
     *,
     precision: Precision = "bf16",
     prompt_options: PromptOptions | None = None,
-    waiting: int = WAITING,
-    waiting_per_client: int | None = None,
 ) -> LocalEngine | RemoteEngine:
     """An engine for a base model.
 
     Args:
         precision: Precision of an engine in this process, or of its vLLM, whose settings leave it open.
         prompt_options: Options of the prompts of the bare base.
-        waiting, waiting_per_client: Limits of a local engine's queue.
 
     Raises:
         BaseModelError: for a base that cannot be loaded.
         PipelineError: if the environment variable with the server's key is not set.
         EngineError: for an invalid URL, or an environment without vLLM.
     """
-    if isinstance(settings, ServerSettings):
-        from searchlora.inference.remote.engine import RemoteEngine
-
-        options = settings.model_dump(exclude={"kind", "url", "api_key_env"})
-        key = api_key(settings.api_key_env, settings.url)
-        return RemoteEngine(settings.url, base, store, api_key=key, prompt_options=prompt_options, **options)
-    settings = settings.model_copy(update={"precision": settings.precision or precision})
-    if isinstance(settings, VllmSettings):
-        from searchlora.inference.remote.vllm_engine import VllmEngine
-
-        return VllmEngine(settings, base, store, prompt_options=prompt_options)
-    from searchlora.inference.local import LocalEngine
-
-    return LocalEngine(
-        base,
-        store,
-        settings,
-        prompt_options=prompt_options,
-        waiting=waiting,
-        waiting_per_client=waiting_per_client,
-    )
+    return settings.with_precision(precision).make(base, store, prompt_options)
 
 
 class Engines:
@@ -73,7 +49,7 @@ class Engines:
     def __init__(self, store: Store, settings: EngineSettings | None = None) -> None:
         self.store = store
         self.settings = settings or LocalSettings()
-        self._engines: dict[tuple[Path, str, str, str], LocalEngine | RemoteEngine] = {}
+        self._engines: dict[tuple[Path, str, str], LocalEngine | RemoteEngine] = {}
 
     def get(
         self,
@@ -86,13 +62,11 @@ class Engines:
         """The engine for a base. Arguments and errors as `make_engine`."""
         if settings is None:
             return self.without_settings(base, precision, prompt_options)
-        computed = "" if isinstance(settings, ServerSettings) else settings.precision or precision
+        settings = settings.with_precision(precision)
         options = "" if prompt_options is None else prompt_options.model_dump_json()
-        key = (base.path, settings.model_dump_json(), computed, options)
+        key = (base.path, settings.model_dump_json(), options)
         if key not in self._engines:
-            self._engines[key] = make_engine(
-                settings, base, self.store, precision=precision, prompt_options=prompt_options
-            )
+            self._engines[key] = settings.make(base, self.store, prompt_options)
         return self._engines[key]
 
     def without_settings(
@@ -100,6 +74,21 @@ class Engines:
     ) -> LocalEngine | RemoteEngine:
         """The engine that is asked for without settings; errors as `make_engine`."""
         return self.get(base, precision, prompt_options=prompt_options, settings=self.settings)
+
+    def pin(
+        self,
+        adapter: str,
+        base: BaseModel,
+        precision: Precision,
+        prompt_options: PromptOptions | None = None,
+    ) -> None:
+        """Tell the engine that is asked for without settings which adapter will be used, before its first request.
+
+        A vLLM then starts once, with slots for all of them. A local engine loads adapters as they are used, and is not
+        made here. Raises as `get`, and as the engine's `pin`.
+        """
+        if not isinstance(self.settings, LocalSettings):
+            self.get(base, precision, prompt_options=prompt_options).pin(adapter)
 
     def engine_id(
         self,

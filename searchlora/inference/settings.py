@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel as Model
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
@@ -13,13 +13,19 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError, mod
 from searchlora.errors import PipelineError
 from searchlora.files import read_text
 from searchlora.files.yaml_text import parse_yaml
-from searchlora.http_client import check_key_variable
+from searchlora.http_client import api_key, check_key_variable
 from searchlora.models.experts import is_mixture_of_experts
 from searchlora.models.load import Precision, Quantization
 from searchlora.models.processor import uses_gpu
 from searchlora.models.resolve import BaseModel
-from searchlora.recipe import MAX_RANK
+from searchlora.recipe import MAX_RANK, AnyRecipe, PromptOptions
 from searchlora.renamed import with_new_keys
+
+if TYPE_CHECKING:
+    from searchlora.adapters.store import Store
+    from searchlora.inference.local import LocalEngine
+    from searchlora.inference.remote.engine import RemoteEngine
+    from searchlora.inference.remote.vllm_engine import VllmEngine
 
 #: Kinds of servers.
 DialectName: TypeAlias = Literal["vllm", "searchlora", "openai"]
@@ -40,6 +46,23 @@ _RENAMED = {"batch_rows": "max_num_seqs", "adapters": "max_loras", "max_rank": "
 
 class _Settings(Model):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def check_in_file(self, where: str) -> None:
+        """Refuse, in a file that may come from somebody else, what sends a secret or starts a program.
+
+        Raises `PipelineError`.
+        """
+
+    def check_recipe(self, recipe: AnyRecipe, where: str) -> None:
+        """Refuse, before it is trained, an adapter that the engine could not compute.
+
+        Raises `LoadCheckFailed`, or `EngineError` for an engine that cannot be started.
+        """
+
+    def with_precision(self, precision: Precision) -> Self:
+        """These settings, with a precision if they have one and leave it open."""
+        is_open = getattr(self, "precision", precision) is None
+        return self.model_copy(update={"precision": precision}) if is_open else self
 
 
 class LocalSettings(_Settings):
@@ -96,6 +119,12 @@ class LocalSettings(_Settings):
         computed = computed if self.quantization == "none" else f"{self.quantization}+{computed}"
         return f"local, {computed}" if self.is_batch_invariant(base) else f"local, {computed}, not batch invariant"
 
+    def make(self, base: BaseModel, store: Store | None, prompt_options: PromptOptions | None) -> LocalEngine:
+        """As `make_engine`."""
+        from searchlora.inference.local import LocalEngine
+
+        return LocalEngine(base, store, self, prompt_options=prompt_options)
+
 
 class _HttpSettings(_Settings):
     """How requests are sent to a server."""
@@ -122,6 +151,18 @@ class ServerSettings(_HttpSettings):
     model: str | None = Field(None, description="the server's name of the base model; default: the first that it lists")
     dialect: DialectName | None = Field(None, description="kind of server; default: detected")
     load: bool = Field(False, description="load adapters on vLLM from the store's folder")
+
+    def check_in_file(self, where: str) -> None:
+        """The environment must allow the variable whose value the server would receive."""
+        check_key_variable(self.api_key_env, where)
+
+    def make(self, base: BaseModel, store: Store | None, prompt_options: PromptOptions | None) -> RemoteEngine:
+        """As `make_engine`."""
+        from searchlora.inference.remote.engine import RemoteEngine
+
+        options = self.model_dump(exclude={"kind", "url", "api_key_env"})
+        key = api_key(self.api_key_env, self.url)
+        return RemoteEngine(self.url, base, store, api_key=key, prompt_options=prompt_options, **options)
 
 
 class VllmSettings(_HttpSettings):
@@ -161,6 +202,39 @@ class VllmSettings(_HttpSettings):
     start_timeout_s: float = Field(900, gt=0, description="time limit of the start in seconds")
     timeout_s: float = Field(600, gt=0, description="time limit of one attempt in seconds")
 
+    def check_in_file(self, where: str) -> None:
+        """vLLM must be the one that the environment names."""
+        allowed = os.environ.get(VLLM_PYTHON)
+        if self.args or self.python not in (None, allowed):
+            key = "args" if self.args else "python"
+            raise PipelineError(
+                f"'{key}': a pipeline or an experiment does not choose the program that runs",
+                where=where,
+                fix=f"Name the interpreter with {VLLM_PYTHON}, or give the whole engine with --engine.",
+            )
+        if not allowed:
+            raise PipelineError(
+                f"{VLLM_PYTHON} is not set, which names the interpreter of the environment with vLLM",
+                where=where,
+                fix="Set it, or give the whole engine with --engine.",
+            )
+
+    def check_recipe(self, recipe: AnyRecipe, where: str) -> None:
+        """vLLM must be there, and compute an adapter of this form and rank."""
+        from searchlora.inference.remote.vllm_engine import servable_rank
+        from searchlora.inference.remote.vllm_server import installed_version
+
+        installed_version(self)
+        if not recipe.is_full:
+            lora = recipe.lora
+            servable_rank({"r": lora.r, "use_dora": lora.variant == "dora"}, where, self.max_lora_rank)
+
+    def make(self, base: BaseModel, store: Store | None, prompt_options: PromptOptions | None) -> VllmEngine:
+        """As `make_engine`."""
+        from searchlora.inference.remote.vllm_engine import VllmEngine
+
+        return VllmEngine(self, base, store, prompt_options=prompt_options)
+
 
 def _kind(value: Any) -> str:
     """The kind of engine that settings are of: without `kind`, those with a URL are of a server."""
@@ -176,7 +250,7 @@ _KINDS: Mapping[str, type[LocalSettings] | type[ServerSettings] | type[VllmSetti
     "vllm": VllmSettings,
 }
 
-#: Settings of an engine. A further kind is one more class here, in `_KINDS` and in `make_engine`.
+#: Settings of an engine. A further kind is one more class, here and in `_KINDS`.
 EngineSettings: TypeAlias = Annotated[
     Annotated[LocalSettings, Tag("local")]
     | Annotated[ServerSettings, Tag("server")]
@@ -190,7 +264,7 @@ def engine_settings(content: Any, where: str, *, from_file: bool = True) -> Engi
 
     Args:
         where: The file or option, for error messages.
-        from_file: Whether they are part of a pipeline or an experiment, see `check_engine_of_file`.
+        from_file: Whether they are part of a pipeline or an experiment, which may come from somebody else.
 
     Raises:
         PipelineError: naming the key that is invalid.
@@ -217,28 +291,8 @@ def engine_settings(content: Any, where: str, *, from_file: bool = True) -> Engi
         known = f"Known keys: {', '.join(sorted(model.model_fields))}." if first["type"] == "extra_forbidden" else None
         raise PipelineError(f"'{key}': {first['msg'].lower()}", where=where, fix=known) from None
     if from_file:
-        check_engine_of_file(settings, where)
+        settings.check_in_file(where)
     return settings
-
-
-def check_engine_of_file(settings: EngineSettings | None, where: str) -> None:
-    """Refuse an engine in a file that may come from somebody else, if it would send a secret or start a program.
-
-    Its server may only receive an `api_key_env` that the environment allows, and its vLLM may only be the one that the
-    environment names. Raises `PipelineError`.
-    """
-    if isinstance(settings, ServerSettings):
-        check_key_variable(settings.api_key_env, where)
-    if not isinstance(settings, VllmSettings):
-        return
-    allowed = os.environ.get(VLLM_PYTHON)
-    if settings.args or not allowed or settings.python not in (None, allowed):
-        key = "args" if settings.args else "python"
-        raise PipelineError(
-            f"'{key}': a pipeline or an experiment does not choose the program that runs",
-            where=where,
-            fix=f"Name the interpreter with {VLLM_PYTHON}, or give the whole engine with --engine.",
-        )
 
 
 def local_settings(options: Mapping[str, Any]) -> LocalSettings:

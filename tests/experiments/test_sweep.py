@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.errors import RecipeError, TrainingError, UsageError
+from searchlora.errors import EngineError, LoadCheckFailed, RecipeError, TrainingError, UsageError
 from searchlora.eval.pareto import Setting
 from searchlora.experiments import trials
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.reports import write_sweep
 from searchlora.experiments.sweep import MEMORY, PARAMETERS, SECONDS, sweep
 from searchlora.experiments.trials import planned, train_trials
-from searchlora.inference.settings import LocalSettings
+from searchlora.inference.settings import LocalSettings, VllmSettings
 from tests.child_scripts import Script
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "schema_3"
@@ -137,6 +137,20 @@ def test_a_trial_that_fails_does_not_lose_the_others(cli, tmp_path):
     assert "tried-max-length-8 failed: " in table and "measures none of them" in table  # chosen on the test split
     with pytest.raises(TrainingError, match="all 1 trials failed"):
         swept(Store(tmp_path / "other"), ["max_length=8"])
+
+
+def test_an_engine_that_could_not_compute_the_trials_is_found_before_training(tmp_path):
+    (python := tmp_path / "python").write_text("#!/bin/sh\necho 0.32.0\n")
+    python.chmod(0o755)
+    wrong, vllm = (VllmSettings(python=str(tmp_path / name), max_lora_rank=16) for name in ("none", "python"))
+    for engine, grid, says in (
+        (wrong, "seed=1", "'python': the interpreter cannot be started"),
+        (vllm, "lora.variant=lora,dora", "tried-variant-dora: 'use_dora': vLLM does not compute DoRA"),
+        (vllm, "lora.r=4,32", "tried-r-32: 'r': rank 32 is above 'max_lora_rank' of the engine, 16"),
+    ):
+        with pytest.raises((EngineError, LoadCheckFailed), match=says):
+            sweep("rewriting", DATA, "tried", [grid], TrainingOptions(FAST, base=BASE), engine=engine, store=tmp_path)
+    assert Store(tmp_path).names() == ()
 
 
 def test_what_a_library_refuses_ends_one_trial_only(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """A program in the place of vLLM's interpreter: it takes the same command, serves the same paths, and has a worker.
 
-It writes what it was started with to `starts.jsonl` in the folder FAKE_VLLM. A file `fails` there makes it end with an
-error.
+It writes what it was started with to `starts.jsonl` in the folder FAKE_VLLM. A file there makes it fail: `fails` at its
+start, `dies` at a request for an answer; with `open` it takes no notice of the key.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/health":
             self.answer({})
-        elif self.headers["Authorization"] != f"Bearer {os.environ['VLLM_API_KEY']}":
+        elif not (FOLDER / "open").exists() and self.headers["Authorization"] != f"Bearer {os.environ['VLLM_API_KEY']}":
             self.answer({"error": {"message": "Unauthorized"}}, 401)
         else:
             cards = [{"id": "base", "max_model_len": 2048}, *({"id": a, "parent": "base"} for a in self.adapters)]
@@ -31,13 +31,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path == "/v1/load_lora_adapter":
+        if self.path == "/v1/load_lora_adapter" and not Path(body["lora_path"]).is_dir():
+            self.answer({"error": {"message": "No adapter found."}}, 404)
+        elif self.path == "/v1/load_lora_adapter":
             self.adapters[body["lora_name"]] = body["lora_path"]
             self.answer({})
         elif self.path == "/v1/unload_lora_adapter":
             self.answer({}, 404 if self.adapters.pop(body["lora_name"], None) is None else 200)
         elif body["model"] not in ("base", *self.adapters):
             self.answer({"error": {"message": "The model does not exist."}}, 404)
+        elif (FOLDER / "dies").exists():
+            os.kill(os.getpid(), 9)
         else:
             choice = {"index": 0, "finish_reason": "stop", "token_ids": [], "text": ""}
             self.answer({"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})

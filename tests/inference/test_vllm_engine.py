@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -18,12 +20,14 @@ import pytest
 
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
-from searchlora.errors import EngineError, LoadCheckFailed
+from searchlora.errors import EngineError, LoadCheckFailed, PromptTooLong
 from searchlora.inference.engine import Request
+from searchlora.inference.engines import Engines
 from searchlora.inference.remote import vllm_server
 from searchlora.inference.remote.vllm_engine import VllmEngine, servable_rank
 from searchlora.inference.settings import VllmSettings
-from tests.factories import first_word, random_adapter_folder
+from searchlora.systems.compared import generating_systems
+from tests.factories import first_word, random_adapter_folder, word_records
 from tests.inference.small_models import random_store
 
 FAKE = Path(__file__).with_name("fake_vllm.py")
@@ -102,18 +106,71 @@ def test_the_server_has_slots_and_rank_for_the_adapters_and_ends_with_the_engine
 
 
 @pytest.mark.slow
-def test_a_server_that_ends_is_an_error_with_the_end_of_its_log(tiny_base, python, tmp_path):
+def test_a_server_that_ends_is_an_error_with_the_end_of_its_log_and_starts_again(tiny_base, python, tmp_path):
     (tmp_path / "fails").touch()
-    engine = VllmEngine(VllmSettings(python=python), tiny_base)
+    engine = VllmEngine(VllmSettings(python=python, retries=2), tiny_base)
     with pytest.raises(EngineError, match=r"vLLM did not start, exit status 1; the end of its log:\n.*no kernel for"):
         engine.generate([Request(CHAT)])
     (tmp_path / "fails").unlink()
     engine.generate([Request(CHAT)])
-    os.kill(starts(tmp_path)[-1]["pids"][0], 9)
+    (tmp_path / "dies").touch()
     with pytest.raises(EngineError, match="vLLM ended, exit status 137"):
         engine.generate([Request(CHAT)])
+    (tmp_path / "dies").unlink()
+    with socket.create_server(("127.0.0.1", int(starts(tmp_path)[-1]["options"]["port"]))):
+        engine.generate([Request(CHAT)])  # starts it again, at another port
+    assert len(starts(tmp_path)) == 3
     engine.close()
     assert are_gone([pid for start in starts(tmp_path) for pid in start["pids"]])
+
+
+@pytest.mark.slow
+def test_a_server_is_not_asked_through_a_proxy(tiny_base, python, monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    engine = VllmEngine(VllmSettings(python=python, start_timeout_s=20, retries=0), tiny_base)
+    assert len(engine.generate([Request(CHAT)])) == 1
+
+
+@pytest.mark.slow
+def test_a_server_that_answers_without_the_key_is_not_asked(tiny_base, python, tmp_path):
+    (tmp_path / "open").touch()
+    engine = VllmEngine(VllmSettings(python=python, start_timeout_s=3), tiny_base)
+    with pytest.raises(EngineError, match="vLLM was not ready after 3 s"):
+        engine.generate([Request(CHAT)])
+    assert are_gone(starts(tmp_path)[-1]["pids"])
+
+
+@pytest.mark.slow
+def test_a_refused_request_does_not_wait_for_the_end_of_the_server(tiny_base, python, monkeypatch):
+    monkeypatch.setattr(vllm_server.VllmServer, "failure", lambda _: pytest.fail("waits a second"))
+    engine = VllmEngine(VllmSettings(python=python), tiny_base)
+    with pytest.raises(PromptTooLong):
+        engine.generate([Request(({"role": "user", "content": "tent " * 3000},))])
+
+
+@pytest.mark.slow
+def test_the_adapters_of_a_measurement_are_known_before_its_first_request(store, python, tmp_path):
+    engines = Engines(store, VllmSettings(python=python))
+    adapters, rows = [store.get("one@1"), store.get("wide@1")], word_records(2)
+    for system in generating_systems(first_word(tmp_path / "task"), rows, adapters, engines, unconstrained=False):
+        system.run(rows)
+    (start,) = starts(tmp_path)
+    assert (start["options"]["max-loras"], start["options"]["max-lora-rank"]) == ("3", "32")
+
+
+@pytest.mark.slow
+def test_a_restart_does_not_load_the_earlier_folder_of_a_candidate(tiny_base, store, python, tmp_path):
+    engine = VllmEngine(VllmSettings(python=python, retries=0), tiny_base, store)
+    (earlier := tmp_path / "round 1").mkdir()
+    shutil.copy(store.get("one@1").path / "adapter_config.json", earlier)
+    engine.load_folder("candidate", earlier)
+    shutil.rmtree(earlier)
+    engine.pin("wide")
+    engine.load_folder("candidate", store.get("two@1").path)
+    assert len(engine.generate([Request(CHAT, "candidate"), Request(CHAT, "wide")])) == 2
+    assert len(starts(tmp_path)) == 2
 
 
 PARENT = """
@@ -123,7 +180,7 @@ from searchlora.inference.remote.vllm_server import VllmServer
 from searchlora.inference.settings import VllmSettings
 from searchlora.models.resolve import BaseModel
 server = VllmServer(VllmSettings(python=sys.argv[1]), BaseModel("tiny", Path(sys.argv[2])))
-with server.running({}):
+with server.running():
     if os.fork() == 0:  # a fork of the parent holds its files open
         time.sleep(600)
     (Path(sys.argv[2]) / "ready").touch()
@@ -147,6 +204,36 @@ def test_a_killed_parent_leaves_neither_vllm_nor_its_workers(python, tmp_path):
         os.killpg(parent.pid, 9)  # the fork
 
 
+INTERRUPTED = """
+import os, signal, subprocess, sys
+from searchlora.inference.remote import vllm_supervisor
+class Interrupted(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        print(self.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+subprocess.Popen = Interrupted
+sys.exit(vllm_supervisor.main(os.getppid(), ["sleep", "600"]))
+"""
+
+
+def test_a_supervisor_that_is_told_to_end_while_it_starts_vllm_leaves_nothing():
+    told = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0, told.stderr
+    assert are_gone([int(told.stdout)])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a child that its parent has ended")
+def test_vllm_ends_with_a_killed_supervisor(tiny_base, python, tmp_path):
+    VllmEngine(VllmSettings(python=python), tiny_base).generate([Request(CHAT)])
+    (start,) = starts(tmp_path)
+    vllm, worker, supervisor = start["pids"]
+    os.kill(supervisor, 9)
+    assert are_gone([vllm])
+    os.kill(worker, 9)  # vLLM itself ends its workers
+
+
 @pytest.mark.parametrize(
     ("changes", "max_rank", "says"),
     [
@@ -156,11 +243,9 @@ def test_a_killed_parent_leaves_neither_vllm_nor_its_workers(python, tmp_path):
         ({"r": 32}, 16, "'r': rank 32 is above 'max_lora_rank' of the engine, 16"),
     ],
 )
-def test_adapters_that_vllm_cannot_serve_are_refused(tmp_path, changes, max_rank, says):
-    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj"], **changes}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+def test_adapters_that_vllm_cannot_serve_are_refused(changes, max_rank, says):
     with pytest.raises(LoadCheckFailed, match=says):
-        servable_rank(tmp_path, "shop@1", max_rank)
+        servable_rank({"r": 8, **changes}, "shop@1", max_rank)
 
 
 def test_an_adapter_is_refused_before_the_server_starts(tiny_base, store, python, tmp_path):
@@ -177,5 +262,7 @@ def test_an_environment_without_vllm_is_refused(tiny_base, tmp_path, monkeypatch
     monkeypatch.setenv("SEARCHLORA_VLLM_PYTHON", str(tmp_path / "none"))
     with pytest.raises(EngineError, match="'python': the interpreter cannot be started"):
         VllmEngine(VllmSettings(), tiny_base)
-    with pytest.raises(EngineError, match="has no vLLM"):
+    (tmp_path / "csv.py").write_text("1 / 0")  # a module of the working directory is not imported
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EngineError, match=r"has no vLLM \(KeyError: 'vllm'\)"):
         VllmEngine(VllmSettings(python=sys.executable), tiny_base)

@@ -134,6 +134,7 @@ def _job(
         default = for_size(default, base_memory(base.path).parameters)
         recipe = load_recipe(default, options.recipe, options.settings)
     settings = engine or LocalSettings(max_num_seqs=BATCH_ROWS)
+    settings.check_recipe(recipe, "recipe")
     reference = parent.reference if parent else None
     return ImproveJob(
         task,

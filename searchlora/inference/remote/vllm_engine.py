@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from searchlora.adapters.peft_folder import read_config
 from searchlora.adapters.store import Store
-from searchlora.errors import EngineError, LoadCheckFailed
+from searchlora.errors import EngineError, LoadCheckFailed, concerns_all
 from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.inference.remote.vllm_server import SERVED_BASE, shared_server
@@ -24,8 +25,8 @@ class VllmEngine(RemoteEngine):
     """vLLM in an environment of its own, as a child process of this one. Thread-safe.
 
     The server starts with the first request, with slots and a maximum rank for the adapters that were pinned by then;
-    an adapter that does not fit restarts it. Engines of one base with the same settings share a server, which ends
-    when they are closed or forgotten, or this process ends.
+    an adapter that does not fit restarts it, and so does a request after it ended. Engines of one base with the same
+    settings share a server, which ends when they are closed or forgotten, or this process ends.
 
     Args:
         settings: With a `precision`; None leaves it to vLLM.
@@ -46,7 +47,7 @@ class VllmEngine(RemoteEngine):
         self._server = shared_server(settings, base)
         self._engine_id = ", ".join([f"vllm {self._server.version}", settings.precision or "auto", *settings.args])
         self._max_rank = settings.max_lora_rank
-        self._ranks: dict[str, int] = {}  # of pinned versions and of folders
+        self._ranks = self._server.ranks  # of pinned versions and of folders, of all engines that share the server
         self._candidates: dict[str, Path] = {}  # folders that are no versions, to load them again after a restart
         self._seen, self._reloading = 0, Lock()
         super().__init__(
@@ -76,7 +77,7 @@ class VllmEngine(RemoteEngine):
         if pinned not in self._ranks and self.store is not None:
             stored = self.store.get(pinned)
             if not stored.is_full:
-                self._ranks[pinned] = servable_rank(stored.path, pinned, self._max_rank)
+                self._ranks[pinned] = servable_rank(read_config(stored.path), pinned, self._max_rank)
         return pinned
 
     def load(self, adapter: str) -> str:
@@ -85,10 +86,15 @@ class VllmEngine(RemoteEngine):
 
     def load_folder(self, name: str, folder: Path) -> None:
         """As `RemoteEngine.load_folder`. Raises `LoadCheckFailed` as `pin`."""
-        self._ranks[name] = servable_rank(folder, name, self._max_rank)
-        with self._served([]):
-            super().load_folder(name, folder)
-        self._candidates[name] = folder
+        self._ranks[name] = servable_rank(read_config(folder), name, self._max_rank)
+        current = self._candidates.pop(name, None)  # a restart does not load it: its folder may be gone
+        try:
+            with self._served([]):
+                super().load_folder(name, folder)
+            current = folder
+        finally:
+            if current is not None:
+                self._candidates[name] = current
 
     def unload(self, adapter: str) -> bool:
         if not self._seen:  # a server that was never started has no adapters
@@ -122,12 +128,12 @@ class VllmEngine(RemoteEngine):
             assert adapter is not None
             self.pin(adapter)
         server = self._server
-        with server.running(self._ranks) as starts:
-            self._restore(starts)
+        with server.running() as starts:
             try:
+                self._restore(starts)
                 yield
             except EngineError as error:
-                if (died := server.failure()) is not None:
+                if concerns_all(error) and (died := server.failure()) is not None:
                     raise died from error
                 raise
 
@@ -136,23 +142,24 @@ class VllmEngine(RemoteEngine):
         with self._reloading:
             if starts == self._seen:
                 return
+            self._client.url = self._server.url
             self._models.forget()
-            for name, folder in self._candidates.items():
+            for name, folder in list(self._candidates.items()):
                 self._models.load_folder(name, folder)
             self._seen = starts
 
 
-def servable_rank(folder: Path, name: str, max_rank: int | None = None) -> int:
+def servable_rank(config: Mapping[str, Any], name: str, max_rank: int | None = None) -> int:
     """The rank of an adapter, the highest one of its modules.
 
     Args:
+        config: Its configuration, with the keys of PEFT.
         name: The adapter, for error messages.
         max_rank: The highest rank that the server is started with; None: as high as vLLM allows.
 
     Raises:
-        LoadCheckFailed: for DoRA or a rank that vLLM cannot serve, and as `read_config`.
+        LoadCheckFailed: for DoRA or a rank that vLLM cannot serve.
     """
-    config = read_config(folder)
     if config.get("use_dora"):
         raise LoadCheckFailed("'use_dora': vLLM does not compute DoRA", where=name, fix=_LOCALLY)
     ranks = {

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ import httpx
 from searchlora.errors import EngineError, printable
 from searchlora.inference.settings import VLLM_MAX_RANK, VLLM_PYTHON, VllmSettings
 from searchlora.models.resolve import BaseModel
+from searchlora.vllm_resolver import STORE
 
 #: The server's name of the base model.
 SERVED_BASE = "base"
@@ -42,8 +43,9 @@ ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",  # modules of the working directory do not shadow those of vLLM
 }
 
-#: Variables that would put the parent's packages before those of vLLM's environment.
-_NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+#: Variables that would put the parent's packages before those of vLLM's environment, or let the resolver plugin follow
+#: aliases there; the engine pins adapters itself.
+_NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", STORE)
 
 _VERSION = "import importlib.metadata as m; print(m.version(m.packages_distributions()['vllm'][0]))"
 
@@ -51,12 +53,13 @@ _VERSION = "import importlib.metadata as m; print(m.version(m.packages_distribut
 class VllmServer:
     """One vLLM server of this process on the loopback interface, with a random key. Thread-safe.
 
-    It starts when it is first used, and again with more LoRA slots or a higher maximum rank when an adapter needs them;
-    vLLM has both fixed at its start. A restart waits until nobody uses the server. It ends with this object, and with
-    this process however that ends (`vllm_supervisor`).
+    It starts when it is first used, again after it ended, and with more LoRA slots or a higher maximum rank when an
+    adapter needs them; vLLM has both fixed at its start. A restart waits until nobody uses the server. It ends with
+    this object, and with this process however that ends (`vllm_supervisor`).
 
     Attributes:
-        url, key: Where it listens, and its API key.
+        url, key: Where it listens, at another port after each start, and its API key.
+        ranks: Adapter -> rank, of all that will be used; what is added counts from the next use on.
         version: The version of vLLM.
 
     Raises:
@@ -68,10 +71,8 @@ class VllmServer:
         self.python = _interpreter(settings)
         self.version = _version(self.python)
         self.key = secrets.token_urlsafe(32)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port: int = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self._port}"
-        self._ranks: dict[str, int] = {}  # adapter -> rank
+        self.url = "http://127.0.0.1"
+        self.ranks: dict[str, int] = {}
         self._slots, self._rank = 0, 0  # those of the running server
         self._starts = 0
         self._turn, self._users, self._unused = Lock(), 0, Condition()
@@ -80,17 +81,13 @@ class VllmServer:
         self._end: finalize[..., VllmServer] | None = None
 
     @contextmanager
-    def running(self, ranks: Mapping[str, int]) -> Iterator[int]:
-        """Keep a server that fits these adapters running during the block, and yield how often it was started.
-
-        Args:
-            ranks: Adapter -> rank; checked by `check_servable`.
+    def running(self) -> Iterator[int]:
+        """Keep a server that fits the adapters running during the block, and yield how often it was started.
 
         Raises:
             EngineError: if it does not start, with the end of its log.
         """
         with self._turn:
-            self._ranks |= ranks
             if not self._fits:
                 with self._unused:
                     self._unused.wait_for(lambda: self._users == 0)
@@ -119,10 +116,11 @@ class VllmServer:
 
     @property
     def _fits(self) -> bool:
-        if self._process is None:
+        if self._process is None or self._process.poll() is not None:
             return False
-        slots = self.settings.max_loras is not None or len(self._ranks) < self._slots
-        return slots and max(self._ranks.values(), default=0) <= self._rank
+        ranks = list(self.ranks.values())
+        slots = self.settings.max_loras is not None or len(ranks) < self._slots
+        return slots and max(ranks, default=0) <= self._rank
 
     def _restart(self) -> None:
         slots = self._slots
@@ -130,16 +128,19 @@ class VllmServer:
         # One slot stays empty: on a CPU, vLLM 0.32 gives a request without an adapter the adapter of the last slot if
         # one with an adapter is in the same batch (its pull request 48421). Twice the slots, so that n adapters, one
         # after another, need few restarts.
-        if len(self._ranks) >= slots:
-            slots = max(len(self._ranks) + 1, 2 * slots)
+        ranks = list(self.ranks.values())
+        if len(ranks) >= slots:
+            slots = max(len(ranks) + 1, 2 * slots)
         self._slots = self.settings.max_loras or slots
-        greatest = self.settings.max_lora_rank or max(self._ranks.values(), default=0)
+        greatest = self.settings.max_lora_rank or max(ranks, default=0)
         self._rank = next(rank for rank in RANKS if rank >= greatest)
-        environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port: int = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
         self._log = log = tempfile.TemporaryFile(prefix="searchlora-vllm-")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-P", _SUPERVISOR, str(os.getpid()), *self._command()],
-            env=environment | ENVIRONMENT | {"VLLM_API_KEY": self.key},
+            [sys.executable, "-P", _SUPERVISOR, str(os.getpid()), *self._command(port)],
+            env=_environment() | {"VLLM_API_KEY": self.key},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -153,13 +154,13 @@ class VllmServer:
             raise
         self._starts += 1
 
-    def _command(self) -> list[str]:
+    def _command(self, port: int) -> list[str]:
         settings = self.settings
         options = {
             "model": self.base.path,
             "served-model-name": SERVED_BASE,
             "host": "127.0.0.1",
-            "port": self._port,
+            "port": port,
             "dtype": {"fp32": "float32", "bf16": "bfloat16", None: "auto"}[settings.precision],
             "max-loras": self._slots,
             "max-lora-rank": self._rank,
@@ -177,15 +178,21 @@ class VllmServer:
         return [self.python, "-m", module, "--enable-lora", *given, *eager, *settings.args]
 
     def _wait(self) -> None:
+        """Wait until vLLM answers: with the key only, as another program at its port would not."""
         assert self._process is not None
         end = time.monotonic() + self.settings.start_timeout_s
-        while self._process.poll() is None:
-            with suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/health", timeout=5).is_success and self._process.poll() is None:
-                    return
-            if time.monotonic() > end:
-                raise self._died(f"vLLM was not ready after {self.settings.start_timeout_s:g} s ('start_timeout_s')")
-            time.sleep(0.2)
+        key = {"Authorization": f"Bearer {self.key}"}
+        with httpx.Client(base_url=self.url, timeout=5, trust_env=False) as client:  # by no proxy
+            while self._process.poll() is None:
+                with suppress(httpx.HTTPError):
+                    refuses = client.get("/v1/models").status_code == httpx.codes.UNAUTHORIZED
+                    if refuses and client.get("/v1/models", headers=key).is_success and self._process.poll() is None:
+                        return
+                if time.monotonic() > end:
+                    raise self._died(
+                        f"vLLM was not ready after {self.settings.start_timeout_s:g} s ('start_timeout_s')"
+                    )
+                time.sleep(0.2)
         raise self._died("vLLM did not start")
 
     def _died(self, what: str) -> EngineError:
@@ -236,18 +243,30 @@ def _interpreter(settings: VllmSettings) -> str:
     return str(Path(python).expanduser())
 
 
+def _environment() -> dict[str, str]:
+    """The environment variables of a program in vLLM's environment."""
+    return {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED} | ENVIRONMENT
+
+
+def installed_version(settings: VllmSettings) -> str:
+    """The version of vLLM that these settings name. Raises `EngineError` for an environment without it."""
+    return _version(_interpreter(settings))
+
+
 @lru_cache
 def _version(python: str) -> str:
     """The version of vLLM in an environment, without an import of vLLM, which takes seconds."""
-    environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     try:
-        asked = subprocess.run([python, "-c", _VERSION], env=environment, capture_output=True, text=True, timeout=60)
+        asked = subprocess.run(
+            [python, "-c", _VERSION], env=_environment(), capture_output=True, text=True, errors="replace", timeout=60
+        )
     except (OSError, subprocess.SubprocessError) as error:
         raise EngineError(
             f"'python': the interpreter cannot be started ({error})", where="engine", fix=_INSTALL
         ) from None
     if asked.returncode:
-        raise EngineError(f"'python': {python} has no vLLM", where="engine", fix=_INSTALL)
+        reason = printable(asked.stderr.strip().rpartition("\n")[2])
+        raise EngineError(f"'python': {python} has no vLLM ({reason})", where="engine", fix=_INSTALL)
     return asked.stdout.strip()
 
 

@@ -9,6 +9,7 @@ forks. vLLM and its workers are a session of their own, which is ended as a whol
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -21,14 +22,25 @@ _ASKS_EVERY_S = 0.5
 #: Time for vLLM to end by itself.
 _GRACE_S = 10.0
 
+#: Of linux/prctl.h.
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
 
 def main(parent: int, command: list[str]) -> int:
     """Run the command until it ends, the parent ends, or this process is told to end; its exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt in the terminal is the parent's to handle
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))  # an exception could come before `try`
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # workers whose vLLM has ended are children of this process
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        # SIGTERM when this process ends, even by SIGKILL; vLLM then ends its workers
+        preexec_fn=lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+    )
     try:
-        while os.getppid() == parent:
+        while not told and os.getppid() == parent:
             with suppress(subprocess.TimeoutExpired):
                 status = child.wait(_ASKS_EVERY_S)
                 return status if status >= 0 else 128 - status
@@ -37,13 +49,20 @@ def main(parent: int, command: list[str]) -> int:
         _end_session(child)
 
 
+def _prctl(option: int, argument: int) -> None:
+    """Set an option of this process; only Linux has them."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, argument)
+
+
 def _end_session(child: subprocess.Popen[bytes]) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end = time.monotonic() + _GRACE_S
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGTERM)
         while time.monotonic() < end:
-            child.poll()  # a process that nobody has waited for still counts as one of the session
+            with suppress(ChildProcessError):  # a process that nobody has waited for still counts as one of the session
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
             os.killpg(child.pid, 0)
             time.sleep(0.05)
         os.killpg(child.pid, signal.SIGKILL)

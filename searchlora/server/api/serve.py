@@ -15,7 +15,6 @@ from searchlora.adapters.full_model import model_of
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.inference.answer_cache import AnswerCache
-from searchlora.inference.engines import make_engine
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.pipelines.config import read_pipelines
@@ -59,14 +58,13 @@ def make_service(config: ServeConfig) -> Service:
     cache = AnswerCache(config.cache, config.cache_mb << 20) if config.cache is not None else None
 
     def load() -> tuple[LocalEngine, ServedPipelines]:
-        engine = make_engine(
-            config.local_engine,
+        engine = LocalEngine(
             _base(config.base, store),
             store,
+            config.local_engine,
             waiting=config.waiting,
             waiting_per_client=config.waiting_per_client,
         )
-        assert isinstance(engine, LocalEngine)
         for adapter in config.load:
             engine.load(adapter)
         served = ServedPipelines(store, engine, config.tasks, cache)
