@@ -228,3 +228,10 @@ def test_each_name_has_a_folder_for_tensorboard_unless_the_user_chose_one(tmp_pa
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "mine")
     assert train_in(job, store, "three", TrainingRunFolder(tmp_path, "id"), TrainingOptions()) == "mine"
     assert os.environ["TENSORBOARD_LOGGING_DIR"] == "mine"
+
+
+def test_the_first_run_of_a_store_at_a_url_is_found_by_the_next_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path))
+    store = Store(f"memory://runs/{tmp_path.name}")
+    with training_runs._exclusive_run(store, "r"):
+        assert training_runs._run_file(Store(store.place), "r") == training_runs._run_file(store, "r")
