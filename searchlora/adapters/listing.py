@@ -239,7 +239,7 @@ class Listing:
         root = str(self._root.absolute())
         content = {"schema": _SCHEMA, "root": root, "bases": [base.model_dump() for base in bases], "names": names}
         with suppress(DataError), atomic_text(self._cache_file) as out:  # else they are read again next time
-            json.dump(content, out, separators=(",", ":"))
+            out.write(json.dumps(content, separators=(",", ":")))  # `json.dump` would not encode in C
         self._unsaved = set()
 
 
