@@ -65,8 +65,9 @@ POLL_S = 3.0
 WAIT_S, WAIT_ALL_S = 1.0, 20.0
 
 #: Folders of a name that hold numbered records.
-_ALIASES, _EVALUATIONS = "aliases", "evaluations"
 _Kind = Literal["aliases", "evaluations"]
+_ALIASES: _Kind = "aliases"
+_EVALUATIONS: _Kind = "evaluations"
 
 
 class ObjectStore(Store):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,8 +24,8 @@ _CREATING = threading.Lock()
 #: Schemes of URLs that a version is copied to and from; a URL without a scheme is a folder.
 SCHEMES = ("file", "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "hf")
 
-#: Schemes of URLs at which a whole store may be. Others cannot refuse to overwrite a file.
-STORE_SCHEMES = ("memory", "s3", "s3a", "gs", "gcs")
+#: Schemes of URLs at which a whole store may be.
+STORE_SCHEMES = ("memory", "s3", "s3a", "gs", "gcs", "az", "abfs")
 
 #: Names in a store at a URL: the claim to a number of a version, in its folder, and the id of the store.
 CLAIM, STORE_ID = ".claim", ".store"
@@ -169,14 +168,7 @@ def create(system: Any, path: str, content: bytes) -> None:
 
     Raises:
         FileExistsError: if there is one with other content.
-        UsageError: if the file system has no such write.
     """
-    if "mode" not in inspect.signature(getattr(system, "_pipe_file", system.pipe_file)).parameters:
-        raise UsageError(
-            "this file system cannot refuse to overwrite a file, so two writers could lose each other's changes",
-            where=path,
-            fix="Update the package that serves the URL, or write to the store from a folder and copy it.",
-        )
     try:
         with _CREATING:
             system.pipe_file(path, content, mode="create")
@@ -186,14 +178,20 @@ def create(system: Any, path: str, content: bytes) -> None:
 
 
 def check_creates(system: Any, path: str) -> None:
-    """Write a small file twice. Raises `UsageError` unless the second write, of other content, is refused."""
+    """Write a small file twice. Raises `UsageError` unless the second write, of other content, is refused.
+
+    Of those who ignore the condition, some packages and some services say so, and others overwrite.
+    """
     try:
         create(system, path, b"written once")
         create(system, path, uuid.uuid4().hex.encode())
     except FileExistsError:
         return
+    except TypeError:  # the package knows no such write
+        pass
     raise UsageError(
-        "the service overwrites files that it must only create, so two writers could lose each other's changes",
+        "the service, or the package for it, overwrites files that it must only create, so two writers could lose each "
+        "other's changes",
         where=path,
         fix="Use AWS S3, or another service with conditional writes (`If-None-Match: *`).",
     )

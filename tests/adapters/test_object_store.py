@@ -260,17 +260,16 @@ def test_a_store_that_cannot_be_reached_goes_on_with_what_is_known(url, machine,
     monkeypatch.undo()
 
 
-def test_a_file_system_without_conditional_writes_is_refused(url, trained, draft, monkeypatch):
-    store = Store(url)
-    monkeypatch.setattr(type(store._system), "_pipe_file", lambda *_: None, raising=False)
-    with pytest.raises(UsageError, match="cannot refuse to overwrite"):
-        store.add("echo", trained, draft)
+@pytest.mark.parametrize("root", ["hf://owner/name", "file:///store", "https://example.org/store", Path("hf://owner")])
+def test_a_store_cannot_be_at_other_urls(root):
     with pytest.raises(UsageError, match="cannot be at such a URL"):
-        Store("az://container/store")
+        Store(root)
+    assert Store("memory").place == "memory"
 
 
-def test_a_service_that_ignores_the_condition_is_refused_before_anything_is_written(
-    memory_url, machine, trained, draft, monkeypatch
+@pytest.mark.parametrize("knows_it", [True, False])
+def test_a_service_without_conditional_writes_is_refused_before_anything_is_written(
+    memory_url, machine, trained, draft, monkeypatch, knows_it
 ):
     Store(memory_url).add("echo", trained, draft)
     other = machine(memory_url, "other")
@@ -280,7 +279,8 @@ def test_a_service_that_ignores_the_condition_is_refused_before_anything_is_writ
         del mode
         write(self, path, value)
 
-    monkeypatch.setattr(type(other._system), "pipe_file", overwrites)
+    pipe_file = overwrites if knows_it else lambda self, path, value: write(self, path, value)
+    monkeypatch.setattr(type(other._system), "pipe_file", pipe_file)
     with pytest.raises(UsageError, match="overwrites files that it must only create"):
         other.alias("echo", "production", 1)
     monkeypatch.undo()
