@@ -19,6 +19,7 @@ older than the copy changes nothing.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import threading
@@ -188,9 +189,10 @@ class ObjectStore(Store):
         and do not wait until it has answered again.
 
         Raises:
-            StoreError: if the first look-up of a name fails.
+            StoreError: if the first look-up of a name fails, unless one has failed before and the name is in the copy.
         """
-        last = self._looked_up.get(name)
+        in_copy = self._is_silent and (self.root / name).is_dir()  # by an earlier process
+        last = self._looked_up.get(name, -math.inf if in_copy else None)
         if last is not None and time.monotonic() - last < POLL_S:
             return
         waits = last is None or not self._is_silent

@@ -301,6 +301,7 @@ def test_versions_move_between_stores_by_pull(url, store, trained, draft):
 
 
 def test_the_command_line_takes_a_url(url, cli, trained, draft, monkeypatch):
+    assert f"no adapter in {url}" in cli("adapters", "list", "--store", url).out
     Store(url).add("echo", trained, draft)
     assert "echo@1" in cli("adapters", "list", "--store", url).out
     assert cli("adapters", "alias", "echo@1", "production", "--store", url).code == 0
@@ -363,8 +364,10 @@ def test_a_store_that_does_not_answer_holds_up_one_request_only(url, machine, tr
     store.add("echo", trained, draft)
     store.add("echo", trained, draft)
     store.alias("echo", "production", 1)
+    store.add("more", trained, draft)
+    listed = machine(url, "server").list()
     server = machine(url, "server")
-    listed = server.list()
+    server.pin("echo")
     machine(url, "other").alias("echo", "production", 2)
     answers, listing = threading.Event(), ObjectStore._find
 
@@ -377,7 +380,8 @@ def test_a_store_that_does_not_answer_holds_up_one_request_only(url, machine, tr
     with pytest.warns(UserWarning, match="does not answer. What was known before is used"):
         assert server.pin("echo@production") == "echo@1"
     monkeypatch.setattr(object_store, "WAIT_S", 60.0)
-    assert server.pin("echo@production") == "echo@1" and server.list() == listed  # without waiting
+    assert server.pin("echo@production") == "echo@1"  # without waiting, as the next ones
+    assert server.pin("more") == "more@1" and server.list() == listed
     answers.set()
     until = time.monotonic() + 30
     while server.pin("echo@production") != "echo@2":
