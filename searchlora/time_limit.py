@@ -1,4 +1,4 @@
-"""A time limit for a call that cannot be interrupted."""
+"""A call in a thread of its own, and a time limit for one that cannot be interrupted."""
 
 from __future__ import annotations
 
@@ -10,6 +10,26 @@ from typing import TypeVar
 from searchlora.errors import DeadlineExceeded
 
 _Result = TypeVar("_Result")
+
+
+def run_in_new_thread(function: Callable[[], _Result], name: str = "searchlora-job") -> Future[_Result]:
+    """Run a function at once in a thread of its own. It cannot be cancelled.
+
+    Examples:
+        >>> run_in_new_thread(lambda: 1 + 1).result()
+        2
+    """
+    future: Future[_Result] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
 
 
 def within_budget(call: Callable[[], _Result], budget_s: float, queries: int, name: str) -> _Result:
@@ -27,15 +47,7 @@ def within_budget(call: Callable[[], _Result], budget_s: float, queries: int, na
         >>> within_budget(lambda: ["d1"], budget_s=10, queries=2, name="stage bm25")
         ['d1']
     """
-    future: Future[_Result] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, name=name, daemon=True).start()
+    future = run_in_new_thread(call, name)
     try:
         return future.result(budget_s * queries)
     except TimeoutError:

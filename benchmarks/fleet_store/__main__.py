@@ -64,7 +64,7 @@ def main() -> None:
     system = f"store of {options.adapters:,} adapters"
     rows = [speed_row(system, f"{name}, s", values) for name, values in measured.items()]
     rows.append(speed_row(system, "alias of a request, ms", [1000 * value / len(references) for value in pins]))
-    print_or_save_speeds("fleet_store", rows, [], {"versions": len(entries)}, trial=options.trial)
+    print_or_save_speeds("fleet_store", rows, [], {"stored_versions": len(entries)}, trial=options.trial)
 
 
 def write_store(root: Path, count: int) -> None:

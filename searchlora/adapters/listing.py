@@ -37,6 +37,9 @@ _MAX_BYTES = 2**30
 #: Nanoseconds after which a change of a file is certain to give it another time of modification.
 _SETTLED_NS = 2 * 10**9
 
+#: Incremented when the content of the cache file changes its meaning.
+_SCHEMA = 1
+
 #: Number of names that were read again since the cache file was written, before it is written anew.
 _UNSAVED = 32
 
@@ -205,10 +208,10 @@ class Listing:
         gc.disable()  # it would walk over all objects again and again while they are made, for half of the time
         try:
             content = from_json(read_bounded(self._cache_file, _MAX_BYTES))
-            if content["root"] == str(self._root.absolute()):
+            if (content["schema"], content["root"]) == (_SCHEMA, str(self._root.absolute())):
                 bases = [Base.model_validate(base) for base in content["bases"]]
                 self._names |= {name: self._listed(name, cached, bases) for name, cached in content["names"].items()}
-        except (OSError, ValueError, TypeError, LookupError):
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, MemoryError):
             self._names.clear()  # it is missing, damaged or of another release: everything is read again
             self._summaries.clear()
         finally:
@@ -233,9 +236,10 @@ class Listing:
             name: (listed.files, [_cached(entry, bases) for entry in listed.entries])
             for name, listed in self._names.items()
         }
-        content = {"root": str(self._root.absolute()), "bases": [base.model_dump() for base in bases], "names": names}
+        root = str(self._root.absolute())
+        content = {"schema": _SCHEMA, "root": root, "bases": [base.model_dump() for base in bases], "names": names}
         with suppress(DataError), atomic_text(self._cache_file) as out:  # else they are read again next time
-            json.dump(content, out, separators=(",", ":"))
+            out.write(json.dumps(content, separators=(",", ":")))  # `json.dump` would not encode in C
         self._unsaved = set()
 
 

@@ -3,6 +3,7 @@
 Objects are created and never overwritten, so no server sees half a change and no writer loses another's:
 
     URL/.store                   id of the store
+    URL/.probe                   written by each writer at first, to see that the service refuses to overwrite
     URL/NAME/3/                  files of a version; its manifest is the last one, so a version without it is incomplete
     URL/NAME/3/.claim            the number is taken, for ever
     URL/NAME/aliases/000000012   the 12th move of an alias
@@ -11,52 +12,63 @@ Objects are created and never overwritten, so no server sees half a change and n
 Two writers that create the same object are told apart by a conditional write (`If-None-Match: *` in S3), and the second
 one fails. The copy is a store in a folder of this machine's cache. Manifests, aliases and evaluations are copied when
 they are looked up, at most every `POLL_S` seconds; the other files of a version when it is used first. They are checked
-against the manifest and never fetched again.
+against the manifest and never fetched again. The copy of aliases and evaluations only grows: a process whose list is
+older than the copy changes nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import shutil
 import threading
 import time
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from searchlora.adapters import staging
 from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove
-from searchlora.adapters.evaluations import EVALUATIONS, EvaluationRecord, with_evaluation, write_evaluations
+from searchlora.adapters.evaluations import EvaluationRecord
 from searchlora.adapters.listing import Entry, subfolders
-from searchlora.adapters.manifest import MANIFEST, Manifest
+from searchlora.adapters.manifest import MANIFEST, Manifest, manifest_json
 from searchlora.adapters.references import check_name, is_name, is_version
-from searchlora.adapters.remote_files import create, fetch, manifest_at, open_url, store_url, transport
+from searchlora.adapters.remote_files import (
+    CLAIM,
+    STORE_ID,
+    check_creates,
+    create,
+    fetch_files,
+    manifest_at,
+    open_url,
+    send_files,
+    store_url,
+    transport,
+)
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import MAX_OTHER_BYTES, StoredAdapter, check_file_name, weight_limit
+from searchlora.adapters.stored import StoredAdapter, check_file_name
 from searchlora.errors import NameTaken, StoreError, TamperedAdapter, UsageError
-from searchlora.files import file_sha256
+from searchlora.files import file_sha256, sync
 from searchlora.models.resolve import cache_dir
+from searchlora.time_limit import run_in_new_thread
 
 #: Seconds after which the aliases, evaluations and versions of a name are looked up again.
 POLL_S = 3.0
 
-_CLAIM, _ID = ".claim", ".store"
+#: Seconds that a caller waits for a look-up of what is known: of one name, and of all.
+WAIT_S, WAIT_ALL_S = 1.0, 20.0
 
 #: Folders of a name that hold numbered records.
-_ALIASES, _EVALUATIONS = "aliases", "evaluations"
-
-
-@dataclass
-class _Copied:
-    """What of a name is copied: when it was looked up, and how many records it had."""
-
-    looked_up: float
-    records: dict[str, int] = field(default_factory=dict)
+_Kind = Literal["aliases", "evaluations"]
+_ALIASES: _Kind = "aliases"
+_EVALUATIONS: _Kind = "evaluations"
 
 
 class ObjectStore(Store):
@@ -74,23 +86,26 @@ class ObjectStore(Store):
         url = store_url(root or os.environ.get("SEARCHLORA_STORE") or "")
         if url is None:
             raise UsageError("is not the URL of an object store", where=str(root))
+        self._url, self._copies = url, cache_dir() / "stores"
         self._system, self._remote = open_url(url)
-        known = self._read_id(url)
-        self._new_id = uuid.uuid4().hex.encode() if known is None else None  # None: it is written
-        copy = hashlib.sha256(url.encode() + b"\n" + (known or self._new_id or b"")).hexdigest()[:32]
-        super().__init__(cache_dir() / "stores" / copy)
-        self.place = url
-        self._copied: dict[str, _Copied] = {}
-        self._all_looked_up = -POLL_S
-        self._refreshing = threading.RLock()
-
-    def _read_id(self, url: str) -> bytes | None:
-        """What distinguishes this store from an earlier one at the same URL, whose copy must not be used for it."""
+        self._lock = threading.Lock()
+        self._is_writable = False
         with transport(url, "read"):
             try:
-                return bytes(self._system.cat_file(f"{self._remote}/{_ID}"))
-            except FileNotFoundError:
-                return None  # nothing was written yet
+                store_id = bytes(self._system.cat_file(f"{self._remote}/{STORE_ID}"))
+            except FileNotFoundError:  # nothing was written yet
+                store_id = uuid.uuid4().hex.encode()
+        self._open_copy(store_id)
+
+    def _open_copy(self, store_id: bytes) -> None:
+        """Use the copy of the store with this id: that of an earlier store at the same URL must not be used for it."""
+        copy = hashlib.sha256(self._url.encode() + b"\n" + store_id).hexdigest()[:32]
+        super().__init__(self._copies / copy)
+        self.place = self._url
+        self._id = store_id
+        self._looked_up: dict[str, float] = {}  # name, or "" for all -> when it was looked up
+        self._look_ups: dict[str, Future[None]] = {}  # those that run
+        self._is_silent = False  # the last look-up failed or is late
 
     # Reading
 
@@ -100,11 +115,11 @@ class ObjectStore(Store):
         return stored
 
     def list(self) -> Sequence[Entry]:
-        self._refresh_all()
+        self._refresh("")
         return super().list()
 
     def names(self) -> tuple[str, ...]:
-        self._refresh_all()
+        self._refresh("")
         return super().names()
 
     def versions(self, name: str) -> tuple[int, ...]:
@@ -117,7 +132,12 @@ class ObjectStore(Store):
 
     def evaluations(self, name: str) -> tuple[EvaluationRecord, ...]:
         self._refresh(check_name(name))
-        return super().evaluations(name)
+        latest: dict[tuple[object, ...], EvaluationRecord] = {}  # the copy has those that were replaced, too
+        for record in super().evaluations(name):
+            key = (record.version, record.data, record.split)
+            latest.pop(key, None)
+            latest[key] = record
+        return tuple(latest.values())
 
     def _aliases(self, name: str) -> AliasHistory:
         self._refresh(check_name(name))
@@ -129,65 +149,101 @@ class ObjectStore(Store):
         return super()._has_version(name, version)
 
     def _complete(self, stored: StoredAdapter) -> None:
-        """Copy the files of a version that are missing here.
+        """Copy the files of a version that are missing here; one process at a time.
 
         Raises:
             TamperedAdapter: for a file that is missing or does not match its hash in the manifest.
         """
-        missing = [file for file in stored.manifest.files if not (stored.path / check_file_name(file, "")).exists()]
-        if not missing:
+        from filelock import FileLock
+
+        def missing() -> list[str]:
+            return [file for file in stored.manifest.files if not (stored.path / check_file_name(file, "")).exists()]
+
+        if not missing():
             return
-        version = f"{self._remote}/{stored.manifest.name}/{stored.manifest.version}"
-        room = MAX_OTHER_BYTES
-        for file in missing:
-            partial = stored.path.parent / f".{stored.path.name}-{file}-{os.getpid()}-{threading.get_ident()}"
-            limit = weight_limit(file)
-            try:
-                size = fetch(self._system, f"{version}/{file}", partial, limit or room)
-                room -= size if limit is None else 0
-                if file_sha256(partial) != stored.manifest.files[file]:
-                    raise TamperedAdapter("was changed (against the sha256 in the manifest)", where=f"{version}/{file}")
-                partial.chmod(0o444)
-                partial.replace(stored.path / file)
-            finally:
-                partial.unlink(missing_ok=True)
+        version = f"{stored.manifest.name}/{stored.manifest.version}"
+        work = self.root / ".downloads" / stored.manifest.reference
+        with transport(f"{self.place}/{version}", "copied"):
+            work.parent.mkdir(exist_ok=True)
+            with FileLock(f"{work}.lock"):
+                shutil.rmtree(work, ignore_errors=True)  # of a killed process
+                work.mkdir()
+                try:
+                    for file in fetch_files(self._system, f"{self._remote}/{version}", missing(), work):
+                        if file_sha256(file) != stored.manifest.files[file.name]:
+                            where = f"{self.place}/{version}/{file.name}"
+                            raise TamperedAdapter("was changed (against the sha256 in the manifest)", where=where)
+                        file.chmod(0o444)
+                        sync(file)
+                        file.replace(stored.path / file.name)
+                    sync(stored.path)
+                finally:
+                    shutil.rmtree(work, ignore_errors=True)
 
     # Copying
 
-    def _refresh_all(self) -> None:
-        with self._refreshing:
-            if time.monotonic() - self._all_looked_up < POLL_S:
-                return
-            here = {name: subfolders(self.root / name) for name in subfolders(self.root)}
-            with transport(self.place, "read"):
-                self._system.invalidate_cache(self._remote)
-                paths = self._system.find(self._remote)
-            below: dict[str, list[str]] = {name: [] for name in here}
-            for path in paths:
-                name, _, rest = path.removeprefix(f"{self._remote}/").partition("/")
-                below.setdefault(name, []).append(rest)
-            for name, files in below.items():
-                if is_name(name):
-                    self._copy(name, files, here.get(name, []))
-            self._all_looked_up = time.monotonic()
+    def _refresh(self, name: str) -> None:
+        """Copy what is new of a name, or of all if it is empty, unless it was looked up in the last `POLL_S` seconds.
 
-    def _refresh(self, name: str, *, now: bool = False) -> None:
-        """Copy what is new of a name: manifests, moves of aliases, evaluations."""
-        with self._refreshing:
-            copied = self._copied.get(name)
-            if not now and copied is not None and time.monotonic() - copied.looked_up < POLL_S:
-                return
-            here = subfolders(self.root / name)
-            try:
-                with transport(f"{self.place}/{name}", "read"):
-                    self._system.invalidate_cache(f"{self._remote}/{name}")
-                    paths = self._system.find(f"{self._remote}/{name}")
-                self._copy(name, [path.removeprefix(f"{self._remote}/{name}/") for path in paths], here)
-            except StoreError as error:
-                if now or copied is None:
-                    raise
-                copied.looked_up = time.monotonic()  # a server goes on with what it knows
-                warnings.warn(f"{error} What was known before is used.", stacklevel=2)
+        What is known is looked up in a thread. If the object store does not answer, callers go on with what is known,
+        and do not wait until it has answered again.
+
+        Raises:
+            StoreError: if the first look-up of a name fails, unless one has failed before and the name is in the copy.
+        """
+        in_copy = self._is_silent and (self.root / name).is_dir()  # by an earlier process
+        last = self._looked_up.get(name, -math.inf if in_copy else None)
+        if last is not None and time.monotonic() - last < POLL_S:
+            return
+        waits = last is None or not self._is_silent
+        with self._lock:
+            if name not in self._look_ups and (waits or not self._look_ups):
+                self._look_ups[name] = run_in_new_thread(lambda: self._look_up_known(name), "searchlora-store")
+            look_up = self._look_ups.get(name)
+        if not waits or look_up is None:
+            return
+        try:
+            look_up.result(None if last is None else WAIT_S if name else WAIT_ALL_S)
+        except (StoreError, TimeoutError) as error:
+            if last is None:
+                raise
+            self._is_silent = True
+            problem = error if isinstance(error, StoreError) else f"{self.place} does not answer."
+            warnings.warn(f"{problem} What was known before is used.", stacklevel=2)
+
+    def _look_up_known(self, name: str) -> None:
+        """The work of the thread of `_refresh`."""
+        try:
+            self._look_up(name)
+            self._is_silent = False
+        except StoreError:
+            if name in self._looked_up:
+                self._looked_up[name] = time.monotonic()
+            raise
+        finally:
+            with self._lock:
+                del self._look_ups[name]
+
+    def _look_up(self, name: str) -> None:
+        """Copy what is new of a name, or of all: manifests, moves of aliases, evaluations."""
+        began = time.monotonic()
+        here = {other: subfolders(self.root / other) for other in ([name] if name else subfolders(self.root))}
+        below: dict[str, list[str]] = {other: [] for other in here}
+        for path in self._find(name):
+            other, _, rest = path.partition("/")
+            below.setdefault(other, []).append(rest)
+        for other, files in below.items():
+            if is_name(other):
+                self._copy(other, files, here.get(other, []))
+                self._looked_up[other] = began
+        self._looked_up[name] = began
+
+    def _find(self, folder: str) -> Sequence[str]:
+        """The paths of all objects below a folder of the store, relative to the store."""
+        path = f"{self._remote}/{folder}".rstrip("/")
+        with transport(f"{self.place}/{folder}".rstrip("/"), "read"):
+            self._system.invalidate_cache(path)
+            return [str(found).removeprefix(f"{self._remote}/") for found in self._system.find(path)]
 
     def _copy(self, name: str, files: Sequence[str], here: Sequence[str]) -> None:
         """Copy what is new among the files of a name.
@@ -196,21 +252,24 @@ class ObjectStore(Store):
             here: Versions that were copied before the files were listed; one that is not among them was removed. A
                 later one may have been stored by another process since.
         """
-        looked_up, folder = time.monotonic(), self.root / name
+        folder = self.root / name
         versions = {path.partition("/")[0] for path in files if path.endswith(f"/{MANIFEST}")}
         for number in filter(is_version, versions):
             if not (folder / number).is_dir():
                 self._copy_manifest(name, int(number))
         for number in filter(is_version, here):
-            if number not in versions and (folder / number).is_dir():
-                staging.remove_folder(folder / number)
-        copied = self._copied.setdefault(name, _Copied(looked_up))
-        for kind, file in ((_ALIASES, ALIASES), (_EVALUATIONS, EVALUATIONS)):
-            count = sum(path.startswith(f"{kind}/") for path in files)
-            if count != copied.records.get(kind, 0) or (not count and (folder / file).exists()):
-                self._copy_records(name, kind, count)
-                copied.records[kind] = count
-        copied.looked_up = looked_up
+            if number not in versions:
+                with self._copying():
+                    if (folder / number).is_dir():
+                        staging.remove_folder(folder / number)
+        for kind in (_ALIASES, _EVALUATIONS):
+            self._copy_records(name, kind, sum(path.startswith(f"{kind}/") for path in files))
+
+    def _copying(self) -> AbstractContextManager[Any]:
+        """The lock of the copy, held for a moment: never while the object store is asked."""
+        from filelock import FileLock
+
+        return FileLock(self.root / ".copying.lock")
 
     def _copy_manifest(self, name: str, number: int) -> None:
         source = f"{self._remote}/{name}/{number}"
@@ -228,24 +287,24 @@ class ObjectStore(Store):
             if not target.is_dir():  # else another process has copied it
                 raise
 
-    def _copy_records(self, name: str, kind: str, count: int) -> None:
-        """Write the file of aliases or evaluations in the copy from its records."""
-        folder = self.root / name
-        folder.mkdir(parents=True, exist_ok=True)
-        moves = AliasHistory.read(folder).moves if kind == _ALIASES else ()
-        moves = moves if len(moves) <= count else ()
-        paths = [self._record(name, kind, number) for number in range(len(moves) + 1, count + 1)]
+    def _copy_records(self, name: str, kind: _Kind, count: int) -> None:
+        """Copy the records of a name that are not here yet.
+
+        Args:
+            count: Number of records in the object store, when it was listed.
+        """
+        here = self._records(name, kind)
+        if count < len(here):  # the copy is newer than the list, or records were removed by hand
+            count = len(self._find(f"{name}/{kind}"))
+        if count == len(here):
+            return
+        known = here if count > len(here) else ()
+        paths = [self._record(name, kind, number) for number in range(len(known) + 1, count + 1)]
+        parse = AliasMove.model_validate_json if kind == _ALIASES else EvaluationRecord.model_validate_json
         with transport(f"{self.place}/{name}/{kind}", "read"):
             contents = self._system.cat(paths) if paths else {}
         try:
-            if kind == _ALIASES:
-                new = (AliasMove.model_validate_json(contents[path]) for path in paths)
-                AliasHistory(folder / ALIASES, (*moves, *new)).write()
-                return
-            records: tuple[EvaluationRecord, ...] = ()
-            for path in paths:
-                records = with_evaluation(records, EvaluationRecord.model_validate_json(contents[path]))
-            write_evaluations(folder, records)
+            self._write_records(name, kind, here, (*known, *(parse(contents[path]) for path in paths)))
         except (ValidationError, KeyError) as error:
             raise StoreError(
                 f"are not records of this release, or one is missing ({error})",
@@ -253,28 +312,60 @@ class ObjectStore(Store):
                 fix="Restore them from a copy, or update searchlora.",
             ) from None
 
+    def _records(self, name: str, kind: _Kind) -> tuple[Any, ...]:
+        """The records of a name in the copy."""
+        return super()._aliases(name).moves if kind == _ALIASES else super().evaluations(name)
+
+    def _write_records(self, name: str, kind: _Kind, before: Sequence[Any], after: tuple[Any, ...]) -> None:
+        """Replace the records in the copy, unless they are not as before and are as many: another process did it."""
+        (self.root / name).mkdir(parents=True, exist_ok=True)
+        with self._copying():
+            now = self._records(name, kind)
+            if len(now) >= len(after) and now != before:
+                return
+            if kind == _ALIASES:
+                super()._write_aliases(name, AliasHistory(self.root / name / ALIASES, after))
+            else:
+                super()._write_evaluations(name, after)
+
     def _record(self, name: str, kind: str, number: int) -> str:
         return f"{self._remote}/{name}/{kind}/{number:09d}"
 
     # Writing
 
+    def check_writable(self) -> None:
+        """Look, once per process, whether objects can be created and not overwritten, and create the store's id.
+
+        Raises:
+            UsageError: if the service overwrites objects.
+            StoreError: if it cannot be written.
+        """
+        if self._is_writable:
+            return
+        with transport(self.place, "written"):
+            check_creates(self._system, f"{self._remote}/.probe")
+            try:
+                create(self._system, f"{self._remote}/{STORE_ID}", self._id)
+            except FileExistsError:  # another writer was first
+                self._open_copy(bytes(self._system.cat_file(f"{self._remote}/{STORE_ID}")))
+        self._is_writable = True
+
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
+        self.check_writable()
         with super()._locked(name):  # between processes of this machine
-            if self._new_id is not None:
-                with transport(self.place, "written"), suppress(FileExistsError):  # another writer was first
-                    create(self._system, f"{self._remote}/{_ID}", self._new_id)
-                self._new_id = None
-            self._refresh(name, now=True)
+            self._look_up(name)
             yield
 
-    def _free_version(self, name: str, requested: int | None) -> int:
-        """A free number, claimed for ever."""
+    def _free_version(self, name: str, requested: Manifest | None) -> int:
+        """A free number, claimed for ever. The claim to a requested one is its manifest's hash, and can be repeated."""
         number = super()._free_version(name, requested)
+        owner = manifest_json(requested).encode() if requested is not None else os.urandom(32)
         while True:
             with transport(f"{self.place}/{name}/{number}", "written"):
                 try:
-                    create(self._system, f"{self._remote}/{name}/{number}/{_CLAIM}", os.urandom(16).hex().encode())
+                    claim = hashlib.sha256(owner).hexdigest().encode()
+                    create(self._system, f"{self._remote}/{name}/{number}/{CLAIM}", claim)
                     return number
                 except FileExistsError:
                     if requested is not None:
@@ -282,39 +373,36 @@ class ObjectStore(Store):
                     number += 1
 
     def _publish(self, new: Path, manifest: Manifest) -> None:
-        version = f"{self._remote}/{manifest.name}/{manifest.version}"
-        with transport(f"{self.place}/{manifest.name}/{manifest.version}", "written"):
-            for file in (*manifest.files, MANIFEST):  # a version is complete when its manifest is there
-                self._system.put_file(str(new / file), f"{version}/{file}")
+        version = f"{manifest.name}/{manifest.version}"
+        with transport(f"{self.place}/{version}", "written"):
+            send_files(self._system, new, manifest.files, f"{self._remote}/{version}", (new / MANIFEST).read_bytes())
 
     def _remove(self, name: str, number: int) -> None:
         version = f"{self._remote}/{name}/{number}"
         with transport(f"{self.place}/{name}/{number}", "removed"):
-            self._system.pipe_file(f"{version}/{_CLAIM}", b"removed")
+            self._system.pipe_file(f"{version}/{CLAIM}", b"removed")
             self._system.rm_file(f"{version}/{MANIFEST}")
             self._system.invalidate_cache(version)
             for path in self._system.find(version):
-                if not path.endswith(f"/{_CLAIM}"):
+                if not path.endswith(f"/{CLAIM}"):
                     self._system.rm_file(path)
         staging.remove_folder(self.root / name / str(number))
 
     def _write_aliases(self, name: str, history: AliasHistory) -> None:
-        self._append(name, _ALIASES, len(history.moves), history.moves[-1].model_dump_json(by_alias=True))
-        super()._write_aliases(name, history)
+        self._append(name, _ALIASES, history.moves[:-1], history.moves[-1])
 
     def _write_evaluations(self, name: str, records: Sequence[EvaluationRecord]) -> None:
-        number = self._copied[name].records.get(_EVALUATIONS, 0) + 1
-        self._append(name, _EVALUATIONS, number, records[-1].model_dump_json())
-        super()._write_evaluations(name, records)
+        self._append(name, _EVALUATIONS, self._records(name, _EVALUATIONS), records[-1])
 
-    def _append(self, name: str, kind: str, number: int, text: str) -> None:
+    def _append(self, name: str, kind: _Kind, before: tuple[Any, ...], record: AliasMove | EvaluationRecord) -> None:
         with transport(f"{self.place}/{name}/{kind}", "written"):
             try:
-                create(self._system, self._record(name, kind, number), text.encode())
+                text = record.model_dump_json(by_alias=True)
+                create(self._system, self._record(name, kind, len(before) + 1), text.encode())
             except FileExistsError:
                 raise StoreError(
                     f"the {kind} of '{name}' were changed from another machine at the same time",
                     where=self.place,
                     fix="Look at the change with `searchlora adapters show`, and try again.",
                 ) from None
-        self._copied[name].records[kind] = number
+        self._write_records(name, kind, before, (*before, record))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.manifest import MANIFEST, MAX_BYTES
+from searchlora.adapters.stored import MAX_OTHER_BYTES, check_file_name, weight_limit
 from searchlora.errors import ManifestError, SearchloraError, StoreError, TamperedAdapter, UsageError
 from searchlora.files.json_text import text_fault
+from searchlora.files.text import read_up_to
 from searchlora.server_url import server_url
 
 _BLOCK_BYTES = 2**22
@@ -25,19 +27,31 @@ SCHEMES = ("file", "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "hf")
 #: Schemes of URLs at which a whole store may be.
 STORE_SCHEMES = ("memory", "s3", "s3a", "gs", "gcs", "az", "abfs")
 
+#: Names in a store at a URL: the claim to a number of a version, in its folder, and the id of the store.
+CLAIM, STORE_ID = ".claim", ".store"
+
 #: Schemes of servers, which a version is only copied from.
 SERVERS = ("http", "https")
 
 
 def store_url(root: str | Path) -> str | None:
-    """The URL of a store in an object store; None for a folder.
+    """The URL of a store in an object store; None for a folder. Raises `UsageError` for a URL that is none of a store.
 
     Examples:
         >>> store_url("s3://bucket/store/"), store_url(Path("s3://bucket/store")), store_url("store")
         ('s3://bucket/store', 's3://bucket/store', None)
     """
-    scheme, _, rest = str(root).partition(":/")  # a path has lost the second slash
-    return f"{scheme}://{rest.strip('/')}" if scheme in STORE_SCHEMES else None
+    scheme, colon, rest = str(root).partition(":/")  # a path has lost the second slash
+    if colon and scheme in STORE_SCHEMES:
+        return f"{scheme}://{rest.strip('/')}"
+    if colon and scheme in (*SCHEMES, *SERVERS):
+        listed = ", ".join(f"{allowed}://" for allowed in STORE_SCHEMES)
+        raise UsageError(
+            "a store cannot be at such a URL",
+            where=str(root),
+            fix=f"Give a folder, or a URL that begins with {listed}.",
+        )
+    return None
 
 
 def open_url(url: str, schemes: Sequence[str] = SCHEMES) -> tuple[Any, str]:
@@ -97,7 +111,7 @@ def manifest_at(system: Any, root: str, url: str) -> bytes | None:
         if system.info(f"{root}/{MANIFEST}").get("type") != "file":
             return None
         with system.open(f"{root}/{MANIFEST}", "rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
+            content = read_up_to(stream, MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     if len(content) > MAX_BYTES:
@@ -128,22 +142,56 @@ def fetch(system: Any, source: str, target: Path, limit: int) -> int:
     return size
 
 
+def fetch_files(system: Any, source: str, names: Iterable[str], folder: Path) -> Iterator[Path]:
+    """Copy files of a version into a folder, and yield the path of each.
+
+    Raises:
+        TamperedAdapter, StoreError: as `fetch`, and for a name that is not a file's of a version.
+    """
+    room = MAX_OTHER_BYTES
+    for name in names:
+        limit = weight_limit(name)
+        size = fetch(system, f"{source}/{check_file_name(name, source)}", folder / name, limit or room)
+        room -= size if limit is None else 0
+        yield folder / name
+
+
+def send_files(system: Any, folder: Path, names: Iterable[str], target: str, manifest: bytes) -> None:
+    """Write the files of a version, and its manifest at last: a version without one is incomplete."""
+    for name in names:
+        system.put_file(str(folder / name), f"{target}/{name}")
+    system.pipe_file(f"{target}/{MANIFEST}", manifest)
+
+
 def create(system: Any, path: str, content: bytes) -> None:
     """Write a small file unless there is one of this name: of several writers at a time, one succeeds.
 
     Raises:
         FileExistsError: if there is one with other content.
-        UsageError: if the file system has no such write.
     """
-    if "mode" not in inspect.signature(getattr(system, "_pipe_file", system.pipe_file)).parameters:
-        raise UsageError(
-            "this file system cannot refuse to overwrite a file, so two writers could lose each other's changes",
-            where=path,
-            fix="Update the package that serves the URL, or write to the store from a folder and copy it.",
-        )
     try:
         with _CREATING:
             system.pipe_file(path, content, mode="create")
     except FileExistsError:
         if system.cat_file(path) != content:  # equal: this very write, repeated after a lost response
             raise
+
+
+def check_creates(system: Any, path: str) -> None:
+    """Write a small file twice. Raises `UsageError` unless the second write, of other content, is refused.
+
+    Of those who ignore the condition, some packages and some services say so, and others overwrite.
+    """
+    try:
+        create(system, path, b"written once")
+        create(system, path, uuid.uuid4().hex.encode())
+    except FileExistsError:
+        return
+    except TypeError:  # the package knows no such write
+        pass
+    raise UsageError(
+        "the service, or the package for it, overwrites files that it must only create, so two writers could lose each "
+        "other's changes",
+        where=path,
+        fix="Use AWS S3, or another service with conditional writes (`If-None-Match: *`).",
+    )

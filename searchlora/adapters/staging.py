@@ -61,7 +61,7 @@ def replace_text(file: Path, text: str) -> None:
         with atomic_text(file) as out:
             out.write(text)
     except DataError as error:
-        raise StoreError(error.what, where=str(file), fix="Make room.") from error
+        raise StoreError(error.what, where=str(file), fix=error.fix) from error
 
 
 def read_list(

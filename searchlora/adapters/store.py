@@ -172,7 +172,7 @@ class Store:
             existing = self.get(manifest.reference)
             if without_paths(existing.manifest) == without_paths(manifest):  # a copy was sent without them
                 return existing
-        return self._put(manifest.name, manifest.task, manifest.version, keep)
+        return self._put(manifest.name, manifest.task, manifest, keep)
 
     def get(self, reference: str) -> StoredAdapter:
         """The version that a reference points to now; its files are not checked.
@@ -252,6 +252,9 @@ class Store:
                 self._write_aliases(parsed.name, history)
             self._remove(parsed.name, number)
         return f"{parsed.name}@{number}"
+
+    def check_writable(self) -> None:
+        """Raise `StoreError` or `UsageError`, before long work, if its result could not be stored at a URL."""
 
     # Listing
 
@@ -381,17 +384,21 @@ class Store:
         self,
         name: str,
         task: str,
-        version: int | None,
+        requested: Manifest | None,
         fill: Callable[[Path, int], Manifest],
         check: Callable[[StoredAdapter], None] | None = None,
         training_run: str | None = None,
     ) -> StoredAdapter:
-        """Write a version into a temporary folder with `fill`, check it, then rename the folder into place."""
+        """Write a version into a temporary folder with `fill`, check it, then rename the folder into place.
+
+        Args:
+            requested: Manifest of a version that must have its number; None: the next one.
+        """
         with self._locked(name):
             self.check_task(name, task)
             if training_run is not None and (existing := self.stored_by(name, training_run)) is not None:
                 return existing
-            number = self._free_version(name, version)
+            number = self._free_version(name, requested)
             target = self.root / name / str(number)
             with staging.whole_folder(target) as new:
                 manifest = fill(new, number)
@@ -461,13 +468,11 @@ class Store:
         folder = self.root / name / str(version)
         return folder.is_dir() and not folder.is_symlink()
 
-    def _free_version(self, name: str, requested: int | None) -> int:
+    def _free_version(self, name: str, requested: Manifest | None) -> int:
         used = {*self.versions(name), *self._removed(name)}
-        if requested in used:
-            raise NameTaken(
-                f"there is, or was, another {name}@{requested}", where=self.place, fix="Choose another name."
-            )
-        number = requested or max(used, default=0) + 1
+        number = requested.version if requested is not None else max(used, default=0) + 1
+        if number in used:
+            raise NameTaken(f"there is, or was, another {name}@{number}", where=self.place, fix="Choose another name.")
         if number > MAX_VERSION:
             raise StoreError(
                 f"'{name}' has no free version number above {MAX_VERSION}",

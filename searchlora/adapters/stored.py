@@ -120,7 +120,8 @@ def check_hashes(stored: StoredAdapter) -> None:
             raise TamperedAdapter(
                 f"{problem} (against the sha256 in the manifest)",
                 where=str(stored.path / min(names)),
-                fix="Restore the version's folder from a copy, or store the adapter again as a new version.",
+                fix="Restore the version's folder from a copy, or store the adapter again as a new version. If the "
+                "store is at a URL, delete the folder, and it is fetched again.",
             )
 
 

@@ -7,22 +7,28 @@ Transport is fsspec's.
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.full_model import check_weights
-from searchlora.adapters.manifest import MANIFEST, MAX_BYTES, manifest_json, parse_manifest
-from searchlora.adapters.remote_files import SCHEMES, SERVERS, fetch, manifest_at, open_url, transport
-from searchlora.adapters.store import Store
-from searchlora.adapters.stored import (
-    MAX_OTHER_BYTES,
-    StoredAdapter,
-    check_file_name,
-    check_hashes,
-    weight_limit,
-    without_paths,
+from searchlora.adapters.manifest import MANIFEST, manifest_json, parse_manifest
+from searchlora.adapters.remote_files import (
+    CLAIM,
+    SCHEMES,
+    SERVERS,
+    STORE_ID,
+    STORE_SCHEMES,
+    fetch_files,
+    manifest_at,
+    open_url,
+    scheme_of,
+    send_files,
+    transport,
 )
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter, check_hashes, without_paths
 from searchlora.errors import (
     BaseModelError,
     NameTaken,
@@ -67,7 +73,7 @@ def push(reference: str, url: str, *, store: Store | str | Path | None = None) -
     Raises:
         InvalidName, NotInStore, ManifestError: as `Store.get`.
         TamperedAdapter: if a file of the version changed since it was stored.
-        NameTaken: if the target holds another version or other files.
+        NameTaken: if the target holds another version or other files, or is in a store at a URL.
         UsageError: for a URL whose scheme is none of `SCHEMES`, or that no installed package serves.
         StoreError: if the target cannot be written.
     """
@@ -82,16 +88,19 @@ def push(reference: str, url: str, *, store: Store | str | Path | None = None) -
             if remote != manifest:
                 raise NameTaken(f"{remote.reference} already exists", where=url, fix="Push to another URL.")
             return PushResult(stored.reference, url, already=True)
-        names = [*sorted(stored.manifest.files), MANIFEST]
-        if others := sorted(_names_at(system, root) - set(names)):
+        if scheme_of(url) in STORE_SCHEMES and _is_in_store(system, root):
+            raise NameTaken(
+                "it is the place of a version in a store, whose numbers are claimed by those who write to it",
+                where=url,
+                fix="Pull the version into that store: searchlora adapters pull FOLDER --store URL.",
+            )
+        names = sorted(stored.manifest.files)
+        if others := sorted(_names_at(system, root) - {*names, MANIFEST}):
             raise NameTaken(f"there are other files, such as {others[0]}", where=url, fix="Push to an empty folder.")
         _prepare(system, root)
-        for name in names[:-1]:
-            system.put_file(str(stored.path / name), f"{root}/{name}")
-        if manifest == stored.manifest:
-            system.put_file(str(stored.path / MANIFEST), f"{root}/{MANIFEST}")
-        else:
-            system.pipe_file(f"{root}/{MANIFEST}", manifest_json(manifest).encode())
+        is_same = manifest == stored.manifest
+        text = (stored.path / MANIFEST).read_bytes() if is_same else manifest_json(manifest).encode()
+        send_files(system, stored.path, names, root, text)
     return PushResult(stored.reference, url, already=False)
 
 
@@ -130,11 +139,8 @@ def pull(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / MANIFEST).write_bytes(content)  # not fetched again: it could be another one then
-        room = MAX_OTHER_BYTES
-        for file in manifest.files:
-            limit = weight_limit(file)
-            size = fetch(system, f"{root}/{check_file_name(file, url)}", folder / file, limit or min(MAX_BYTES, room))
-            room -= size if limit is None else 0
+        for _ in fetch_files(system, root, manifest.files, folder):
+            pass
         check_hashes(StoredAdapter(folder, manifest))
         check_weights(StoredAdapter(folder, manifest))
         unverified = _verify(StoredAdapter(folder, manifest), base, tasks)
@@ -165,6 +171,16 @@ def _prepare(system: Any, root: str) -> None:
         HfApi().create_repo("/".join(root.split("/")[:2]), private=True, exist_ok=True)
     elif protocols & {"file", "memory"}:  # an object store has no folders
         system.makedirs(root, exist_ok=True)
+
+
+def _is_in_store(system: Any, root: str) -> bool:
+    """Whether a place is that of a version in a store at a URL, see `object_store`."""
+    store = root.rsplit("/", 2)[0]
+    for path in (f"{root}/{CLAIM}", f"{store}/{STORE_ID}"):
+        with suppress(PermissionError):  # the rights may end at the target
+            if system.exists(path):
+                return True
+    return False
 
 
 def _names_at(system: Any, root: str) -> set[str]:

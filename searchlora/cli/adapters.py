@@ -48,7 +48,7 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
         print_json([_entry_json(entry) for entry in entries])
         return
     if not entries:
-        typer.echo(f"There is no adapter in {Store.of(store).root}.")
+        typer.echo(f"There is no adapter in {Store.of(store).place}.")
         return
     table = Table("adapter", "aliases", "task", "base", "stored", "measured")
     for entry in entries:

@@ -354,7 +354,7 @@ def _store(path: Path | None) -> Check:
         return Check("adapter store", "broken", str(error), "Restore it from a backup.", required)
     damaged = [f"{entry.name}@{entry.version} ({entry.problem})" for entry in entries if entry.summary is None]
     if damaged:
-        detail = f"{store.root}: {len(damaged)} of {len(entries)} versions unreadable: {'; '.join(damaged)}"
+        detail = f"{store.place}: {len(damaged)} of {len(entries)} versions unreadable: {'; '.join(damaged)}"
         return Check("adapter store", "broken", detail, "Remove them with `searchlora adapters remove`.", required)
     return Check("adapter store", "ok", f"{store.place}: {len(entries)} versions", required=required)
 

@@ -90,7 +90,7 @@ def promote(
     candidate = store.resolve(adapter)
     incumbent = store.target(candidate.name, alias)
     if incumbent == candidate.number:
-        raise UsageError(f"'{alias}' already points to {candidate}", where=str(store.root))
+        raise UsageError(f"'{alias}' already points to {candidate}", where=store.place)
     current = [f"{candidate.name}@{incumbent}"] if incumbent is not None else []
     tested = (*evaluation.also_tested, *([rules.measure] if rules.measure else []))
     evaluated = evaluate(

@@ -282,12 +282,15 @@ def _remove_finished_run(store: Store, stored: StoredAdapter) -> None:
 
 @contextmanager
 def _exclusive_run(store: Store, name: str) -> Iterator[None]:
-    """Hold the lock of a name's training run. Raises `TrainingError` if another process trains it.
+    """Hold the lock of a name's training run in a store that can be written.
+
+    Raises `TrainingError` if another process trains it, and as `Store.check_writable`.
 
     The children of a killed process end a moment after it; until then they hold locks of their own.
     """
     from filelock import FileLock, Timeout
 
+    store.check_writable()
     runs = store.root / ".runs"
     with ExitStack() as held:
         try:

@@ -16,8 +16,9 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -66,14 +67,11 @@ def atomic_bytes(path: Path) -> Iterator[IO[bytes]]:
     try:
         path = _replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        temporary = _temporary_name(path)
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        temporary, lock = _locked_temporary(path, partial(Path.touch, exist_ok=False))
     except OSError as error:
         raise _cannot_write(path, error) from None
-    lock = _lock(temporary)
     try:
-        with os.fdopen(descriptor, "wb") as raw:
+        with temporary.open("wb") as raw:
             yield raw
         sync(temporary)
         temporary.replace(path)
@@ -97,10 +95,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         raise DataError("already exists", where=str(out), fix="Choose another folder for --out, or remove this one.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(out)
-        folder = _temporary_name(out)
-        folder.mkdir(mode=0o700)
-        lock = _lock(folder)
+        folder, lock = _locked_temporary(out, partial(Path.mkdir, mode=0o700))
         try:
             yield folder
             folder.chmod(0o755)
@@ -227,7 +222,8 @@ def tree_size(path: Path) -> int:
 
 
 def _cannot_write(path: Path, error: OSError) -> DataError:
-    return DataError(f"cannot be written ({error.strerror or error})", where=str(path))
+    fix = "Make room." if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    return DataError(f"cannot be written ({error.strerror or error})", where=str(path), fix=fix)
 
 
 def _why_not_writable(path: Path) -> str:
@@ -256,10 +252,18 @@ def _prefix(target: Path) -> str:
     return f".{target.name[:_NAME_CHARACTERS]}."
 
 
-def _temporary_name(target: Path) -> Path:
+def _locked_temporary(target: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
+    """A new temporary file or folder beside `target`, and its lock; leftovers of killed writers are removed."""
     if len(os.fsencode(target.name)) > 255:
         raise OSError(errno.ENAMETOOLONG, "File name too long")
-    return target.with_name(f"{_prefix(target)}{uuid.uuid4().hex}{_SUFFIX}")
+    _remove_leftovers(target)
+    while True:
+        temporary = target.with_name(f"{_prefix(target)}{uuid.uuid4().hex}{_SUFFIX}")
+        make(temporary)
+        lock = _lock(temporary, wait=True)
+        if temporary.exists():
+            return temporary, lock
+        _unlock(lock)  # another writer took it for a leftover before it was locked
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -281,8 +285,11 @@ def _is_temporary(name: str, prefix: str) -> bool:
     return len(middle) == 32 and name == f"{prefix}{middle}{_SUFFIX}"
 
 
-def _lock(path: Path) -> int | None:
-    """A descriptor that holds the lock of a temporary file or folder; None if another process holds it."""
+def _lock(path: Path, *, wait: bool = False) -> int | None:
+    """A descriptor that holds the lock of a temporary file or folder; None if another process holds it.
+
+    It is also None where the platform or the file system has no locks.
+    """
     if sys.platform == "win32":
         return None
     try:
@@ -290,7 +297,7 @@ def _lock(path: Path) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
         return None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError
-from searchlora.files.text import open_text
+from searchlora.files.text import open_text, read_up_to
 
 #: Nested arrays and objects of a value.
 MAX_DEPTH = 100
@@ -78,7 +78,7 @@ def json_file(path: Path, *, pairs: bool = False) -> Any:
         DataError: naming the line, if the file is not JSON.
     """
     with open_text(path) as file:
-        text = file.read(MAX_JSON + 1)
+        text = read_up_to(file, MAX_JSON + 1)
     if len(text) > MAX_JSON:
         raise DataError(f"has more than {MAX_JSON:,} characters", where=str(path), fix="Convert it to JSON Lines.")
     try:

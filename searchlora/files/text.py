@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, AnyStr
 
 from searchlora.errors import DataError
 from searchlora.files.watched_reads import NOT_REGULAR, BoundedReader, metered, open_counted
@@ -49,6 +49,10 @@ _SIGNATURES = {
 }
 
 _CHUNK = 1 << 16
+
+#: Bytes that `read_up_to` asks for at a time: `read(n)` reserves n bytes, however short the file is.
+_PART = 1 << 20
+
 _HEAD_BYTES = 1 << 16
 
 
@@ -125,7 +129,7 @@ def read_bytes(path: Path) -> bytes:
         DataError: as `open_bytes`, and if the file has more than `MAX_SMALL` bytes.
     """
     with open_bytes(path) as file:
-        content = file.read(MAX_SMALL + 1)
+        content = read_up_to(file, MAX_SMALL + 1)
     if len(content) > MAX_SMALL:
         raise DataError(f"has more than {MAX_SMALL:,} bytes", where=str(path), fix="Check that it is the right file.")
     return content
@@ -139,10 +143,25 @@ def read_bounded(path: Path, limit: int) -> bytes:
     """
     with open_counted(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content = file.read(limit + 1) if size <= limit else b""
+        content = read_up_to(file, limit + 1) if size <= limit else b""
     if max(size, len(content)) > limit:  # some file systems do not know its size
         raise OSError(f"it has more than {limit:,} bytes")
     return content
+
+
+def read_up_to(file: IO[AnyStr], limit: int) -> AnyStr:
+    """What is left of a file, at most `limit` bytes or characters of it, without reserving memory for the limit.
+
+    Examples:
+        >>> read_up_to(io.BytesIO(b"abc"), 2**40), read_up_to(io.StringIO("abc"), 2)
+        (b'abc', 'ab')
+    """
+    parts = [file.read(min(limit, _PART))]
+    left = limit - len(parts[0])
+    while left and parts[-1]:
+        parts.append(file.read(min(left, _PART)))
+        left -= len(parts[-1])
+    return parts[0][:0].join(parts)
 
 
 def is_gzip(path: Path) -> bool:

@@ -76,11 +76,16 @@ def test_a_store_of_which_nothing_can_be_written_is_listed(fleet, tmp_path, monk
             os.chmod(folder, 0o755)  # noqa: PTH101
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"root": 1}', '{"root": "ROOT", "bases": [], "names": {"a": {}}}'])
+OF_THIS_STORE = '{"schema": SCHEMA, "root": "ROOT", "bases": [], "names": '
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"root": 1}', OF_THIS_STORE + '{"a": {}}}', OF_THIS_STORE + "[]}", OF_THIS_STORE + "1}"]
+)
 def test_a_damaged_cache_is_read_again(fleet, read, tmp_path, content):
     wanted = fleet.list()
     (file,) = (tmp_path / "cache" / "listings").iterdir()
-    file.write_text(content.replace("ROOT", str(fleet.root.absolute())))
+    file.write_text(content.replace("ROOT", str(fleet.root.absolute())).replace("SCHEMA", str(listing._SCHEMA)))
     assert Store(fleet.root).list() == wanted and len(read) == 8
     assert Store(fleet.root).list() == wanted and len(read) == 8
 
@@ -136,3 +141,9 @@ def test_the_cache_holds_a_base_once(fleet, tmp_path):
     fleet.list()
     (file,) = (tmp_path / "cache" / "listings").iterdir()
     assert len(json.loads(file.read_text())["bases"]) == 1
+
+
+def test_a_cache_of_another_schema_is_read_again(fleet, read, monkeypatch):
+    wanted = fleet.list()
+    monkeypatch.setattr(listing, "_SCHEMA", listing._SCHEMA + 1)
+    assert Store(fleet.root).list() == wanted and len(read) == 8

@@ -254,7 +254,7 @@ def test_pipes_and_devices_are_not_fetched(stored, tmp_path):
 def test_what_a_server_sends_beyond_the_size_that_it_says_is_not_stored(stored, tmp_path, monkeypatch):
     there = tmp_path / "there"
     push(stored, str(there))
-    monkeypatch.setattr("searchlora.adapters.transfer.MAX_OTHER_BYTES", 5000)
+    monkeypatch.setattr("searchlora.adapters.remote_files.MAX_OTHER_BYTES", 5000)
     info = LocalFileSystem.info
     monkeypatch.setattr(LocalFileSystem, "info", lambda self, path, **more: info(self, path, **more) | {"size": None})
     (there / "README.md").chmod(0o644)

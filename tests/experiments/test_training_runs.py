@@ -268,3 +268,10 @@ def test_a_dataset_that_is_built_again_meanwhile_is_not_trained_on(tmp_path):
     (tmp_path / "r").mkdir()
     with pytest.raises(TrainingError, match="a dataset was built again after the run began"):
         training_runs._train(Noting, {"dataset": "as it was"}, None, None, tmp_path / "r", False, no_progress)
+
+
+def test_the_first_run_of_a_store_at_a_url_is_found_by_the_next_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path))
+    store = Store(f"memory://runs/{tmp_path.name}")
+    with training_runs._exclusive_run(store, "r"):
+        assert training_runs._run_file(Store(store.place), "r") == training_runs._run_file(store, "r")

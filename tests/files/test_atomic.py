@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from searchlora.errors import DataError
-from searchlora.files import atomic_folder, atomic_text, check_writable
+from searchlora.files import atomic, atomic_folder, atomic_text, check_writable
 
 
 def test_the_write_check_passes_without_creating_files(tmp_path, monkeypatch):
@@ -109,3 +110,33 @@ def test_a_name_as_long_as_the_system_allows_can_be_written(tmp_path):
     with atomic_text(target) as out:
         out.write("x")
     assert target.read_text() == "x"
+
+
+@pytest.mark.parametrize("write", [atomic_text, atomic_folder])
+def test_a_writer_whose_temporary_another_one_removes_before_it_is_locked_goes_on(tmp_path, monkeypatch, write):
+    target, lock = tmp_path / "target", atomic._lock
+    removed = []
+
+    def removes_first(path, **more):
+        if not removed and path.name.startswith(".target."):
+            removed.append(path)
+            atomic._remove_leftovers(target)  # as another writer of the target does
+            assert not path.exists()
+        return lock(path, **more)
+
+    monkeypatch.setattr(atomic, "_lock", removes_first)
+    with write(target) as out:
+        (out / "a.txt").write_text("x") if write is atomic_folder else out.write("x")
+    assert (target / "a.txt" if write is atomic_folder else target).read_text() == "x"
+    assert list(tmp_path.iterdir()) == [target] and removed
+
+
+@pytest.mark.parametrize(("number", "fix"), [(errno.ENOSPC, "Make room."), (errno.EACCES, None)])
+def test_only_a_full_disk_is_told_to_make_room(tmp_path, monkeypatch, number, fix):
+    def fails(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", fails)
+    with pytest.raises(DataError) as reported, atomic_text(tmp_path / "a.txt") as out:
+        out.write("x")
+    assert reported.value.fix == fix

@@ -5,13 +5,23 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
+import tracemalloc
 import zlib
 
 import pytest
 
 from searchlora.errors import DataError
 from searchlora.eval.formats import read_qrels, read_run, read_topics
-from searchlora.files import json_file, numbered_lines, open_bytes, open_text, read_head, read_rows
+from searchlora.files import (
+    json_file,
+    numbered_lines,
+    open_bytes,
+    open_text,
+    read_bounded,
+    read_bytes,
+    read_head,
+    read_rows,
+)
 from searchlora.files import text as text_module
 from tests.memory import PEAK
 
@@ -99,3 +109,14 @@ def test_paths_that_are_not_files_are_named(tmp_path):
     for path, says in ((tmp_path, "Is a directory"), (tmp_path / "none", "no such file")):
         with pytest.raises(DataError, match=says), open_bytes(path):
             pass
+
+
+@pytest.mark.parametrize("read", [json_file, read_bytes, lambda path: read_bounded(path, 2**30)])
+def test_a_small_file_reserves_no_memory_for_the_limit(tmp_path, read):
+    (tmp_path / "value.json").write_text("[1]")
+    tracemalloc.start()
+    try:
+        assert read(tmp_path / "value.json") in ([1], b"[1]")
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()

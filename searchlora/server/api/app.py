@@ -32,9 +32,10 @@ from searchlora.server.api.openapi import openapi_document
 from searchlora.server.api.response_schemas import Status
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.service import Service
-from searchlora.server.api.work_queue import in_thread, run_in_new_thread
+from searchlora.server.api.work_queue import in_thread
 from searchlora.server.http import PRIVATE_APP
 from searchlora.server.playground import page
+from searchlora.time_limit import run_in_new_thread
 
 _LOG = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from searchlora.server.api.response_schemas import ListOf, Loaded, ModelEntry
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.schemas import AdapterRequest
 from searchlora.server.api.service import Service
-from searchlora.server.api.work_queue import run_in_new_thread
+from searchlora.time_limit import run_in_new_thread
 
 T = TypeVar("T")
 

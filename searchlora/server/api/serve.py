@@ -25,8 +25,8 @@ from searchlora.server.api.encoders import ServedEncoders
 from searchlora.server.api.http_protocol import uvicorn_config
 from searchlora.server.api.served_pipelines import ServedPipelines
 from searchlora.server.api.service import Service
-from searchlora.server.api.work_queue import run_in_new_thread
 from searchlora.server.grading.search_grades import SearchGrades
+from searchlora.time_limit import run_in_new_thread
 
 #: File descriptors reserved for files, libraries and idle connections.
 _RESERVED_DESCRIPTORS = 128

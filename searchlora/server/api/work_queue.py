@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from searchlora.errors import DeadlineExceeded, EngineBusy
+from searchlora.time_limit import run_in_new_thread
 
 T = TypeVar("T")
 
@@ -185,23 +186,3 @@ async def in_thread(
         if not future.cancel() and on_abandoned is not None:
             future.add_done_callback(lambda done: done.exception() or on_abandoned(done.result()))
         raise
-
-
-def run_in_new_thread(function: Callable[[], T], name: str = "searchlora-job") -> Future[T]:
-    """Run a function at once in a thread of its own. It cannot be cancelled.
-
-    Examples:
-        >>> run_in_new_thread(lambda: 1 + 1).result()
-        2
-    """
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return future
