@@ -172,7 +172,7 @@ def main() -> None:
     try:
         result = work(steps if rank() == 0 else no_progress)
     except BaseException as error:
-        send("error", _picklable(error))
+        send("error", picklable(error))
         sys.exit(1)
     send("result", result)
     if (distributed := sys.modules.get("torch.distributed")) and distributed.is_initialized():
@@ -185,10 +185,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _picklable(error: BaseException) -> BaseException:
+def picklable(error: BaseException) -> BaseException:
     """The error, with the lines of this process where it is not one for the user."""
     if not isinstance(error, SearchloraError):
-        error.add_note(f"In the training process:\n{traceback.format_exc()}")
+        error.add_note(f"In a child process:\n{traceback.format_exc()}")
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
