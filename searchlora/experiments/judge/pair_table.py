@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from searchlora.data.collection import Corpus, index_folder, read_documents
 from searchlora.data.document_store import DocumentStore, write_documents
+from searchlora.errors import DataError
 from searchlora.eval.formats import read_topics
 from searchlora.experiments.judge.pairs import QueryPassage, check_missing
 from searchlora.files import atomic_folder
@@ -106,7 +107,7 @@ def pair_table(
 
 
 def _wanted(pairs: Iterable[tuple[str, str]], fields: Mapping[str, Any], topics: str | Path) -> NDArray[np.uint64]:
-    """Hashes of the documents of the pairs, distinct and ascending. Raises `DataError` for a topic without fields."""
+    """Hashes of the documents, distinct and ascending. Raises `DataError` without pairs or without a topic's fields."""
     hashes = array("Q")
     absent: dict[str, None] = {}
     for topic, document in pairs:
@@ -114,6 +115,8 @@ def _wanted(pairs: Iterable[tuple[str, str]], fields: Mapping[str, Any], topics:
         if topic not in fields:
             absent[topic] = None
     check_missing(list(absent), "topic", topics)
+    if not hashes:
+        raise DataError("the runs have no documents to judge", fix="Give runs with hits.")
     return np.unique(np.frombuffer(hashes, dtype=np.uint64))
 
 

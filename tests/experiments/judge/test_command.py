@@ -327,6 +327,13 @@ def test_corrected_pairs_are_judged_after_a_kill(ask, tmp_path):
     assert found == {"t0": ["d04"], "t1": ["d03"]}
 
 
+def test_runs_without_documents_are_refused(ask, tmp_path):
+    empty = tmp_path / "empty.trec"
+    empty.touch()
+    with pytest.raises(DataError, match="the runs have no documents to judge"):
+        ask(runs=[empty])
+
+
 def test_a_shard_that_finds_the_table_reads_no_pairs(ask, tmp_path, monkeypatch):
     file = tmp_path / "pairs.txt"
     file.write_text("t0 d03\nt1 d04\n", encoding="utf-8")
@@ -340,6 +347,7 @@ def test_a_shard_that_finds_the_table_reads_no_pairs(ask, tmp_path, monkeypatch)
     ask(runs=(), pairs=file, sharding=Sharding(shard=Shard(2, 2)))
 
 
+@pytest.mark.slow
 def test_shards_in_processes_write_the_bytes_of_one(ask, tmp_path, monkeypatch):
     """With a store at a URL, which has locks and connections that no other process can get."""
     monkeypatch.setattr(sharding.multiprocessing, "get_context", lambda _: CONTEXT)  # which starts in milliseconds
