@@ -100,7 +100,8 @@ def run_shards(work: Work, sharding: Sharding, parts: Parts, progress: Progress)
 def _run_processes(work: Work, shards: list[Shard], report: Callable[[int], None]) -> dict[str, BaseException]:
     """Compute each shard in a process; shard -> why it failed. No process is left, however this ends."""
     context = multiprocessing.get_context("spawn")
-    threads = max(1, affinity_count() // len(shards))
+    allowed = os.environ.get("OMP_NUM_THREADS", "")  # by the user, or set by `choose_threads` for a quota
+    threads = max(1, (int(allowed) if allowed.isdecimal() else affinity_count()) // len(shards))
     running: dict[object, tuple[Shard, SpawnProcess, Connection]] = {}
     failed: dict[str, BaseException] = {}
     try:

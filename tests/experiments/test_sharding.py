@@ -71,16 +71,18 @@ def test_a_failed_shard_is_named_and_the_other_is_complete(sharding, tmp_path):
         parts.merged()
 
 
-def _note_gpus(shard: Shard, *_, folder: Path) -> None:
+def _note_share(shard: Shard, *_, folder: Path) -> None:
     os.kill(os.getpid(), signal.SIGINT)  # as Ctrl+C, which is the parent's
-    (folder / str(shard.number)).write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    share = f"GPUs {os.environ['CUDA_VISIBLE_DEVICES']}, threads {os.environ['OMP_NUM_THREADS']}"
+    (folder / str(shard.number)).write_text(share)
 
 
 @pytest.mark.slow
-def test_each_process_has_its_own_gpus_and_leaves_interrupts_to_its_parent(tmp_path, monkeypatch):
+def test_each_process_has_its_share_and_leaves_interrupts_to_its_parent(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
-    assert run_shards(partial(_note_gpus, folder=tmp_path), Sharding(shards=2), Parts(tmp_path / "parts"), silent)
-    assert [(tmp_path / number).read_text() for number in "12"] == ["4,6", "5"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # as `--threads 7` sets it
+    assert run_shards(partial(_note_share, folder=tmp_path), Sharding(shards=2), Parts(tmp_path / "parts"), silent)
+    assert [(tmp_path / number).read_text() for number in "12"] == ["GPUs 4,6, threads 3", "GPUs 5, threads 3"]
 
 
 def _fail(*_, error: Exception) -> None:
