@@ -104,7 +104,7 @@ def run(
         corpus=corpus,
         outs=outs,
         traced=traced,
-        store=Store.of(store).place,
+        store=Store.of(store),
         tasks=tasks,
         cache=cache,
         steps=steps if sharding.is_here else no_progress,
@@ -121,15 +121,14 @@ def _run_shard(
     corpus: Corpus | None,
     outs: Sequence[Path],
     traced: Sequence[Path],
-    store: str,
+    store: Store,
     tasks: str | Path | None,
     cache: str | Path | AnswerCache | None,
     steps: Steps,
 ) -> None:
     """Execute the queries of one shard, in this process."""
     count = _check_queries(queries)
-    opened = Store(store)
-    built = Pipeline.load(config, corpus=corpus, store=opened, tasks=tasks, cache=cache, steps=steps)
+    built = Pipeline.load(config, corpus=corpus, store=store, tasks=tasks, cache=cache, steps=steps)
     writers: list[_Writer] = [_result_lines if _holds_results(path) else _run_lines for path in outs]
 
     def compute(batch: Sequence[SearchContext]) -> list[list[str]]:
@@ -140,10 +139,10 @@ def _run_shard(
         return [[*texts, *(["".join(map(result_line, rows))] if traced else [])]]
 
     files = [*(writer.__name__ for writer in writers), *(["trace"] if traced else [])]
-    key = {**_depends_on(config, built, corpus if corpus is not None else config.corpus, opened), "files": files}
+    key = {**_depends_on(config, built, corpus if corpus is not None else config.corpus, store), "files": files}
     about = {
         "kind": "run",
-        "card": asdict(replace(run_card(config.name, built, opened), created="")),
+        "card": asdict(replace(run_card(config.name, built, store), created="")),
         "tag": built.tag,
         "runs": [not _holds_results(path) for path in outs] + [False] * len(traced),
         "others": [_from(outs[0].parent, path) for path in (*outs[1:], *traced)],

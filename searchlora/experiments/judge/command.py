@@ -98,10 +98,9 @@ def judge(
         depth=depth,
         pairs=pairs,
         allow_circular=allow_circular,
-        store=Store.of(store).place,
         judge={
             **{"adapter": adapter, "base": base, "task": task, "generate": generate, "settings": settings},
-            **{"engine": engine, "tasks": tasks},
+            **{"engine": engine, "store": Store.of(store), "tasks": tasks},
         },
     )
     if not run_shards(work, sharding, parts_of(target), steps("Judging")):
@@ -120,7 +119,6 @@ def _grade_shard(
     depth: int,
     pairs: str | Path | None,
     allow_circular: bool,
-    store: str,
     judge: Mapping[str, Any],
 ) -> None:
     """Grade the pairs of one shard, in this process."""
@@ -135,7 +133,7 @@ def _grade_shard(
     made_from = {label: file_sha256(path) for label, path in inputs.items()}
     if isinstance(corpus, CorpusFile):
         made_from["corpus"] = mapped_sha256(made_from["corpus"], corpus.fields)
-    loaded = load_judge(**judge, store=Store(store))
+    loaded = load_judge(**judge)
     table = pair_table(streamed, topics, corpus, [made_from, depth], parts.folder)
     card, systems = _card(loaded, made_from), _systems(runs)
     about = {
