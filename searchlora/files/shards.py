@@ -192,7 +192,7 @@ class Parts:
         try:
             yield
         except BaseException:
-            if new and not any(map(_holds_results, self._files())):
+            if new and not any(map(_holds_results, self.folder.rglob("*"))):
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
@@ -267,7 +267,9 @@ class Merged:
 
 def _holds_results(file: Path) -> bool:
     """Whether a file is of a shard, a part, or a part with at least one batch."""
-    return file.suffix in (".json", ".jsonl") or (file.suffix == ".log" and file.read_bytes().count(b"\n") > 1)
+    if file.suffix == ".log":
+        return file.read_bytes().count(b"\n") > 1
+    return file.name.endswith(".part.jsonl") or _SHARD.match(file.name) is not None
 
 
 def _description(file: Path) -> dict[str, Any]:

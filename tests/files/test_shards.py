@@ -209,6 +209,14 @@ def test_an_error_removes_no_folder_that_was_there(tmp_path):
         parts.folder.mkdir(exist_ok=True)
 
 
+def test_an_error_keeps_results_also_in_folders_of_the_folder(job, tmp_path):
+    parts = Parts(tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt), parts.removed_if_empty():
+        Parts(parts.folder / "deep").compute(job(range(5)))
+        raise KeyboardInterrupt
+    assert list(Parts(parts.folder / "deep").merged()) == [n * n for n in range(5)]
+
+
 @pytest.mark.parametrize("text", ["", "1", "0/4", "5/4", "1/0", "-1/4", "1/4 ", "a/b", "1/4/4"])
 def test_what_is_no_shard_is_refused(text):
     with pytest.raises(UsageError, match="is not a shard"):
