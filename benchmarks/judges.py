@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from searchlora.eval.evaluation import Evaluation
-from searchlora.experiments.judge.grade_records import grade_records
+from searchlora.experiments.judge.command import BATCH_SIZE
 from searchlora.experiments.judge.llm_judge import Judge
-from searchlora.outputs import Grade, from_json, to_json
-from searchlora.progress import Steps
+from searchlora.files.shards import Job, Parts
+from searchlora.outputs import Grade, InvalidOutput, from_json, to_json
+from searchlora.progress import Progress, Steps
 from searchlora.records import Record
 from searchlora.task import load_task
 from searchlora.tasks.judgment import JudgmentTask
@@ -39,6 +41,31 @@ def graded(judge: Judge, records: Sequence[Record], folder: Path, steps: Steps) 
     asked = [{name: value for name, value in record.items() if name not in ("grade", "votes")} for record in records]
     outputs = grade_records(plain, asked, folder, steps(f"Grading: {judge.reference}"))
     return {record["id"]: to_json(output) for record, output in zip(records, outputs, strict=True)}
+
+
+def grade_records(
+    judge: Judge, records: Sequence[Record], folder: Path, progress: Progress
+) -> list[Grade | InvalidOutput]:
+    """One grade per record, in order. Grades of an earlier run are taken from the parts in `folder`.
+
+    A stored grade is used only for the same judge, decoding options and records; a changed text is graded again.
+
+    Raises:
+        UsageError: when another process is grading with this folder.
+        DataError: when the folder cannot be written to, or a part is malformed.
+    """
+    contents = [json.dumps(record, sort_keys=True) for record in records]
+    order = sorted(range(len(records)), key=lambda index: (str(records[index]["id"]), contents[index]))
+
+    def compute(rows: Sequence[Record]) -> list[Any]:
+        return [to_json(grade) for grade in judge.grade(rows)]
+
+    batch = max(BATCH_SIZE, judge.engine.call_size)
+    parts = Parts(folder)
+    job = Job(judge.key, [records[index] for index in order], compute, batch)
+    parts.compute(job, progress=progress, total=len(records))
+    grades = dict(zip(order, map(from_json, parts.merged()), strict=True))
+    return [grades[index] for index in range(len(records))]
 
 
 def from_graded(outputs: Mapping[str, Any]) -> dict[str, Any]:

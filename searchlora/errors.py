@@ -81,15 +81,16 @@ class ShardsFailed(SearchloraError):
     """Some shards of a job failed; what they and the others computed is kept.
 
     Args:
-        failed: Shard -> why.
+        failed: Shard -> why. The first error decides the exit code.
     """
 
-    def __init__(self, failed: Mapping[str, str]) -> None:
-        shard, why = next(iter(failed.items()))
+    def __init__(self, failed: Mapping[str, BaseException]) -> None:
+        shard, error = next(iter(failed.items()))
         super().__init__(
-            f"{len(failed)} shards failed ({some([*failed])}); shard {shard}: {why.removesuffix('.')}",
-            fix="Repeat the command; it computes only what is missing.",
+            f"{len(failed)} shards failed ({some([*failed])}); shard {shard}: {str(error).removesuffix('.')}",
+            fix="What is complete is not computed again.",
         )
+        self.exit_code = getattr(error, "exit_code", 1)
 
 
 # Files of users

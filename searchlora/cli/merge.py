@@ -20,9 +20,8 @@ def merge(out: Annotated[Path, argument("OUT", "The (first) --out of the command
     from searchlora.experiments.run import merge_run
     from searchlora.experiments.sharding import parts_of
 
-    parts = parts_of(out)
-    if parts.merged().about["kind"] == "judge":
-        print_judged(merge_grades(parts, out), out)
+    if parts_of(out).merged().about["kind"] == "judge":
+        print_judged(merge_grades(out), out)
     else:
-        tag, count = merge_run(parts)
+        tag, count = merge_run(out)
         typer.echo(f"Wrote {count} topics as {tag}")

@@ -19,7 +19,9 @@ from searchlora.progress import silent
 RETRIES = 3
 
 
-def run_on_ray(work: Work, shards: Sequence[Shard], gpus: float, report: Callable[[int], None]) -> dict[str, str]:
+def run_on_ray(
+    work: Work, shards: Sequence[Shard], gpus: float, report: Callable[[int], None]
+) -> dict[str, BaseException]:
     """Compute shards on Ray; shard -> why it failed.
 
     `RAY_ADDRESS` names the cluster; without it, Ray uses the one that runs on this machine, or starts one for this
@@ -33,15 +35,18 @@ def run_on_ray(work: Work, shards: Sequence[Shard], gpus: float, report: Callabl
         MissingExtra: if Ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing phones home
+    if alone := "RAY_ADDRESS" not in os.environ:
+        # Ray's switch to listen on 127.0.0.1 only; it does not change how a cluster is found.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
     begun = not ray.is_initialized()
     if begun:
-        ray.init(log_to_driver=False, include_dashboard=False) if _is_alone() else ray.init(log_to_driver=False)
+        ray.init(log_to_driver=False, include_dashboard=False if alone else None)
     # One task a process: the next shard begins with the memory that the engine of the last one held.
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES, max_calls=1)(_run)
     running = {task.remote(work, shard, str(Path.cwd())): shard for shard in shards}
-    failed: dict[str, str] = {}
+    failed: dict[str, BaseException] = {}
     try:
         while running:
             report(len(shards) - len(running) - len(failed))
@@ -51,7 +56,7 @@ def run_on_ray(work: Work, shards: Sequence[Shard], gpus: float, report: Callabl
                     if (refused := ray.get(ended)) is not None:
                         failed[str(shard)] = refused
                 except ray.exceptions.RayError as error:  # a worker that died again and again, or a bug
-                    failed[str(shard)] = str(error).strip().splitlines()[-1]
+                    failed[str(shard)] = SearchloraError(str(error).strip().splitlines()[-1])
         report(len(shards) - len(failed))
     finally:
         for left in running:
@@ -61,15 +66,11 @@ def run_on_ray(work: Work, shards: Sequence[Shard], gpus: float, report: Callabl
     return failed
 
 
-def _is_alone() -> bool:
-    return "RAY_ADDRESS" not in os.environ
-
-
-def _run(work: Work, shard: Shard, folder: str) -> str | None:
-    """Compute a shard in a worker; the message of an error that is raised on purpose, else None."""
+def _run(work: Work, shard: Shard, folder: str) -> SearchloraError | None:
+    """Compute a shard in a worker; an error that is raised on purpose is returned, so that Ray does not repeat it."""
     os.chdir(folder)  # relative paths are those of the command
     try:
         work(shard, silent)
     except SearchloraError as error:
-        return str(error)
+        return error
     return None

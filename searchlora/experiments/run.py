@@ -23,8 +23,7 @@ from searchlora.eval.judgments.card import RunCard, write_run_with_card
 from searchlora.eval.trec import is_word, run_lines
 from searchlora.experiments.sharding import WHOLE, Sharding, parts_of, run_shards
 from searchlora.files import atomic_text, check_writable, file_sha256, read_rows
-from searchlora.files.result_cache import cache_key
-from searchlora.files.shards import Job, Parts, Shard
+from searchlora.files.shards import Job, Shard
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.engine_load import generations
@@ -110,8 +109,7 @@ def run(
         cache=cache,
         steps=steps if sharding.is_here else no_progress,
     )
-    parts = parts_of(outs[0])
-    return merge_run(parts) if run_shards(work, sharding, parts, steps("Searching")) else None
+    return merge_run(outs[0]) if run_shards(work, sharding, parts_of(outs[0]), steps("Searching")) else None
 
 
 def _run_shard(
@@ -146,31 +144,41 @@ def _run_shard(
         "kind": "run",
         "card": asdict(replace(run_card(config.name, built, store), created="")),
         "tag": built.tag,
-        "outs": [*map(str, outs)],
-        "traced": [*map(str, traced)],
-        "inputs": cache_key(key, file_sha256(queries)),
+        "runs": [not _holds_results(path) for path in outs] + [False] * len(traced),
+        "others": [_from(outs[0].parent, path) for path in (*outs[1:], *traced)],
+        "queries": file_sha256(queries),
     }
-    parts = parts_of(outs[0])
-    with parts.removed_if_empty():
-        parts.compute(Job(key, _queries(queries), compute, built.batch_size, about=about), shard, progress, count)
+    job = Job(key, _queries(queries), compute, built.batch_size, about=about)
+    parts_of(outs[0]).compute(job, shard, progress, count)
 
 
-def merge_run(parts: Parts) -> tuple[str, int]:
+def _from(folder: Path, file: Path) -> str:
+    """The path of a file for `merge_run`, in any working directory: relative to a folder if it is in there."""
+    file, folder = file.parent.resolve() / file.name, folder.resolve()
+    return str(file.relative_to(folder) if file.is_relative_to(folder) else file)
+
+
+def merge_run(out: str | Path) -> tuple[str, int]:
     """Write the files of a run from the parts of all its shards, and remove the parts; see `run`.
+
+    Args:
+        out: The first output.
 
     Raises:
         DataError: when a shard or a part is missing or damaged, or a file cannot be written.
     """
+    target, parts = Path(out), parts_of(out)
     merged = parts.merged()
     about = merged.about
     created = datetime.now(UTC).isoformat(timespec="seconds")
     card = replace(TypeAdapter(RunCard).validate_json(json.dumps(about["card"])), created=created)
-    for number, path in enumerate(map(Path, [*about["outs"], *about["traced"]])):
+    paths = [target, *(target.parent / other for other in about["others"])]
+    for number, (path, is_run) in enumerate(zip(paths, about["runs"], strict=True)):
         write = partial(_write_texts, texts=map(itemgetter(number), merged))
-        if number >= len(about["outs"]) or _holds_results(path):
-            write(path)
-        else:
+        if is_run:
             write_run_with_card(path, card, write)
+        else:
+            write(path)
     parts.remove()
     return about["tag"], merged.rows
 

@@ -1,8 +1,10 @@
-"""Where the shards of a job are computed: one of them here, all of them in this process or in several, or on Ray."""
+"""Where the shards of a job are computed: in this process, in several of this machine, or on Ray."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -12,9 +14,10 @@ from typing import Literal, TypeAlias
 
 from searchlora.errors import SearchloraError, ShardsFailed, UsageError
 from searchlora.files.shards import Parts, Shard
+from searchlora.models.devices import VISIBLE, visible_gpus
 from searchlora.progress import Progress, silent
 from searchlora.threads import allowed_cpus, choose_threads
-from searchlora.training.processes import end_with_parent
+from searchlora.training.processes import end_with_parent, picklable
 
 #: Computes one shard. It is sent to other processes, so it is a function of a module, or a partial one.
 Work: TypeAlias = Callable[[Shard, Progress], None]
@@ -27,7 +30,7 @@ class Sharding:
     Attributes:
         shard: The only shard that is computed; another command merges it with the others. None: all.
         shards: Number of shards that are computed at once, each with an engine of its own.
-        on: `here`: in processes of this machine, of which there is no other for one shard; `ray`: on a Ray cluster.
+        on: `here`: on this machine, in this process or, for several shards, in one for each; `ray`: on a Ray cluster.
         gpus_per_shard: GPUs that Ray reserves for a shard.
 
     Raises:
@@ -65,7 +68,7 @@ def run_shards(work: Work, sharding: Sharding, parts: Parts, progress: Progress)
 
     Raises:
         ShardsFailed: naming the shards that failed; the others are complete, and so are the parts of these.
-        Otherwise what `work` raises in this process.
+        Otherwise what `work` raises, here or in a process of its own.
     """
     if sharding.shard is not None:
         work(sharding.shard, progress)
@@ -75,52 +78,90 @@ def run_shards(work: Work, sharding: Sharding, parts: Parts, progress: Progress)
     def report(finished: int) -> None:
         progress(finished, len(shards), f"shards, {parts.done():,} rows")
 
-    if sharding.on == "ray":
-        from searchlora.experiments.ray_shards import run_on_ray
+    failed: dict[str, BaseException] = {}
+    with parts.removed_if_empty():
+        if sharding.on == "ray":
+            from searchlora.experiments.ray_shards import run_on_ray
 
-        failed = run_on_ray(work, shards, sharding.gpus_per_shard, report)
-    elif sharding.shards == 1:
-        work(shards[0], progress)
-        return True
-    else:
-        failed = _run_processes(work, shards, report)
-    if failed:
-        raise ShardsFailed(failed)
+            failed = run_on_ray(work, shards, sharding.gpus_per_shard, report)
+        elif sharding.shards == 1:
+            work(shards[0], progress)
+        else:
+            failed = _run_processes(work, shards, report)
+        for error in failed.values():
+            if not isinstance(error, SearchloraError):
+                raise error
+        if failed:
+            raise ShardsFailed(failed)
     return True
 
 
-def _run_processes(work: Work, shards: list[Shard], report: Callable[[int], None]) -> dict[str, str]:
-    """Compute each shard in a process; shard -> why it failed."""
+def _run_processes(work: Work, shards: list[Shard], report: Callable[[int], None]) -> dict[str, BaseException]:
+    """Compute each shard in a process; shard -> why it failed. No process is left, however this ends."""
     context = multiprocessing.get_context("spawn")
-    threads = max(1, allowed_cpus() // len(shards))
-    processes: dict[object, tuple[Shard, SpawnProcess, Connection]] = {}
-    for shard in shards:
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_run_child, args=(work, shard, threads, theirs), daemon=True)
-        process.start()
-        theirs.close()
-        processes[process.sentinel] = (shard, process, ours)
-    failed: dict[str, str] = {}
-    while processes:
-        report(len(shards) - len(processes) - len(failed))
-        for sentinel in wait([process.sentinel for _, process, _ in processes.values()], timeout=1.0):
-            shard, process, ours = processes.pop(sentinel)
+    allowed = os.environ.get("OMP_NUM_THREADS", "")  # by the user, or set by `choose_threads` for a quota
+    threads = max(1, (int(allowed) if allowed.isdecimal() else allowed_cpus()) // len(shards))
+    running: dict[object, tuple[Shard, SpawnProcess, Connection]] = {}
+    failed: dict[str, BaseException] = {}
+    try:
+        for shard, gpus in zip(shards, _shared(visible_gpus(), len(shards)), strict=True):
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_run_child, args=(work, shard, threads, gpus, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            running[ours] = (shard, process, ours)
+        while running:
+            report(len(shards) - len(running) - len(failed))
+            for ended in wait([ours for _, _, ours in running.values()], timeout=1.0):
+                shard, process, ours = running[ended]
+                error = _received(ours)
+                process.join()
+                if error is None and process.exitcode:
+                    error = SearchloraError(
+                        f"its process ended with code {process.exitcode}", fix="Repeat the command."
+                    )
+                if error is not None:
+                    failed[str(shard)] = error
+                ours.close()
+                del running[ended]
+    finally:
+        for _, process, _ in running.values():
+            process.kill()
+        for _, process, _ in running.values():
             process.join()
-            if process.exitcode:
-                try:
-                    failed[str(shard)] = ours.recv()
-                except EOFError:  # it was killed, or has printed the traceback of a bug
-                    failed[str(shard)] = f"its process ended with code {process.exitcode}"
-            ours.close()
     report(len(shards) - len(failed))
     return failed
 
 
-def _run_child(work: Work, shard: Shard, threads: int, failure: Connection) -> None:
+def _shared(gpus: list[str], shards: int) -> list[str]:
+    """The GPUs of each shard, as `CUDA_VISIBLE_DEVICES` names them; empty without a GPU.
+
+    Examples:
+        >>> _shared(["0", "1", "2", "3", "4"], 2), _shared(["0", "1"], 3), _shared([], 2)
+        (['0,2,4', '1,3'], ['0', '1', '0'], ['', ''])
+    """
+    if not gpus:
+        return [""] * shards
+    return [",".join(gpus[number::shards] or [gpus[number % len(gpus)]]) for number in range(shards)]
+
+
+def _received(failure: Connection) -> BaseException | None:
+    """The error of a process; None if it ended without one, or was killed."""
+    try:
+        error: BaseException = failure.recv()
+    except EOFError:
+        return None
+    return error
+
+
+def _run_child(work: Work, shard: Shard, threads: int, gpus: str, failure: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it, too, and ends its processes
+    if gpus:
+        os.environ[VISIBLE] = gpus
     choose_threads(threads)
     end_with_parent()
     try:
         work(shard, silent)
-    except SearchloraError as error:
-        failure.send(str(error))
+    except BaseException as error:
+        failure.send(picklable(error))
         raise SystemExit(1) from None

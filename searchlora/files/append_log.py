@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from searchlora.errors import DataError, UsageError
-from searchlora.files.atomic import sync
+from searchlora.files.atomic import sync, writing
 from searchlora.files.json_text import json_line, json_object
 
 
@@ -154,9 +154,8 @@ class AppendLog:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            yield
-        except OSError as error:
-            raise DataError(f"cannot be written ({error.strerror or error})", where=str(self.file)) from None
+            with writing(self.file):
+                yield
         except UnicodeEncodeError as error:
             text = repr(error.object[error.start : error.end])
             raise DataError(f"{text} cannot be written as UTF-8", where=str(self.file)) from None

@@ -175,6 +175,15 @@ def publish_folder(folder: Path, target: Path) -> None:
     sync(target.parent)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise `DataError`, which says that `path` cannot be written, for an `OSError` of the block."""
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
 def sync(path: Path) -> None:
     """Flush a file, or the entries of a folder, to disk. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY)

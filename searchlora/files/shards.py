@@ -22,7 +22,7 @@ from typing import Any
 
 from searchlora.errors import DataError, UsageError, some
 from searchlora.files.append_log import AppendLog
-from searchlora.files.atomic import atomic_text, sync
+from searchlora.files.atomic import atomic_text, sync, writing
 from searchlora.files.json_text import json_object
 from searchlora.files.result_cache import cache_key
 from searchlora.files.text import read_text
@@ -116,9 +116,10 @@ class Parts:
         """
         parts: list[tuple[int, str, int]] = []
         done = seen = 0
-        for other, file in self._shards().items():
-            if other == shard or other.count != shard.count:  # of an earlier call, which may have had other inputs
-                file.unlink(missing_ok=True)
+        with writing(self.folder):
+            for other, file in self._shards().items():
+                if other == shard or other.count != shard.count:  # of an earlier call, which may have had other inputs
+                    file.unlink(missing_ok=True)
         for number, references in enumerate(_cut(job.rows)):
             seen += len(references)
             if not shard.takes(number):
@@ -131,18 +132,21 @@ class Parts:
             done += len(rows)
             progress(done, share)
             parts.append((number, key, len(rows)))
-        self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_text(self._shard_file(shard)) as out:
-            json.dump({"about": job.about, "rows": seen, "parts": parts}, out)
+            json.dump({"key": cache_key(job.key, job.batch), "about": job.about, "rows": seen, "parts": parts}, out)
 
     def merged(self) -> Merged:
         """The results of all shards, whose counts and keys are checked.
 
         Raises:
-            DataError: if a shard or a part is missing, or two shards had other inputs.
+            DataError: if a shard or a part is missing, or two shards had other inputs or weights.
         """
         shards = self._shards()
-        count = next((shard.count for shard in shards), 1)
+        if not shards:
+            fix = "Give the first --out of the command that computes them."
+            raise DataError("there are no complete shards", where=str(self.folder), fix=fix)
+        counts = [shard.count for shard in shards]
+        count = min(counts, key=lambda count: count - counts.count(count))  # the one of which fewest are missing
         wanted = [Shard(number, count) for number in range(1, count + 1)]
         if missing := [str(shard) for shard in wanted if shard not in shards]:
             raise DataError(
@@ -150,11 +154,11 @@ class Parts:
                 where=str(self.folder),
                 fix="Run each of them with --shard; a killed one continues.",
             )
-        contents = [json_object(read_text(shards[shard]), str(shards[shard])) for shard in wanted]
+        contents = [_description(shards[shard]) for shard in wanted]
         for number, content in enumerate(contents, 1):
-            if (content["about"], content["rows"]) != (contents[0]["about"], contents[0]["rows"]):
+            if {**content, "parts": ()} != {**contents[0], "parts": ()}:
                 raise DataError(
-                    f"shard {number} of {count} had other inputs than shard 1",
+                    f"shard {number} of {count} had other inputs or weights than shard 1",
                     where=str(self.folder),
                     fix="Run all shards again with the same inputs; what is still valid is not computed again.",
                 )
@@ -171,28 +175,40 @@ class Parts:
         return PART_ROWS * sum(1 for _ in self.folder.glob("*.part.jsonl"))
 
     def remove(self) -> None:
-        """Remove the folder, once what was merged is stored elsewhere."""
-        shutil.rmtree(self.folder)
+        """Remove the folder, once what was merged is stored elsewhere; a kill leaves at most a hidden folder."""
+        aside = self.folder.with_name(f".{self.folder.name.removesuffix('.partial')}.merged")
+        shutil.rmtree(aside, ignore_errors=True)
+        with writing(self.folder):
+            self.folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
     @contextmanager
     def removed_if_empty(self) -> Iterator[None]:
-        """Remove the folder after an error in the block, unless it holds results."""
+        """Remove the folder after an error in the block, unless it was there before, or holds results.
+
+        No other process may work in it.
+        """
+        new = not self.folder.exists()
         try:
             yield
         except BaseException:
-            if not any(map(_holds_results, self._files())):
+            if new and not any(map(_holds_results, self.folder.rglob("*"))):
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
     def _compute(self, key: str, job: Job, rows: Sequence[Any], progress: Progress) -> None:
         with AppendLog(self.folder / f"{key}.log", {"part": key}) as log:
+            if self._file(key).exists():  # another process has completed it meanwhile
+                log.file.unlink()
+                return
             done = sum(int(batch["rows"]) for batch in log)
             for start in range(done, len(rows), job.batch):
                 batch = rows[start : start + job.batch]
                 log.append({"rows": len(batch), "out": list(job.compute(batch))})
                 progress(start + len(batch), None)
-            log.file.replace(self._file(key))
-            sync(self.folder)
+            with writing(self.folder):
+                log.file.replace(self._file(key))
+                sync(self.folder)
 
     def read(self, key: str, rows: int) -> Iterator[Any]:
         """The results of a part. Raises `DataError` unless it is complete, and of the key and the number of rows."""
@@ -251,10 +267,19 @@ class Merged:
 
 def _holds_results(file: Path) -> bool:
     """Whether a file is of a shard, a part, or a part with at least one batch."""
-    return file.suffix in (".json", ".jsonl") or (file.suffix == ".log" and file.read_bytes().count(b"\n") > 1)
+    if file.suffix == ".log":
+        return file.read_bytes().count(b"\n") > 1
+    return file.name.endswith(".part.jsonl") or _SHARD.match(file.name) is not None
 
 
-_SHARD = re.compile(r"shard-([0-9]{1,6})-of-([0-9]{1,6})\.json\Z")
+def _description(file: Path) -> dict[str, Any]:
+    content = json_object(read_text(file), str(file))
+    if content.keys() != {"key", "about", "rows", "parts"}:
+        raise DataError("is not the description of a shard", where=str(file), fix=_AGAIN)
+    return content
+
+
+_SHARD = re.compile(r"shard-([1-9][0-9]{0,5})-of-([1-9][0-9]{0,5})\.json\Z")
 _AGAIN = "Run its shard again; what is complete is not computed again."
 
 

@@ -210,7 +210,7 @@ def end_with_parent() -> None:
 def picklable(error: BaseException) -> BaseException:
     """The error, with the lines of this process where it is not one for the user."""
     if not isinstance(error, SearchloraError):
-        error.add_note(f"In the training process:\n{traceback.format_exc()}")
+        error.add_note(f"In a child process:\n{traceback.format_exc()}")
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

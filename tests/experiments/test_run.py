@@ -11,9 +11,11 @@ import pytest
 from searchlora.errors import DataError, PipelineError, RowError, UsageError
 from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.trec import read_run
-from searchlora.experiments.run import run
+from searchlora.experiments.run import merge_run, run
+from searchlora.experiments.sharding import Sharding
 from searchlora.files import shards
 from searchlora.files.append_log import AppendLog
+from searchlora.files.shards import Shard
 from searchlora.pipelines import pipeline as pipelines
 from tests.child_scripts import run_script
 
@@ -160,6 +162,19 @@ def test_shards_and_their_merge_write_the_bytes_of_one_process(made, cli, monkey
     assert "Wrote 18 topics as " in merged.out, merged.err
     assert {out.name: out.read_bytes() for out in outs} == expected
     assert not _left(made / "shards")
+
+
+def test_the_merge_writes_beside_its_out_in_any_working_directory(made, monkeypatch):
+    monkeypatch.chdir(made)
+    outs = ["out/run.trec", "out/deep/results.jsonl", "results.jsonl.gz"]
+    run("bm25", "queries.jsonl", "docs.jsonl", outs, trace="out/trace.jsonl", sharding=Sharding(shard=Shard(1, 1)))
+    elsewhere = made / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert merge_run("../out/run.trec")[1] == 18
+    assert all((made / out).is_file() for out in (*outs, "out/trace.jsonl"))
+    assert not list(elsewhere.iterdir())
+    assert len(read_run(made / "out" / "run.trec")) == 18
 
 
 def test_two_outputs_in_one_file_are_refused(made):

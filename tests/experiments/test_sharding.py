@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -64,10 +65,65 @@ def test_a_killed_worker_loses_nothing(sharding, tmp_path):
 @pytest.mark.slow
 def test_a_failed_shard_is_named_and_the_other_is_complete(sharding, tmp_path):
     parts = Parts(tmp_path / "parts")
-    with pytest.raises(ShardsFailed, match=r"shard 1/2: row 0: cannot be squared\. Repeat the command"):
+    with pytest.raises(ShardsFailed, match=r"shard 1/2: row 0: cannot be squared\. What is complete is not"):
         run_shards(partial(_squares, folder=parts.folder, fails="1/2"), sharding, parts, silent)
     with pytest.raises(DataError, match="1 of 2 shards are not complete: 1/2"):
         parts.merged()
+
+
+def _note_share(shard: Shard, *_, folder: Path) -> None:
+    os.kill(os.getpid(), signal.SIGINT)  # as Ctrl+C, which is the parent's
+    share = f"GPUs {os.environ['CUDA_VISIBLE_DEVICES']}, threads {os.environ['OMP_NUM_THREADS']}"
+    (folder / str(shard.number)).write_text(share)
+
+
+@pytest.mark.slow
+def test_each_process_has_its_share_and_leaves_interrupts_to_its_parent(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # as `--threads 7` sets it
+    assert run_shards(partial(_note_share, folder=tmp_path), Sharding(shards=2), Parts(tmp_path / "parts"), silent)
+    assert [(tmp_path / number).read_text() for number in "12"] == ["GPUs 4,6, threads 3", "GPUs 5, threads 3"]
+
+
+def _fail(*_, error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.slow
+def test_an_error_in_a_process_is_that_of_the_command(tmp_path):
+    parts = Parts(tmp_path / "parts")
+    with pytest.raises(ShardsFailed, match="--out names a folder") as failed:
+        run_shards(partial(_fail, error=UsageError("--out names a folder")), Sharding(shards=2), parts, silent)
+    assert failed.value.exit_code == UsageError.exit_code
+    with pytest.raises(FileNotFoundError) as missing:  # which the command line explains
+        run_shards(partial(_fail, error=FileNotFoundError(2, "No such file", "a")), Sharding(shards=2), parts, silent)
+    assert missing.value.filename == "a" and "in _fail" in missing.value.__notes__[0]
+
+
+def _sleep(*_) -> None:
+    time.sleep(600)
+
+
+def test_an_interrupt_ends_all_processes(tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_shards(_sleep, Sharding(shards=2), Parts(tmp_path / "parts"), interrupt)
+    assert not multiprocessing.active_children()
+
+
+def _begin(*_, folder: Path) -> None:
+    folder.mkdir()
+    raise UsageError("is refused")
+
+
+def test_a_shard_that_fails_leaves_the_folder_to_the_others(tmp_path):
+    parts = Parts(tmp_path / "parts")
+    for sharding, is_left in ((Sharding(), False), (Sharding(shard=Shard(1, 2)), True)):
+        with pytest.raises(UsageError):
+            run_shards(partial(_begin, folder=parts.folder), sharding, parts, silent)
+        assert parts.folder.exists() == is_left
 
 
 def test_options_that_exclude_each_other_are_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -90,14 +91,14 @@ def test_references_are_read_for_the_parts_of_a_shard_only(job, tmp_path):
 
 def test_the_merge_names_what_is_missing_damaged_or_of_other_inputs(job, tmp_path):
     parts = Parts(tmp_path / "parts")
-    with pytest.raises(DataError, match=r"1 of 1 shards are not complete: 1/1"):
+    with pytest.raises(DataError, match=r"there are no complete shards\. Give the first --out"):
         parts.merged()
     parts.compute(job(), Shard(2, 3))
     with pytest.raises(DataError, match=r"2 of 3 shards are not complete: 1/3, 3/3.*--shard"):
         parts.merged()
     parts.compute(job(about={"of": "other"}), Shard(1, 3))
     parts.compute(job(), Shard(3, 3))
-    with pytest.raises(DataError, match=r"shard 2 of 3 had other inputs than shard 1"):
+    with pytest.raises(DataError, match=r"shard 2 of 3 had other inputs or weights than shard 1"):
         parts.merged()
     parts.compute(job(), Shard(1, 3))
     merged = parts.merged()
@@ -130,6 +131,90 @@ def test_shards_that_count_other_rows_are_not_merged(job, tmp_path):
     file.write_text(json.dumps({**description, "parts": description["parts"][1:]}))
     with pytest.raises(DataError, match="the parts hold 85 rows of 95"):
         parts.merged()
+
+
+def test_shards_of_other_weights_are_not_merged(job, tmp_path):
+    parts = Parts(tmp_path / "parts")
+    parts.compute(job(), Shard(1, 2))
+    parts.compute(replace(job(), key="squares by other weights"), Shard(2, 2))
+    with pytest.raises(DataError, match="shard 2 of 2 had other inputs or weights than shard 1"):
+        parts.merged()
+
+
+def test_of_several_counts_the_complete_one_is_merged(job, tmp_path):
+    """As two commands leave them that began at the same time."""
+    parts = Parts(tmp_path / "parts")
+    for number in (1, 2):
+        parts.compute(job(), Shard(number, 2))
+    for count in range(3, 20):
+        (parts.folder / f"shard-2-of-{count}.json").write_text((parts.folder / "shard-2-of-2.json").read_text())
+    assert list(parts.merged()) == [n * n for n in range(95)]
+
+
+def test_a_foreign_description_is_named(job, tmp_path):
+    parts = Parts(tmp_path / "parts")
+    parts.compute(job())
+    (parts.folder / "shard-1-of-1.json").write_text('{"about": {}}')
+    with pytest.raises(DataError, match=r"shard-1-of-1\.json: is not the description of a shard"):
+        parts.merged()
+
+
+def test_a_part_that_another_process_completes_meanwhile_is_not_computed_again(job, calls, tmp_path, monkeypatch):
+    parts = Parts(tmp_path / "parts")
+    opened = module.AppendLog
+
+    def late(*arguments):
+        monkeypatch.setattr(module, "AppendLog", opened)
+        parts.compute(job())  # the other process
+        return opened(*arguments)
+
+    monkeypatch.setattr(module, "AppendLog", late)
+    parts.compute(job())
+    assert sorted(row for batch in calls for row in batch) == list(range(95))
+    assert not list(parts.folder.glob("*.log"))
+
+
+def test_a_part_that_cannot_be_renamed_is_an_error_of_its_folder(job, tmp_path, monkeypatch):
+    def fails(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "sync", fails)
+    with pytest.raises(DataError, match=r"parts: cannot be written \(No space left on device\)"):
+        Parts(tmp_path / "parts").compute(job())
+
+
+def test_a_kill_during_the_removal_leaves_a_hidden_folder_at_most(job, tmp_path, monkeypatch):
+    def dies(folder, **_):
+        if folder.exists():
+            raise KeyboardInterrupt
+
+    parts = Parts(tmp_path / "out.partial")
+    parts.compute(job())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module.shutil, "rmtree", dies)
+        parts.remove()
+    assert [file.name for file in tmp_path.iterdir()] == [".out.merged"]
+    parts.compute(job())
+    parts.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_removes_no_folder_that_was_there(tmp_path):
+    parts = Parts(tmp_path / "parts")
+    for there in (False, True):
+        with pytest.raises(KeyboardInterrupt), parts.removed_if_empty():
+            parts.folder.mkdir(exist_ok=True)
+            raise KeyboardInterrupt
+        assert parts.folder.exists() == there
+        parts.folder.mkdir(exist_ok=True)
+
+
+def test_an_error_keeps_results_also_in_folders_of_the_folder(job, tmp_path):
+    parts = Parts(tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt), parts.removed_if_empty():
+        Parts(parts.folder / "deep").compute(job(range(5)))
+        raise KeyboardInterrupt
+    assert list(Parts(parts.folder / "deep").merged()) == [n * n for n in range(5)]
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/4", "5/4", "1/0", "-1/4", "1/4 ", "a/b", "1/4/4"])

@@ -10,7 +10,6 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, RequestRefused, UnusableAnswer, UsageError
-from searchlora.experiments.judge.grade_records import grade_records
 from searchlora.experiments.judge.llm_judge import load_judge
 from searchlora.inference.engine import Completion, Request, TokenLogprob
 from searchlora.inference.engines import make_engine
@@ -18,7 +17,6 @@ from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.inference.sampling import Sampling
 from searchlora.inference.settings import ServerSettings
 from searchlora.outputs import Grammar, InvalidOutput
-from searchlora.progress import silent
 from searchlora.recipe import PromptOptions
 from searchlora.systems.models import EngineSystem
 from tests.factories import first_word, word_records
@@ -253,7 +251,7 @@ def test_a_judge_keeps_a_server_busy(tiny_base, tmp_path):
             store=Store(tmp_path / "store"),
             engine=ServerSettings(url=server.url, concurrency=60),
         )
-        grades = grade_records(judge, records, tmp_path / "log", silent)
+        grades = judge.grade(records)
     assert {type(grade) for grade in grades} == {InvalidOutput}  # "red" is no grade
     assert slow.most == 60
 

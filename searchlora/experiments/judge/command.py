@@ -1,4 +1,10 @@
-"""The `judge` command: qrels from an LLM judge, with a card that marks them as such."""
+"""The `judge` command: qrels from an LLM judge, with a card that marks them as such.
+
+With an engine that is not batch invariant, a server for example, the last digits of a score depend on the other rows
+of a batch. Batches are therefore a function of the set of pairs: they are sorted, cut at fixed boundaries, and a batch
+is graded and reused as a whole. So a resumed run, a run in shards, and one with its pairs in another order give the
+same grades as an uninterrupted one.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +19,21 @@ from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile, corpus_path, mapped_sha256
 from searchlora.eval.judgments.card import JudgmentsCard, check_new
 from searchlora.eval.judgments.lineage import RunLineage, doubts, read_lineage, refuse_circular
-from searchlora.experiments.judge.grade_records import grading_job
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.experiments.judge.merge import JudgeResult, merge_grades
-from searchlora.experiments.judge.pair_table import pair_table
-from searchlora.experiments.judge.pairs import stream_pairs
+from searchlora.experiments.judge.pair_table import PairTable, pair_table
+from searchlora.experiments.judge.pairs import QueryPassage, stream_pairs
 from searchlora.experiments.sharding import WHOLE, Sharding, parts_of, run_shards
 from searchlora.files import check_writable, file_sha256
-from searchlora.files.shards import Shard
+from searchlora.files.shards import Job, Shard
 from searchlora.inference.settings import EngineSettings
+from searchlora.outputs import Grade, InvalidOutput
 from searchlora.progress import Progress, Steps, no_progress
+from searchlora.records import SearchContext
+
+#: Smallest number of pairs that are graded together and then written; a server gets more at a time. Several batches of
+#: a local engine, which sorts them by length.
+BATCH_SIZE = 128
 
 
 def judge(
@@ -94,7 +105,7 @@ def judge(
     )
     if not run_shards(work, sharding, parts_of(target), steps("Judging")):
         return None
-    return merge_grades(parts_of(target), target)
+    return merge_grades(target)
 
 
 def _grade_shard(
@@ -123,17 +134,52 @@ def _grade_shard(
     if isinstance(corpus, CorpusFile):
         made_from["corpus"] = mapped_sha256(made_from["corpus"], corpus.fields)
     loaded = load_judge(**judge)
-    with parts.removed_if_empty():
-        table = pair_table(streamed, topics, corpus, made_from["corpus"], parts.folder)
-        card, systems = _card(loaded, made_from), _systems(runs)
-        about = {
-            "kind": "judge",
-            "card": asdict(card),
-            "scored": not loaded.generate,
-            "circular": refuse_circular(card, systems, table.queries, allow=allow_circular),
-            "doubts": doubts(card, systems),
-        }
-        parts.compute(grading_job(loaded, table, about), shard, progress, len(table))
+    table = pair_table(streamed, topics, corpus, [made_from, depth], parts.folder)
+    card, systems = _card(loaded, made_from), _systems(runs)
+    about = {
+        "kind": "judge",
+        "card": asdict(card),
+        "scored": not loaded.generate,
+        "circular": refuse_circular(card, systems, table.queries, allow=allow_circular),
+        "doubts": doubts(card, systems),
+    }
+    parts.compute(_grading_job(loaded, table, about), shard, progress, len(table))
+
+
+def _grading_job(judge: Judge, table: PairTable, about: Mapping[str, Any]) -> Job:
+    """The pairs of a table as rows; a result is what `_graded_row` makes of a pair and its grade."""
+
+    def read(numbers: Sequence[int]) -> list[dict[str, Any]]:
+        return [
+            {"topic": pair.topic, "document": pair.document.id, "record": judge.record(_context(pair))}
+            for pair in table.read(numbers)
+        ]
+
+    def compute(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        grades = judge.grade([row["record"] for row in rows])
+        return [_graded_row(judge, row, grade) for row, grade in zip(rows, grades, strict=True)]
+
+    batch = max(BATCH_SIZE, judge.engine.call_size)
+    return Job(judge.key, range(len(table)), compute, batch, read=read, about=about)
+
+
+def _context(pair: QueryPassage) -> SearchContext:
+    """The search context of a pair."""
+    passage = {"passage": pair.document.text, "title": pair.document.title}
+    return {**pair.topic_fields, "id": f"{pair.topic} {pair.document.id}", **passage}
+
+
+def _graded_row(judge: Judge, row: Mapping[str, Any], grade: Grade | InvalidOutput) -> dict[str, Any]:
+    """What is written of a pair; probabilities of labels with the same grade are added."""
+    scale = judge.output(row["record"]).scale
+    pair = {"topic": row["topic"], "document": row["document"], "scale": sorted(set(scale.values()))}
+    if isinstance(grade, InvalidOutput):
+        return {**pair, "invalid": {"raw": grade.raw, "reason": grade.reason}}
+    sums = dict.fromkeys(scale.values(), 0.0)
+    for value, probability in zip(scale.values(), grade.probabilities or (), strict=grade.probabilities is not None):
+        sums[value] += probability
+    probabilities = {str(value): probability for value, probability in sums.items()}
+    return {**pair, "grade": grade.value, "probabilities": probabilities, "reason": grade.reason}
 
 
 def _systems(runs: Sequence[str | Path]) -> dict[str, RunLineage | None]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from searchlora.adapters.ancestry import ancestors, training_queries
 from searchlora.adapters.full_model import base_of
+from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PromptTooLong, UsageError
@@ -66,6 +67,11 @@ class Judge:
     def reference(self) -> str:
         """`name@3`, or `base NAME`."""
         return self.lineage[0]
+
+    @property
+    def key(self) -> dict[str, str]:
+        """All that a grade depends on besides the record."""
+        return {"judge": self.conditions, "prompt": prompt_hash(self.task)}
 
     def record(self, context: SearchContext) -> Record:
         """The record of a pair.
@@ -169,9 +175,7 @@ def load_judge(
     computed = make_engine(engine or LocalSettings(), answering, store, precision=precision, prompt_options=options)
     if stored is not None:
         check_renders(stored, plugin, computed.renderer)
-    earliest = LocalSettings(batch_invariant=True).engine_id(precision)
-    if computed.engine_id != earliest:  # the grades in logs of earlier releases, which had one engine, stay valid
-        weights = {**weights, "engine": computed.engine_id}
+    weights["engine"] = computed.engine_id
     decoding = {"max_new_tokens": max_new_tokens, "generate": generate}
     asked = {"task": f"{plugin.name} version {plugin.version}", "settings": plugin.settings, "tuned": plugin.tuned}
     conditions = {**asked, "options": decoding, "rendering": RENDERING, **weights, "precision": precision}

@@ -19,8 +19,9 @@ from searchlora.errors import DataError
 from searchlora.eval.judge.labels import write_probabilities
 from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, write_judgments
 from searchlora.eval.trec import StreamedQrels
+from searchlora.experiments.sharding import parts_of
 from searchlora.files import atomic_text, check_writable
-from searchlora.files.shards import Merged, Parts
+from searchlora.files.shards import Merged
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class JudgeResult:
     doubts: tuple[str, ...]
 
 
-def merge_grades(parts: Parts, out: str | Path) -> JudgeResult:
+def merge_grades(out: str | Path) -> JudgeResult:
     """Write the files of a judge from the parts of all its shards, read one row at a time, and remove the parts.
 
     Raises:
@@ -52,6 +53,7 @@ def merge_grades(parts: Parts, out: str | Path) -> JudgeResult:
     target = Path(out)
     check_new(target)
     check_writable(target)
+    parts = parts_of(target)
     merged = parts.merged()
     grades: Counter[int] = Counter()
     scales = set()

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 
 from searchlora.data.collection import Corpus, index_folder, read_documents
 from searchlora.data.document_store import DocumentStore, write_documents
+from searchlora.errors import DataError
 from searchlora.eval.formats import read_topics
 from searchlora.experiments.judge.pairs import QueryPassage, check_missing
 from searchlora.files import atomic_folder
+from searchlora.files.atomic import writing
 from searchlora.files.result_cache import cache_key
 from searchlora.files.string_table import mapped_array
 from searchlora.records import Document
@@ -71,43 +74,50 @@ def pair_table(
     pairs: Callable[[], Iterable[tuple[str, str]]],
     topics: str | Path,
     corpus: Corpus,
-    corpus_sha256: str,
+    inputs: Any,
     folder: Path,
 ) -> PairTable:
     """The table of some pairs, sorted by topic and document; repeated pairs count once.
 
-    The documents of an index folder are read there. Of a file, those of the pairs are copied into a folder of
-    `folder`, once for all processes that make the same table.
+    The documents of an index folder are read there. Of a file, those of the pairs are copied. The table is made once
+    for all processes with the same inputs; the others read no pairs.
 
     Args:
         pairs: The pairs, read twice.
-        corpus_sha256: Of the corpus and the map of its columns.
-        folder: For copied documents and the order of the pairs.
+        inputs: All that the table depends on, as JSON: hashes of the files, and how pairs are chosen.
+        folder: Where the table is kept, in a folder of its own.
 
     Raises:
         DataError: naming the file that lacks a topic or document, or a document that the corpus has twice.
     """
     fields = read_topics(Path(topics))
+    index = index_folder(corpus)
+    made = folder / f"pairs-{cache_key(inputs, index is None)[:16]}"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".pairs.lock"):
+            if not made.is_dir():
+                with atomic_folder(made) as new:
+                    wanted = _wanted(pairs(), fields, topics)
+                    if index is None:
+                        write_documents(_among(read_documents(corpus), wanted, pairs, corpus), new)
+                    order = _order(pairs(), sorted(fields), _documents(new, index), corpus)
+                    np.save(new / _PAIRS, order, allow_pickle=False)
+    return PairTable(fields, _documents(made, index), mapped_array(made / _PAIRS))
+
+
+def _wanted(pairs: Iterable[tuple[str, str]], fields: Mapping[str, Any], topics: str | Path) -> NDArray[np.uint64]:
+    """Hashes of the documents, distinct and ascending. Raises `DataError` without pairs or without a topic's fields."""
     hashes = array("Q")
     absent: dict[str, None] = {}
-    for topic, document in pairs():
+    for topic, document in pairs:
         hashes.append(_hash(document))
         if topic not in fields:
             absent[topic] = None
     check_missing(list(absent), "topic", topics)
-    wanted = np.frombuffer(hashes, dtype=np.uint64)
-    key = cache_key(corpus_sha256, hashlib.sha256(wanted.tobytes()).hexdigest(), sorted(fields))
-    folder.mkdir(parents=True, exist_ok=True)
-    made = folder / f"pairs-{key[:16]}"
-    index = index_folder(corpus)
-    with FileLock(folder / ".pairs.lock"):
-        if not made.is_dir():
-            with atomic_folder(made) as new:
-                if index is None:
-                    write_documents(_among(read_documents(corpus), wanted, pairs, corpus), new)
-                documents = _documents(new, index)
-                np.save(new / _PAIRS, _order(pairs(), sorted(fields), documents, corpus), allow_pickle=False)
-    return PairTable(fields, _documents(made, index), mapped_array(made / _PAIRS))
+    if not hashes:
+        raise DataError("the runs have no documents to judge", fix="Give runs with hits.")
+    return np.unique(np.frombuffer(hashes, dtype=np.uint64))
 
 
 def _documents(folder: Path, index: Path | None) -> DocumentStore:
@@ -125,10 +135,12 @@ def _among(
     corpus: Corpus,
 ) -> Iterator[Document]:
     """The documents whose ids have one of the hashes; more than those of the pairs do no harm."""
-    distinct, found = np.unique(wanted), 0
+    found = 0
     iterator = iter(documents)
     while chunk := list(islice(iterator, _CHUNK)):
-        for place in np.flatnonzero(np.isin([_hash(document.id) for document in chunk], distinct)):
+        hashes = np.array([_hash(document.id) for document in chunk], dtype=np.uint64)
+        nearest = wanted.take(np.searchsorted(wanted, hashes), mode="clip")
+        for place in np.flatnonzero(nearest == hashes):
             found += 1
             yield chunk[place]
     if not found:

@@ -19,12 +19,15 @@ from searchlora.eval.judge.labels import read_probabilities
 from searchlora.eval.judgments.card import RunCard, read_card, write_run_card
 from searchlora.eval.judgments.pooling import pool
 from searchlora.eval.trec import read_run
-from searchlora.experiments.judge import grade_records
+from searchlora.experiments import sharding
+from searchlora.experiments.judge import command, pair_table, pairs
 from searchlora.experiments.judge.command import judge
 from searchlora.experiments.judge.llm_judge import Judge
+from searchlora.experiments.sharding import Sharding
 from searchlora.files import file_sha256
+from searchlora.files.shards import PART_ROWS, Shard
 from searchlora.task import load_generation_task
-from tests.child_scripts import Script, run_script
+from tests.child_scripts import CONTEXT, Script, run_script
 from tests.experiments.grading_task import build_task, write_collection
 from tests.factories import draft_for, trained_adapter_folder
 
@@ -235,9 +238,9 @@ def test_a_judge_with_unknown_training_queries_is_marked(by_adapter):
 _PROGRAM = """
 import os, signal, sys
 from searchlora.eval.judgments import card
-from searchlora.experiments.judge import command, grade_records, merge
+from searchlora.experiments.judge import command, merge
 
-grade_records.BATCH_SIZE = 32
+command.BATCH_SIZE = 32
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -257,7 +260,7 @@ command.judge(f"{folder}/topics.jsonl", f"{folder}/corpus.jsonl", f"{folder}/kil
 
 @pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_bytes(ask, tasks, tmp_path, tiny_base, monkeypatch):
-    monkeypatch.setattr(grade_records, "BATCH_SIZE", 32)
+    monkeypatch.setattr(command, "BATCH_SIZE", 32)
     write_collection(tmp_path, topics=8)  # 240 pairs
     folder = tmp_path / "killed.txt.partial"
     process = Script(_PROGRAM, tmp_path, tiny_base.path, tasks, "")
@@ -300,7 +303,7 @@ def test_a_kill_during_the_final_write_is_repaired_by_the_next_call(
     assert not (tmp_path / "killed.txt").exists()
     assert (tmp_path / "killed.txt.partial").exists()
 
-    monkeypatch.setattr(grade_records, "BATCH_SIZE", 32)
+    monkeypatch.setattr(command, "BATCH_SIZE", 32)
     calls: list[int] = []
     grade = Judge.grade
     monkeypatch.setattr(Judge, "grade", lambda self, records: calls.append(len(records)) or grade(self, records))
@@ -312,6 +315,49 @@ def test_a_kill_during_the_final_write_is_repaired_by_the_next_call(
     assert (done.grades, done.invalid, done.card.counts) == (whole.grades, whole.invalid, whole.card.counts)
     assert done.card == read_card(tmp_path / "killed.txt")
     assert not list(tmp_path.glob("*.partial")) and not list(tmp_path.glob(".new-*"))
+
+
+def test_corrected_pairs_are_judged_after_a_kill(ask, tmp_path):
+    file = tmp_path / "pairs.txt"
+    file.write_text("t0 d03\nt1 d04\n", encoding="utf-8")
+    ask(runs=(), pairs=file, sharding=Sharding(shard=Shard(1, 1)))  # what a kill before the merge leaves
+    file.write_text("t1 d03\nt0 d04\n", encoding="utf-8")  # the same documents of other topics
+    ask(runs=(), pairs=file)
+    found = {topic: list(documents) for topic, documents in read_qrels(tmp_path / "qrels.txt").items()}
+    assert found == {"t0": ["d04"], "t1": ["d03"]}
+
+
+def test_runs_without_documents_are_refused(ask, tmp_path):
+    empty = tmp_path / "empty.trec"
+    empty.touch()
+    with pytest.raises(DataError, match="the runs have no documents to judge"):
+        ask(runs=[empty])
+
+
+def test_a_shard_that_finds_the_table_reads_no_pairs(ask, tmp_path, monkeypatch):
+    file = tmp_path / "pairs.txt"
+    file.write_text("t0 d03\nt1 d04\n", encoding="utf-8")
+    ask(runs=(), pairs=file, sharding=Sharding(shard=Shard(1, 2)))
+
+    def fails(_):
+        raise AssertionError
+
+    monkeypatch.setattr(pairs, "iterate_pairs", fails)
+    monkeypatch.setattr(pair_table, "read_documents", fails)
+    ask(runs=(), pairs=file, sharding=Sharding(shard=Shard(2, 2)))
+
+
+@pytest.mark.slow
+def test_shards_in_processes_write_the_bytes_of_one(ask, tmp_path, monkeypatch):
+    """With a store at a URL, which has locks and connections that no other process can get."""
+    monkeypatch.setattr(sharding.multiprocessing, "get_context", lambda _: CONTEXT)  # which starts in milliseconds
+    write_collection(tmp_path, topics=20)
+    common = {"depth": 30, "store": "memory://judges/store"}
+    assert sum(ask("one.txt", **common).grades.values()) == 600 > PART_ROWS
+    ask("two.txt", **common, sharding=Sharding(shards=2))
+    for end in ("", ".probabilities.jsonl"):
+        assert (tmp_path / f"two.txt{end}").read_bytes() == (tmp_path / f"one.txt{end}").read_bytes()
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_the_card_tells_another_map_of_columns(ask, files):

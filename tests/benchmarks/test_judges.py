@@ -1,4 +1,4 @@
-"""Log of grades on disk: grades and reasons of an interrupted run are reused for the same judge and prompt."""
+"""Grades of the benchmarks on disk: those of an interrupted run are reused for the same judge and prompt."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import judges
+from benchmarks.judges import grade_records
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
-from searchlora.experiments.judge import grade_records as grading
 from searchlora.experiments.judge import llm_judge
-from searchlora.experiments.judge.grade_records import grade_records
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
-from searchlora.outputs import Grade, Graded
+from searchlora.outputs import Grade
 from searchlora.progress import silent
 from searchlora.prompts import RENDERING
 
@@ -80,7 +80,7 @@ def test_grades_of_another_text_or_rendering_version_are_not_reused(judge, tiny_
 
 def test_grades_depend_neither_on_the_order_of_the_pairs_nor_on_an_interruption(tmp_path, monkeypatch):
     """As in bf16, where the other rows of a batch, and the row's place in it, change the last digits of a score."""
-    monkeypatch.setattr(grading, "BATCH_SIZE", 32)
+    monkeypatch.setattr(judges, "BATCH_SIZE", 32)
     records = [{"id": f"{number:02}"} for number in range(90)]
     batches: list[int] = []
 
@@ -90,9 +90,7 @@ def test_grades_depend_neither_on_the_order_of_the_pairs_nor_on_an_interruption(
         batches.append(len(batch))
         return [Grade(1, (n / 100, 1 - n / 100)) for n, _ in enumerate(batch)]
 
-    scale = Graded({"no": 0, "yes": 1})
-    task = SimpleNamespace(template="", settings={})
-    judge = SimpleNamespace(engine=UNASKED, conditions="", task=task, output=lambda _: scale, grade=coupled)
+    judge = SimpleNamespace(engine=UNASKED, key="", grade=coupled)
 
     def grades(order, name):
         found = grade_records(judge, order, tmp_path / name, silent)
