@@ -108,6 +108,10 @@ class Store:
         """A store as it is, or the store of a folder; None: the default one."""
         return store if isinstance(store, Store) else cls(store)
 
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        """Another process opens the store itself."""
+        return Store, (self.place,)
+
     # Versions
 
     def add(

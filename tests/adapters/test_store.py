@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,9 @@ def test_the_store_folder_comes_from_option_variable_or_default(monkeypatch, tmp
     assert Store().root == tmp_path / "elsewhere"
     monkeypatch.delenv("SEARCHLORA_STORE")
     assert Store().root == Path("store")
+
+
+def test_a_store_can_be_sent_to_another_process(store, stored):
+    store.list()
+    sent = pickle.loads(pickle.dumps(store))
+    assert (sent.place, sent.get("echo").reference, len(sent.list())) == (store.place, stored.reference, 1)
