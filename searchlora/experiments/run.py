@@ -152,7 +152,9 @@ def _run_shard(
     }
     parts = parts_of(outs[0])
     with parts.removed_if_empty():
-        parts.compute(Job(key, _queries(queries), compute, built.batch_size, about=about), shard, progress, count)
+        size = built.batch_size
+        job = Job(key, _queries(queries), compute, size, about=about, part_rows=size)
+        parts.compute(job, shard, progress, count)
 
 
 def merge_run(parts: Parts) -> tuple[str, int]:

@@ -74,7 +74,7 @@ def run_shards(work: Work, sharding: Sharding, parts: Parts, progress: Progress)
     shards = [Shard(number, sharding.shards) for number in range(1, sharding.shards + 1)]
 
     def report(finished: int) -> None:
-        progress(finished, len(shards), f"shards, {parts.done():,} rows")
+        progress(finished, len(shards), f"shards, {parts.done():,} parts")
 
     if sharding.on == "ray":
         from searchlora.experiments.ray_shards import run_on_ray
