@@ -132,7 +132,6 @@ class Kernels:
     Attributes:
         panel: Adjacent columns of a frozen weight packed for `linear`.
         max_rows: Number of rows up to which `linear` is faster than oneDNN; 0 if there is no `linear`.
-        fuses_lora: Whether `linear` can add LoRA.
         path: How products with frozen weights are computed, for `doctor`.
     """
 
@@ -141,12 +140,12 @@ class Kernels:
         self.training = TrainingKernels(library)
         self.uses_amx: bool = bool(library.has_amx())
         lora = (ctypes.POINTER(LoraTables), ctypes.POINTER(LoraItems))
-        self.panel, self.max_rows, self.fuses_lora = 0, 0, False
+        self.panel, self.max_rows = 0, 0
         if self.uses_amx:
-            self.panel, self.max_rows = 32, 128
-            self._linear = declare(library.linear_amx, "ttttnnn")
+            self.panel, self.max_rows = 32, 512
+            self._linear = declare(library.linear_amx, "ttttnnn", *lora, can_fail=True)
         elif hasattr(library, "linear_avx512"):
-            self.panel, self.max_rows, self.fuses_lora = 64, 512, True
+            self.panel, self.max_rows = 64, 512
             self._linear = declare(library.linear_avx512, "ttttnnnt", *lora, can_fail=True)
         if dtype == torch.float32:
             self._linear_fp32 = declare(library.linear_fp32, "t", ctypes.POINTER(PackedWeight), "ttn")
@@ -181,17 +180,14 @@ class Kernels:
 
         Args:
             weight: Address of a weight (out, in), packed as by `pack_frozen`.
-            lora: Adapters to add; only if `fuses_lora`, and if the tables are aligned.
+            lora: Adapters to add; only if the tables are aligned.
         """
         x = x.contiguous()
         size, y = x.shape[-1], x.new_empty(*x.shape[:-1], size_out)
         bias_address = None if bias is None else bias.data_ptr()
         arguments = (x.data_ptr(), weight, bias_address, y.data_ptr(), x.numel() // size, size, size_out)
-        if not self.fuses_lora:
-            self._linear(*arguments)
-            return y
-        _keep, first = (None, None) if lora is None else _first_row(lora[1], x)
-        if self._linear(*arguments, first, *(lora or (None, None))):
+        _keep, first = (None, None) if lora is None or self.uses_amx else _first_row(lora[1], x)
+        if self._linear(*arguments, *(() if self.uses_amx else (first,)), *(lora or (None, None))):
             raise MemoryError("no memory for the products with A")
         return y
 

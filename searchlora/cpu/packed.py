@@ -43,7 +43,10 @@ class PrepackedLinear:
         return x.numel() <= self._max_numel and x.dtype == torch.bfloat16
 
     def can_add_lora(self, x: torch.Tensor) -> bool:
-        return self._compiled is not None and self._compiled.fuses_lora and self.uses_kernel(x)
+        """Whether `run_kernel` adds LoRA: with tile registers to any number of rows, as a second pass takes longer."""
+        if self._compiled is None or x.dtype != torch.bfloat16:
+            return False
+        return self._compiled.uses_amx or self.uses_kernel(x)
 
     def run_kernel(self, x: torch.Tensor, lora: tuple[LoraTables, LoraItems] | None = None) -> torch.Tensor:
         assert self._compiled is not None
@@ -135,7 +138,9 @@ class PackedSlots:
                 a[layer, : len(change.a)] = change.a
                 b[:, : change.b.shape[1]] = change.b
             packed_b.append(pack(b))
-        return pack(a.flatten(0, 1)), torch.cat(packed_b)
+        # The kernel with tile registers reads whole tiles of B, beyond the last block if the rank is small.
+        rest = self._like.new_zeros(-(-DEPTH // rank), *packed_b[0].shape[-3:])
+        return pack(a.flatten(0, 1)), torch.cat([*packed_b, rest])[: -len(rest)]
 
     def put(self, slot: int, packed: tuple[torch.Tensor, torch.Tensor] | None) -> None:
         self._tables.clear(slot)

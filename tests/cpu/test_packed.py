@@ -59,16 +59,16 @@ def test_products_of_few_rows_match_onednn(layer, monkeypatch, rows):
         st.lists(st.integers(0, 4), min_size=1, max_size=70),
         st.lists(st.integers(1, 4), min_size=1, max_size=70).map(sorted),
     ),
-    rank=st.sampled_from([2, 8, 16, 40, 64]),
-    tokens=st.integers(1, 3),
+    ranks=st.lists(st.sampled_from([2, 8, 16, 40, 64]), min_size=4, max_size=4),
+    tokens=st.integers(1, 7),
     biased=st.booleans(),
 )
-def test_lora_deltas_are_added(ends, slots, rank, tokens, biased):
+def test_lora_deltas_are_added(ends, slots, ranks, tokens, biased):
     torch.manual_seed(0)
     weight, bias = torch.randn(192, 96).bfloat16() / 10, torch.randn(192).bfloat16() if biased else None
     spans = [slice(start, end) for start, end in pairwise((0, *ends))]
     base, added = PrepackedLinear(weight, bias), PackedSlots(96, spans, weight, compiled)
-    for slot in range(1, 5):
+    for slot, rank in enumerate(ranks, 1):
         changes = [LoraWeights(torch.randn(rank, 96) / 10, torch.randn(each.stop - each.start, rank)) for each in spans]
         added.put(slot, added.pack([*changes[:-1], None if slot == 2 else changes[-1]]))
     x, routing = torch.randn(len(slots), tokens, 96).bfloat16(), map_rows(slots, "cpu")

@@ -133,7 +133,7 @@ int linear_avx512(const element *x, const element *w, const element *bias, eleme
 #pragma omp parallel
     {
         if (inner)
-            times_a(x_lora, tables, items, items->rows, h, inner, 0);
+            times_a(x_lora, tables, items, items->rows, h, inner, 0, 0);
 #pragma omp for schedule(static)
         for (int64_t index = 0; index < out / HALF; index++) {
             const element *now = half_panel(w, in, index), *next = half_panel(w, in, index + 1);

@@ -178,11 +178,17 @@ int64_t inner_size(const struct lora_tables *tables, const struct lora_items *ro
 /* h = x A' with the adapter of each row. Called within a parallel region by all its threads, which wait for each other at
  * the end.
  *
- * x (rows of all items, in), h (rows of all items, inner), inner from `inner_size`. `use_amx`: what `has_amx` returned. */
+ * x (rows of all items, in), h (rows of all items, inner). A layer takes its rank in h, or `depth` if that is more; without
+ * `depth`, `inner` comes from `inner_size`. `use_amx`: what `has_amx` returned. */
 void times_a(const element *x, const struct lora_tables *tables, const struct lora_items *rows, const int64_t *places,
-             element *h, int64_t inner, int use_amx) {
+             element *h, int64_t inner, int64_t depth, int use_amx) {
     const int64_t *slots = rows->slots, *firsts = rows->firsts, *counts = rows->counts;
-    int64_t in = tables->in, sweeps = (inner / COLUMNS + BLOCKS - 1) / BLOCKS;
+    int64_t in = tables->in, most = 0;
+    for (int64_t item = 0; item < rows->items; item++) {
+        int64_t parts = blocks_of_a(tables, slots[item]);
+        most = parts > most ? parts : most;
+    }
+    int64_t sweeps = (most + BLOCKS - 1) / BLOCKS;
     float sums[BLOCKS][ROW_TILE][COLUMNS];
     int configured[2] = {0, 0};
 #pragma omp for schedule(static)
@@ -193,10 +199,18 @@ void times_a(const element *x, const struct lora_tables *tables, const struct lo
         int blocks = parts - part < BLOCKS ? parts - part : BLOCKS;
         product(x + firsts[item] * in, in, counts[item], in, tables->a[slots[item]] + part * block_size(in), blocks, sums,
                 use_amx ? configured : NULL);
-        for (int64_t r = 0, row = firsts[item]; r < counts[item]; r++, row++)
+        int64_t rank = tables->ranks[slots[item]], gap = depth > rank ? depth - rank : 0;
+        for (int64_t r = 0, row = firsts[item]; r < counts[item]; r++, row++) {
+            element *result = h + (places ? places[row] : row) * inner, columns[BLOCKS * COLUMNS];
             for (int block = 0; block < blocks; block++)
-                store(h + (places ? places[row] : row) * inner + (part + block) * COLUMNS, sums[block][r], COLUMNS,
-                      NULL);
+                store(gap ? columns + block * COLUMNS : result + (part + block) * COLUMNS, sums[block][r], COLUMNS, NULL);
+            int64_t end = (part + blocks) * COLUMNS, all = rank * tables->layers;
+            for (int64_t column = part * COLUMNS, next; gap && column < (end < all ? end : all); column = next) {
+                int64_t layer = column / rank;
+                next = (layer + 1) * rank < end ? (layer + 1) * rank : end;
+                memcpy(result + column + layer * gap, columns + column - part * COLUMNS, (next - column) * sizeof *h);
+            }
+        }
     }
     release_tiles(configured);
 }
@@ -249,7 +263,7 @@ int lora(const element *x, element *y, const struct lora_tables *tables, const s
         return 1;
 #pragma omp parallel
     {
-        times_a(x, tables, rows, NULL, h, inner, use_amx);
+        times_a(x, tables, rows, NULL, h, inner, 0, use_amx);
         add_times_b(h, tables, rows, y, inner, use_amx);
     }
     free(h);

@@ -24,4 +24,4 @@ static inline int64_t block_size(int64_t size) { return (size + PAIR - 1) / PAIR
 
 int64_t inner_size(const struct lora_tables *tables, const struct lora_items *rows);
 void times_a(const element *x, const struct lora_tables *tables, const struct lora_items *rows, const int64_t *places,
-             element *h, int64_t inner, int use_amx);
+             element *h, int64_t inner, int64_t depth, int use_amx);
