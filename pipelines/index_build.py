@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import package_versions
@@ -16,11 +16,12 @@ from searchlora.data.collection import INDEX_FILE, Corpus, corpus_path, index_fo
 from searchlora.data.document_store import DOCUMENT_FILES, DocumentStore, write_documents
 from searchlora.errors import DataError
 from searchlora.files import atomic_text, file_sha256, replace_folder, resumable_folder
+from searchlora.files.atomic import building_folder
+from searchlora.files.shards import Parts, Shard
 from searchlora.inference.engines import Engines
-from searchlora.pipelines.config import read_pipelines
-from searchlora.pipelines.stages.encoder import EncodingSettings
-from searchlora.pipelines.stages.stage import BuildContext, leaves
-from searchlora.progress import Steps, no_progress
+from searchlora.pipelines.index_needs import IndexNeeds, IndexVectors
+from searchlora.pipelines.stages.stage import BuildContext
+from searchlora.progress import Progress, Steps, no_progress
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.index_folder import IndexFolder, identity_of
 from searchlora.retrieval.index_manifest import (
@@ -31,13 +32,11 @@ from searchlora.retrieval.index_manifest import (
     FileIdentity,
     FrozenModel,
     IndexManifest,
-    VectorKeys,
-    part_name,
     remember_sha256,
     write_manifest,
 )
 from searchlora.retrieval.nearest import Hnsw, write_graph
-from searchlora.retrieval.vector_file import open_vectors, remove_parts, write_vectors
+from searchlora.retrieval.vector_file import open_vectors, write_vectors
 
 _STATE = "building.json"
 _PACKAGES = ("searchlora", "bm25s", "faiss-cpu", "sentence-transformers", "torch")
@@ -64,37 +63,10 @@ class _State(FrozenModel):
     def of(cls, manifest: IndexManifest) -> _State:
         return cls(**{name: getattr(manifest, name) for name in cls.model_fields})
 
-
-class _Vectors(NamedTuple):
-    """Vectors that stages need, and the graphs over them."""
-
-    settings: EncodingSettings
-    graphs: list[Hnsw]
-
-
-class IndexNeeds:
-    """What stages need of an index folder, without repetitions. Stages add to it, see `StageSettings.add_to_index`."""
-
-    def __init__(self) -> None:
-        self.bm25: dict[str, Bm25Keys] = {}
-        self.dense: dict[str, _Vectors] = {}
-
-    def add_bm25(self, keys: Bm25Keys) -> None:
-        """Add a BM25 index."""
-        self.bm25[part_name("bm25", keys)] = keys
-
-    def add_vectors(self, keys: VectorKeys, settings: EncodingSettings, graph: Hnsw | None) -> None:
-        """Add vectors, and a graph for an approximate search in them."""
-        vectors = self.dense.setdefault(part_name("dense", keys), _Vectors(settings, []))
-        if graph is not None and graph not in vectors.graphs:
-            vectors.graphs.append(graph)
-
-    def is_in(self, bm25: Sequence[Bm25Part], dense: Sequence[DensePart]) -> bool:
-        """Whether these parts are all that is needed."""
-        structures = {part.folder: part.structures for part in dense}
-        return self.bm25.keys() <= {part.folder for part in bm25} and all(
-            name in structures and set(vectors.graphs) <= set(structures[name]) for name, vectors in self.dense.items()
-        )
+    @property
+    def encoded(self) -> set[str]:
+        """The folders of complete vectors."""
+        return {part.folder for part in self.dense}
 
 
 def build_index(
@@ -133,12 +105,10 @@ def build_index(
         >>> Pipeline.load("bm25", corpus=folder / "index").search("tent")["hits"][0]["document"]
         'd2'
     """
-    out = Path(out).resolve()  # a symbolic link stays, and the folder that it names is replaced
-    _check_target(out)
-    store = Store.of(store)
-    context = BuildContext(store, Engines(store), steps=steps)
+    out = _target(out)
+    context = _context(store, steps)
     source = identity_of(corpus)
-    needs = _needs(pipelines, overrides, context)
+    needs = IndexNeeds.of(pipelines, overrides, context)
     present = _usable(out, source)
     if (
         present is not None
@@ -146,31 +116,90 @@ def build_index(
         and needs.is_in(present.manifest.bm25, present.manifest.dense)
     ):
         return BuiltIndex(out, present.manifest, built=False)
+    with _started(corpus, out, needs, context) as build:
+        for name, vectors in needs.dense.items():
+            build.dense(name, vectors)
+        manifest = build.finish()
+        replace_folder(build.folder, out)
+    for name, file in manifest.files.items():
+        remember_sha256(out / name, file.sha256)
+    return BuiltIndex(out, manifest, built=True)
+
+
+def prepare_shards(
+    corpus: Corpus,
+    out: str | Path,
+    *,
+    pipelines: Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    store: Store | str | Path | None = None,
+    steps: Steps = no_progress,
+) -> None:
+    """Begin a build, up to the vectors, so that `encode_shard` finds the documents. Arguments as of `build_index`."""
+    out = _target(out)
+    context = _context(store, steps)
+    needs = IndexNeeds.of(pipelines, overrides, context)
+    if _usable(out, identity_of(corpus)) is None:
+        with _started(corpus, out, needs, context):
+            pass
+
+
+def encode_shard(
+    shard: Shard,
+    progress: Progress,
+    *,
+    corpus: Corpus,
+    out: str | Path,
+    pipelines: Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    store: Store | str | Path | None = None,
+) -> None:
+    """Encode a shard of the documents, for all vectors that `build_index` lacks; any number of processes at once.
+
+    Raises:
+        DataError: if neither an index nor a begun build holds the documents. Otherwise as `build_index`.
+    """
+    out = _target(out)
+    source = identity_of(corpus)
+    states = {folder: _state_of(folder, source) for folder in (building_folder(out), out)}
+    folder = next((folder for folder, state in states.items() if state and state.documents is not None), None)
+    if folder is None:
+        raise DataError(
+            "there are no documents to encode yet",
+            where=str(out),
+            fix="First give the same command with --pipeline bm25 and without --shard, which saves the documents.",
+        )
+    context = _context(store)
+    for name, vectors in IndexNeeds.of(pipelines, overrides, context).dense.items():
+        if not any(state and name in state.encoded for state in states.values()):
+            vectors.encode(DocumentStore(folder), Parts(_partial(out) / name), context, shard, progress)
+
+
+@contextmanager
+def _started(corpus: Corpus, out: Path, needs: IndexNeeds, context: BuildContext) -> Iterator[_Build]:
+    """A build of which everything but the vectors is complete."""
+    source = identity_of(corpus)
+    present = _usable(out, source)
     with resumable_folder(out) as folder:
-        build = _Build(folder, source, context)
+        build = _Build(folder, out, source, context)
         try:
             if build.state.documents is None and present is not None:
                 build.take(present)
             build.documents(corpus)
             for name, keys in needs.bm25.items():
                 build.bm25(name, keys)
-            for name, vectors in needs.dense.items():
-                build.dense(name, vectors)
-            manifest = build.finish()
+            yield build
         except BaseException:
             build.give_up()
             raise
-        replace_folder(folder, out)
-    for name, file in manifest.files.items():
-        remember_sha256(out / name, file.sha256)
-    return BuiltIndex(out, manifest, built=True)
 
 
 class _Build:
     """The steps of a build; each is skipped if an earlier, killed build has completed it."""
 
-    def __init__(self, folder: Path, source: CorpusIdentity, context: BuildContext) -> None:
+    def __init__(self, folder: Path, out: Path, source: CorpusIdentity, context: BuildContext) -> None:
         self.folder = folder
+        self.out = out
         self.context = context
         self.steps = context.steps
         state = _state_of(folder, source)
@@ -221,18 +250,20 @@ class _Build:
         part = Bm25Part(folder=name, keys=keys, terms=index.save(folder))
         self._note(bm25=(*self.state.bm25, part))
 
-    def dense(self, name: str, vectors: _Vectors) -> None:
+    def dense(self, name: str, vectors: IndexVectors) -> None:
         """Encode the documents, and build the graphs over their vectors."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        if name not in [part.folder for part in self.state.dense]:
-            self._encode(folder, vectors.settings)
-        remove_parts(folder)
+        if name not in self.state.encoded:
+            self._encode(folder, vectors)
         for graph in vectors.graphs:
             self._graph(folder, graph)
 
     def finish(self) -> IndexManifest:
         """Write the manifest, after which the folder is an index."""
+        for encoded in _partial(self.out).glob("dense-*"):
+            shutil.rmtree(encoded)
+        self._remove_empty_parts()
         parts: tuple[Bm25Part | DensePart, ...] = (*self.state.bm25, *self.state.dense)
         complete = {*DOCUMENT_FILES, *(name for part in parts for name in part.files)}
         files = {}
@@ -256,20 +287,22 @@ class _Build:
         return manifest
 
     def give_up(self) -> None:
-        """After an error, keep the folder only if it holds vectors, which took long to compute."""
-        if not any(self.folder.glob("dense-*/*")):
+        """After an error, keep the folder only if there are vectors, which took long to compute, or it is complete."""
+        self._remove_empty_parts()
+        kept = [_partial(self.out).exists(), (self.folder / INDEX_FILE).exists(), *self.folder.glob("dense-*/*")]
+        if not any(kept):
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _encode(self, folder: Path, settings: EncodingSettings) -> None:
-        documents = DocumentStore(self.folder)
-        longest = write_vectors(
-            folder,
-            documents.in_order(),
-            documents.at,
-            settings.encoder(self.context),
-            settings.encoding,
-            self.steps("Encoding"),
-        )
+    def _remove_empty_parts(self) -> None:
+        with suppress(OSError):
+            _partial(self.out).rmdir()
+
+    def _encode(self, folder: Path, vectors: IndexVectors) -> None:
+        parts, settings = Parts(_partial(self.out) / folder.name), vectors.settings
+        with parts.removed_if_empty():
+            progress = self.steps("Encoding")
+            texts = vectors.encode(DocumentStore(self.folder), parts, self.context, Shard(), progress)
+        longest = write_vectors(folder, texts, parts.merged(), settings.normalise)
         (count, dimensions), encoded = open_vectors(folder)[0].shape, settings.encoded(self.context)
         part = DensePart(folder=folder.name, vectors=count, dimensions=dimensions, longest=longest, **encoded)
         self._note(dense=(*self.state.dense, part))
@@ -292,13 +325,14 @@ class _Build:
             out.write(self.state.model_dump_json() + "\n")
 
 
-def _needs(pipelines: Sequence[str | Path], overrides: Sequence[str], context: BuildContext) -> IndexNeeds:
-    """What the stages of all pipelines need; adapters of stages that search no index need not exist."""
-    needs = IndexNeeds()
-    for _, config in read_pipelines(pipelines, overrides):
-        for stage in leaves(config.stages):
-            stage.add_to_index(needs, context)
-    return needs
+def _context(store: Store | str | Path | None, steps: Steps = no_progress) -> BuildContext:
+    store = Store.of(store)
+    return BuildContext(store, Engines(store), steps=steps)
+
+
+def _partial(out: Path) -> Path:
+    """The folder beside an index that holds a folder of parts for each kind of vectors."""
+    return Path(f"{out}.partial")
 
 
 def _usable(out: Path, source: CorpusIdentity) -> IndexFolder | None:
@@ -312,11 +346,14 @@ def _usable(out: Path, source: CorpusIdentity) -> IndexFolder | None:
     return index if index.manifest.corpus.content == source.content else None
 
 
-def _check_target(out: Path) -> None:
+def _target(out: str | Path) -> Path:
+    """The folder of an index; a symbolic link stays, and the folder that it names is replaced."""
+    out = Path(out).resolve()
     if out.exists() and not (out / INDEX_FILE).is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise DataError(
             "already exists, and is not an index", where=str(out), fix="Choose another folder for --out, or remove it."
         )
+    return out
 
 
 def _state_of(folder: Path, source: CorpusIdentity) -> _State | None:

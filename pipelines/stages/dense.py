@@ -18,7 +18,7 @@ from searchlora.pipelines.stages.stage import BuildContext, Needs
 from searchlora.renamed import RenamedWarning
 
 if TYPE_CHECKING:
-    from searchlora.pipelines.index_build import IndexNeeds
+    from searchlora.pipelines.index_needs import IndexNeeds
     from searchlora.retrieval.dense import DenseIndex
     from searchlora.retrieval.nearest import Hnsw
 

@@ -7,10 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from searchlora.adapters.store import Store
 from searchlora.http_client import HttpClient, api_key, check_key_variable
+from searchlora.inference.settings import HttpServerSettings
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.stages.retrieve import RetrieveSettings
 from searchlora.pipelines.stages.stage import BuildContext, Needs, StageSettings, short_name
@@ -24,16 +25,10 @@ if TYPE_CHECKING:
     from searchlora.retrieval.shared_model import SharedModel
 
 
-class EncoderServer(BaseModel):
+class EncoderServer(HttpServerSettings):
     """`server: {url: http://localhost:8080}`: the server that computes an encoder, by `/v1/embeddings`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    url: str
-    api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$")
     concurrency: int = Field(8, ge=1)
-    timeout_s: float = Field(60, gt=0)
-    retries: int = Field(4, ge=0)
 
     def open(self, model: str, dimensions: int | None) -> RemoteEncoder:
         """The encoder of a name. Raises `EngineError`, and `PipelineError` without the key."""

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from searchlora.cli.options import argument
+from searchlora.errors import UsageError
 
 
 def merge(out: Annotated[Path, argument("OUT", "The (first) --out of the command whose shards are complete.")]) -> None:
@@ -20,7 +21,14 @@ def merge(out: Annotated[Path, argument("OUT", "The (first) --out of the command
     from searchlora.experiments.run import merge_run
     from searchlora.experiments.sharding import parts_of
 
-    if parts_of(out).merged().about["kind"] == "judge":
+    parts = parts_of(out)
+    if any(parts.folder.glob("dense-*")):
+        raise UsageError(
+            "these are shards of an index",
+            where=str(parts.folder),
+            fix="Join them by the same `searchlora index build`, without --shard.",
+        )
+    if parts.merged().about["kind"] == "judge":
         print_judged(merge_grades(out), out)
     else:
         tag, count = merge_run(out)

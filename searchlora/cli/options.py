@@ -253,7 +253,8 @@ class ShardOptions(NamedTuple):
     """How bulk work is divided."""
 
     shard: Annotated[
-        str | None, option("--shard I/N", "Compute shard I of N only, here; `searchlora merge` joins all N.")
+        str | None,
+        option("--shard I/N", "Compute shard I of N only, here; `merge`, or `index build` for an index, joins all N."),
     ] = None
     shards: Annotated[
         int, option("--shards N", "Compute N shards at once, each by an engine of its own, and merge them.", min=1)

@@ -148,7 +148,8 @@ def _run_shard(
         "others": [_from(outs[0].parent, path) for path in (*outs[1:], *traced)],
         "queries": file_sha256(queries),
     }
-    job = Job(key, _queries(queries), compute, built.batch_size, about=about)
+    size = built.batch_size
+    job = Job(key, _queries(queries), compute, size, about=about, part_rows=size)
     parts_of(outs[0]).compute(job, shard, progress, count)
 
 

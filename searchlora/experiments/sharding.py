@@ -76,7 +76,7 @@ def run_shards(work: Work, sharding: Sharding, parts: Parts, progress: Progress)
     shards = [Shard(number, sharding.shards) for number in range(1, sharding.shards + 1)]
 
     def report(finished: int) -> None:
-        progress(finished, len(shards), f"shards, {parts.done():,} rows")
+        progress(finished, len(shards), f"shards, {parts.done():,} parts")
 
     failed: dict[str, BaseException] = {}
     with parts.removed_if_empty():

@@ -107,6 +107,11 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         raise _cannot_write(out, error) from None
 
 
+def building_folder(out: Path) -> Path:
+    """The folder in which `resumable_folder` works."""
+    return out.with_name(f"{_prefix(out)}building")
+
+
 @contextmanager
 def resumable_folder(out: Path) -> Iterator[Path]:
     """The hidden folder beside `out` in which long work is done that a kill must not lose.
@@ -119,7 +124,7 @@ def resumable_folder(out: Path) -> Iterator[Path]:
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = out.with_name(f"{_prefix(out)}building")
+        folder = building_folder(out)
         folder.mkdir(mode=0o700, exist_ok=True)
         lock = _lock(folder)
         if lock is None and sys.platform != "win32":

@@ -1,6 +1,6 @@
 """Bulk work in shards: rows in, rows out, in parts on disk that several processes or machines share.
 
-The rows of a job are cut into parts of `PART_ROWS`, whatever the number of shards is, and shard `i` of `n` computes
+The rows of a job are cut into parts of equal size, whatever the number of shards is, and shard `i` of `n` computes
 every n-th part. A part is a file whose name is a hash of its rows and of all else that its results depend on. It is
 written batch by batch under another name, and renamed when it is complete. So a killed shard loses at most one batch,
 the same command continues it, a repeated shard computes nothing twice, and the merged result has the same bytes for any
@@ -28,7 +28,7 @@ from searchlora.files.result_cache import cache_key
 from searchlora.files.text import read_text
 from searchlora.progress import Progress, silent
 
-#: Rows of a part. A change makes the parts of unfinished work useless.
+#: Rows of a part, unless a job chooses. A change makes the parts of unfinished work useless.
 PART_ROWS = 512
 
 
@@ -74,6 +74,7 @@ class Job:
         batch: Rows that are computed and written together.
         read: Makes rows of their references. It is called for the parts of a shard only.
         about: What the merge needs to know, as JSON; it must be the same for all shards.
+        part_rows: Rows of a part; None: `PART_ROWS`, or `batch` if that is more.
     """
 
     key: Any
@@ -82,6 +83,7 @@ class Job:
     batch: int
     read: Callable[[Sequence[Any]], Sequence[Any]] = list
     about: Mapping[str, Any] = field(default_factory=dict)
+    part_rows: int | None = None
 
 
 class Parts:
@@ -120,7 +122,7 @@ class Parts:
             for other, file in self._shards().items():
                 if other == shard or other.count != shard.count:  # of an earlier call, which may have had other inputs
                     file.unlink(missing_ok=True)
-        for number, references in enumerate(_cut(job.rows)):
+        for number, references in enumerate(_cut(job)):
             seen += len(references)
             if not shard.takes(number):
                 continue
@@ -133,7 +135,10 @@ class Parts:
             progress(done, share)
             parts.append((number, key, len(rows)))
         with atomic_text(self._shard_file(shard)) as out:
-            json.dump({"key": cache_key(job.key, job.batch), "about": job.about, "rows": seen, "parts": parts}, out)
+            json.dump(
+                {"key": cache_key(job.key, job.batch, job.part_rows), "about": job.about, "rows": seen, "parts": parts},
+                out,
+            )
 
     def merged(self) -> Merged:
         """The results of all shards, whose counts and keys are checked.
@@ -171,8 +176,8 @@ class Parts:
         return Merged(self, contents[0]["about"], rows, tuple((str(key), int(size)) for _, key, size in parts))
 
     def done(self) -> int:
-        """Number of rows in complete parts, rounded up to whole parts."""
-        return PART_ROWS * sum(1 for _ in self.folder.glob("*.part.jsonl"))
+        """Number of complete parts in the folder, and in folders in it."""
+        return sum(1 for _ in self.folder.rglob("*.part.jsonl"))
 
     def remove(self) -> None:
         """Remove the folder, once what was merged is stored elsewhere; a kill leaves at most a hidden folder."""
@@ -291,9 +296,10 @@ def _content_key(job: Job, rows: Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
-def _cut(rows: Iterable[Any]) -> Iterator[list[Any]]:
-    iterator = iter(rows)
-    while part := list(islice(iterator, PART_ROWS)):
+def _cut(job: Job) -> Iterator[list[Any]]:
+    iterator = iter(job.rows)
+    size = job.part_rows or max(PART_ROWS, job.batch)
+    while part := list(islice(iterator, size)):
         yield part
 
 

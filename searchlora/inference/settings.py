@@ -134,10 +134,9 @@ class _HttpSettings(_Settings):
     retries: int = Field(4, ge=0, description="attempts after the first")
 
 
-class ServerSettings(_HttpSettings):
-    """`engine: {url: http://localhost:8000}`: a server that generates, see `RemoteEngine`."""
+class HttpServerSettings(_HttpSettings):
+    """How a server that is there already is reached."""
 
-    kind: Literal["server", "openai"] = Field("server", description="`openai` is the former name of `server`")
     url: str
     api_key_env: str | None = Field(
         None,
@@ -145,6 +144,12 @@ class ServerSettings(_HttpSettings):
         description="environment variable with the server's key; a file may only name one that"
         " SEARCHLORA_API_KEY_VARIABLES lists",
     )
+
+
+class ServerSettings(HttpServerSettings):
+    """`engine: {url: http://localhost:8000}`: a server that generates, see `RemoteEngine`."""
+
+    kind: Literal["server", "openai"] = Field("server", description="`openai` is the former name of `server`")
     names: dict[str, str] = Field(
         default_factory=dict, description="adapter reference -> the server's name of the adapter"
     )

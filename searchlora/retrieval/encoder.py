@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -159,9 +157,9 @@ class Encoder:
 
     def tokens(self, text: str) -> int:
         """Length of a text in tokens before truncation, including special tokens."""
-        if self._tokenizer is None:
+        if self.shared.tokenizer is None:
             return len(self.model.tokenizer(text, truncation=False, verbose=False)["input_ids"])
-        return len(self._tokenizer.encode(text).ids)
+        return len(self.shared.tokenizer.encode(text).ids)
 
     def readable(self, text: str) -> tuple[str, int]:
         """The beginning of a text that the encoder reads, without tokenising the rest.
@@ -181,21 +179,6 @@ class Encoder:
             if beginning is text or length > 2 * limit:
                 break
         return beginning, length
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        """A copy of the fast tokenizer that neither truncates nor pads; None for a slow one.
-
-        The model changes these settings of its own tokenizer with each call, so other threads must not use that.
-        """
-        fast = getattr(self.model.tokenizer, "backend_tokenizer", None)
-        if fast is None:
-            return None
-        tokenizer = copy.deepcopy(fast)
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        tokenizer.encode_special_tokens = self.model.tokenizer.split_special_tokens
-        return tokenizer
 
     def encode_documents(
         self,
@@ -267,10 +250,10 @@ class Encoder:
     def _lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Lengths in tokens after truncation, shape (texts,); in characters if the tokenizer is slow."""
         limit = self.max_tokens
-        if self._tokenizer is None or limit is None:
+        if self.shared.tokenizer is None or limit is None:
             return np.array([len(text) for text in texts], dtype=np.int64)
         beginnings = [text[: _FIRST_CHARACTERS * limit] for text in texts]
-        encoded = self._tokenizer.encode_batch(beginnings)
+        encoded = self.shared.tokenizer.encode_batch(beginnings)
         return np.minimum(np.array([len(tokens.ids) for tokens in encoded], dtype=np.int64), limit)
 
 

@@ -159,6 +159,8 @@ class RemoteEncoder:
         try:
             by_index = {int(item["index"]): _vector(item["embedding"]) for item in answer["data"]}
             vectors: Vectors = np.stack([by_index[number] for number in range(len(texts))])
+            if vectors.ndim != 2 or not vectors.size:
+                raise ValueError(f"they have the shape {vectors.shape}")
         except (KeyError, TypeError, ValueError) as error:
             raise self._wrong(f"no vector of the same length for each of {len(texts)} texts ({error})") from None
         if self.dimensions is not None and self.dimensions > vectors.shape[1]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,6 +136,21 @@ class SharedModel:
         """Whether the model is on an accelerator."""
         return bool(self.model.device.type != "cpu")
 
+    @cached_property
+    def tokenizer(self) -> Any:
+        """A copy of the fast tokenizer that neither truncates nor pads; None for a slow one.
+
+        The model changes these settings of its own tokenizer with each call, so other threads must not use that.
+        """
+        fast = getattr(self.model.tokenizer, "backend_tokenizer", None)
+        if fast is None:
+            return None
+        tokenizer = copy.deepcopy(fast)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = self.model.tokenizer.split_special_tokens
+        return tokenizer
+
     def encode(self, texts: Sequence[str], adapters: Sequence[str | None], precision: Precision = "fp32") -> Any:
         """The vectors of texts by one forward pass.
 
@@ -200,18 +216,24 @@ class SharedModel:
                 calls.append(call)
             except BaseException as error:
                 call.set_exception(error)
-        if not calls:
-            return
+        if calls:
+            self._compute(calls)
+
+    def _compute(self, calls: Sequence[_Call]) -> None:
+        """One pass over calls; if it fails, one for each, so that an error reaches its own caller only."""
+        rows = [(text, call.adapter) for call in calls for text in call.texts]
         try:
-            rows = [(text, call.adapter) for call in calls for text in call.texts]
             vectors = self.encode([text for text, _ in rows], [adapter for _, adapter in rows]).cpu().numpy()
+        except BaseException as error:
+            if len(calls) == 1:
+                calls[0].set_exception(error)
+            else:
+                for call in calls:
+                    self._compute([call])
+        else:
             for call in calls:
                 call.set_result(vectors[: len(call.texts)])
                 vectors = vectors[len(call.texts) :]
-        except BaseException as error:
-            for call in calls:
-                if not call.done():
-                    call.set_exception(error)
 
     def _copy(self, precision: Precision) -> _Copy:
         import torch

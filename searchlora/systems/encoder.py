@@ -38,15 +38,15 @@ class EncoderData:
         documents: Searched documents; empty for records with labels.
         labelled: Training records of the classifier, for records with labels.
         models: Folder of an encoder -> the copy in memory that it and its adapters share.
-        indexes: Folder of an encoder and reference of the adapter of documents -> the documents as it encodes them.
-            Encoders that differ in an adapter for queries share one.
+        indexes: Folder of an encoder -> the documents as it encodes them without an adapter, which it and its adapters
+            for queries search. Others are used once and not kept: they may take gigabytes.
     """
 
     task: EncoderTask
     documents: Sequence[Document] = ()
     labelled: Sequence[Record] = ()
     models: dict[Path, SharedModel] = field(default_factory=dict)
-    indexes: dict[tuple[Path, str | None], DenseIndex] = field(default_factory=dict)
+    indexes: dict[Path, DenseIndex] = field(default_factory=dict)
 
     def model(self, folder: Path, load: Callable[[], SharedModel]) -> SharedModel:
         """The model of a folder, loaded on first use."""
@@ -131,7 +131,9 @@ class StoredEncoder(EncoderSystem):
         fingerprint: Fingerprint | None = None,
         revision: str | None = None,
     ) -> None:
-        load = partial(Encoder.load, model, adapter=adapter, revision=revision, shared=data.model)
+        is_whole = adapter is not None and adapter.is_full  # used once: neither its copy nor its index is kept
+        shared = None if is_whole else data.model
+        load = partial(Encoder.load, model, adapter=adapter, revision=revision, shared=shared)
         super().__init__(name, data, load, classifier)
         self._model, self._revision, self._adapter = model, revision, adapter
         self._lineage, self._fingerprint = lineage, fingerprint
@@ -165,12 +167,13 @@ class StoredEncoder(EncoderSystem):
         return {**{name: float(value) for name, value in costs.items() if value is not None}, "MB on disk": size / 1e6}
 
     def index(self, encoder: Encoder, progress: Progress) -> DenseIndex:
-        """The documents as this encoder encodes them, without an adapter for queries only: encoded once."""
+        """The documents as this encoder encodes them; as its base does, if its adapter is for queries only: once."""
+        if self._adapter is not None and not encoder.query_only:
+            return super().index(encoder, progress)
         folder = encoder_base(self._model, self._adapter, self._revision).path
-        key = (folder, None if encoder.query_only else encoder.adapter)
-        if key not in self.data.indexes:
-            self.data.indexes[key] = super().index(encoder, progress)
-        return self.data.indexes[key].searched_by(encoder)
+        if folder not in self.data.indexes:
+            self.data.indexes[folder] = super().index(encoder, progress)
+        return self.data.indexes[folder].searched_by(encoder)
 
 
 def _ranked(task: EncoderTask, retriever: Retriever, rows: Sequence[Record]) -> Outputs:

@@ -23,8 +23,9 @@ from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.postgres import Postgres
 from searchlora.retrieval.retriever import IndexedDocuments
 from searchlora.retrieval.search_engine import Graph, SearchEngine, TextSearch, VectorSearch
-from searchlora.retrieval.vector_file import open_vectors, write_vectors
+from searchlora.retrieval.vector_file import open_vectors
 from searchlora.testing import build_tiny_encoder
+from tests.factories import encode_to
 from tests.retrieval.vectorizers import vectorizer_of
 
 DOCUMENTS = [
@@ -95,7 +96,7 @@ def make(encoder, engine, tmp_path_factory):
 
     def saved_vectors(documents):
         folder, store = stored(documents)
-        longest = write_vectors(folder, store.in_order(), store.at, encoder)
+        longest = encode_to(folder, list(store.in_order()), encoder)
         vectors, rows = open_vectors(folder)
         nearest = Nearest(vectors, longest)
         indexed = IndexedDocuments(store.ids, store.tie_order)

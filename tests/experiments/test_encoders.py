@@ -164,6 +164,16 @@ def test_documents_are_encoded_once_for_the_base_and_an_adapter_of_queries_only(
     assert len(encoded) == 2
 
 
+@pytest.mark.slow
+def test_only_what_other_encoders_use_is_kept_in_memory(stored, full, data):
+    own = EncoderData(load_task("embedding"), load_dataset(data / "pairs").documents())
+    rows, base = load_dataset(data / "pairs").records("test"), stored.manifest.base
+    for adapter in (stored, full):
+        system = StoredEncoder(adapter.reference, own, base.name, RunLineage(()), adapter=adapter)
+        assert len(system.run(rows).run) == len(rows)
+    assert own.indexes == {} and list(own.models) == [base.resolve().path]
+
+
 def test_the_fingerprint_of_an_encoder_says_what_its_hits_depend_on(stored):
     task = load_task("embedding")
     documents = (Document("d1", "a tent"), Document("d2", "a boot"))

@@ -13,7 +13,6 @@ from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.trec import read_run
 from searchlora.experiments.run import merge_run, run
 from searchlora.experiments.sharding import Sharding
-from searchlora.files import shards
 from searchlora.files.append_log import AppendLog
 from searchlora.files.shards import Shard
 from searchlora.pipelines import pipeline as pipelines
@@ -92,8 +91,8 @@ def test_a_killed_run_continues_with_the_bytes_of_an_uninterrupted_one(made, exe
     expected = _run(made, made / "undisturbed")
     assert len(read_run(made / "undisturbed" / "run.trec")) == 18
     assert expected.keys() == {"run.trec", "results.jsonl", "results.jsonl.gz"}
-    # The key of the log is written first, and then each of 5 batches.
-    for writes, done in ((0, 0), (1, 0), (2, 4), (5, 16)):
+    # Each of 5 parts has a key and a batch.
+    for writes, done in ((0, 0), (1, 0), (2, 4), (9, 16)):
         folder = made / f"killed-{writes}"
         assert run_script(KILLED, made, folder, writes).returncode == -signal.SIGKILL
         assert not (folder / "run.trec").exists() and _left(folder)
@@ -121,11 +120,12 @@ def test_a_run_killed_before_its_files_were_complete_only_writes_them(made, exec
 
 @pytest.mark.parametrize("changed", ["queries", "documents", "stages"])
 def test_batches_of_other_inputs_are_not_used(made, executed, monkeypatch, changed):
-    append = AppendLog.append
+    append, rows = AppendLog.append, []
 
     def stops(self, row):
         append(self, row)
-        if len(list(self)) == 2:
+        rows.append(row)
+        if len(rows) == 4:  # the keys and the batches of two parts
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -147,8 +147,7 @@ def test_batches_of_other_inputs_are_not_used(made, executed, monkeypatch, chang
 
 
 @pytest.mark.slow
-def test_shards_and_their_merge_write_the_bytes_of_one_process(made, cli, monkeypatch):
-    monkeypatch.setattr(shards, "PART_ROWS", 4)
+def test_shards_and_their_merge_write_the_bytes_of_one_process(made, cli):
     expected = _run(made, made / "whole")
     outs = [made / "shards" / name for name in expected]
     asked = ["run", "bm25", "--queries", made / "queries.jsonl", "--corpus", made / "docs.jsonl"]
@@ -209,7 +208,6 @@ def test_all_queries_are_checked_before_the_first_is_searched(made, executed):
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_queries(made, monkeypatch):
     monkeypatch.setattr(pipelines, "_BATCH", 64)
-    monkeypatch.setattr(shards, "PART_ROWS", 128)
     note = "x" * 20_000  # a field that results repeat: 40 MB in all
     _rows(made / "many.jsonl", [{"id": f"q{n}", "query": PRODUCTS[n % 12], "note": note} for n in range(2_000)])
     tracemalloc.start()

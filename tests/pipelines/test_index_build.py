@@ -11,9 +11,12 @@ import pytest
 from searchlora.adapters.store import Store
 from searchlora.data.collection import read_documents
 from searchlora.errors import DataError, PipelineError, StaleIndex
+from searchlora.experiments.index import index
+from searchlora.experiments.sharding import Sharding
 from searchlora.files import atomic
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import Pipeline
+from searchlora.progress import silent
 from searchlora.retrieval import Encoder
 from searchlora.retrieval.index_manifest import FileIdentity, Ivf, read_manifest, write_manifest
 from searchlora.retrieval.nearest import write_graph
@@ -27,6 +30,16 @@ QUERIES = ["green tent", "boots", "acme", "nothing", ""]
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The number of texts of each call that encodes documents."""
+    calls, encode = [], Encoder.encode_documents
+    monkeypatch.setattr(
+        Encoder, "encode_documents", lambda self, texts, **more: calls.append(len(texts)) or encode(self, texts, **more)
+    )
+    return calls
 
 
 @pytest.fixture
@@ -213,6 +226,55 @@ def test_an_adapter_for_queries_uses_the_vectors_of_its_base(tmp_path, corpus, e
     assert searched(asking, corpus, store=store) != searched(plain, corpus)
 
 
+# Shards
+
+
+@pytest.fixture
+def many(tmp_path, encoder_base):
+    """Arguments of a build whose vectors have 10 parts."""
+    corpus = tmp_path / "many.jsonl"
+    corpus.write_text(
+        "".join(json.dumps({"id": f"d{n}", "text": f"tent {'x' * (n % 9)}{n}"}) + "\n" for n in range(150))
+    )
+    dense = {"dense": {"model": str(encoder_base.path), "batch_size": 1}}
+    return corpus, write_pipeline(tmp_path / "p.yaml", {"fuse": {"of": [{"bm25": {}}, dense]}})
+
+
+@pytest.mark.slow
+def test_shards_that_are_encoded_alone_are_joined_by_the_last_build(tmp_path, many, cli, refused, encoded):
+    corpus, pipeline = many
+    whole = build_index(corpus, tmp_path / "whole", pipelines=[pipeline])
+    command = ["index", "build", corpus, "--out", tmp_path / "idx"]
+    assert "there are no documents to encode yet" in refused(*command, "--pipeline", pipeline, "--shard", "2/3")
+    assert cli(*command).code == 0
+    encoded.clear()
+    for shard in ("3/3", "1/3", "1/3", "2/3"):
+        done = cli(*command, "--pipeline", pipeline, "--shard", shard)
+        assert f"Shard {shard} of {tmp_path / 'idx'} is complete" in done.out, done.err
+    assert "these are shards of an index" in refused("merge", tmp_path / "idx")
+    assert (sum(encoded), max(encoded)) == (150, 16)
+    assert "Wrote" in cli(*command, "--pipeline", pipeline).out
+    assert sum(encoded) == 150
+    assert read_manifest(tmp_path / "idx").files == whole.manifest.files
+    assert not (tmp_path / "idx.partial").exists()
+
+
+@pytest.mark.slow
+def test_shards_at_once_replace_an_index_only_when_they_are_joined(tmp_path, many):
+    corpus, pipeline = many
+    old, out = write_corpus(tmp_path / "old.jsonl"), tmp_path / "index"
+    whole = build_index(corpus, tmp_path / "whole", pipelines=[pipeline])
+    build_index(old, out, pipelines=[pipeline])
+
+    def steps(name):
+        assert read_manifest(out).documents == 40, name
+        return silent
+
+    built = index(corpus, out, pipelines=[pipeline], sharding=Sharding(shards=2), steps=steps)
+    assert built.built and built.manifest.files == whole.manifest.files
+    assert sorted(file.name for file in tmp_path.iterdir() if "index" in file.name) == ["index"]
+
+
 # Interrupted builds
 
 _BUILD = """
@@ -220,45 +282,44 @@ import sys, time
 from searchlora.pipelines.index_build import build_index
 
 def steps(name):
-    return lambda *_: time.sleep(0.02 if name == "Encoding" else 0)
+    return lambda *_: time.sleep(0.2 if name == "Encoding" else 0)
 
 build_index(sys.argv[1], sys.argv[2], pipelines=sys.argv[3:], steps=steps)
 """
 
 
 @pytest.mark.slow
-def test_a_killed_build_is_continued_to_the_same_bytes(tmp_path, encoder_base):
+def test_a_killed_build_is_continued_to_the_same_bytes(tmp_path, encoder_base, encoded):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"id": f"d{n}", "text": f"tent {n}"}) + "\n" for n in range(150)))
     dense = {"dense": {"model": str(encoder_base.path), "batch_size": 1}}
     pipeline = write_pipeline(tmp_path / "p.yaml", {"fuse": {"of": [{"bm25": {}}, dense]}})
     whole, out = tmp_path / "whole", tmp_path / "index"
     build_index(corpus, whole, pipelines=[pipeline])
+    encoded.clear()
 
-    def texts_kept():
-        states = (tmp_path / ".index.building").glob("dense-*/encoded.json")
-        return max([json.loads(file.read_text())["texts"] for file in states], default=0)
+    def parts_kept():
+        return len(list(tmp_path.glob("index.partial/dense-*/*.part.jsonl")))
 
     kept = 0
     for _ in range(2):
         script = Script(_BUILD, corpus, out, pipeline)
-        while texts_kept() <= kept:
+        while parts_kept() <= kept:
             assert script.is_running(), script.stderr
             time.sleep(0.02)
         script.kill()
         script.wait()
-        kept = texts_kept()
+        kept = parts_kept()
         assert not out.exists()
         with pytest.raises(DataError):
             Pipeline.load("bm25", corpus=tmp_path / ".index.building")
-    reported = []
-    built = build_index(
-        corpus, out, pipelines=[pipeline], steps=lambda name: lambda done, *_: reported.append((name, done))
-    )
-    assert {name for name, _ in reported} == {"Encoding"}  # documents and BM25 were complete
-    assert min(done for _, done in reported) > kept
+    logs = [log.read_bytes().count(b"\n") > 1 for log in tmp_path.glob("index.partial/dense-*/*.log")]
+    reported = set()
+    built = build_index(corpus, out, pipelines=[pipeline], steps=lambda name: reported.add(name) or silent)
+    assert reported == {"Encoding"}  # documents and BM25 were complete
+    assert sum(encoded) == 150 - 16 * (kept + sum(logs))
     assert built.manifest.files == read_manifest(whole).files
-    assert not (tmp_path / ".index.building").exists()
+    assert not (tmp_path / ".index.building").exists() and not (tmp_path / "index.partial").exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from searchlora.adapters.attach import new_adapter, save_adapter
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.models.load import load_encoder
+from searchlora.retrieval import shared_model
 from searchlora.retrieval.encoder import Encoder
 from searchlora.retrieval.shared_model import SharedModel
 from tests.factories import encoder_recipe_for, shout
@@ -85,3 +88,26 @@ def test_on_a_gpu_short_texts_share_a_pass_up_to_the_tokens_of_a_batch(encoder_b
     assert np.allclose(encoder.encode(texts, batch_size=2), wanted, atol=1e-5)
     sizes = [len(batch) * max(map(encoder.tokens, batch)) for batch in passes]
     assert max(sizes) <= 2 * encoder.max_tokens and len(passes) < 60 / 2 and max(map(len, passes)) > 2
+
+
+def test_an_error_in_a_shared_pass_reaches_its_own_caller_only(shared):
+    model, go, passes = shared(), Event(), []
+    encode = model.encode
+    model.encode = lambda texts, adapters: passes.append(len(texts)) or encode(texts, adapters)
+    model._thread.submit(go.wait)
+    calls = [
+        model.submit([text], adapter) for text, adapter in [("red tent", None), ("a", "gone@1"), ("boot", "one@1")]
+    ]
+    go.set()
+    with pytest.raises(ValueError, match=r"gone@1"):
+        calls[1].result(60)
+    for call, text, adapter in ((calls[0], "red tent", None), (calls[2], "boot", "one@1")):
+        assert np.allclose(call.result(60), encode([text], [adapter]).numpy(), atol=1e-5)
+    assert passes == [3, 1, 1, 1]
+
+
+def test_encoders_of_one_model_share_its_tokenizer(shared, monkeypatch):
+    model, copies, copy = shared(), [], shared_model.copy.deepcopy
+    monkeypatch.setattr(shared_model.copy, "deepcopy", lambda value: copies.append(value) or copy(value))
+    encoders = [Encoder(model, name, adapter=name) for name in ("one@1", "two@1", "dora@1")]
+    assert len({encoder.tokens("a red tent") for encoder in encoders}) == 1 == len(copies)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from searchlora.errors import DataError
-from searchlora.progress import silent
 from searchlora.records import Document
 from searchlora.retrieval import DenseIndex
 from searchlora.retrieval.encoding import TextEncoding
-from searchlora.retrieval.vector_file import open_vectors, remove_parts, write_vectors
+from searchlora.retrieval.vector_file import open_vectors
+from tests.factories import encode_to
 
 TEXTS = [f"{'tent ' * (number % 7)}{number}" for number in range(90)] + ["tent", "tent", "", "  ", "палатка", "tent"]
 DOCUMENTS = [Document(f"d{number}", text) for number, text in enumerate(TEXTS)]
@@ -30,16 +30,12 @@ class Counting:
         return self.encoder.encode_documents(texts, **options)
 
 
-def write(folder, encoder, documents=DOCUMENTS, progress=silent, **options):
-    return write_vectors(folder, iter(documents), documents.__getitem__, encoder, TextEncoding(**options), progress)
-
-
 @pytest.mark.parametrize(
     "options",
     [{}, {"normalise": False, "document_prefix": "text: "}, {"batch_size": 3}, {"batch_size": 3, "precision": "bf16"}],
 )
 def test_vectors_equal_those_of_the_index_in_memory(tmp_path, encoder, options):
-    longest = write(tmp_path, encoder, **options)
+    longest = encode_to(tmp_path, DOCUMENTS, encoder, **options)
     (vectors, rows), index = open_vectors(tmp_path), DenseIndex(DOCUMENTS, encoder, TextEncoding(**options))
     assert (vectors == index.vectors).all()
     assert vectors.dtype == np.float32
@@ -47,39 +43,57 @@ def test_vectors_equal_those_of_the_index_in_memory(tmp_path, encoder, options):
     assert longest == pytest.approx(np.linalg.norm(index.vectors, axis=1).max(), rel=1e-6)
 
 
-@pytest.mark.slow
 def test_an_interrupted_call_is_continued_to_the_same_bytes(tmp_path, encoder):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir(), parts.mkdir()
     counting = Counting(encoder)
-    write(whole, counting, batch_size=1)
+    encode_to(whole, DOCUMENTS, counting, batch_size=1)
     distinct = len({text for text in TEXTS if text.strip()})
     assert counting.texts == distinct  # equal texts once
     encoded = 0
     for fails_after in (1, 1, 40):
         failing = Counting(encoder, fails_after)
         with pytest.raises(KeyboardInterrupt):
-            write(parts, failing, batch_size=1)
+            encode_to(parts, DOCUMENTS, failing, batch_size=1)
         encoded += failing.texts
         assert not (parts / "vectors.npy").exists()
-    with (parts / "encoded.f32").open("ab") as out:
-        out.write(b"half a part, at whose end it was killed")
     reported = []
     last = Counting(encoder)
-    write(parts, last, batch_size=1, progress=lambda done, total, _: reported.append((done, total)))
-    assert encoded + last.texts == distinct
-    assert reported[0] == (encoded + 1, distinct) and reported[-1] == (distinct, distinct)
+    encode_to(parts, DOCUMENTS, last, batch_size=1, progress=lambda done, total, *_: reported.append((done, total)))
+    assert encoded + last.texts == distinct and 0 < last.texts < encoded
+    assert reported[-1] == (distinct, distinct)
     for name in ("vectors.npy", "rows.npy"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
-    remove_parts(parts)
-    assert sorted(file.name for file in parts.iterdir()) == ["rows.npy", "vectors.npy"]
+    assert sorted(file.name for file in parts.iterdir() if file.is_file()) == ["rows.npy", "vectors.npy"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [8, 32])
+def test_any_number_of_shards_gives_the_same_bytes(tmp_path, encoder, batch_size):
+    documents = [Document(f"d{number}", f"{'tent ' * (number % 11)}{number}") for number in range(1_200)]
+    expected = DenseIndex(documents, encoder, TextEncoding(batch_size=batch_size)).vectors
+    for shards in (1, 2, 5):
+        folder = tmp_path / str(shards)
+        folder.mkdir()
+        encode_to(folder, documents, encoder, shards=shards, batch_size=batch_size)
+        assert (folder / "vectors.npy").read_bytes() == (tmp_path / "1" / "vectors.npy").read_bytes()
+        assert (open_vectors(folder)[0] == expected).all()
+
+
+def test_a_changed_document_is_encoded_with_the_texts_of_its_part_only(tmp_path, encoder):
+    encode_to(tmp_path, DOCUMENTS, encoder, batch_size=1)
+    changed = [*DOCUMENTS[:40], Document("d40", DOCUMENTS[40].text.replace("tent", "rope")), *DOCUMENTS[41:]]
+    counting = Counting(encoder)
+    encode_to(tmp_path, changed, counting, batch_size=1)
+    assert counting.texts == 16
+    assert (open_vectors(tmp_path)[0] == DenseIndex(changed, encoder, TextEncoding(batch_size=1)).vectors).all()
 
 
 def test_parts_of_another_batch_size_are_encoded_again(tmp_path, encoder):
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path, Counting(encoder, 1), batch_size=1)
+        encode_to(tmp_path, DOCUMENTS, Counting(encoder, 1), batch_size=1)
     counting = Counting(encoder)
-    write(tmp_path, counting, batch_size=2)
+    encode_to(tmp_path, DOCUMENTS, counting, batch_size=2)
     assert counting.texts == len({text for text in TEXTS if text.strip()})
 
 
@@ -92,13 +106,21 @@ def test_only_the_texts_of_one_part_are_read_at_a_time(tmp_path, encoder):
             read.clear()
             return super().encode_documents(texts, **options)
 
-    write_vectors(
-        tmp_path,
-        iter(DOCUMENTS),
-        lambda number: read.append(number) or DOCUMENTS[number],
-        Watching(encoder),
-        TextEncoding(batch_size=1),
-    )
+    class Documents(list):
+        def __getitem__(self, number):
+            read.append(number)
+            return super().__getitem__(number)
+
+    encode_to(tmp_path, Documents(DOCUMENTS), Watching(encoder), batch_size=1)
+
+
+def test_vectors_of_different_dimensions_are_refused(tmp_path):
+    class Growing:
+        def encode_documents(self, texts, **_options):
+            return np.ones((len(texts), max(map(len, texts))), dtype=np.float32)
+
+    with pytest.raises(DataError, match=r"vectors of .* and of .* dimensions"):
+        encode_to(tmp_path, DOCUMENTS, Growing(), batch_size=1)
 
 
 def test_bf16_is_close_to_fp32_and_not_equal(encoder, monkeypatch):
@@ -115,7 +137,7 @@ def test_bf16_is_close_to_fp32_and_not_equal(encoder, monkeypatch):
 
 def test_a_collection_without_text_is_refused(tmp_path, encoder):
     with pytest.raises(DataError, match="no document contains text"):
-        write(tmp_path, encoder, [Document("a", " ")])
+        encode_to(tmp_path, [Document("a", " ")], encoder)
 
 
 def test_a_vector_that_is_not_finite_names_its_document(tmp_path):
@@ -124,4 +146,4 @@ def test_a_vector_that_is_not_finite_names_its_document(tmp_path):
             return np.array([[np.nan] if text == "bad" else [1.0] for text in texts], dtype=np.float32)
 
     with pytest.raises(DataError, match="d1: the encoder returns a vector that is not finite"):
-        write(tmp_path, Broken(), [Document("d0", "good"), Document("d1", "bad")])
+        encode_to(tmp_path, [Document("d0", "good"), Document("d1", "bad")], Broken())

@@ -62,7 +62,7 @@ class ServedEncoders:
         self._store = store
         self._max_loaded = max_loaded
         self._models: dict[Path, SharedModel] = {}  # least recently used first
-        self._encoders: dict[str, tuple[Path, Encoder]] = {}
+        self._encoders: dict[str, Encoder] = {}
         self._loading = threading.Lock()
         share = max(1, max_waiting // 2)
         self._queue = FairThreads(_AT_ONCE, "searchlora-encoders", capacity=max_waiting, capacity_per_client=share)
@@ -122,10 +122,9 @@ class ServedEncoders:
     def _encoder(self, pinned: str) -> Encoder:
         with self._loading:
             if pinned not in self._encoders:
-                encoder = self._load(pinned)
-                folder = next(folder for folder, model in self._models.items() if model is encoder.shared)
-                self._encoders[pinned] = folder, encoder
-            folder, encoder = self._encoders[pinned]
+                self._encoders[pinned] = self._load(pinned)
+            encoder = self._encoders[pinned]
+            folder = next(folder for folder, model in self._models.items() if model is encoder.shared)
             self._models[folder] = self._models.pop(folder)
             return encoder
 
@@ -145,9 +144,11 @@ class ServedEncoders:
         """The model of a folder, loaded in the place of the least recently used one if there are `max_loaded`."""
         if folder not in self._models:
             while len(self._models) >= self._max_loaded:  # evict first: the limit holds at every moment
-                evicted = next(iter(self._models))
-                self._encoders = {name: pair for name, pair in self._encoders.items() if pair[0] != evicted}
-                del self._models[evicted]
+                evicted = self._models.pop(next(iter(self._models)))
+                self._encoders = {
+                    name: encoder for name, encoder in self._encoders.items() if encoder.shared is not evicted
+                }
+                del evicted  # before the next one is loaded
             self._models[folder] = load()
         return self._models[folder]
 

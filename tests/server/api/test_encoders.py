@@ -105,7 +105,8 @@ def test_the_number_of_loaded_models_is_bounded(encoder_base, store, tmp_path, m
     )
     for model in ("encoder", "meaning@1", "other", "encoder", "meaning@1"):
         served.submit(model, ["x"], None).result(60)
-        assert len(served._models) == 1 and {folder for folder, _ in served._encoders.values()} == set(served._models)
+        (shared,) = served._models.values()
+        assert {id(encoder.shared) for encoder in served._encoders.values()} == {id(shared)}
     assert loaded == [encoder_base.path, other, encoder_base.path]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import numpy as np
 import pytest
 
@@ -9,11 +11,13 @@ from searchlora import Pipeline
 from searchlora.errors import EngineError, PipelineError, StaleIndex
 from searchlora.http_client import HttpClient
 from searchlora.pipelines.index_build import build_index
+from searchlora.progress import silent
 from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder
-from searchlora.retrieval.encoding import TextEncoding
 from searchlora.retrieval.remote_encoder import RemoteEncoder
-from searchlora.retrieval.vector_file import open_vectors, write_vectors
+from searchlora.retrieval.vector_file import open_vectors
+from tests.factories import encode_to
+from tests.inference.http_server import Reply, answering
 from tests.server.api.test_command import running
 
 TEXTS = [f"{'tent ' * (number % 7)}boot {number}" for number in range(40)] + ["long " * 3000]
@@ -55,17 +59,17 @@ def test_an_interrupted_encoding_is_continued(opened, tmp_path):
     documents = [Document(f"d{number}", text) for number, text in enumerate(TEXTS)]
 
     def write(progress):
-        write_vectors(tmp_path, documents, documents.__getitem__, opened(), TextEncoding(batch_size=1), progress)
+        encode_to(tmp_path, documents, opened(), batch_size=1, progress=progress)
 
     def interrupt(done, *_):
-        if done == 20:
+        if done > 16:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         write(interrupt)
-    reported = []
-    write(lambda done, total, _: reported.append((done, total)))
-    assert reported[0] == (17, len(TEXTS)) and reported[-1] == (len(TEXTS), len(TEXTS))
+    kept = list(tmp_path.glob("parts/*.part.jsonl"))
+    assert kept
+    write(silent)
     vectors, _ = open_vectors(tmp_path)
     assert cosines(vectors, opened().encode(TEXTS)).min() >= 0.9999
 
@@ -104,3 +108,95 @@ def test_a_pipeline_searches_with_the_encoder_of_a_server(url, tmp_path, encoder
 def test_an_unknown_model_is_an_error_that_names_the_others(opened):
     with pytest.raises(EngineError, match=r"no encoder 'nope'.*encoder, meaning"):
         opened("nope")
+
+
+# Servers of other makers, as they answer by their documentation
+
+
+def vector_of(text):
+    return [float(len(text)), 1.0, 0.5]
+
+
+def tei(asked):
+    """Text Embeddings Inference: one model that it does not list, and vectors as lists, whatever is asked for."""
+    if asked.path != "/v1/embeddings":
+        return Reply(b"", 404)
+    assert asked.body.keys() == {"model", "input"}  # it knows no other key that this client sends
+    data = [
+        {"object": "embedding", "embedding": vector_of(text), "index": n} for n, text in enumerate(asked.body["input"])
+    ]
+    return Reply({"object": "list", "data": data, "model": "m", "usage": {"prompt_tokens": 1, "total_tokens": 1}})
+
+
+def vllm(asked):
+    """vLLM: models with their owner and length, and vectors in base64 if they are asked for so."""
+    if asked.path == "/v1/models":
+        model = {"id": "m", "object": "model", "owned_by": "vllm", "root": "/models/m", "max_model_len": 512}
+        return Reply({"object": "list", "data": [model]})
+    assert asked.body["truncate_prompt_tokens"] == -1 and asked.body["encoding_format"] == "base64"
+    packed = [base64.b64encode(np.array(vector_of(text), "<f4").tobytes()).decode() for text in asked.body["input"]]
+    data = [{"object": "embedding", "embedding": vector, "index": n} for n, vector in enumerate(packed)]
+    return Reply({"id": "embd-1", "object": "list", "data": data, "model": "m"})
+
+
+@pytest.mark.parametrize(("kind", "max_tokens"), [(tei, None), (vllm, 512)])
+@pytest.mark.parametrize("order", ["given", "reversed"])
+def test_servers_of_other_makers_are_asked_as_they_document_it(kind, max_tokens, order):
+    def answer(asked):
+        reply = kind(asked)
+        if order == "reversed" and asked.path == "/v1/embeddings":
+            reply.content["data"].reverse()
+        return reply
+
+    with answering(answer) as server:
+        encoder = RemoteEncoder.open(HttpClient(server.url), "m")
+        texts = ["boot", "a red tent", "sock"]
+        assert encoder.encode(texts, batch_size=2).tolist() == [vector_of(text) for text in texts]
+        assert (encoder.max_tokens, encoder.vector_dimensions) == (max_tokens, 3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [{"embedding": [1.0, 2.0]}, {"embedding": [1.0, 2.0]}],
+        [{"index": 0, "embedding": [1.0, 2.0]}],
+        [{"index": 0, "embedding": [1.0, 2.0]}, {"index": 0, "embedding": [1.0, 2.0]}],
+        [{"index": 0, "embedding": [1.0, 2.0]}, {"index": 1, "embedding": [1.0]}],
+        [{"index": 0, "embedding": 1.0}, {"index": 1, "embedding": 2.0}],
+        [{"index": 0, "embedding": []}, {"index": 1, "embedding": []}],
+        [{"index": 0, "embedding": "AACA"}, {"index": 1, "embedding": "AACA"}],
+        [{"index": 0, "embedding": [[1.0], [2.0]]}, {"index": 1, "embedding": [[1.0], [2.0]]}],
+        [{"index": 0, "embedding": None}, {"index": 1, "embedding": None}],
+        None,
+    ],
+    ids=[
+        *("no index", "too few", "an index twice", "two lengths", "numbers", "empty", "base64 of 3 bytes"),
+        *("a vector per token", "none", "no list"),
+    ],
+)
+def test_an_answer_without_a_vector_for_each_text_is_refused(data):
+    with answering(
+        lambda asked: Reply({"data": data}) if asked.path == "/v1/embeddings" else Reply(b"", 404)
+    ) as server:
+        encoder = RemoteEncoder.open(HttpClient(server.url), "m")
+        with pytest.raises(EngineError, match="no vector of the same length for each of 2 texts"):
+            encoder.encode(["boot", "tent"])
+
+
+def test_requests_with_vectors_of_different_lengths_are_refused():
+    def answer(asked):
+        if asked.path != "/v1/embeddings":
+            return Reply(b"", 404)
+        return Reply({"data": [{"index": 0, "embedding": [1.0] * len(asked.body["input"][0])}]})
+
+    with answering(answer) as server:
+        encoder = RemoteEncoder.open(HttpClient(server.url), "m")
+        with pytest.raises(EngineError, match="vectors of 4 and of 5 dimensions"):
+            encoder.encode(["boot", "tents"], batch_size=1)
+
+
+def test_the_time_limit_of_a_server_is_finite(tmp_path):
+    file = tmp_path / "p.yaml"
+    file.write_text("name: p\nstages:\n  - dense: {model: m, server: {url: 'http://127.0.0.1:1', timeout_s: .inf}}\n")
+    with pytest.raises(PipelineError, match=r"timeout_s.*finite"):
+        Pipeline.load(file, corpus=tmp_path / "none.jsonl")
