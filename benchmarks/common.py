@@ -258,7 +258,9 @@ def speed_table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping
     speeds = {(row["system"], row["measure"]): _spread(row, row["value"]) for row in rows}
     ratios = {(f"{pair['a']} / {pair['b']}", pair["measure"]): _spread(pair, pair["ratio"]) for pair in comparisons}
     parts = [*_by_measure("", speeds), *_by_measure("ratio", ratios)]
-    return "\n\n".join([*parts, f"Medians of {max(row['n'] for row in rows)} repeats, with minimum and maximum."])
+    repeats = max(row["n"] for row in rows)
+    caption = "Measured once." if repeats == 1 else f"Medians of {repeats} repeats, with minimum and maximum."
+    return "\n\n".join([*parts, caption])
 
 
 def _by_measure(head: str, cells: Mapping[tuple[str, str], str]) -> Iterator[str]:

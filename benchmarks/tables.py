@@ -55,7 +55,8 @@ def table(name: str) -> str:
     made = f"{results['machine']}; {results['date'][:10]}; `{results['command']}`."
     if "table" in results:
         return f"{results['table']}\n\n{made}\n"
-    if any("ratio" in pair for pair in results["comparisons"]):
+    measured_once = {row["n"] for row in results["rows"]} == {1}
+    if measured_once or any("ratio" in pair for pair in results["comparisons"]):
         return f"{speed_table(results['rows'], results['comparisons'])}\n\n{made}\n"
     if "transcript" in results:
         return f"{_transcript(results['transcript'])}\n\n{made}\n"
