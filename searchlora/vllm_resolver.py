@@ -13,18 +13,22 @@ and only then requests go there; requests that have begun end on the old one.
 from __future__ import annotations
 
 import asyncio
-import gc
 import hashlib
 import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 STORE = "SEARCHLORA_STORE"
+
+#: Attributes of vLLM's object that remembers adapters (`OpenAIServingModels`).
+_MODELS_HAVE = ("lora_requests", "lora_id_counter", "engine_client")
 
 #: Seconds between two looks at the aliases.
 POLL_S = 2.0
@@ -151,14 +155,18 @@ def _read_json(file: Path, kind: type[Any]) -> Any:
     return content
 
 
-def _serving_models() -> Any:
-    """What remembers the adapters of this server; vLLM gives a resolver no access to it."""
-    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+def _models_of_server(frame: FrameType | None) -> Any:
+    """What remembers the adapters of this server; vLLM gives a resolver no access to it, but it is what asks one.
 
-    for candidate in gc.get_objects():
-        if issubclass(type(candidate), OpenAIServingModels):  # isinstance fails on a proxy of something that is gone
-            return candidate
-    raise NotServable("vLLM has no OpenAIServingModels")
+    It cannot be found among all objects, since a server freezes those of its start (`gc.freeze`). None if no caller is
+    such an object.
+    """
+    while frame is not None:
+        asking = frame.f_locals.get("self")
+        if all(hasattr(asking, name) for name in _MODELS_HAVE):
+            return asking
+        frame = frame.f_back
+    return None
 
 
 def register() -> None:
@@ -181,6 +189,7 @@ def register() -> None:
             self.following: asyncio.Task[None] | None = None
 
         async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
+            models = _models_of_server(sys._getframe())  # later, the event loop calls it
             try:
                 found = await asyncio.to_thread(self.adapters.find, lora_name, base_model_name)
             except NotServable as error:
@@ -188,8 +197,10 @@ def register() -> None:
                 return None
             if found.reference != lora_name:
                 self.followed[lora_name] = found.reference
-                if self.following is None or self.following.done():
-                    self.following = asyncio.create_task(self.follow(base_model_name))
+                if models is None:
+                    _LOG.warning("searchlora: %s stays at %s: this vLLM is unknown", lora_name, found.reference)
+                elif self.following is None or self.following.done():
+                    self.following = asyncio.create_task(self.follow(models, base_model_name))
             return self.request(lora_name, found, 1)  # vLLM replaces the id
 
         def request(self, lora_name: str, found: Found, number: int) -> LoRARequest:
@@ -197,13 +208,11 @@ def register() -> None:
             name = lora_name if lora_name == found.reference else f"{lora_name}/{found.reference.partition('@')[2]}"
             return LoRARequest(name, number, str(found.folder))
 
-        async def follow(self, base: str) -> None:
-            models = None
+        async def follow(self, models: Any, base: str) -> None:
             while True:
                 await asyncio.sleep(POLL_S)
                 for name in list(self.followed):
                     try:
-                        models = models or _serving_models()
                         await self.move(models, name, base)
                     except Exception as error:  # the name stays where it is, and the next look tries again
                         if self.said.get(name) != str(error):

@@ -113,6 +113,9 @@ class OpenAIServingModels:
         self.engine_client = self
         self.fails = False
 
+    async def resolve_lora(self, resolver, base: str, name: str) -> LoRARequest:
+        return await resolver.resolve_lora(base, name)
+
     def inc(self, by: int) -> int:
         self.number += by
         return self.number
@@ -127,11 +130,10 @@ class OpenAIServingModels:
 def resolver(store, monkeypatch):
     """The resolver that the plugin registers in vLLM."""
     registered = {}
-    names = ("vllm.lora.request", "vllm.lora.resolver", "vllm.entrypoints.openai.models.serving")
+    names = ("vllm.lora.request", "vllm.lora.resolver")
     contents = (
         {"LoRARequest": LoRARequest},
         {"LoRAResolver": object, "LoRAResolverRegistry": SimpleNamespace(register_resolver=registered.__setitem__)},
-        {"OpenAIServingModels": OpenAIServingModels},
     )
     for name, content in zip(names, contents, strict=True):
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
@@ -143,10 +145,11 @@ def resolver(store, monkeypatch):
 
 def test_an_alias_is_followed_once_vllm_has_loaded_the_new_version(store, resolver, tiny_base, caplog):
     async def served() -> None:
-        request = await resolver.resolve_lora(str(tiny_base.path), "one@production")
-        assert (request.lora_name, request.lora_path) == ("one@production/1", str(store.get("one@1").path.resolve()))
-        await logged("stays at one@1: vLLM has no OpenAIServingModels")
+        await resolver.resolve_lora(str(tiny_base.path), "one@production")
+        assert "one@production stays at one@1: this vLLM is unknown" in caplog.text
         models = OpenAIServingModels()
+        request = await models.resolve_lora(resolver, str(tiny_base.path), "one@production")
+        assert (request.lora_name, request.lora_path) == ("one@production/1", str(store.get("one@1").path.resolve()))
         models.lora_requests["one@production"] = request
         models.fails = True
         store.alias("one", "production", 2)
