@@ -12,19 +12,20 @@ enum {
 
 /* The rows of a product in tiles, and the adapters of each tile: a segment is the rows of a tile with one adapter. */
 struct lora_tiles {
-    int64_t *order;             /* (rows): the row at each place, so that rows of an adapter are adjacent; NULL: as they are */
-    element *x;                 /* (rows, in): x in that order; NULL with `order` */
-    int64_t *first_of;          /* (tiles + 1): the first segment of each tile */
+    int64_t *order; /* (rows): the row at each place, where rows of an adapter are adjacent; NULL: as they are */
+    element *x;     /* (rows, in): x in that order; NULL if `order` is */
+    int64_t *first_of; /* (tiles + 1): the first segment of each tile */
     int64_t *slots, *firsts, *counts; /* (segments): slot, first place, number of rows */
-    int64_t *h_rows;            /* (rows): the row of each place in `h` */
-    element *h;                 /* (segments * ROW_TILE, width): x A', 0 for rows of other segments and above the rank */
+    int64_t *h_rows; /* (rows): the row of each place in `h` */
+    element *h;      /* (segments * ROW_TILE, width): x A', 0 in rows of other segments and above the rank */
     int64_t segments, width;
 };
 
 /* The columns of a layer in `lora_tiles.h`: a tile of DEPTH columns holds nothing of another layer. */
 static inline int64_t depth_of(int64_t rank) { return rank < DEPTH ? DEPTH : rank; }
 
-/* Segments of rows whose slots are `slots` at the places in `order`, counted, and written if `tiles` has room for them. */
+/* The number of segments of the rows in this order (NULL: as they are); written to `tiles` unless it is NULL. slot_of: the
+ * slot of each row, or -1. */
 static int64_t find_segments(const int64_t *slot_of, const int64_t *order, int64_t rows,
                              const struct lora_tables *tables, struct lora_tiles *tiles) {
     int64_t count = 0;
@@ -78,15 +79,15 @@ static int make_tiles(struct lora_tiles *tiles, const struct lora_tables *tables
     for (int64_t row = 0; row < rows; row++)
         if (slot_of[row] < 0)
             tiles->order[placed++] = row;
-    /* Rows that change their adapter at every other place are sorted; a copy of x takes longer than a few segments. */
+    /* Rows whose adapters change often are sorted. Otherwise the copy of x would take longer than a few more segments. */
     if (find_segments(slot_of, NULL, rows, tables, NULL) <= 2 * count) {
         free(tiles->order);
         tiles->order = NULL;
     } else if ((tiles->x = malloc(rows * in * sizeof *tiles->x)) == NULL)
         goto failed;
     tiles->segments = find_segments(slot_of, tiles->order, rows, tables, NULL);
-    for (int64_t segment = 0; segment < items->items; segment++) {
-        int64_t width = tables->layers * depth_of(tables->ranks[items->slots[segment]]);
+    for (int64_t item = 0; item < items->items; item++) {
+        int64_t width = tables->layers * depth_of(tables->ranks[items->slots[item]]);
         tiles->width = width > tiles->width ? width : tiles->width;
     }
     tiles->slots = malloc((3 * tiles->segments + rows) * sizeof *tiles->slots);
