@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from searchlora.errors import DataError, ShardsFailed, UsageError
 from searchlora.experiments.sharding import Sharding, run_shards
@@ -79,6 +80,7 @@ def _note_share(shard: Shard, *_, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_each_process_has_its_share_and_leaves_interrupts_to_its_parent(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")  # a build for GPUs
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")  # as `--threads 7` sets it
     assert run_shards(partial(_note_share, folder=tmp_path), Sharding(shards=2), Parts(tmp_path / "parts"), silent)
