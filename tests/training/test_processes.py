@@ -18,6 +18,7 @@ from searchlora.progress import Steps, no_progress
 from searchlora.training import processes
 from searchlora.training.processes import run_in_children
 from searchlora.training.rendering import in_order
+from tests.child_scripts import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -167,10 +168,3 @@ def test_no_child_outlives_its_parent(tmp_path, by):
     finally:
         parent.kill()
     wait_until(lambda: not any(Path("/proc", child.name, "cmdline").exists() for child in tmp_path.iterdir()))
-
-
-def wait_until(condition, seconds: float = 60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from searchlora.recipe import load_recipe
 from searchlora.training import rendering
 from searchlora.training.rendering import in_order
 from searchlora.training.rows import render_rows
+from tests.child_scripts import wait_until
 from tests.factories import first_word, word_records
 
 
@@ -135,10 +135,3 @@ def test_no_process_outlives_a_killed_parent(tmp_path):
         parent.kill()
         parent.wait()
     wait_until(lambda: not any(Path("/proc", child.name, "cmdline").exists() for child in tmp_path.iterdir()))
-
-
-def wait_until(condition, seconds: float = 60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -49,7 +49,7 @@ class Forward:
         if batch_invariant:
             self._rotary = rotary_table(model)
             if self._rotary is not None:
-                text_model(model).rotary_emb = self._rotary
+                self._backbone.rotary_emb = self._rotary
             block_norms(model)
         attend = attention.attend_invariant if batch_invariant else attention.attend
         backend.fuse_layers(model, attend, self.new_cache)
