@@ -11,6 +11,7 @@ reused: a killed training is resumed by the next call, and results hold the runs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -30,6 +31,8 @@ from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.dataset import Dataset
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.formatting import figure, markdown_table
+from searchlora.eval.figures import SystemScore
 from searchlora.experiments import demo
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_result import EvaluationResult
@@ -196,27 +199,39 @@ def main() -> None:
 
 
 def _report(bases: Mapping[str, str | None], steps: Steps) -> None:
-    rows, pairs, training = [], [], {}
+    rows, pairs, training, lines = [], [], {}, []
     for job in JOBS:
         evaluations: dict[str, Evaluation] = {}
+        costs: dict[str, dict[str, Any]] = {}
         parts = JOBS[job].parts(FOLDER / "data")
         for run in runs(bases, None):
             if run.job != job or not run.is_trained(parts):
                 continue
             adapters, of_run = run.evaluate(parts, steps)
-            name = f"{run.base}, {run.steps or 'all'} steps"
-            evaluations[name] = of_run["adapter"]
             evaluations[f"{run.base}, {BASE}"] = of_run[BASE]
-            training[f"{job}: {name}"] = _training(adapters)
+            evaluations[f"{run.base}, {run.steps or 'all'} steps"] = of_run["adapter"]
+            costs[f"{run.base}, {run.steps or 'all'} steps"] = _training(adapters)
         if not evaluations:
             continue
-        candidate = [name for name in evaluations if not name.endswith(BASE)][-1]
-        comparison = compare(evaluations, candidate=candidate)
+        comparison = compare(evaluations, candidate=list(costs)[-1])
         print_comparison(comparison)
         measure = comparison.measures[0]
-        rows += [{"job": job, **vars(row)} for row in comparison.rows if row.measure == measure]
+        of_job = [row for row in comparison.rows if row.measure == measure]
+        lines += [_line(job, row, costs.get(row.system, {})) for row in of_job]
+        rows += [{"job": job, **vars(row)} for row in of_job]
         pairs += [{"job": job, **vars(pair)} for pair in comparison.comparisons if pair.measure == measure]
-    save_figures(NAME, rows, pairs, {"training": training}, module=as_called(NAME))
+        training |= {f"{job}: {name}": figures for name, figures in costs.items()}
+    table = markdown_table(["task", "base", "measure", "value", "n", "steps", "tokens", "minutes", "GB"], lines, words=3)
+    save_figures(NAME, rows, pairs, {"training": training, "table": table}, module=as_called(NAME))
+
+
+def _line(job: str, row: SystemScore, costs: Mapping[str, Any]) -> list[str]:
+    """A line of the table: the quality of an adapter or a bare base, and what its training took."""
+    cells = [job, row.system, row.measure, figure(row.value, row.low, row.high), f"{row.n}"]
+    if not costs:
+        return [*cells, "", "", "", ""]
+    minutes, memory = costs["seconds"] / 60, costs["peak_memory_gb"] or math.nan
+    return [*cells, f"{costs['steps']:,}", f"{costs['tokens']:,}", f"{minutes:.0f}", f"{memory:.1f}"]
 
 
 def _training(adapters: list[StoredAdapter]) -> dict[str, Any]:

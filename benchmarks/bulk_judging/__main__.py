@@ -11,6 +11,8 @@ pair is one of 100 documents of a topic; pairs are in random order. Four ways ju
   started again, then `merge`;
 * Ray, killed: `--shards 4 --on ray`, on this machine, one of whose workers is killed; only where Ray is installed.
 
+A way that was measured is not measured again after an interruption: its outputs stay in `benchmarks/work`.
+
 Memory is the peak of the resident memory of the largest process. The qrels and the probabilities of all ways must be
 the same bytes, and those of the tenth their own.
 """
@@ -30,7 +32,7 @@ from typing import Any, Protocol
 
 import psutil
 
-from benchmarks.common import WORK, as_called, parser, save_figures, single_row
+from benchmarks.common import WORK, as_called, parser, remembered, save_figures, single_row
 
 SHARDS = 4
 AT_ONCE = 2
@@ -56,62 +58,89 @@ def main() -> None:
     arguments.add_argument("--kills", type=int, default=5)
     arguments.add_argument("--try", dest="trial", action="store_true", help="print only")
     options = arguments.parse_args()
-    folder = WORK / "bulk_judging"
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = WORK / "bulk_judging" / ("trial" if options.trial else str(options.pairs))
+    if options.trial:
+        shutil.rmtree(folder, ignore_errors=True)
     rows, more = measure(folder, options.pairs, options.kills, _start, ray=find_spec("ray") is not None)
     print(json.dumps({"rows": rows, **more}, indent=1))
     if not options.trial:
         save_figures("bulk_judging", rows, [], more, module=as_called("bulk_judging"))
+        shutil.rmtree(folder)
 
 
 def measure(
     folder: Path, pairs: int, kills: int, start: Start, *, ray: bool
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of figures of all ways, and what else they show.
+    """Rows of figures of all ways, and what else they show. Ways that were measured in `folder` before are not again.
 
     Raises:
         RuntimeError: if a command fails.
     """
     ways = {"a tenth alone": pairs // 10, "alone": pairs, "four shards, killed": pairs}
     ways |= {"Ray, killed": pairs} if ray else {}
-    inputs = {size: write_inputs(folder / str(size), size) for size in set(ways.values())}
-    rows, outs, killed = [], {}, {}
-    seconds: dict[str, float] = {}
-    quarters: list[float] = []
-    for way, size in ways.items():
-        out = folder / way.replace(" ", "_").replace(",", "") / "qrels.txt"
-        out.parent.mkdir()
-        command = [*inputs[size], "--out", str(out)]
-        begun, peak, killed[way] = time.time(), 0, 0
-        if way.startswith("four"):
-            killed[way], peak = _killed_shards(start, command, kills, seconds["alone"])
-            peak = max(peak, _to_end(start("merge", str(out))))
-        elif way.startswith("Ray"):
-            killed[way], peak = _killed_worker(start(*command, "--shards", str(SHARDS), "--on", "ray"))
-        else:
-            times: list[float] = []
-            peak = _to_end(start(*command), lambda folder=out, times=times: _note_parts(folder, times))
-            quarters = [round(times[len(times) * part // 4 - 1] - begun, 1) for part in range(1, 5)] if times else []
-        seconds[way] = time.time() - begun
-        outs[way] = [Path(f"{out}{end}").read_bytes() for end in ("", ".probabilities.jsonl")]
-        figures = {"s": seconds[way], "pairs/s": size / seconds[way], "peak memory, MB": peak / 1e6}
-        rows += [single_row(way, measure, value) for measure, value in figures.items()]
-        print(way, figures, flush=True)
+    outs = {way: folder / way.replace(" ", "_").replace(",", "") / "qrels.txt" for way in ways}
+    alone = 0.0
+
+    def compute(keys: Sequence[str]) -> list[dict[str, Any]]:
+        return [_measure_way(way, ways[way], outs[way], start, kills, alone) for way in keys]
+
+    known: dict[str, dict[str, Any]] = {}
+    for way in ways:
+        known |= remembered(folder / "ways.jsonl", [way], compute)
+        print(way, known[way], flush=True)
+        alone = known[way]["seconds"]
+    rows = [
+        single_row(way, measured, value)
+        for way, figures in known.items()
+        for measured, value in {
+            "s": figures["seconds"],
+            "pairs/s": ways[way] / figures["seconds"],
+            "peak memory, MB": figures["peak"] / 1e6,
+        }.items()
+    ]
+    written = {
+        way: [Path(f"{out}{end}").read_bytes() for end in ("", ".probabilities.jsonl")] for way, out in outs.items()
+    }
     more = {
         "pairs": pairs,
-        "kills": killed,
-        "equal bytes": {way: outs[way] == outs["alone"] for way in ways if ways[way] == pairs},
-        "lines": len(outs["alone"][0].splitlines()),
-        "seconds until a quarter, a half, three quarters and all parts were complete, alone": quarters,
+        "kills": {way: figures["kills"] for way, figures in known.items()},
+        "equal bytes": {way: written[way] == written["alone"] for way in ways if ways[way] == pairs},
+        "lines": len(written["alone"][0].splitlines()),
+        "seconds until a quarter, a half, three quarters and all parts were complete, alone": known["alone"][
+            "quarters"
+        ],
     }
     return rows, more | ({} if ray else {"Ray": "not installed"})
+
+
+def _measure_way(way: str, size: int, out: Path, start: Start, kills: int, seconds: float) -> dict[str, Any]:
+    """Seconds, peak of memory in bytes, kills and, of a process alone, the seconds until quarters were complete.
+
+    Args:
+        seconds: What the way before took.
+    """
+    inputs = out.parents[1] / str(size)
+    command = [*write_inputs(inputs, size), "--out", str(out)]
+    shutil.rmtree(out.parent, ignore_errors=True)
+    out.parent.mkdir()
+    begun, peak, killed = time.time(), 0, 0
+    times: list[float] = []
+    if way.startswith("four"):
+        killed, peak = _killed_shards(start, command, kills, seconds)
+        peak = max(peak, _to_end(start("merge", str(out))))
+    elif way.startswith("Ray"):
+        killed, peak = _killed_worker(start(*command, "--shards", str(SHARDS), "--on", "ray"))
+    else:
+        peak = _to_end(start(*command), lambda: _note_parts(out, times))
+    quarters = [round(times[len(times) * part // 4 - 1] - begun, 1) for part in range(1, 5)] if times else []
+    return {"seconds": time.time() - begun, "peak": peak, "kills": killed, "quarters": quarters}
 
 
 def write_inputs(folder: Path, pairs: int) -> list[str]:
     """Write topics, documents, pairs and a random base; the `judge` command without its output."""
     from searchlora.testing import build_tiny_base
 
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     topics, documents = -(-pairs // 100), max(200, pairs // 10)
     with (folder / "topics.jsonl").open("w") as out:
         out.writelines(json.dumps({"id": f"t{n}", "query": f"a tent of kind {n}"}) + "\n" for n in range(topics))

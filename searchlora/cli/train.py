@@ -50,8 +50,13 @@ def train(
     from searchlora.data.mixture import parse_weighted
     from searchlora.experiments.train import train as verb
     from searchlora.experiments.training_runs import MORE_DATA
-    from searchlora.models.devices import visible_gpus
+    from searchlora.models.devices import launched_processes, visible_gpus
 
+    launched = launched_processes()
+    if launched is None:
+        return
+    if gpus > 1 and launched > 1:
+        raise UsageError(f"a launcher started {launched} processes", where=f"--gpus {gpus}", fix="Leave it out.")
     if gpus > 1 and not visible_gpus():
         fix = "`searchlora doctor` shows what PyTorch sees; leave it out to train on the CPU."
         raise UsageError("there is no GPU, or this build of PyTorch is for CPUs", where=f"--gpus {gpus}", fix=fix)
@@ -61,7 +66,7 @@ def train(
             task,
             folder,
             name,
-            recipe.read(resume=resume, processes=gpus, more_data=more_data),
+            recipe.read(resume=resume, processes=max(gpus, launched), more_data=more_data),
             **stored.given(),
             log=typer.echo,
             steps=steps,

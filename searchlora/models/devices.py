@@ -17,6 +17,12 @@ from searchlora.errors import UsageError
 #: Environment variable with the GPUs that CUDA shows a process: numbers or UUIDs, in order.
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
+#: What a launcher tells each process that it starts.
+_LAUNCHED = (
+    *(f"{what}{of}" for what in ("", "LOCAL_", "GROUP_", "ROLE_") for of in ("RANK", "WORLD_SIZE")),
+    *("MASTER_ADDR", "MASTER_PORT", "ROLE_NAME"),
+)
+
 
 def rank() -> int:
     """The number of this process among those that train together; 0 if it trains alone."""
@@ -41,8 +47,31 @@ def check_not_launched() -> None:
         raise UsageError(
             f"this is process {rank()} of {world_size()} that a launcher started, and each would store a version",
             where="RANK, WORLD_SIZE",
-            fix="Run the command once, without torchrun or accelerate launch; --gpus N starts the processes.",
+            fix="Call it once, without a launcher; `TrainingOptions.processes` says how many processes train.",
         )
+
+
+def launched_processes() -> int | None:
+    """How many processes `torchrun` or `accelerate launch` started for this command; None in all but the first.
+
+    The first one starts the processes that train by itself, so that one process locks and stores. It is rid of what
+    the launcher told it, which PyTorch would follow in its children.
+
+    Raises:
+        UsageError: for processes on several machines.
+    """
+    processes, here = world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+    if here < processes:
+        raise UsageError(
+            f"{processes} processes were launched, of which {here} are on this machine",
+            where="WORLD_SIZE, LOCAL_WORLD_SIZE",
+            fix="Train on one machine.",
+        )
+    if processes > 1 and rank() > 0:
+        return None
+    for name in [name for name in os.environ if name in _LAUNCHED or name.startswith("TORCHELASTIC_")]:
+        del os.environ[name]
+    return processes
 
 
 @contextmanager

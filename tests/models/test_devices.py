@@ -11,7 +11,14 @@ import torch
 from searchlora.errors import UsageError
 from searchlora.experiments import train as training
 from searchlora.experiments.improve import command as improving
-from searchlora.models.devices import VISIBLE, check_not_launched, chosen_gpus, default_device, visible_gpus
+from searchlora.models.devices import (
+    VISIBLE,
+    check_not_launched,
+    chosen_gpus,
+    default_device,
+    launched_processes,
+    visible_gpus,
+)
 
 LISTED = "GPU-a, NVIDIA L4, 2000\nGPU-b, NVIDIA L4, 22000\nGPU-c, NVIDIA L4, 9000"
 
@@ -96,11 +103,31 @@ def test_each_rank_has_the_gpu_of_its_number(monkeypatch):
     assert default_device() == "cuda:3"
 
 
+def test_the_first_process_of_a_launcher_trains_for_all(monkeypatch):
+    assert launched_processes() == 1
+    told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_PORT": "1"}
+    told |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert launched_processes() is None
+    monkeypatch.setenv("RANK", "0")
+    assert launched_processes() == 2
+    assert not told.keys() & os.environ.keys()
+    assert launched_processes() == 1
+
+
+def test_processes_on_several_machines_do_not_train(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="4 processes were launched, of which 2 are on this machine"):
+        launched_processes()
+
+
 def test_a_process_of_a_launcher_is_refused(monkeypatch):
     check_not_launched()
     monkeypatch.setenv("WORLD_SIZE", "1")
     check_not_launched()
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(UsageError, match=r"this is process 1 of 2.*--gpus N"):
+    with pytest.raises(UsageError, match=r"this is process 1 of 2.*without a launcher"):
         check_not_launched()

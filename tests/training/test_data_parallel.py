@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,21 @@ def test_early_stopping_ends_both_processes(tiny_base, data, tmp_path):
         "rewriting", data, "r", TrainingOptions(overrides, tiny_base.name, processes=2), store=Store(tmp_path)
     )
     assert stored.manifest.training["steps"] < 8
+
+
+def test_the_processes_of_a_launcher_train_one_adapter(tiny_base, data, tmp_path):
+    settings = (*RECIPE, "optim.max_steps=4", "optim.batch_size=2", "method=lora", f"base={tiny_base.name}")
+    words = ["train", "rewriting", f"--data={data}", "--name=r", f"--store={tmp_path / 'store'}"]
+    words += [f"--set={setting}" for setting in settings]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launcher, "-m", "searchlora", *words]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert ended.returncode == 0, ended.stderr
+    store = Store(tmp_path / "store")
+    assert store.versions("r") == (1,)
+    assert store.get("r@1").manifest.training["processes"] == 2
+    assert ended.stdout.count("Stored r@1") == 1
+    words[3] = "--name=other"
+    ended = subprocess.run([*command[: -len(words)], *words, "--gpus=2"], capture_output=True, text=True, check=False)
+    assert "--gpus 2: a launcher started 2 processes" in ended.stderr
+    assert ended.returncode and store.versions("other") == ()
