@@ -4,9 +4,9 @@
     python -m benchmarks.data_parallel --base FOLDER --steps 4    a trial, which writes no results
 
 SmolLM2-135M with an adapter of rank 8 on the rewriting data of the synthetic shop: in nf4, bf16 and fp32, one process
-with 16 rows a step, and two processes by gloo with 8 rows each. Dropout is 0, since each process would draw its own masks,
-and the fused layers are off, which several processes do not use. It writes `benchmarks/results/data_parallel.json` and
-`data_parallel.svg`. About twenty minutes on two cores.
+with 16 rows a step, and two processes by gloo with 8 rows each. Dropout is 0, since each process would draw its own
+masks, and the fused layers are off, which several processes do not use. It writes
+`benchmarks/results/data_parallel.json` and `data_parallel.svg`. About ten minutes on two cores.
 """
 
 from __future__ import annotations

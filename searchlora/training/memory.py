@@ -249,7 +249,8 @@ class TrainedModel:
     @property
     def _validation(self) -> int:
         in_place = validates_in_place(self.recipe, self.target == "cuda")
-        return 0 if in_place else self._itemsize * self.parameters
+        copy_of_base: int = self._itemsize * self.parameters
+        return 0 if in_place else copy_of_base
 
     def largest_batch(self, memory: int, batch: BatchSize) -> int | None:
         """The largest number of rows of this size, at most 1,024, with which training takes at most `memory` bytes.
