@@ -186,7 +186,7 @@ class TrainedModel:
             config, recipe, getattr(torch, {"bf16": "bfloat16", "fp32": "float32"}[self.computed_in])
         )
         self.parameters = number_of_parameters(self.model, trained_too=recipe.is_full)
-        self.trained = sum(value.numel() for value in self.model.parameters() if value.requires_grad)
+        self.trained: int = sum(value.numel() for value in self.model.parameters() if value.requires_grad)
         self.linear = _numbers_in_linear_layers(self.model)
         halved = recipe.is_full and recipe.precision == "bf16"
         self.adapter_bytes = self.trained * (2 if halved else 4)
@@ -249,8 +249,7 @@ class TrainedModel:
     @property
     def _validation(self) -> int:
         in_place = validates_in_place(self.recipe, self.target == "cuda")
-        copy_of_base: int = self._itemsize * self.parameters
-        return 0 if in_place else copy_of_base
+        return 0 if in_place else self._itemsize * self.parameters
 
     def largest_batch(self, memory: int, batch: BatchSize) -> int | None:
         """The largest number of rows of this size, at most 1,024, with which training takes at most `memory` bytes.
