@@ -261,8 +261,8 @@ class _Build:
 
     def finish(self) -> IndexManifest:
         """Write the manifest, after which the folder is an index."""
-        for encoded in _partial(self.out).glob("dense-*"):
-            shutil.rmtree(encoded)
+        for name in self.state.encoded:  # the vectors of another pipeline may be there, too
+            shutil.rmtree(_partial(self.out) / name, ignore_errors=True)
         self._remove_empty_parts()
         parts: tuple[Bm25Part | DensePart, ...] = (*self.state.bm25, *self.state.dense)
         complete = {*DOCUMENT_FILES, *(name for part in parts for name in part.files)}

@@ -25,7 +25,7 @@ _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 _SHORT_SPIN = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 
 #: Variables with a number of threads, of OpenMP and of Intel's MKL.
-_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _choose_waiting(cpus: int, torch_is_loaded: bool) -> tuple[str, bool]:
 
         number = torch.get_num_threads()
     else:
-        given_numbers = [int(os.environ[name]) for name in _COUNTS if os.environ.get(name, "").isdecimal()]
+        given_numbers = [int(os.environ[name]) for name in COUNTS if os.environ.get(name, "").isdecimal()]
         number = min(given_numbers, default=cpus)
     if can_adapt(number, cpus):
         return "spin, but sleep soon while other processes are busy", True
@@ -99,7 +99,7 @@ def _choose_count(count: int | None, cpus: int, torch_is_loaded: bool) -> str:
     allowed = allowed_cpus()
     if count is not None:
         chosen, reason = count, f"{count}, as --threads says"
-    elif given := _given(_COUNTS):
+    elif given := _given(COUNTS):
         return f"as {given} says"
     elif allowed < cpus:
         chosen, reason = allowed, f"{allowed}, by the quota"
@@ -111,7 +111,7 @@ def _choose_count(count: int | None, cpus: int, torch_is_loaded: bool) -> str:
         if count is None and (present := torch.get_num_threads()) != cpus:  # the user may have chosen it
             return f"{present}, as PyTorch had before searchlora was imported"
         torch.set_num_threads(chosen)
-    os.environ.update(dict.fromkeys(_COUNTS, str(chosen)))
+    os.environ.update(dict.fromkeys(COUNTS, str(chosen)))
     return reason
 
 
@@ -130,6 +130,12 @@ def allowed_cpus() -> int:
     """CPUs that this process may use: those that it may run on, or fewer by the quota of its control groups."""
     cpus, quota = affinity_count(), cpu_quota()
     return cpus if quota is None else min(cpus, max(1, math.floor(quota + 0.5)))
+
+
+def threads_of_each(processes: int) -> int:
+    """Threads of each of some processes: its share of what the user or `choose_threads` set, else of the CPUs."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, (int(given) if given.isdecimal() else allowed_cpus()) // processes)
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:

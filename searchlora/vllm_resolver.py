@@ -189,7 +189,7 @@ def register() -> None:
             self.following: asyncio.Task[None] | None = None
 
         async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
-            models = _models_of_server(sys._getframe())  # later, the event loop calls it
+            models = _models_of_server(sys._getframe())
             try:
                 found = await asyncio.to_thread(self.adapters.find, lora_name, base_model_name)
             except NotServable as error:

@@ -141,6 +141,15 @@ def test_run_a_pipeline_through_a_server(core, old, monkeypatch):
 
 
 @pytest.mark.slow
+def test_run_a_pipeline_in_shards(core, tmp_path):
+    (tmp_path / "queries.tsv").write_text("id\tquery\n1\ttent\n2\tboot\n", encoding="utf-8")
+    (tmp_path / "corpus.jsonl").write_text('{"id": "d1", "text": "a tent"}\n{"id": "d2", "text": "a boot"}\n')
+    arguments = ("run", "bm25", "--queries", "queries.tsv", "--corpus", "corpus.jsonl")
+    core(*arguments, "--out", "run.trec", "--shards", "2")
+    assert set(read_run(tmp_path / "run.trec")) == {"1", "2"}
+
+
+@pytest.mark.slow
 def test_verbs_that_need_more_name_the_extra(core, old):
     assert "searchlora[local]" in core("adapters", "verify", "old-intent", "--store", "store", code=1)
     train = ("train", "intent", "--data", "datasets/intent", "--name", "new", "--base", "base", "--store", "store")

@@ -31,8 +31,8 @@ from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.dataset import Dataset
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.formatting import figure, markdown_table
 from searchlora.eval.figures import SystemScore
+from searchlora.eval.formatting import figure, markdown_table
 from searchlora.experiments import demo
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_result import EvaluationResult
@@ -221,7 +221,8 @@ def _report(bases: Mapping[str, str | None], steps: Steps) -> None:
         rows += [{"job": job, **vars(row)} for row in of_job]
         pairs += [{"job": job, **vars(pair)} for pair in comparison.comparisons if pair.measure == measure]
         training |= {f"{job}: {name}": figures for name, figures in costs.items()}
-    table = markdown_table(["task", "base", "measure", "value", "n", "steps", "tokens", "minutes", "GB"], lines, words=3)
+    head = ["task", "base", "measure", "value", "n", "steps", "tokens", "minutes", "GB"]
+    table = markdown_table(head, lines, words=3)
     save_figures(NAME, rows, pairs, {"training": training, "table": table}, module=as_called(NAME))
 
 

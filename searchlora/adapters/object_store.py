@@ -205,9 +205,9 @@ class ObjectStore(Store):
         try:
             look_up.result(None if last is None else WAIT_S if name else WAIT_ALL_S)
         except (StoreError, TimeoutError) as error:
+            self._is_silent = True
             if last is None:
                 raise
-            self._is_silent = True
             problem = error if isinstance(error, StoreError) else f"{self.place} does not answer."
             warnings.warn(f"{problem} What was known before is used.", stacklevel=2)
 
@@ -222,7 +222,7 @@ class ObjectStore(Store):
             raise
         finally:
             with self._lock:
-                del self._look_ups[name]
+                self._look_ups.pop(name, None)  # another copy may have begun
 
     def _look_up(self, name: str) -> None:
         """Copy what is new of a name, or of all: manifests, moves of aliases, evaluations."""

@@ -404,16 +404,23 @@ class Store:
                 return existing
             number = self._free_version(name, requested)
             target = self.root / name / str(number)
-            with staging.whole_folder(target) as new:
-                manifest = fill(new, number)
-                required = {MODEL_WEIGHTS} if manifest.method == "full" else {CONFIG, WEIGHTS}
-                if missing := required - manifest.files.keys():
-                    raise StoreError(
-                        f"there is no {min(missing)}", where=name, fix="Give a plain PEFT folder, or that of a model."
-                    )
-                if check is not None:
-                    check(StoredAdapter(new, manifest))
-                self._publish(new, manifest)
+            manifest = None
+            try:
+                with staging.whole_folder(target) as new:
+                    manifest = fill(new, number)
+                    required = {MODEL_WEIGHTS} if manifest.method == "full" else {CONFIG, WEIGHTS}
+                    if missing := required - manifest.files.keys():
+                        raise StoreError(
+                            f"there is no {min(missing)}",
+                            where=name,
+                            fix="Give a plain PEFT folder, or that of a model.",
+                        )
+                    if check is not None:
+                        check(StoredAdapter(new, manifest))
+                    self._publish(new, manifest)
+            except StoreError:
+                if manifest is None or not target.is_dir() or read_manifest(target) != manifest:
+                    raise  # else a reader of this machine has copied the published version first
             return StoredAdapter(target, manifest)
 
     # What a store at a URL does in another way, see `ObjectStore`

@@ -22,7 +22,7 @@ PAIR = {torch.bfloat16: 2, torch.float32: 1}
 #: Ranks from this on must be multiples of it, as in `packing.h`.
 DEPTH = 32
 
-#: `linear_avx512` adds LoRA if all layers end at multiples of this column.
+#: `linear` adds LoRA if all layers end at multiples of this column.
 LORA_ALIGNMENT = 32
 
 
@@ -61,6 +61,8 @@ class LoraTables(ctypes.Structure):
     def put(self, slot: int, a: torch.Tensor, b: torch.Tensor) -> None:
         """Set the weights of a slot: A packed from (layers * rank, in), and B from (out, rank), each layer padded to
         whole blocks.
+
+        With tile registers, whole tiles of B are read: memory must continue beyond its last block (`PackedSlots.pack`).
         """
         self.cover(slot)
         self.weights[slot] = (a, b)

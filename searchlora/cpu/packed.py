@@ -137,6 +137,10 @@ class PackedSlots:
             if change is not None:
                 a[layer, : len(change.a)] = change.a
                 b[:, : change.b.shape[1]] = change.b
+            if not b.isfinite().all():
+                # A tile has rows of other adapters, whose zeros times NaN would be NaN: A carries it, in its own rows.
+                a[layer] = torch.nan
+                b.nan_to_num_(0, 0, 0)
             packed_b.append(pack(b))
         # The kernel with tile registers reads whole tiles of B, beyond the last block if the rank is small.
         rest = self._like.new_zeros(-(-DEPTH // rank), *packed_b[0].shape[-3:])

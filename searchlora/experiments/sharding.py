@@ -16,7 +16,7 @@ from searchlora.errors import SearchloraError, ShardsFailed, UsageError
 from searchlora.files.shards import Parts, Shard
 from searchlora.models.devices import VISIBLE, visible_gpus
 from searchlora.progress import Progress, silent
-from searchlora.threads import allowed_cpus, choose_threads
+from searchlora.threads import choose_threads, threads_of_each
 from searchlora.training.processes import end_with_parent, picklable
 
 #: Computes one shard. It is sent to other processes, so it is a function of a module, or a partial one.
@@ -99,8 +99,7 @@ def run_shards(work: Work, sharding: Sharding, parts: Parts, progress: Progress)
 def _run_processes(work: Work, shards: list[Shard], report: Callable[[int], None]) -> dict[str, BaseException]:
     """Compute each shard in a process; shard -> why it failed. No process is left, however this ends."""
     context = multiprocessing.get_context("spawn")
-    allowed = os.environ.get("OMP_NUM_THREADS", "")  # by the user, or set by `choose_threads` for a quota
-    threads = max(1, (int(allowed) if allowed.isdecimal() else allowed_cpus()) // len(shards))
+    threads = threads_of_each(len(shards))
     running: dict[object, tuple[Shard, SpawnProcess, Connection]] = {}
     failed: dict[str, BaseException] = {}
     try:
@@ -149,8 +148,10 @@ def _received(failure: Connection) -> BaseException | None:
     """The error of a process; None if it ended without one, or was killed."""
     try:
         error: BaseException = failure.recv()
-    except EOFError:
+    except (EOFError, OSError):
         return None
+    except Exception as unreadable:  # whatever the class of an object raises
+        return SearchloraError(f"what its process sent cannot be read ({type(unreadable).__name__}: {unreadable})")
     return error
 
 

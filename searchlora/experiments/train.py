@@ -36,7 +36,7 @@ from searchlora.prompts import Renderer
 from searchlora.recipe import EncoderRecipe, Recipe, for_size, load_recipe
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
 from searchlora.task import EncoderTask, GenerationTask, Task, generation_task, load_task
-from searchlora.training.memory import BatchSize, TrainedModel, validates_in_place
+from searchlora.training.memory import TrainedModel, validates_in_place
 from searchlora.training.rows import render_rows
 from searchlora.training.sft import train_adapter
 from searchlora.training.step_choice import choose_step, read_choice, step_of_recipe, write_choice
@@ -126,9 +126,7 @@ def _memory(job: TrainingJob, processes: int) -> str:
     recipe = job.recipe
     if isinstance(job, PromptedJob):
         model = job.model(None, processes)
-        memory = model.memory(BatchSize(1, 2, 1))
-        parameters = model.parameters
-        size = memory.weights + memory.gradients + memory.optimiser + memory.validation
+        parameters, size = model.parameters, model.fixed
     else:
         base = base_memory(job.base.path)
         # An encoder is held in fp32, and so is the copy that validation loads.

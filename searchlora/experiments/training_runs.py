@@ -224,7 +224,7 @@ def _train(
     resume: bool,
     steps: Steps,
 ) -> TrainingResult:
-    """In the child: train with the data, recipe and base of the parent, whatever a file has become meanwhile."""
+    """In the child: train with the recipe and the base of the parent; refuse a dataset that was built again."""
     from filelock import FileLock
 
     with FileLock(folder.with_name(f"{folder.name}@child-{rank()}.lock"), timeout=0):

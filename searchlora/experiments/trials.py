@@ -25,6 +25,7 @@ from searchlora.experiments.train import train
 from searchlora.experiments.training_runs import recipe_for
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings
+from searchlora.models.devices import chosen_gpus
 from searchlora.progress import Steps, no_progress
 from searchlora.task import EncoderTask, generation_task, load_task
 
@@ -91,11 +92,12 @@ def train_trials(
         if engine is not None:
             engine.check_recipe(recipe, trial.name)
     trained = []
-    for number, trial in enumerate(trials, 1):
-        log(f"Trial {number} of {len(trials)}: {', '.join(trial.overrides)}")
-        trained.append(_trained(task, data, trial, options, store, tasks, bars))
-        if (error := trained[-1].error) is not None:
-            log(f"Failed: {error}")
+    with chosen_gpus(options.processes, log):  # once: validation of the first trial may use the GPU in this process
+        for number, trial in enumerate(trials, 1):
+            log(f"Trial {number} of {len(trials)}: {', '.join(trial.overrides)}")
+            trained.append(_trained(task, data, trial, options, store, tasks, bars))
+            if (error := trained[-1].error) is not None:
+                log(f"Failed: {error}")
     return trained
 
 

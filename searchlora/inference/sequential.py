@@ -209,10 +209,10 @@ class SequentialModelRunner:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            if len(answers) == 1:
+            if len(answers) == 1 and not answers[0].ended:
                 answers[0].error = request_error(error)
         self._counts.generated_tokens += sum(len(answer.ids) for answer in answers) - before
-        open_ = [answer for answer in rows.open_answers if answer.error is None]
+        open_ = [answer for answer in rows.open_answers if not answer.ended]
         self._finish([answer for answer in answers if answer not in open_])
         if open_:
             self._smaller.warn_and_free(len(answers))

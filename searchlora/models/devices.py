@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from searchlora.errors import UsageError
 
@@ -60,7 +61,7 @@ def launched_processes() -> int | None:
     Raises:
         UsageError: for processes on several machines.
     """
-    processes, here = world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+    processes, here = world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if here < processes:
         raise UsageError(
             f"{processes} processes were launched, of which {here} are on this machine",
@@ -69,8 +70,10 @@ def launched_processes() -> int | None:
         )
     if processes > 1 and rank() > 0:
         return None
-    for name in [name for name in os.environ if name in _LAUNCHED or name.startswith("TORCHELASTIC_")]:
+    for name in [name for name in os.environ if name in _LAUNCHED or name.startswith(("TORCHELASTIC_", "ACCELERATE_"))]:
         del os.environ[name]
+    if processes > 1 and os.environ.get("OMP_NUM_THREADS") == "1":  # by the launcher, unless the user set it
+        del os.environ["OMP_NUM_THREADS"]
     return processes
 
 
@@ -130,6 +133,8 @@ def visible_gpus() -> list[str]:
     """What `CUDA_VISIBLE_DEVICES` may name: its own entries if it is set, else the UUIDs of all GPUs, most free memory
     first. Empty without an NVIDIA GPU, and for a build of PyTorch that computes on CPUs only.
     """
+    if find_spec("torch") is None:
+        return []
     import torch
 
     if torch.version.cuda is None and torch.version.hip is None:

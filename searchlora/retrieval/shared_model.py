@@ -227,13 +227,14 @@ class SharedModel:
         except BaseException as error:
             if len(calls) == 1:
                 calls[0].set_exception(error)
-            else:
-                for call in calls:
-                    self._compute([call])
+                return
         else:
             for call in calls:
                 call.set_result(vectors[: len(call.texts)])
                 vectors = vectors[len(call.texts) :]
+            return
+        for call in calls:  # not in the block above: the error holds the tensors of the failed pass
+            self._compute([call])
 
     def _copy(self, precision: Precision) -> _Copy:
         import torch

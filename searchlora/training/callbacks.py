@@ -139,11 +139,7 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         started = time.monotonic()
         try:
             measures = dict(self.validate(current))
-        except (
-            OSError,
-            SafetensorError,
-            DataError,
-        ) as error:  # not of the run's own files
+        except (OSError, SafetensorError, DataError) as error:
             raise TrainingError(
                 f"validation failed ({error})", where=str(self.folder), fix="Correct this, then continue with --resume."
             ) from error

@@ -186,7 +186,7 @@ class TrainedModel:
             config, recipe, getattr(torch, {"bf16": "bfloat16", "fp32": "float32"}[self.computed_in])
         )
         self.parameters = number_of_parameters(self.model, trained_too=recipe.is_full)
-        self.trained = sum(value.numel() for value in self.model.parameters() if value.requires_grad)
+        self.trained: int = sum(value.numel() for value in self.model.parameters() if value.requires_grad)
         self.linear = _numbers_in_linear_layers(self.model)
         halved = recipe.is_full and recipe.precision == "bf16"
         self.adapter_bytes = self.trained * (2 if halved else 4)
@@ -205,10 +205,7 @@ class TrainedModel:
         """The memory of training on batches of this size."""
         from searchlora.cpu import backend
 
-        itemsize = 2 if computed_in(self.recipe.precision, self.target) == "bf16" else 4
-        copy_of_base = itemsize * self.parameters
-        gradients = 4 * self.trained
-        in_place = validates_in_place(self.recipe, self.target == "cuda")
+        itemsize, gradients = self._itemsize, 4 * self.trained
         if self.fused is None:
             step, activations = self._step(batch), None
             vocabulary, _ = self.model.get_output_embeddings().weight.shape
@@ -236,9 +233,23 @@ class TrainedModel:
             optimiser=8 * self.trained,
             activations=activations,
             logits=logits,
-            validation=(0 if in_place else copy_of_base) + self._cache(batch, itemsize),
-            storing=copy_of_base,
+            validation=self._validation + self._cache(batch, itemsize),
+            storing=itemsize * self.parameters,
         )
+
+    @property
+    def fixed(self) -> int:
+        """Bytes that do not depend on the batch: weights, gradients, optimiser, and a copy of the base to validate."""
+        return self._weights() + 12 * self.trained + self._validation
+
+    @property
+    def _itemsize(self) -> int:
+        return 2 if computed_in(self.recipe.precision, self.target) == "bf16" else 4
+
+    @property
+    def _validation(self) -> int:
+        in_place = validates_in_place(self.recipe, self.target == "cuda")
+        return 0 if in_place else self._itemsize * self.parameters
 
     def largest_batch(self, memory: int, batch: BatchSize) -> int | None:
         """The largest number of rows of this size, at most 1,024, with which training takes at most `memory` bytes.
@@ -254,11 +265,13 @@ class TrainedModel:
         high = 1
         while high <= 1024 and fits(high):
             high *= 2
+        if high > 1024:
+            return 1024
         low = high // 2
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
-        return min(low, 1024)
+        return low
 
     def quantised(self) -> TrainedModel:
         """The model of LoRA trained by QLoRA: other weights, and the same steps."""

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 from searchlora.errors import SearchloraError, TrainingError
 from searchlora.models.devices import rank
 from searchlora.progress import Progress, Steps, no_progress
-from searchlora.threads import allowed_cpus
+from searchlora.threads import COUNTS, threads_of_each
 
 Result = TypeVar("Result")
 
@@ -80,9 +80,8 @@ def _environments(processes: int) -> list[dict[str, str]]:
         return [common]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    threads = max(1, allowed_cpus() // processes)
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
-    common |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(threads)}
+    common |= dict.fromkeys(COUNTS, str(threads_of_each(processes)))
     # They are of one machine: the ports on which they talk, which ask for no password, are not open to others.
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     common |= {name: os.environ.get(name) or loopback for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
@@ -214,7 +213,7 @@ def picklable(error: BaseException) -> BaseException:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return TrainingError(f"the training process failed ({type(error).__name__}: {error})")
+        return TrainingError(f"a child process failed ({type(error).__name__}: {error})")
     return error
 
 

@@ -66,6 +66,7 @@ def simulated_step(model: Any, settings: StepSettings, layers: int, shape: tuple
         Exception: of any type, for a model whose operations depend on data.
     """
     rows, length, completion = shape
+    last = blocks(model)[layers - 1]  # another list may be the longest of the shortened model
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with ExitStack() as stack:
         stack.enter_context(_first_layers(model, layers))
@@ -74,7 +75,7 @@ def simulated_step(model: Any, settings: StepSettings, layers: int, shape: tuple
         stack.enter_context(_training(model, settings.recompute))
         ids, mask = torch.zeros(rows, length, dtype=torch.long), torch.ones(rows, length, dtype=torch.long)
         live = _LiveBytes(itertools.chain(model.parameters(), model.buffers(), (ids, mask)))
-        stack.enter_context(_marking_the_gradient_of_the_input(blocks(model)[-1], live))
+        stack.enter_context(_marking_the_gradient_of_the_input(last, live))
         stack.enter_context(live)
         with torch.autocast("cpu", torch.bfloat16) if settings.autocast else nullcontext():
             logits = model(

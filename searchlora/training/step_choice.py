@@ -78,7 +78,8 @@ def choose_step(model: TrainedModel, rows: TokenRows, free: int, processes: int 
         found = largest(True)
         fitting = least if found is None else found  # where activations are not known, as few as possible
     if fitting < least:
-        need = model.with_optim(gradient_checkpointing=True).memory(longest.with_rows(least)).peak
+        alone = model.with_optim(gradient_checkpointing=True, gradient_accumulation=1 if wanted <= least else 2)
+        need = alone.memory(longest.with_rows(least)).peak
         raise TrainingError(
             f"{least} rows of {longest.length} tokens need {need / 1e9:.2f} GB with gradient checkpointing, and "
             f"{memory / 1e9:.2f} GB are free",

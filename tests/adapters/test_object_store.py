@@ -390,6 +390,37 @@ def test_a_store_that_does_not_answer_holds_up_one_request_only(url, machine, tr
     assert server.list()[1].aliases == ("production",)
 
 
+def test_a_new_process_uses_the_copy_if_no_store_answers(url, machine, trained, draft, monkeypatch):
+    store = Store(url)
+    store.add("echo", trained, draft)
+    machine(url, "server").pin("echo")
+
+    def fails(*_):
+        raise StoreError("does not answer")
+
+    server = machine(url, "server")
+    server.check_writable()
+    monkeypatch.setattr(ObjectStore, "_find", fails)
+    with pytest.raises(StoreError, match="does not answer"):
+        server.pin("echo")
+    assert server.pin("echo") == "echo@1"
+
+
+def test_a_version_that_a_reader_copied_before_its_writer_renamed_it_is_stored(
+    url, machine, trained, draft, monkeypatch
+):
+    publish = ObjectStore._publish
+
+    def published_and_read(store, new, manifest):
+        publish(store, new, manifest)
+        assert machine(url, "writer").pin("echo") == "echo@1"
+
+    monkeypatch.setattr(ObjectStore, "_publish", published_and_read)
+    writer = machine(url, "writer")
+    assert writer.add("echo", trained, draft).reference == "echo@1"
+    assert writer.get("echo").weight_bytes > 0
+
+
 def test_processes_fetch_a_version_once_and_remove_what_a_killed_one_left(url, machine, trained, draft, fetched):
     stored = Store(url).add("echo", trained, draft)
     one, other = machine(url, "other"), machine(url, "other")

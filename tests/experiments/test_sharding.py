@@ -102,6 +102,32 @@ def test_an_error_in_a_process_is_that_of_the_command(tmp_path):
     assert missing.value.filename == "a" and "in _fail" in missing.value.__notes__[0]
 
 
+class Unreadable(Exception):
+    """Its pickle is read in the process that made it only, as the errors of a plugin are."""
+
+    def __reduce__(self):
+        return _read_in, (os.getpid(),)
+
+
+def _read_in(process: int) -> Exception:
+    if os.getpid() != process:
+        raise ModuleNotFoundError("No module named 'plugin'")
+    return Unreadable()
+
+
+def _fail_as_first(shard: Shard, *_, folder: Path) -> None:
+    if shard.number == 1:
+        raise Unreadable
+    (folder / "second").touch()
+
+
+@pytest.mark.slow
+def test_an_error_that_cannot_be_read_leaves_the_other_shards(tmp_path):
+    with pytest.raises(ShardsFailed, match=r"shard 1/2: what its process sent cannot be read.*No module named"):
+        run_shards(partial(_fail_as_first, folder=tmp_path), Sharding(shards=2), Parts(tmp_path / "parts"), silent)
+    assert (tmp_path / "second").exists()
+
+
 def _sleep(*_) -> None:
     time.sleep(600)
 

@@ -16,11 +16,12 @@ from tests.inference.small_models import local_engine
 def folders(tiny_base, tmp_path_factory):
     place = tmp_path_factory.mktemp("faults")
     found = {name: random_adapter_folder(tiny_base, place / name, seed)[0] for seed, name in enumerate("xyz")}
-    found["broken"] = place / "broken"
-    shutil.copytree(found["x"], found["broken"])
-    weights = load_file(found["broken"] / "adapter_model.safetensors")
-    next(iter(weights.values()))[0, 0] = float("nan")
-    save_file(weights, found["broken"] / "adapter_model.safetensors")
+    for name, matrix in (("broken", "lora_A"), ("broken in B", "lora_B")):
+        found[name] = place / name
+        shutil.copytree(found["x"], found[name])
+        weights = load_file(found[name] / "adapter_model.safetensors")
+        next(tensor for key, tensor in weights.items() if matrix in key)[0, 0] = float("nan")
+        save_file(weights, found[name] / "adapter_model.safetensors")
     return found
 
 

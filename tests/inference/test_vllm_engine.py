@@ -117,6 +117,8 @@ def test_a_server_that_ends_is_an_error_with_the_end_of_its_log_and_starts_again
     with pytest.raises(EngineError, match="vLLM ended, exit status 137"):
         engine.generate([Request(CHAT)])
     (tmp_path / "dies").unlink()
+    assert not engine.unload("candidate")  # which starts no server
+    assert len(starts(tmp_path)) == 2
     with socket.create_server(("127.0.0.1", int(starts(tmp_path)[-1]["options"]["port"]))):
         engine.generate([Request(CHAT)])  # starts it again, at another port
     assert len(starts(tmp_path)) == 3

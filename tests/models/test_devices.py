@@ -106,7 +106,7 @@ def test_each_rank_has_the_gpu_of_its_number(monkeypatch):
 def test_the_first_process_of_a_launcher_trains_for_all(monkeypatch):
     assert launched_processes() == 1
     told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_PORT": "1"}
-    told |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+    told |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "ACCELERATE_MIXED_PRECISION": "fp16", "OMP_NUM_THREADS": "1"}
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     assert launched_processes() is None

@@ -260,6 +260,20 @@ def test_shards_that_are_encoded_alone_are_joined_by_the_last_build(tmp_path, ma
 
 
 @pytest.mark.slow
+def test_a_build_leaves_the_finished_vectors_of_another_pipeline(tmp_path, many, cli, encoded):
+    corpus, pipeline = many
+    command = ["index", "build", corpus, "--out", tmp_path / "idx"]
+    assert cli(*command).code == 0
+    assert cli(*command, "--pipeline", pipeline, "--shard", "1/2").code == 0
+    other = write_pipeline(tmp_path / "other.yaml", {"bm25": {"k1": 2.0}})
+    assert cli(*command, "--pipeline", other).code == 0
+    before = sum(encoded)
+    assert cli(*command, "--pipeline", pipeline).code == 0
+    assert 0 < before < sum(encoded) == 150
+    assert not (tmp_path / "idx.partial").exists()
+
+
+@pytest.mark.slow
 def test_shards_at_once_replace_an_index_only_when_they_are_joined(tmp_path, many):
     corpus, pipeline = many
     old, out = write_corpus(tmp_path / "old.jsonl"), tmp_path / "index"

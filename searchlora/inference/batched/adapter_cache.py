@@ -68,7 +68,9 @@ class AdapterCache:
 
     @property
     def _has_room(self) -> bool:
-        return sum(self._kept[name].size for name in self._expected if name in self._kept) < self._max_bytes
+        """Whether an adapter of the largest expected size has room beside those that are expected or being read."""
+        sizes = [self._kept[name].size for name in self._expected if name in self._kept]
+        return sum(sizes) + (len(self._reading) + 1) * max(sizes, default=0) <= self._max_bytes
 
     def _was_read(self, name: str, future: Future[PackedAdapter]) -> None:
         """Keep an adapter that was read ahead, unless it was taken or dropped meanwhile. An error stays for the

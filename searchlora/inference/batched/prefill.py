@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -142,7 +143,7 @@ class Prefiller:
         for rows in self.passes([len(prefix.ids) - start for prefix, start in zip(prefixes, starts, strict=True)]):
             self.forward_pass([prefixes[row] for row in rows], [starts[row] for row in rows], cache, rows.start)
         for row, prefix in enumerate(prefixes):
-            self.prefixes.add(prefix.adapter, prefix.ids, cache.copy_columns(row, slice(len(prefix.ids))))
+            self.prefixes.add_copy(prefix.adapter, prefix.ids, partial(cache.copy_columns, row))
 
     def _paste_prefix(self, prompt: Prompt, cache: KVCache, row: int) -> int:
         length, columns = self.prefixes.longest_match(prompt.adapter, prompt.ids)

@@ -97,9 +97,9 @@ class VllmEngine(RemoteEngine):
                 self._candidates[name] = current
 
     def unload(self, adapter: str) -> bool:
-        if not self._seen:  # a server that was never started has no adapters
-            return False
         self._candidates.pop(adapter, None)
+        if not self._server.is_running:  # it has no adapters
+            return False
         with self._served([]):
             return super().unload(adapter)
 

@@ -101,6 +101,11 @@ class VllmServer:
                 self._users -= 1
                 self._unused.notify_all()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def failure(self) -> EngineError | None:
         """Why the server no longer runs; None if it does, or was never started."""
         with suppress(subprocess.TimeoutExpired):  # a connection breaks before the process ends
@@ -116,7 +121,7 @@ class VllmServer:
 
     @property
     def _fits(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
+        if not self.is_running:
             return False
         ranks = list(self.ranks.values())
         slots = self.settings.max_loras is not None or len(ranks) < self._slots

@@ -130,7 +130,9 @@ class ServeConfig:
     )
     max_num_seqs: int = _setting(32, "N", "Rows of one batch, for decoding and prefill.", min=1)
     batch_tokens: int = _setting(8192, "TOKENS", "Rows times longest row of one prefill.", min=1)
-    cache_tokens: int = _setting(65536, "TOKENS", "KV cache: rows times longest sequence.", min=1)
+    cache_tokens: int | None = _setting(
+        None, "TOKENS", "KV cache: rows times longest sequence; default: 65536, or less where memory is short.", min=1
+    )
     prefix_tokens: int = _setting(16384, "TOKENS", "Prefix cache shared by prompts.", min=0)
     waiting: int = _setting(1024, "N", "Maximum number of requests in the queue; further requests get 503.", min=1)
     waiting_per_client: int | None = _setting(
@@ -208,9 +210,7 @@ class ServeConfig:
         """Settings of the server's own engine."""
         from searchlora.inference.settings import LocalSettings
 
-        given = {name: getattr(self, name) for name in _OF_ENGINE}
-        if self.cache_tokens == LocalSettings.model_fields["cache_tokens"].default:
-            del given["cache_tokens"]  # the engine may choose a smaller one
+        given = {name: value for name in _OF_ENGINE if (value := getattr(self, name)) is not None}
         return LocalSettings(max_prompt_tokens=self.max_prompt, **given)
 
 

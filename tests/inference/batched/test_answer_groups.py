@@ -21,7 +21,7 @@ def asked(text=TEXT, adapter=None, tokens=8, seed=1) -> Request:
 
 
 def engine_of(base, *, chunk=256, **settings) -> LocalEngine:
-    engine = LocalEngine(base, precision="fp32", **settings)
+    engine = LocalEngine(base, **{"precision": "fp32", **settings})
     engine._core._runner._prefiller.chunk = chunk
     return engine
 
@@ -86,6 +86,21 @@ def test_a_prompt_without_finite_numbers_fails_all_answers(tiny_base, folders):
         with pytest.raises(EngineError, match="computes no finite numbers"):
             future.result(60)
     assert len(texts(futures[5:])) == 2
+
+
+def test_numbers_that_are_not_finite_in_an_adapter_reach_its_own_rows_only(tiny_base, folders):
+    """In bf16, where a kernel computes rows of several adapters together."""
+    engine = engine_of(tiny_base, precision="bf16", max_num_seqs=4)
+    engine.load_folder("x", folders["x"])
+    wanted = [texts([engine.submit(asked(adapter=adapter))]) for adapter in ("x", None)]
+    for name in ("broken", "broken in B"):
+        engine.load_folder(name, folders[name])
+        free = hold(engine)
+        broken, *others = [engine.submit(asked(adapter=adapter)) for adapter in (name, "x", None)]
+        free.set()
+        with pytest.raises(EngineError, match="computes no finite numbers"):
+            broken.result(60)
+        assert [texts([other]) for other in others] == wanted
 
 
 def test_an_adapter_that_was_replaced_computes_the_prompt_again(tiny_base, folders):
