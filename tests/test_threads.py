@@ -13,7 +13,7 @@ import pytest
 from searchlora import threads
 from searchlora.threads import Threads, choose_threads, cpu_quota
 
-VARIABLES = (*threads._WAITING, *threads._COUNTS)
+VARIABLES = (*threads._WAITING, *threads.COUNTS)
 
 
 def control_groups(root, lines, files):
