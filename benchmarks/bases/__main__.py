@@ -209,8 +209,8 @@ def _report(bases: Mapping[str, str | None], steps: Steps) -> None:
                 continue
             adapters, of_run = run.evaluate(parts, steps)
             evaluations[f"{run.base}, {BASE}"] = of_run[BASE]
-            evaluations[f"{run.base}, {run.steps or 'all'} steps"] = of_run["adapter"]
-            costs[f"{run.base}, {run.steps or 'all'} steps"] = _training(adapters)
+            name = f"{run.base}, {run.steps or 'all'} steps"
+            evaluations[name], costs[name] = of_run["adapter"], _training(adapters)
         if not evaluations:
             continue
         comparison = compare(evaluations, candidate=list(costs)[-1])

@@ -79,16 +79,16 @@ def measure(
     ways = {"a tenth alone": pairs // 10, "alone": pairs, "four shards, killed": pairs}
     ways |= {"Ray, killed": pairs} if ray else {}
     outs = {way: folder / way.replace(" ", "_").replace(",", "") / "qrels.txt" for way in ways}
-    alone = 0.0
+    before = 0.0  # seconds of the way before
 
     def compute(keys: Sequence[str]) -> list[dict[str, Any]]:
-        return [_measure_way(way, ways[way], outs[way], start, kills, alone) for way in keys]
+        return [_measure_way(way, ways[way], outs[way], start, kills, before) for way in keys]
 
     known: dict[str, dict[str, Any]] = {}
     for way in ways:
         known |= remembered(folder / "ways.jsonl", [way], compute)
         print(way, known[way], flush=True)
-        alone = known[way]["seconds"]
+        before = known[way]["seconds"]
     rows = [
         single_row(way, measured, value)
         for way, figures in known.items()
