@@ -144,6 +144,10 @@ class ForkedTrainingChild(TrainingChild):
             try:
                 for end in others:
                     end.close()
+                import torch
+
+                # PyTorch makes its pool anew at the first use after a fork, which two threads must not do at once.
+                torch.set_num_threads(torch.get_num_threads())
                 _train(work, result, variables)
                 code = 0
             finally:

@@ -197,7 +197,8 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
         time.sleep(0.02)
     script.kill()
     script.wait()
-    assert store.versions("tried-seed-1") == (1,) and store.versions("tried-seed-2") == ()
+    said = script.stdout + script.stderr
+    assert store.versions("tried-seed-1") == (1,) and store.versions("tried-seed-2") == (), said
     found, said = swept(store, ["seed=1,2"], overrides=overrides)
     assert any("Reusing tried-seed-1@1" in text for text in said)
     assert any("Resuming" in text for text in said)
