@@ -172,7 +172,7 @@ def encode_shard(
     context = _context(store)
     for name, vectors in IndexNeeds.of(pipelines, overrides, context).dense.items():
         if not any(state and name in state.encoded for state in states.values()):
-            vectors.encode(DocumentStore(folder), Parts(_partial(out) / name), context, shard, progress)
+            vectors.encode(DocumentStore(folder), Parts.beside(out, name), context, shard, progress)
 
 
 @contextmanager
@@ -262,7 +262,7 @@ class _Build:
     def finish(self) -> IndexManifest:
         """Write the manifest, after which the folder is an index."""
         for name in self.state.encoded:  # the vectors of another pipeline may be there, too
-            shutil.rmtree(_partial(self.out) / name, ignore_errors=True)
+            shutil.rmtree(Parts.beside(self.out, name).folder, ignore_errors=True)
         self._remove_empty_parts()
         parts: tuple[Bm25Part | DensePart, ...] = (*self.state.bm25, *self.state.dense)
         complete = {*DOCUMENT_FILES, *(name for part in parts for name in part.files)}
@@ -289,16 +289,16 @@ class _Build:
     def give_up(self) -> None:
         """After an error, keep the folder only if there are vectors, which took long to compute, or it is complete."""
         self._remove_empty_parts()
-        kept = [_partial(self.out).exists(), (self.folder / INDEX_FILE).exists(), *self.folder.glob("dense-*/*")]
+        kept = [Parts.beside(self.out).folder.exists(), (self.folder / INDEX_FILE).exists(), *self.folder.glob("dense-*/*")]
         if not any(kept):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _remove_empty_parts(self) -> None:
         with suppress(OSError):
-            _partial(self.out).rmdir()
+            Parts.beside(self.out).folder.rmdir()
 
     def _encode(self, folder: Path, vectors: IndexVectors) -> None:
-        parts, settings = Parts(_partial(self.out) / folder.name), vectors.settings
+        parts, settings = Parts.beside(self.out, folder.name), vectors.settings
         with parts.removed_if_empty():
             progress = self.steps("Encoding")
             texts = vectors.encode(DocumentStore(self.folder), parts, self.context, Shard(), progress)
@@ -328,11 +328,6 @@ class _Build:
 def _context(store: Store | str | Path | None, steps: Steps = no_progress) -> BuildContext:
     store = Store.of(store)
     return BuildContext(store, Engines(store), steps=steps)
-
-
-def _partial(out: Path) -> Path:
-    """The folder beside an index that holds a folder of parts for each kind of vectors."""
-    return Path(f"{out}.partial")
 
 
 def _usable(out: Path, source: CorpusIdentity) -> IndexFolder | None:

@@ -19,9 +19,9 @@ def merge(out: Annotated[Path, argument("OUT", "The (first) --out of the command
     from searchlora.cli.judge import print_judged
     from searchlora.experiments.judge.merge import merge_grades
     from searchlora.experiments.run import merge_run
-    from searchlora.experiments.sharding import parts_of
+    from searchlora.files.shards import Parts
 
-    parts = parts_of(out)
+    parts = Parts.beside(out)
     if any(parts.folder.glob("dense-*")):
         raise UsageError(
             "these are shards of an index",

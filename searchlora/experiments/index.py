@@ -9,7 +9,8 @@ from typing import Any
 
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus
-from searchlora.experiments.sharding import WHOLE, Sharding, parts_of, run_shards
+from searchlora.experiments.sharding import WHOLE, Sharding, run_shards
+from searchlora.files.shards import Parts
 from searchlora.pipelines.index_build import BuiltIndex, build_index, encode_shard, prepare_shards
 from searchlora.progress import Steps, no_progress
 
@@ -43,6 +44,6 @@ def index(
         if sharding.shard is None:
             prepare_shards(corpus, out, **given, steps=steps)
         work = partial(encode_shard, corpus=corpus, out=out, **given)
-        if not run_shards(work, sharding, parts_of(Path(out).resolve()), steps("Encoding")):
+        if not run_shards(work, sharding, Parts.beside(Path(out).resolve()), steps("Encoding")):
             return None
     return build_index(corpus, out, **given, steps=steps)

@@ -21,9 +21,9 @@ from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_pa
 from searchlora.errors import PipelineError, RowError, UsageError
 from searchlora.eval.judgments.card import RunCard, write_run_with_card
 from searchlora.eval.trec import is_word, run_lines
-from searchlora.experiments.sharding import WHOLE, Sharding, parts_of, run_shards
+from searchlora.experiments.sharding import WHOLE, Sharding, run_shards
 from searchlora.files import atomic_text, check_writable, file_sha256, read_rows
-from searchlora.files.shards import Job, Shard
+from searchlora.files.shards import Job, Parts, Shard
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.engine_load import generations
@@ -109,7 +109,7 @@ def run(
         cache=cache,
         steps=steps if sharding.is_here else no_progress,
     )
-    return merge_run(outs[0]) if run_shards(work, sharding, parts_of(outs[0]), steps("Searching")) else None
+    return merge_run(outs[0]) if run_shards(work, sharding, Parts.beside(outs[0]), steps("Searching")) else None
 
 
 def _run_shard(
@@ -150,7 +150,7 @@ def _run_shard(
     }
     size = built.batch_size
     job = Job(key, _queries(queries), compute, size, about=about, part_rows=size)
-    parts_of(outs[0]).compute(job, shard, progress, count)
+    Parts.beside(outs[0]).compute(job, shard, progress, count)
 
 
 def _from(folder: Path, file: Path) -> str:
@@ -168,7 +168,7 @@ def merge_run(out: str | Path) -> tuple[str, int]:
     Raises:
         DataError: when a shard or a part is missing or damaged, or a file cannot be written.
     """
-    target, parts = Path(out), parts_of(out)
+    target, parts = Path(out), Parts.beside(out)
     merged = parts.merged()
     about = merged.about
     created = datetime.now(UTC).isoformat(timespec="seconds")

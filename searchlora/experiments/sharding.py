@@ -9,15 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import Literal, TypeAlias
 
+from searchlora.child_processes import end_with_parent, picklable
 from searchlora.errors import SearchloraError, ShardsFailed, UsageError
 from searchlora.files.shards import Parts, Shard
 from searchlora.models.devices import VISIBLE, visible_gpus
 from searchlora.progress import Progress, silent
 from searchlora.threads import choose_threads, threads_of_each
-from searchlora.training.processes import end_with_parent, picklable
 
 #: Computes one shard. It is sent to other processes, so it is a function of a module, or a partial one.
 Work: TypeAlias = Callable[[Shard, Progress], None]
@@ -56,11 +55,6 @@ class Sharding:
 
 #: All in this process.
 WHOLE = Sharding()
-
-
-def parts_of(out: str | Path) -> Parts:
-    """The parts of a job whose first output is a file: in a folder beside it."""
-    return Parts(Path(f"{out}.partial"))
 
 
 def run_shards(work: Work, sharding: Sharding, parts: Parts, progress: Progress) -> bool:

@@ -106,6 +106,11 @@ class Parts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @classmethod
+    def beside(cls, out: str | Path, *folders: str) -> Parts:
+        """The parts of a job that writes `out`: in `out.partial`, or in a folder there for each of several jobs."""
+        return cls(Path(f"{out}{_PARTIAL}", *folders))
+
     def compute(self, job: Job, shard: Shard = Shard(), progress: Progress = silent, total: int | None = None) -> None:
         """Compute the parts of a shard that are missing.
 
@@ -181,7 +186,7 @@ class Parts:
 
     def remove(self) -> None:
         """Remove the folder, once what was merged is stored elsewhere; a kill leaves at most a hidden folder."""
-        aside = self.folder.with_name(f".{self.folder.name.removesuffix('.partial')}.merged")
+        aside = self.folder.with_name(f".{self.folder.name.removesuffix(_PARTIAL)}.merged")
         shutil.rmtree(aside, ignore_errors=True)
         with writing(self.folder):
             self.folder.rename(aside)
@@ -284,6 +289,7 @@ def _description(file: Path) -> dict[str, Any]:
     return content
 
 
+_PARTIAL = ".partial"
 _SHARD = re.compile(r"shard-([1-9][0-9]{0,5})-of-([1-9][0-9]{0,5})\.json\Z")
 _AGAIN = "Run its shard again; what is complete is not computed again."
 

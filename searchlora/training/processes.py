@@ -7,14 +7,12 @@ way, ends the child. Several processes train together, by the environment variab
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import signal
 import socket
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any, TypeVar
 
+from searchlora.child_processes import picklable
 from searchlora.errors import SearchloraError, TrainingError
 from searchlora.models.devices import rank
 from searchlora.progress import Progress, Steps, no_progress
@@ -192,29 +191,6 @@ def _end_with_input() -> None:
     while os.read(0, 1):
         pass
     os._exit(1)
-
-
-def end_with_parent() -> None:
-    """In a process of `multiprocessing`: end when its parent is killed, too."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end() -> None:
-        parent.join()
-        os._exit(1)
-
-    Thread(target=end, daemon=True).start()
-
-
-def picklable(error: BaseException) -> BaseException:
-    """The error, with the lines of this process where it is not one for the user."""
-    if not isinstance(error, SearchloraError):
-        error.add_note(f"In a child process:\n{traceback.format_exc()}")
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return TrainingError(f"a child process failed ({type(error).__name__}: {error})")
-    return error
 
 
 if __name__ == "__main__":

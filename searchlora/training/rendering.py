@@ -12,10 +12,10 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any, TypeVar
 
+from searchlora.child_processes import end_with_parent, picklable
 from searchlora.errors import TrainingError
 from searchlora.models.devices import world_size
 from searchlora.threads import allowed_cpus
-from searchlora.training.processes import end_with_parent, picklable
 
 #: Fewer items are not worth a process.
 _MIN_ITEMS = 2_000

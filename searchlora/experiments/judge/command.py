@@ -23,9 +23,9 @@ from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.experiments.judge.merge import JudgeResult, merge_grades
 from searchlora.experiments.judge.pair_table import PairTable, pair_table
 from searchlora.experiments.judge.pairs import QueryPassage, stream_pairs
-from searchlora.experiments.sharding import WHOLE, Sharding, parts_of, run_shards
+from searchlora.experiments.sharding import WHOLE, Sharding, run_shards
 from searchlora.files import check_writable, file_sha256
-from searchlora.files.shards import Job, Shard
+from searchlora.files.shards import Job, Parts, Shard
 from searchlora.inference.settings import EngineSettings
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.progress import Progress, Steps, no_progress
@@ -103,7 +103,7 @@ def judge(
             **{"engine": engine, "store": Store.of(store), "tasks": tasks},
         },
     )
-    if not run_shards(work, sharding, parts_of(target), steps("Judging")):
+    if not run_shards(work, sharding, Parts.beside(target), steps("Judging")):
         return None
     return merge_grades(target)
 
@@ -122,7 +122,7 @@ def _grade_shard(
     judge: Mapping[str, Any],
 ) -> None:
     """Grade the pairs of one shard, in this process."""
-    parts = parts_of(out)
+    parts = Parts.beside(out)
     streamed = stream_pairs(runs, depth, pairs)
     inputs = {
         "topics": topics,

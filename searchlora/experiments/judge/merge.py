@@ -19,9 +19,8 @@ from searchlora.errors import DataError
 from searchlora.eval.judge.labels import write_probabilities
 from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, write_judgments
 from searchlora.eval.trec import StreamedQrels
-from searchlora.experiments.sharding import parts_of
 from searchlora.files import atomic_text, check_writable
-from searchlora.files.shards import Merged
+from searchlora.files.shards import Merged, Parts
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def merge_grades(out: str | Path) -> JudgeResult:
     target = Path(out)
     check_new(target)
     check_writable(target)
-    parts = parts_of(target)
+    parts = Parts.beside(target)
     merged = parts.merged()
     grades: Counter[int] = Counter()
     scales = set()
