@@ -15,7 +15,7 @@ from pathlib import Path
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats.base import Form, Format, Kind, Topics
 from searchlora.eval.formats.beir import BEIR
-from searchlora.eval.formats.checks import collect_qrels, collect_topics, ids_of_queries, topic_fields, with_queries
+from searchlora.eval.formats.checks import collect_qrels, collect_topics, ids_of_queries, topic_fields, topic_of, with_queries
 from searchlora.eval.formats.opensearch import OPENSEARCH
 from searchlora.eval.formats.quepid import QUEPID
 from searchlora.eval.formats.ranx import RANX
@@ -39,9 +39,9 @@ __all__ = [
 ]
 
 #: All formats in the order in which they are tried: Parquet is detected from its first bytes, before the text formats;
-#: OpenSearch comes before ranx, which accepts any object of objects.
+#: OpenSearch and Quepid come before ranx, which accepts any object of objects.
 FORMATS: dict[str, Format] = {
-    format.name: format for format in (PARQUET, TREC, BEIR, JSONL, OPENSEARCH, RANX, QUEPID, CSV)
+    format.name: format for format in (PARQUET, TREC, BEIR, JSONL, OPENSEARCH, QUEPID, RANX, CSV)
 }
 
 
@@ -85,17 +85,27 @@ def read_qrels(
     return qrels
 
 
-def read_run(path: str | Path, format: str | None = None) -> dict[str, dict[str, float]]:
+def read_run(
+    path: str | Path, format: str | None = None, *, topics: Topics | None = None
+) -> dict[str, dict[str, float]]:
     """Read a run as topic -> document -> score. Ranks in the file are ignored; an empty file has no results.
+
+    Args:
+        topics: For a snapshot of Quepid, which identifies a topic by the text of its query: the topics that provide its
+            id. None: the text is the id.
 
     Raises:
         DataError: naming the line, row or place, for a malformed line, a score that is not a finite number, or a
-            document ranked twice for a topic.
-        UsageError: for an unknown format, or one that has no runs.
+            document ranked twice for a topic, or a query without a topic.
+        UsageError: for an unknown format, one that has no runs, or two topics with the same query.
     """
     path = Path(path)
-    run: dict[str, dict[str, float]] = _form_to_read(path, format, "run").read(path)
-    return run
+    form = _form_to_read(path, format, "run")
+    run: dict[str, dict[str, float]] = form.read(path)
+    if topics is None or not form.by_query:
+        return run
+    ids = ids_of_queries(topics)
+    return {topic_of(query, ids, str(path)): documents for query, documents in run.items()}
 
 
 def read_topics(path: str | Path, format: str | None = None) -> dict[str, dict[str, str | float]]:

@@ -47,7 +47,7 @@ class Form:
         read: The rows of a file of qrels or topics, as `TripleRow` or `TopicRow`; a run as topic -> document -> score.
         write: Takes the path and what is written, for a run also the tag.
         suffixes: File name suffixes that select this form if the head does not; `""` is a name without a suffix.
-        by_query: Whether a file of qrels identifies a topic by the text of its query, not by an id.
+        by_query: Whether a file identifies a topic by the text of its query, not by an id.
     """
 
     shape: str

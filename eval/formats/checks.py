@@ -26,20 +26,34 @@ def collect_qrels(
             without a topic.
         UsageError: if the thresholds do not increase.
     """
-    if thresholds is not None and (
-        list(thresholds) != sorted(set(thresholds)) or not all(map(math.isfinite, thresholds))
-    ):
-        raise UsageError(f"the thresholds {', '.join(map(str, thresholds))} do not rise")
+    check_thresholds(thresholds or ())
     qrels: dict[str, dict[str, int]] = {}
     for row in rows:
         topic, document, grade = judgment(row, thresholds)
         if topic_ids is not None:
-            topic = _topic_of(topic, topic_ids, row.where)
+            topic = topic_of(topic, topic_ids, row.where)
         grades = qrels.setdefault(topic, {})
         if document in grades:
             raise DataError(f"document {document} is judged twice for topic {topic}", where=row.where)
         grades[document] = grade
     return qrels
+
+
+def check_thresholds(thresholds: Sequence[float]) -> None:
+    """Raise `UsageError` unless the thresholds increase."""
+    if list(thresholds) != sorted(set(thresholds)) or not all(map(math.isfinite, thresholds)):
+        raise UsageError(f"the thresholds {', '.join(map(str, thresholds))} do not rise")
+
+
+def thresholds_reached(value: object, thresholds: Sequence[float]) -> int | None:
+    """The grade of a rating: the number of increasing thresholds that it reaches; None for what is no finite number.
+
+    Examples:
+        >>> thresholds_reached("2.33", (0.5, 1.5, 2.5)), thresholds_reached("good", (0.5, 1.5, 2.5))
+        (2, None)
+    """
+    number = _number(value)
+    return None if number is None else bisect_right(thresholds, number)
 
 
 def judgment(row: TripleRow, thresholds: Sequence[float] | None = None) -> tuple[str, str, int]:
@@ -143,12 +157,13 @@ def _id(value: object, label: str, where: str) -> str:
     return value
 
 
-def _topic_of(query: str, topic_ids: Mapping[str, str], where: str) -> str:
+def topic_of(query: str, topic_ids: Mapping[str, str], where: str) -> str:
+    """The id of the topic with a query. Raises `DataError` if there is none."""
     try:
         return topic_ids[query]
     except KeyError:
         raise DataError(
-            f"no topic has the query '{query}'", where=where, fix="Give the topics that the judgments belong to."
+            f"no topic has the query '{query}'", where=where, fix="Give the topics that the file belongs to."
         ) from None
 
 

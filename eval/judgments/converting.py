@@ -67,15 +67,20 @@ def convert_qrels(
     return qrels
 
 
-def convert_run(source: Path, target: Path, read_from: str, write_to: str, *, tag: str) -> Run:
+def convert_run(
+    source: Path, target: Path, read_from: str, write_to: str, *, tag: str, topics: Topics | None = None
+) -> Run:
     """Convert a run to another format with its card; returns it.
+
+    Args:
+        topics: As `read_run`.
 
     Raises:
         DataError: when the source cannot be read or was changed since its card was written.
         UsageError: for an unknown format.
     """
     card = read_run_card(source)
-    run = read_run(source, read_from)
+    run = read_run(source, read_from, topics=topics)
     if card is None:
         write_run(target, run, tag, write_to)
     else:

@@ -62,12 +62,18 @@ def run(
     from_: _FromOption = None,
     to: _ToOption = None,
     tag: Annotated[str, option("--tag NAME", "Name of the run, the last column of a TREC run.")] = "searchlora",
+    topics: Annotated[
+        Path | None,
+        option("--topics FILE", "Topics file, for a snapshot of Quepid, which stores query texts instead of ids."),
+    ] = None,
 ) -> None:
-    """Convert runs. Formats: trec, jsonl, parquet, ranx."""
+    """Convert runs. Formats: trec, jsonl, parquet, ranx; a snapshot of quepid is read."""
+    from searchlora.eval.formats import read_topics
     from searchlora.eval.judgments.converting import convert_run
 
     read_from, write_to = _formats("run", source, from_, target, to)
-    converted = convert_run(source, target, read_from, write_to, tag=tag)
+    known = read_topics(topics) if topics is not None else None
+    converted = convert_run(source, target, read_from, write_to, tag=tag, topics=known)
     _report(source, read_from, target, write_to, _counts(converted, "documents"))
 
 

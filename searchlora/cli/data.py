@@ -30,6 +30,14 @@ class BuildOptions(NamedTuple):
     grades: Annotated[
         str | None, option("--grades MAP", "Number of each grade in the source, for example E=3,S=2,C=1,I=0.")
     ] = None
+    thresholds: Annotated[
+        str | None,
+        option(
+            "--thresholds NUMBERS",
+            "Thresholds that turn ratings with decimals into grades, such as 0.5,1.5,2.5; the grade is the number"
+            " reached.",
+        ),
+    ] = None
     seed: Annotated[int, option("--seed N", "Random seed of the split.")] = 13
     limit: Annotated[int | None, option("--limit N", "Read at most N rows.")] = None
     on_leak: Annotated[
@@ -54,6 +62,9 @@ class BuildOptions(NamedTuple):
         option("--relevant GRADE", "Lowest grade that counts as relevant in MRR and Recall. Default: 1.", min=1),
     ] = None
     judgments_source: JudgmentsSourceOption = None
+    encoding: Annotated[
+        str | None, option("--encoding NAME", "Encoding of text files that are not UTF-8, such as cp1252 or latin-1.")
+    ] = None
     allow_rejects: Annotated[bool, option("--allow-rejects", "Build the dataset even if rows are rejected.")] = False
 
 

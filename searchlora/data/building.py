@@ -26,13 +26,22 @@ from searchlora.data.inputs import Inputs, SuppliedCollection
 from searchlora.data.row_store import Leak, RowStore, leak_error, write_leaks
 from searchlora.data.splits import ONLY_TEST, SPLITS, check_ratios
 from searchlora.data.validation import REJECTED_FILE, RecordCheck, RejectedList, beside
-from searchlora.errors import DataError, RenderError, UnknownFormat, UsageError
+from searchlora.errors import DataError, RejectedRows, RenderError, UnknownFormat, UsageError
 from searchlora.eval.judge.rater_report import rater_file
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.sources import UNKNOWN, GradeSources, Source, SourceCounts, read_sources, sources_path
 from searchlora.eval.text_identity import fingerprint
 from searchlora.eval.trec import write_qrels
-from searchlora.files import FieldMap, ReadProgress, atomic_folder, file_sha256, track_reads, tree_size
+from searchlora.files import (
+    NOT_UTF8,
+    FieldMap,
+    ReadProgress,
+    atomic_folder,
+    file_sha256,
+    reading_as,
+    track_reads,
+    tree_size,
+)
 from searchlora.files.json_text import value_fault
 from searchlora.progress import Progress, silent
 from searchlora.records import Collection, Format, Judgment, Record, RejectedRow, SourceReport, SourceRow
@@ -66,7 +75,9 @@ def build(
     relevant: int | None = None,
     fields: FieldMap | None = None,
     grades: str | None = None,
+    thresholds: str | None = None,
     judgments_source: str | None = None,
+    encoding: str | None = None,
     progress: Progress = silent,
     shares: tuple[float, float, float] | None = None,
 ) -> DatasetCard:
@@ -97,8 +108,12 @@ def build(
         fields: Field of the format -> the columns of the source that hold it. `corpus.id`, `corpus.text` and
             `corpus.title` are of the corpus, as are `id`, `text` and `title` where the format has no such field.
         grades: Numbers of the source's grades, as "E=3,S=2,C=1,I=0", for a format with the option `grade_map`.
+        thresholds: Rising numbers for ratings with decimals, as "0.5,1.5,2.5": a rating's grade is how many of them it
+            reaches. For a format with the option `thresholds`, and for `qrels`.
         judgments_source: Who or what graded the records and the judgments, where no card says it: a word of
             `eval.judgments.sources.Source`. None: unknown.
+        encoding: Of the texts among `source`, `corpus`, `qrels` and `topics`, such as "latin-1"; None: UTF-8. JSON and
+            Parquet are always UTF-8.
         progress: Called with bytes read, total bytes and the rows so far.
         shares: Old name of `split_ratios`, accepted for one release with a warning.
 
@@ -128,7 +143,7 @@ def build(
         raise UsageError(f"the limit is {limit}", where="--limit", fix="It is 1 or more; without it all rows are read.")
     if not source.exists():
         raise DataError("there is no such file or folder", where=str(source), fix="Check the path.")
-    inputs = Inputs(corpus, qrels, topics, relevant, fields or {}, grades)
+    inputs = Inputs(corpus, qrels, topics, relevant, fields or {}, grades, thresholds)
     declared = DeclaredSources(source, reader, judgments_source)
     reader, given, supplied, judged_by = inputs.applied(task, reader, options or {})
     merged_options = {**(reader.implied(source, given) if reader.implied is not None else {}), **given}
@@ -147,8 +162,16 @@ def build(
             declared,
             judged_by,
             supplied,
+            encoding,
         )
-        card = builder.run(limit, allow_rejects, on_leak)
+        with reading_as(encoding, [source, *(Path(file) for file in (corpus, qrels, topics) if file is not None)]):
+            try:
+                card = builder.run(limit, allow_rejects, on_leak)
+            except DataError as error:
+                if NOT_UTF8 not in error.what or isinstance(error, RejectedRows):
+                    raise
+                fix = "Give the encoding, as --encoding cp1252, or convert the file."
+                raise DataError(error.what, where=error.where, fix=fix) from None
     for leftover in (beside(out, REJECTED_FILE), beside(out, LEAKS_FILE)):
         leftover.unlink(missing_ok=True)
     return card
@@ -168,6 +191,7 @@ class _Build:
     declared: DeclaredSources
     judged_by: JudgmentsCard | None = None
     supplied: SuppliedCollection | None = None
+    encoding: str | None = None
     judged_in_test: int = 0
     judgment_counts: SourceCounts | None = None
     ignored: dict[str, int] = field(default_factory=dict)
@@ -353,7 +377,7 @@ class _Build:
             task=self.task.name,
             task_version=self.task.version,
             format=self.format.name,
-            options=self.options,
+            options={**self.options, **({} if self.encoding is None else {"encoding": self.encoding})},
             source={"name": self.source.name, "files": self._source_files()},
             seed=self.seed,
             shares=self.split_ratios,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from searchlora.data.collection import Corpus, CorpusFile, read_documents, read_judgments
 from searchlora.data.formats.judged_collections import CORPUS_HINT
-from searchlora.data.formats.judgments import judged_queries
+from searchlora.data.formats.judgments import judged_queries, parse_thresholds
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import format_of_file, read_qrels
 from searchlora.eval.formats.base import first_fields, has_keys
@@ -39,12 +39,14 @@ class SuppliedCollection:
         qrels: The judgments, by record id or by the text of the query.
         relevant: Lowest grade that counts as relevant.
         columns: Field of a table of judgments (`query`, `document`, `grade`, `rater`) -> its columns.
+        thresholds: Of ratings with decimals; None: they are whole numbers.
     """
 
     corpus: Corpus
     qrels: Path
     relevant: int
     columns: FieldMap = field(default_factory=dict)
+    thresholds: Sequence[float] | None = None
 
     def collection(self, records: Iterable[tuple[str, Sequence[str]]]) -> Collection:
         """The collection of a dataset.
@@ -57,14 +59,14 @@ class SuppliedCollection:
         """
         sources = sources_of(self.qrels) if has_card(self.qrels) else None
         if self.columns or _is_table_of_queries(self.qrels):
-            judged = judged_queries(self.qrels, self.columns)
+            judged = judged_queries(self.qrels, self.columns, self.thresholds)
             judgments = _by_query(judged, records, sources)
             return Collection(read_documents(self.corpus), judgments, self.relevant)
         form = format_of_file(self.qrels, "qrels").name
-        if form == "trec":
+        if form == "trec" and self.thresholds is None:
             judgments = _with_sources(read_judgments(self.qrels), sources)
         else:
-            qrels = read_qrels(self.qrels, form)
+            qrels = read_qrels(self.qrels, form, thresholds=self.thresholds)
             by_query = form in _BY_QUERY
             judgments = _by_query(qrels, records, sources) if by_query else _with_sources(_by_id(qrels), sources)
         return Collection(read_documents(self.corpus), judgments, self.relevant)
@@ -134,6 +136,7 @@ class Inputs:
     relevant: int | None = None
     fields: FieldMap = field(default_factory=dict)
     grades: str | None = None
+    thresholds: str | None = None
 
     def applied(
         self, task: Task, format: Format, options: Options
@@ -155,7 +158,8 @@ class Inputs:
             return format, given, None, None
         corpus, qrels = CorpusFile(Path(str(self.corpus)), documents, CORPUS_HINT), Path(str(self.qrels))
         judged = {name.removeprefix(_QRELS): cols for name, cols in self.fields.items() if name.startswith(_QRELS)}
-        supplied = SuppliedCollection(corpus, qrels, self.relevant or 1, judged)
+        thresholds = None if self.thresholds is None else parse_thresholds(self.thresholds)
+        supplied = SuppliedCollection(corpus, qrels, self.relevant or 1, judged, thresholds)
         return replace(format, collection=None), given, supplied, read_judgments_card(qrels)
 
     def _files(self, task: Task, format: Format) -> dict[str, str]:
@@ -181,11 +185,20 @@ class Inputs:
         return {**files, **self._grades(task, format)}
 
     def _grades(self, task: Task, format: Format) -> dict[str, str]:
-        if self.grades is None:
-            return {}
-        if "grade_map" not in format.options:
-            raise UsageError(f"format '{format.name}' maps no grades", where="--grades", fix=_with(task, "grade_map"))
-        return {"grade_map": self.grades}
+        given = {}
+        if self.grades is not None:
+            if "grade_map" not in format.options:
+                fix = _with(task, "grade_map")
+                raise UsageError(f"format '{format.name}' maps no grades", where="--grades", fix=fix)
+            given["grade_map"] = self.grades
+        if self.thresholds is not None and "thresholds" in format.options:
+            if self.grades is not None:
+                raise UsageError("--grades and --thresholds both say what a grade is", fix="Give one of them.")
+            given["thresholds"] = self.thresholds
+        elif self.thresholds is not None and (self.qrels is None or "qrels" in format.options):
+            fix = _with(task, "thresholds")
+            raise UsageError(f"format '{format.name}' reads no ratings with decimals", where="--thresholds", fix=fix)
+        return given
 
     def _columns(self, format: Format, is_supplied: bool) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
         """The options of the reader that name columns; and field of a document -> its columns.

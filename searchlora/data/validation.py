@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, RejectedRows
+from searchlora.files import NOT_UTF8
 from searchlora.files.json_schema import check_json_schema, schema_validator
 from searchlora.records import RejectedRow, SourceReport
 
@@ -119,17 +120,19 @@ class RejectedList:
         shutil.copyfile(self.path, listing)
         listed = "All are" if rejected <= MAX_LISTED else f"The first {MAX_LISTED:,} are"
         examples = "; ".join(f"{row.where}: {row.reason}" for row in self._first)
+        not_utf8 = any(NOT_UTF8 in reason for reason in self.counts)
+        mend = "Give the encoding, as --encoding cp1252, or correct them" if not_utf8 else "Correct them"
         more = f"; and {rejected - _ROWS_IN_MESSAGE} more" if rejected > _ROWS_IN_MESSAGE else ""
         if not accepted:
             raise RejectedRows(
                 f"no row is usable{reported}, {rejected} were rejected: {examples}{more}",
                 where=str(source),
-                fix=f"{listed} listed in {listing}. Correct them, or choose the format and options that fit the "
+                fix=f"{listed} listed in {listing}. {mend}, or choose the format and options that fit the "
                 "source; no dataset was written.",
             )
         raise RejectedRows(
             f"{rejected} of {rejected + accepted} rows were rejected: {examples}{more}",
             where=str(source),
-            fix=f"{listed} listed in {listing}. Correct them, or build from the rest with --allow-rejects; "
+            fix=f"{listed} listed in {listing}. {mend}, or build from the rest with --allow-rejects; "
             "no dataset was written.",
         )

@@ -1,6 +1,7 @@
 """Reading and writing of files, shared by all other packages.
 
-`atomic` writes files and folders whole or not at all, `text` opens and decodes, `json_text` parses strict JSON, `rows`
+`atomic` writes files and folders whole or not at all, `text` opens and decodes, `encodings` converts other
+encodings to UTF-8, `json_text` parses strict JSON, `rows`
 reads rows of five kinds of file, `field_map` says which columns hold their fields, `watched_reads` counts and bounds
 the bytes read, and `file_state` notices that a file was changed. `result_cache` remembers results by key, and
 `append_log` is the log from which an interrupted run continues.
@@ -19,6 +20,8 @@ from searchlora.files.atomic import resumable_folder as resumable_folder
 from searchlora.files.atomic import sync as sync
 from searchlora.files.atomic import tree_sha256 as tree_sha256
 from searchlora.files.atomic import tree_size as tree_size
+from searchlora.files.encodings import NOT_UTF8 as NOT_UTF8
+from searchlora.files.encodings import reading_as as reading_as
 from searchlora.files.field_map import FieldMap as FieldMap
 from searchlora.files.field_map import as_text as as_text
 from searchlora.files.field_map import mapped as mapped

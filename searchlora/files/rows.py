@@ -22,6 +22,7 @@ from typing import IO, Any, TypeAlias
 
 from searchlora.errors import DataError, MissingColumn, RowError
 from searchlora.files.atomic import atomic_text
+from searchlora.files.encodings import NOT_UTF8
 from searchlora.files.json_text import TOO_DEEP, UnfitText, ValueDecoder, parse_json, value_fault
 from searchlora.files.parquet import parquet_values, without_nulls
 from searchlora.files.text import (
@@ -276,7 +277,7 @@ def _json_row(line: bytes, where: str, required: Sequence[str]) -> SourceRow | R
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        return RejectedRow(where, f"is not UTF-8 text ({error.reason})", line[:EXCERPT].decode("utf-8", "replace"))
+        return RejectedRow(where, f"{NOT_UTF8} ({error.reason})", line[:EXCERPT].decode("utf-8", "replace"))
     try:
         value = parse_json(text)
     except ValueError as error:
@@ -429,7 +430,7 @@ def _skip_line(readline: Callable[[int], Any], ends: Any) -> None:
 def _fields_fault(fields: Sequence[str]) -> str | None:
     for text in fields:
         if not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text):
-            return "is not UTF-8 text"
+            return NOT_UTF8
     return None
 
 

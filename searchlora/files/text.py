@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, AnyStr
 
 from searchlora.errors import DataError
+from searchlora.files.encodings import NOT_UTF8, as_utf8
 from searchlora.files.watched_reads import NOT_REGULAR, BoundedReader, metered, open_counted
 
 #: A gzip file unpacks to at most this many times its own size. Text has ratios of 3 to 30.
@@ -58,7 +59,7 @@ _HEAD_BYTES = 1 << 16
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading bytes, unpacked if its name ends in `.gz`.
+    """Open a file for reading bytes, unpacked if its name ends in `.gz`, and converted as `reading_as` says.
 
     Raises:
         DataError: if the file is missing, cannot be read, is not the gzip file that its name says, or unpacks to far
@@ -68,9 +69,9 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
         with open_counted(path) as raw:
             if is_gzip(path):
                 with gzip.open(raw) as packed, io.BufferedReader(_unpacked(packed, path), _CHUNK) as unpacked:
-                    yield metered(unpacked)
+                    yield as_utf8(metered(unpacked), path)
             else:
-                yield metered(raw)
+                yield as_utf8(metered(raw), path)
     except FileNotFoundError:
         raise DataError("there is no such file", where=str(path), fix="Check the path.") from None
     except (gzip.BadGzipFile, zlib.error) as error:
@@ -253,5 +254,5 @@ def _not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as fault:
-                return DataError(f"is not UTF-8 text ({fault.reason})", where=f"{where}, line {number}", fix=fix)
-    return DataError(f"is not UTF-8 text ({error.reason})", where=where, fix=fix)
+                return DataError(f"{NOT_UTF8} ({fault.reason})", where=f"{where}, line {number}", fix=fix)
+    return DataError(f"{NOT_UTF8} ({error.reason})", where=where, fix=fix)

@@ -72,6 +72,16 @@ def test_topics_are_converted(cli, topics, tmp_path):
     assert read_topics(tmp_path / "t.csv") == read_topics(topics)
 
 
+def test_a_snapshot_of_quepid_is_a_run_of_topics(cli, refused, tmp_path):
+    snapshot = tmp_path / "snapshot.csv"
+    snapshot.write_text("Snapshot Name,Snapshot Time,Case ID,Query Text,Doc ID,Doc Position\nMay,,5,red dress,a,1\n")
+    (tmp_path / "topics.tsv").write_text("7\tred dress\n")
+    called = cli("convert", "run", snapshot, tmp_path / "run.trec", "--topics", tmp_path / "topics.tsv", "--tag", "May")
+    assert called.code == 0 and "(quepid): 1 topics, 1 documents" in called.out
+    assert (tmp_path / "run.trec").read_text().split() == ["7", "Q0", "a", "1", "1.0", "May"]
+    assert "snapshots of Quepid are only read" in refused("convert", "run", snapshot, tmp_path / "s", "--to", "quepid")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
@@ -82,7 +92,7 @@ def test_topics_are_converted(cli, topics, tmp_path):
         (("qrels", "none.txt", "out.tsv"), "there is no such file"),
         (("qrels", "bad.txt", "out.doc"), "does not imply a format of qrels"),
         (("qrels", "words.doc", "out.tsv"), "unknown format of qrels"),
-        (("run", "bad.txt", "out.json", "--from", "quepid"), "'quepid' has no form for runs"),
+        (("run", "bad.txt", "out.json", "--from", "opensearch"), "'opensearch' has no form for runs"),
         (("topics", "bad.txt", "out.csv", "--from", "yaml"), "there is no format 'yaml'"),
     ],
 )

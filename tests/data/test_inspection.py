@@ -18,6 +18,7 @@ from searchlora.data.inspection import inspect_file
 from searchlora.data.inspection.commands import Command
 from searchlora.data.inspection.profiling import Profile
 from searchlora.errors import DataError
+from searchlora.eval.formats import read_qrels
 from searchlora.task import load_tasks
 from tests.data.test_own_judgments import corpus
 from tests.docs.blocks import ROOT, blocks
@@ -199,6 +200,12 @@ OWN_FILES = [
     ),
     ("t.csv", "query,positive,negative\ntent,dome,boot\nmug,tin cup,peg\n", ["embedding"]),
     ("e.csv", "query,passage,grade\ntent,dome,E\ntent,boot,I\ntent,peg,C\n", ["embedding", "judgment"]),
+    ("d.csv", "query,text,rating\ntent,dome,2.67\ntent,boot,0.33\ntent,peg,1\n", ["embedding", "judgment"]),
+    (
+        "m.csv",
+        "query,text,rating\n" + "".join(f"tent,dome {n},{n / 30}\n" for n in range(30)),
+        ["embedding", "judgment"],
+    ),
     (
         "log.csv",
         "session_id,timestamp,query,num_clicks\n"
@@ -214,6 +221,46 @@ def test_commands_for_own_files_run_as_they_are(cli, tmp_path, monkeypatch, name
     path = written(tmp_path / name, text)
     assert sorted({task for task, _ in builds(path)}) == tasks
     assert run_all(cli, path, "--split-ratios", "1,0,0") >= len(tasks)
+
+
+def test_thresholds_round_ratings_with_decimals_or_spread_them_over_the_scale(tmp_path):
+    head = "query,text,rating\n"
+    for ratings, thresholds, says in (
+        ((0, 1.5, 2.9), "0.5,1.5,2.5", "0 to 2.9, grades 0 to 3"),
+        ((0.1, 0.5, 0.7), "0.2,0.4,0.6", "0.1 to 0.7, grades 0 to 3"),
+        ((1.5, 1.5, "n/a"), "0.5,1.5", "1.5 to 1.5, grades 0 to 2"),
+        ((0.25, 0.25, 0.25), "0.75,1.75,2.75", "0.25 to 0.25"),
+    ):
+        rows = "".join(f"tent,dome {n},{rating}\n" for n, rating in enumerate(ratings))
+        (command,) = (c for c in proposed(written(tmp_path / "j.csv", head + rows)) if "judgment" in c.arguments)
+        assert command.complete and f"--thresholds {thresholds}" in str(command)
+        assert any(says in note for note in command.notes)
+
+
+def test_a_case_of_quepid_is_told_and_converted(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    case = {"case_name": "Tents", "queries": [{"query_text": "tent", "ratings": {"1": 3.0, "2": 0.0}}]}
+    path = written(tmp_path / "case.json", json.dumps(case))
+    assert profile(path).description == "a case of Quepid: 2 judgments of 1 query, grades 0, 3"
+    assert run_all(cli, path) == 1 and read_qrels(tmp_path / "case.jsonl") == {"tent": {"1": 3, "2": 0}}
+    faulty = profile(written(tmp_path / "case.json", json.dumps({"queries": [1], "ratings": 1})))
+    assert (faulty.faulty, faulty.faults[0].reason) == (1, "is not a JSON object") and not commands(
+        tmp_path / "case.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"), [("cp1252", "Café – €5"), ("latin-1", "Caf\xe9 \x81"), ("utf-16", "Café")]
+)
+def test_a_text_in_another_encoding_is_read_and_its_commands_say_so(cli, tmp_path, monkeypatch, encoding, text):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "p.csv"
+    path.write_bytes(f"query,rewrite\n{text},coffee shop\ntelly,television\n".encode(encoding))
+    (command,) = proposed(path)
+    assert command.arguments[-4:-2] == ("--encoding", encoding) and encoding in command.notes[-1]
+    assert profile(path).to_json()["encoding"] == encoding
+    assert f"p.csv: CSV: 2 rows, {encoding}" in cli("data", "inspect", path).out
+    assert run_all(cli, path, "--split-ratios", "1,0,0") == 1
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from searchlora.data.formats import judged_collections, trecdl
 from searchlora.data.formats.esci import read_esci
 from searchlora.data.formats.judged_collections import Judged, graded_pairs, trec_documents
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments.card import card_path
 from searchlora.records import Document, RejectedRow, SourceReport, SourceRow
 from tests.data.layouts import layout
 
@@ -218,6 +219,14 @@ def trec_pool(folder: Path) -> Path:
     (folder / "runs" / "a.trec").write_text("5 Q0 d1 1 9 a\n5 Q0 d3 2 8 a\n5 Q0 d2 3 7 a\n", encoding="utf-8")
     (folder / "runs" / "b.trec").write_text("5 Q0 d4 1 9 b\n", encoding="utf-8")
     return folder
+
+
+def test_a_card_beside_judgments_and_runs_is_no_file_of_its_own(tmp_path):
+    source = trec_pool(tmp_path)
+    before = list(graded_pairs(judged_collections.read_trec(source, {"runs": "runs"})))
+    for file in (source / "qrels.txt", source / "runs" / "a.trec"):
+        card_path(file).write_text('{"run_sha256": ""}')
+    assert list(graded_pairs(judged_collections.read_trec(source, {"runs": "runs"}))) == before
 
 
 def test_judgments_outside_the_pool_of_the_runs_are_left_out(tmp_path):

@@ -49,6 +49,27 @@ def corpus(folder: Path) -> Path:
     return folder / "products.jsonl.gz"
 
 
+def test_cases_of_quepid_are_read_as_exported(tmp_path):
+    given = {"corpus": corpus(tmp_path), "thresholds": "0.5,1.5,2.5"}
+    texts = ("text=short_description", "id=sku")
+    detailed = "Team Name,Case Name,Case ID,Query Text,Doc ID,Doc Position,Title,Rating\nShop,Tents,5,"
+    rated = f'{detailed}"green tent",1,1,Dome,3.0\nShop,Tents,5,green tent,2,2,Boot,0.4\nShop,Tents,5,unrated,,,,\n'
+    case = {"case_name": "Tents", "queries": [{"query_text": "green tent", "ratings": {"1": 3.0, "2": 0.4}}]}
+    grades = dict(zip(ids("green tent/1", "green tent/2"), (3, 0), strict=True))
+    for name, text in (
+        ("d.csv", rated),
+        ("c.json", json.dumps(case)),
+        ("b.csv", "query,docid,rating\ngreen tent,1,3\n"),
+    ):
+        found = records(written(tmp_path / name, text), tmp_path / name[0], *texts, **given)
+        assert grades.items() >= {id_: record["grade"] for id_, record in found.items()}.items()
+        assert len(found) == (1 if name == "b.csv" else 2)
+    found = records(written(tmp_path / "d.csv", rated), tmp_path / "titles", thresholds="0.5,1.5,2.5")
+    assert [(row["passage"], row["grade"]) for row in found.values()] == [("Dome", 3), ("Boot", 0)]
+    with pytest.raises(UsageError, match="the judgments have no texts"):
+        records(written(tmp_path / "c.json", json.dumps(case)), tmp_path / "none", thresholds="1")
+
+
 def test_exports_of_quepid_are_read_by_a_map_of_their_columns(tmp_path):
     given = {"corpus": corpus(tmp_path)}
     texts = ("text=short_description", "id=sku")
@@ -94,6 +115,62 @@ def test_letters_are_grades_by_a_map(tmp_path):
     assert [record["grade"] for record in found.values()] == [3, 2, 1, 0]
     with pytest.raises(RejectedRows, match=r"j\.csv, line 2: field 'grade': 'E' is not a whole .*--grades E=NUMBER"):
         records(source, tmp_path / "other")
+
+
+def test_a_rating_with_decimals_is_the_number_of_thresholds_it_reaches(tmp_path, cli):
+    source = written(tmp_path / "j.csv", "query,passage,grade\ntent,a,2.5\ntent,b,2.33\ntent,c,1\ntent,d,-0.5\n")
+    found = records(source, tmp_path / "out", thresholds="0.5,1.5,2.5")
+    assert [record["grade"] for record in found.values()] == [3, 2, 1, 0]
+    arguments = ("data", "build", "judgment", source, "--format", "judgments", "--split-ratios", "1,0,0", "--out")
+    refused = cli(*arguments, tmp_path / "refused")
+    assert "'2.5' is not a whole number; give thresholds, as --thresholds 0.5,1.5,2.5" in refused.err
+    assert cli(*arguments, tmp_path / "built", "--thresholds", "0.5,1.5,2.5").code == 0
+    assert (tmp_path / "built" / "train.jsonl").read_bytes() == (tmp_path / "out" / "train.jsonl").read_bytes()
+    with pytest.raises(RejectedRows, match="line 2: field 'grade': 'good' is not a number"):
+        records(written(tmp_path / "k.csv", "query,passage,grade\ntent,a,good\n"), tmp_path / "k", thresholds="1")
+
+
+def test_means_of_raters_are_graded_by_thresholds(tmp_path):
+    source = written(tmp_path / "j.csv", "query,passage,ann,ben\ntent,a,2.5,3\ntent,b,0.4,0\n")
+    found = records(source, tmp_path / "out", "grade=ann,ben", thresholds="0.5,1.5,2.5")
+    assert [(record["grade"], record["votes"]) for record in found.values()] == [(3, {"3": 2}), (0, {"0": 2})]
+
+
+@pytest.mark.parametrize("name", ["graded.csv", "qrels.txt"])
+def test_thresholds_grade_the_judgments_beside_the_records(tmp_path, name):
+    source = written(tmp_path / "rows.jsonl", json.dumps({"id": "r0", "group": "g", "query": "tent", "rewrite": "d"}))
+    texts = {
+        "graded.csv": "query,document,grade\ntent,d0,1.7\ntent,d1,0.2\n",
+        "qrels.txt": "r0 0 d0 1.7\nr0 0 d1 0.2\n",
+    }
+    given = {
+        "corpus": written(tmp_path / "c.csv", "id,text\nd0,x\nd1,x\n"),
+        "qrels": written(tmp_path / name, texts[name]),
+        "split_ratios": TRAIN,
+    }
+    build("rewriting", source, format="native", out=tmp_path / "data", thresholds="0.5,1.5", **given)
+    assert load_dataset(tmp_path / "data").qrels() == {"r0": {"d0": 2, "d1": 0}}
+    with pytest.raises(DataError, match=r"1\.7"):
+        build("rewriting", source, format="native", out=tmp_path / "other", **given)
+
+
+def test_the_files_of_a_build_may_have_another_encoding(tmp_path, cli):
+    source = tmp_path / "j.csv"
+    source.write_bytes("query,document,grade\ncafé,1,3\ncafé,2,0\n".encode("latin-1"))
+    products = tmp_path / "c.csv.gz"
+    products.write_bytes(gzip.compress("id,text\n1,crème brûlée\n2,tea\n".encode("latin-1")))
+    arguments = ("data", "build", "judgment", source, "--format", "judgments", "--split-ratios", "1,0,0", "--corpus")
+    refused = cli(*arguments, products, "--out", tmp_path / "refused").err
+    assert "c.csv.gz, line 2: the document is not UTF-8 text. Give the encoding, as --encoding cp1252, or" in refused
+    refused = cli(*arguments, written(tmp_path / "d.csv", "id,text\n1,tea\n"), "--out", tmp_path / "refused").err
+    assert "j.csv, line 2: is not UTF-8 text" in refused and "Give the encoding, as --encoding cp1252, or" in refused
+    found = records(source, tmp_path / "out", corpus=products, encoding="latin-1")
+    assert [(row["query"], row["passage"]) for row in found.values()] == [("café", "crème brûlée"), ("café", "tea")]
+    assert load_dataset(tmp_path / "out").card.options["encoding"] == "latin-1"
+    unknown = cli(*arguments, products, "--out", tmp_path / "unknown", "--encoding", "base64")
+    assert "--encoding: there is no encoding 'base64'. For example cp1252" in unknown.err
+    wrong = cli(*arguments, products, "--out", tmp_path / "wrong", "--encoding", "utf-16")
+    assert "j.csv: is not utf-16 text after 0 bytes" in wrong.err and not (tmp_path / "wrong").exists()
 
 
 def test_letters_are_grades_of_native_records_too(tmp_path):
@@ -270,6 +347,10 @@ def test_grades_without_a_training_row_are_warned_about(tmp_path):
         (("colour=c",), {}, r"--map: format 'judgments' has no field 'colour'.*Its fields: query, document, passage"),
         (("document=a,b",), {}, r"the field 'document' is read from one column"),
         ((), {"format": "trec", "grades": "E=3"}, r"--grades: format 'trec' maps no grades.*judgments, native"),
+        ((), {"format": "trec", "thresholds": "1"}, r"--thresholds: format 'trec' reads no ratings with .*judgments"),
+        ((), {"grades": "1=1", "thresholds": "1"}, r"--grades and --thresholds both say what a grade is"),
+        ((), {"thresholds": "2,1"}, r"the thresholds 2.0, 1.0 do not rise"),
+        ((), {"thresholds": "a"}, r"--thresholds: 'a' is not a list of numbers"),
         ((), {"grades": "E"}, r"'E' gives no grade its number.*--grades E=3,S=2"),
         ((), {"grades": "E=3,e=2"}, r"the grade 'e' has two numbers"),
         ((), {"options": {"rule": "mean"}}, r"the rule is 'mean'.*majority, median"),

@@ -282,7 +282,8 @@ def _within_pool(judged: Judged, pooled: Mapping[str, Mapping[str, int]]) -> Jud
 
 def _run_files(source: Path, value: str) -> list[Path]:
     paths = [source / part if (source / part).exists() else Path(part) for part in value.split(",")]
-    return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    files = (file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path]))
+    return [file for file in files if not is_sidecar(file)]
 
 
 def trec_documents(corpus: CorpusFile) -> Iterator[Document]:

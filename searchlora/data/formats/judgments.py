@@ -1,6 +1,7 @@
 """Reader of one's own judgments: tables of query, document and grade, with one rater or several.
 
-The texts stand in the row (`passage`, `title`) or in a corpus (`corpus`). Several raters are several columns
+The texts stand in the row (`passage`, `title`) or in a corpus (`corpus`). The ratings of a case are read as Quepid
+exports them. Several raters are several columns
 (`grade=ann,ben`) or a row for each rating (`rater`). Their grades are merged by a rule, the votes stay in the row, and
 the agreement is reported.
 """
@@ -29,7 +30,8 @@ from searchlora.data.formats.common import (
 from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, Judged, corpus_file, title_and_passage
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.formats import read_topics
+from searchlora.eval.formats import quepid, read_topics
+from searchlora.eval.formats.checks import check_thresholds, thresholds_reached
 from searchlora.eval.judge.rater_agreement import RatingsAgreement, ratings_agreement
 from searchlora.eval.judge.rater_report import agreement_files
 from searchlora.eval.judgments.card import has_card
@@ -37,7 +39,7 @@ from searchlora.eval.judgments.ratings import RULES, Rating, by_rater
 from searchlora.eval.judgments.sources import SOURCES, GradeSources, Key, Source, merged_source
 from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.eval.trec import is_word
-from searchlora.files import FieldMap
+from searchlora.files import FieldMap, read_head
 from searchlora.records import Document, Option, Options, RejectedRow, SourceReport, SourceRow
 
 #: Options that name columns.
@@ -60,6 +62,9 @@ OPTIONS: Mapping[str, Option] = {
     "corpus": Option("the documents, where the judgments have ids only", "file"),
     **CORPUS_COLUMNS,
     "grade_map": Option("the number of each grade in the source", "as E=3,S=2,C=1,I=0", "grades are numbers"),
+    "thresholds": Option(
+        "rising numbers for ratings with decimals: the grade is how many of them a rating reaches", "as 0.5,1.5,2.5"
+    ),
     "rule": Option("how several grades of a pair are merged", ", ".join(RULES), "majority"),
     "topics": Option("the queries, where the judgments have ids only", "file"),
 }
@@ -133,14 +138,19 @@ def judged_collection(source: Path, options: Options) -> tuple[Judged, list[Reje
     return Judged(source.name, queries, documents, qrels, sources=sources), others
 
 
-def judged_queries(path: Path, fields: FieldMap) -> dict[str, dict[str, int]]:
+def judged_queries(
+    path: Path, fields: FieldMap, thresholds: Sequence[float] | None = None
+) -> dict[str, dict[str, int]]:
     """Query -> document -> grade of a table whose columns the map names; several raters are merged by majority.
+
+    Args:
+        thresholds: The grade of a rating is the number of them that it reaches; None: ratings are whole numbers.
 
     Raises:
         DataError: for the first row that is not a judgment.
     """
     judged: dict[str, dict[str, int]] = {}
-    for row in _Reading(fields, None, None, "majority", has_corpus=True).pairs(path):
+    for row in _Reading(fields, None, None, thresholds, "majority", has_corpus=True).pairs(path):
         if isinstance(row, RejectedRow):
             raise DataError(row.reason, where=row.where)
         judged.setdefault(row.data["query"], {})[row.data["document"]] = row.data["grade"]
@@ -172,6 +182,16 @@ def parse_grade_map(text: str) -> dict[str, int]:
     return grades
 
 
+def parse_thresholds(text: str) -> tuple[float, ...]:
+    """The rising numbers of a list such as `0.5,1.5,2.5`. Raises `UsageError` for another form."""
+    try:
+        thresholds = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(f"'{text[:60]}' is not a list of numbers", where="--thresholds") from None
+    check_thresholds(thresholds)
+    return thresholds
+
+
 @dataclass
 class _Reading:
     """One pass over a source: its options, and what was read.
@@ -188,6 +208,7 @@ class _Reading:
     fields: FieldMap
     queries: Mapping[str, str] | None
     grade_map: Mapping[str, int] | None
+    thresholds: Sequence[float] | None
     rule: str
     has_corpus: bool
     counts: Counter[str] = field(default_factory=Counter)
@@ -208,22 +229,27 @@ class _Reading:
             field_map(options, COLUMNS),
             None if topics is None else {topic: str(fields["query"]) for topic, fields in topics.items()},
             parse_grade_map(options["grade_map"]) if options.get("grade_map") else None,
+            parse_thresholds(options["thresholds"]) if options.get("thresholds") else None,
             rule,
             bool(options.get("corpus")),
         )
 
     def pairs(self, source: Path) -> Iterator[SourceRow | RejectedRow]:
         """The pairs without the texts of a corpus; those of several raters come last."""
-        grades = self.fields.get("grade", ("grade",))
-        others = {name: columns for name, columns in self.fields.items() if name != "grade"}
         for path, split in split_files(source):
+            head = read_head(path)
+            of_case = {} if {"query", "document", "grade"} & self.fields.keys() else quepid.columns_of_export(head)
+            if self.has_corpus:
+                of_case.pop("title", None)
+            others = {**of_case, **self.fields}
+            grades = others.pop("grade", ("grade",))
             if "source" in self.fields and has_card(path):
                 raise UsageError(
                     "has a card that says who graded",
                     where=str(path),
                     fix="Leave --map source out, or remove the card.",
                 )
-            rows = read_table(path, others, ("query", *grades))
+            rows = _of_case(path) if quepid.is_case(head) else read_table(path, others, ("query", *grades))
             yield from converted(rows, partial(self._pair, split, grades))
         if self.without_text and not self.with_text:
             fix = "Name their columns, as --map passage=title,description, or give the documents: --corpus FILE."
@@ -238,7 +264,7 @@ class _Reading:
             self.counts["rows without a grade"] += 1
             return None
         pair = self._identified(row, split)
-        grades = {rater: number_of_grade(value, self.grade_map) for rater, value in given.items()}
+        grades = {rater: number_of_grade(value, self.grade_map, self.thresholds) for rater, value in given.items()}
         fault = next((grade for grade in grades.values() if isinstance(grade, str)), None)
         if isinstance(pair, str) or fault is not None:
             return pair if isinstance(pair, str) else fault
@@ -334,6 +360,12 @@ class _Reading:
         )
 
 
+def _of_case(path: Path) -> Iterator[SourceRow]:
+    """The ratings in the JSON of a case of Quepid."""
+    for row in quepid.case_rows(path):
+        yield SourceRow({"query": row.topic, "document": row.document, "grade": row.value}, row.where)
+
+
 def _of_raters(data: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     """Rater -> cell with the grade; several columns are several raters."""
     if len(columns) > 1:
@@ -341,14 +373,21 @@ def _of_raters(data: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any
     return {_text(data.get("rater")): data.get(columns[0])}
 
 
-def number_of_grade(value: Any, numbers: Mapping[str, int] | None) -> int | str:
-    """The number of a grade (3, "3", 3.0, "3.0", or by the map), or why it has none."""
+def number_of_grade(
+    value: Any, numbers: Mapping[str, int] | None, thresholds: Sequence[float] | None = None
+) -> int | str:
+    """The number of a grade (3, "3", 3.0, "3.0", by the map, or by thresholds), or why it has none."""
     text = str(value).strip()
     whole = text.removesuffix(".0")
+    if thresholds is not None:
+        grade = thresholds_reached(value, thresholds)
+        return f"field 'grade': '{text[:60]}' is not a number" if grade is None else grade
     if numbers is not None:
         return numbers.get(text.lower(), numbers.get(whole.lower(), f"the grade '{text[:60]}' is not in --grades"))
     if whole.removeprefix("-").isdecimal() and len(whole) < 10:
         return int(whole)
+    if thresholds_reached(text, ()) is not None:
+        return f"field 'grade': '{text[:60]}' is not a whole number; give thresholds, as --thresholds 0.5,1.5,2.5"
     return f"field 'grade': '{text[:60]}' is not a whole number; give it one with --grades {_word_of(text)}=NUMBER"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from searchlora.data.inspection import profiling
 from searchlora.data.inspection.commands import Command, propose
 from searchlora.data.inspection.profiling import Profile, lines_of
-from searchlora.files import limited_reads
+from searchlora.files import limited_reads, reading_as
 from searchlora.task import Task
 
 __all__ = ["inspect_file", "lines_of"]
@@ -27,4 +27,10 @@ def inspect_file(path: Path, tasks: Sequence[Task] = ()) -> tuple[Profile, list[
     """
     with limited_reads(profiling.MAX_BYTES, profiling.MAX_SECONDS):
         found = profiling.profile(path)
+        for encoding in profiling.other_encodings(found):
+            with reading_as(encoding, [path]):
+                other = profiling.profile(path)
+                if other.rows and not any(f"not {encoding}" in fault.reason for fault in other.faults):
+                    other.encoding = encoding
+                    return other, propose(other, tasks)
         return found, propose(found, tasks)

@@ -37,6 +37,7 @@ _WORDS: Mapping[str, int] = {word: grade for grade, words in _TABLE["words"].ite
 _ESCI = ({"e", "s", "c", "i"}, {"exact", "substitute", "complement", "irrelevant"})
 _SCALE = (0, 1, 2, 3)
 _LONG_GRADE = 10  # characters of a number that is no grade
+_HIGHEST_RATING = 10  # of ratings with many values, such as means
 
 _ENOUGH = 0.3  # share of the judged documents that a file holds, to be taken for their corpus
 _MOST = 0.5  # share of the rows in which a column of texts is filled
@@ -91,7 +92,7 @@ def propose(found: Profile, tasks: Sequence[Task]) -> list[Command]:
         documents = cache(partial(_documents_beside, found.path))
         builds = (_from_columns(found, task, format, documents) for task in tasks for format in task.formats.values())
         commands += [command for command in builds if command is not None]
-        if (corpus := _corpus_columns(found)) is not None:
+        if found.encoding is None and (corpus := _corpus_columns(found)) is not None:
             commands.append(_search(found, corpus))
     elif found.kind in ("qrels", "run", "topics") and not found.faulty:
         name = found.path.name.removesuffix(".gz").rpartition(".")[0] or found.path.name
@@ -119,6 +120,9 @@ def _from_columns(
             parts.options += ["--option", f"{name}=VALUE"]
             parts.notes.append(f"give the option {name}: {option.meaning}")
             parts.complete = False
+    if found.encoding is not None:
+        parts.options += ["--encoding", found.encoding]
+        parts.notes.append(f"the text is not UTF-8: check that letters with accents are right in {found.encoding}")
     arguments = ("data", "build", task.name, str(found.path), "--format", format.name, *parts.options)
     purpose = f"dataset of the task {task.name}: {format.description}"
     return Command(purpose, (*arguments, "--out", f"data/{task.name}"), tuple(parts.notes), parts.complete)
@@ -154,6 +158,8 @@ def _column(found: Profile, field_name: str, used: set[str]) -> Column | None:
 
 
 def _fits(column: Column, field_name: str) -> bool:
+    if field_name == "grade" and column.type == "number" and 0 <= column.low < column.high <= _HIGHEST_RATING:
+        return True
     if field_name in ("grade", "clicked"):
         return bool(column.values) and column.type in ("number", "text", "yes or no")
     if field_name in ("query", "rewrite", "text", "question", "answer", "positive"):
@@ -176,13 +182,16 @@ def _plain(name: str) -> str:
 
 
 def _add_grades(found: Profile, columns: Sequence[str], format: Format, parts: _Parts) -> None:
-    """Numbers for grades that are words, or of another scale than the format's."""
+    """Numbers for grades that are words, have decimals, or are of another scale than the format's."""
     values = {value.removesuffix(".0") for name in columns for value in found.columns[name].values}
     folds = "grades" in format.options  # the grades are mapped to the scale 0 to 3
     if folds and len(values) == 1:
         parts.notes.append("all rows have one grade: a judge would learn to repeat it, and the build refuses")
     whole = all(value.removeprefix("-").isdecimal() and len(value) < _LONG_GRADE for value in values)
-    if whole and (not folds or (values <= set(map(str, _SCALE)) and not values <= {"0", "1"})):
+    if whole and values and (not folds or (values <= set(map(str, _SCALE)) and not values <= {"0", "1"})):
+        return
+    if any(found.columns[name].type == "number" for name in columns) and not (whole and values):
+        _add_thresholds([found.columns[name] for name in columns], format, folds, parts)
         return
     lower = {value.lower() for value in values}
     if whole:
@@ -204,6 +213,24 @@ def _add_grades(found: Profile, columns: Sequence[str], format: Format, parts: _
         parts.options += ["--option", "grades=2"]
     elif folds and lower in _ESCI:
         parts.options += ["--option", "guideline=products"]
+
+
+def _add_thresholds(columns: Sequence[Column], format: Format, folds: bool, parts: _Parts) -> None:
+    """Thresholds for ratings with decimals, such as means: ratings are rounded, or spread over the scale 0 to 3."""
+    low, high = min(column.low for column in columns), max(column.high for column in columns)
+    text = f"{low:g} to {high:g}"
+    if "thresholds" not in format.options:
+        parts.notes.append("grades are whole numbers: turn the ratings into grades")
+        parts.complete = False
+        return
+    if low >= 0 and 1 < high <= (_SCALE[-1] if folds else _HIGHEST_RATING):
+        low, width = 0.0, 1.0
+        most = round(high)
+    else:
+        most, width = _SCALE[-1], (high - low) / _SCALE[-1] or 1.0
+    thresholds = [low + width * (grade - 0.5) for grade in range(1, most + 1)]
+    parts.options += ["--thresholds", ",".join(f"{threshold:g}" for threshold in thresholds)]
+    parts.notes.append(f"check --thresholds: they make the ratings, {text}, grades 0 to {most}")
 
 
 def _stretched(values: set[str]) -> dict[str, int]:

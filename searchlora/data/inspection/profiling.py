@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 
 from searchlora.data.formats.common import split_files
 from searchlora.errors import DataError
-from searchlora.eval.formats import read_qrels, read_run, read_topics
+from searchlora.eval.formats import quepid, read_qrels, read_run, read_topics
 from searchlora.eval.formats.trec import TREC
 from searchlora.files import (
     EXTENSIONS,
@@ -25,6 +26,7 @@ from searchlora.files import (
     read_rows,
 )
 from searchlora.files.json_text import value_fault
+from searchlora.files.text import suffix_of
 from searchlora.files.watched_reads import check_read_time
 
 MAX_FAULTS = 20
@@ -50,6 +52,7 @@ class Column:
 
     Attributes:
         values: The distinct values as text, while there are at most `MAX_VALUES`; else empty.
+        low, high: The least and the greatest number.
     """
 
     name: str
@@ -59,6 +62,8 @@ class Column:
     example: str = ""
     values: dict[str, int] = field(default_factory=dict)
     distinct: int = 0
+    low: float = math.inf
+    high: float = -math.inf
 
     def __post_init__(self) -> None:
         self._seen: set[int] = set()
@@ -70,7 +75,10 @@ class Column:
         if not text:
             return
         self.filled += 1
-        self.types[_type_of(value, text)] += 1
+        kind = _type_of(value, text)
+        self.types[kind] += 1
+        if kind == "number" and math.isfinite(number := float(text)):
+            self.low, self.high = min(self.low, number), max(self.high, number)
         self.characters += len(text)
         if not self.example:
             self.example = text if len(text) <= _EXCERPT else f"{text[: _EXCERPT - 1]}…"
@@ -102,6 +110,7 @@ class Profile:
         description: One line for people.
         rows: Number of rows, judgments, ranked documents or topics.
         faults: The first rows that cannot be read; `faulty` is the number of all.
+        encoding: How the text is read if it is not UTF-8; None: as UTF-8.
         sample_of: What was read of a file that is too large to be read whole: "the first 100,000 rows"; else empty.
     """
 
@@ -113,6 +122,7 @@ class Profile:
     faults: list[RejectedRow] = field(default_factory=list)
     faulty: int = 0
     sample_of: str = ""
+    encoding: str | None = None
 
     def add_fault(self, where: str, reason: str) -> None:
         """Count a row that a build rejects; the first ones are kept."""
@@ -127,6 +137,7 @@ class Profile:
             "kind": self.kind,
             "description": self.description,
             "rows": self.rows,
+            "encoding": self.encoding,
             "sample": self.sample_of or None,
             "columns": [
                 {
@@ -144,6 +155,13 @@ class Profile:
         }
 
 
+def other_encodings(found: Profile) -> tuple[str, ...]:
+    """Encodings that a file may have which is not UTF-8, likeliest first; none for one that is."""
+    if not any("not UTF-8" in fault.reason for fault in found.faults):
+        return ()
+    return ("utf-16",) if any("UTF-16" in fault.reason for fault in found.faults) else ("cp1252", "latin-1")
+
+
 def profile(path: Path) -> Profile:
     """Describe a file or folder; a fault in a file is reported, not raised.
 
@@ -153,6 +171,8 @@ def profile(path: Path) -> Profile:
     if path.is_dir():
         return _folder(path)
     check_file(path)
+    if _is_case(path):
+        return _case(path)
     if is_table(path):
         return _table(path)
     kind = _trec_kind(read_head(path))
@@ -165,6 +185,29 @@ def profile(path: Path) -> Profile:
         if kind != "topics":  # prose with one tab in its first line looks like topics
             return Profile(path, kind, f"TREC {kind} with a fault", faults=[_fault(error)], faulty=1)
     return Profile(path, "other", "no table, and no TREC file")
+
+
+def _is_case(path: Path) -> bool:
+    try:
+        return suffix_of(path) == ".json" and quepid.is_case(read_head(path))
+    except DataError:  # which the reader of tables reports
+        return False
+
+
+def _case(path: Path) -> Profile:
+    grades: set[str] = set()
+    queries: Counter[str] = Counter()
+    try:
+        for row in quepid.case_rows(path):
+            queries[str(row.topic)] += 1
+            grades.add(str(row.value).removesuffix(".0"))
+    except DataError as error:
+        return Profile(path, "qrels", "a case of Quepid with a fault", faults=[_fault(error)], faulty=1)
+    shown = ", ".join(sorted(grades)[:MAX_VALUES])
+    rows, counted = queries.total(), _count(len(queries), "query")
+    return Profile(
+        path, "qrels", f"a case of Quepid: {_count(rows, 'judgment')} of {counted}, grades {shown}", rows=rows
+    )
 
 
 def _trec_kind(head: Head) -> str:
@@ -302,7 +345,8 @@ def _count(number: int, noun: str) -> str:
 
 def lines_of(found: Profile) -> Iterator[str]:
     """The profile as lines for a terminal."""
-    yield f"{found.path}: {found.description}"
+    encoding = f", {found.encoding}" if found.encoding else ""
+    yield f"{found.path}: {found.description}{encoding}"
     if found.sample_of:
         yield f"sample: {found.sample_of}; columns, faults and commands are of this part"
     if found.columns:

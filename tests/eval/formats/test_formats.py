@@ -68,6 +68,71 @@ def test_quepid_detailed_export(tmp_path):
     assert read_qrels(tmp_path / "case.csv") == {"red dress": {"a": 2}}
 
 
+CASE = {
+    "case_name": "Tents",
+    "scorer": {"name": "nDCG@10"},
+    "queries": [
+        {"arranged_at": 0, "query_text": "red dress", "notes": None, "ratings": {"a": 2.0, "b": None}},
+        {"query_text": "=SUM(1,2) jeans", "ratings": [{"doc_id": "b", "rating": "1", "user_email": "a@b.org"}]},
+        {"query_text": "nobody rated this", "ratings": None},
+    ],
+}
+
+
+def test_quepid_case_as_json(tmp_path):
+    (tmp_path / "case.json").write_text(json.dumps(CASE, indent=1))
+    assert format_of_file(tmp_path / "case.json", "qrels").name == "quepid"
+    assert read_qrels(tmp_path / "case.json", topics=TOPICS) == {"7": {"a": 2}, "8": {"b": 1}}
+    ratings = {"queries": [{"query": query["query_text"], "ratings": query["ratings"]} for query in CASE["queries"]]}
+    (tmp_path / "ratings.json").write_text(json.dumps(ratings))
+    assert read_qrels(tmp_path / "ratings.json") == read_qrels(tmp_path / "case.json")
+
+
+@pytest.mark.parametrize(
+    ("queries", "where", "says"),
+    [
+        (["red"], "query 1", "is not a JSON object"),
+        ([{"query": "red", "ratings": "a"}], "query 1", "has no ratings by document"),
+        (
+            [{"query": "red", "ratings": {"a": "good"}}],
+            "query 1, document a",
+            "the grade 'good' is not a finite number",
+        ),
+        ([{"ratings": {"a": 1}}], "query 1, document a", "the topic is missing"),
+        ([], None, "holds no judgment"),
+    ],
+)
+def test_faults_of_a_quepid_case_have_their_place(tmp_path, queries, where, says):
+    path = tmp_path / "case.json"
+    path.write_text(json.dumps({"queries": queries, "note": '"ratings"', "ratings": 1}))
+    with pytest.raises(DataError, match=says) as caught:
+        read_qrels(path)
+    assert caught.value.where == (f"{path}, {where}" if where else str(path))
+
+
+SNAPSHOT = "Snapshot Name,Snapshot Time,Case ID,Query Text,Doc ID,Doc Position,title\n"
+
+
+def test_a_quepid_snapshot_is_a_run(tmp_path):
+    path = tmp_path / "snapshot.csv"
+    path.write_text(SNAPSHOT + 'May,2026-05-01,5,red dress,b,2,"Blue, not red"\nMay,2026-05-01,5,red dress,a,1,Red\n')
+    assert read_run(path) == {"red dress": {"b": 0.5, "a": 1.0}}
+    assert read_run(path, topics=TOPICS) == {"7": {"b": 0.5, "a": 1.0}}
+    with pytest.raises(DataError, match="no topic has the query 'red dress'"):
+        read_run(path, topics={"8": TOPICS["8"]})
+    for row, says in (
+        (",,,red,a,0\n", "the position '0' is not a number from 1"),
+        (",,,red,,1\n", "document is missing"),
+    ):
+        path.write_text(SNAPSHOT + row)
+        with pytest.raises(DataError, match=says) as caught:
+            read_run(path)
+        assert caught.value.where == f"{path}, line 2"
+    path.write_text("query,docid\nred,a\n")
+    with pytest.raises(DataError, match="no column 'snapshot name'"):
+        read_run(path, "quepid")
+
+
 def test_quepid_import_format_is_written(tmp_path):
     write_qrels(tmp_path / "q.csv", {"7": {"a": 3}, "8": {"b,c": 0}}, topics=TOPICS)
     assert (tmp_path / "q.csv").read_bytes() == (
@@ -170,7 +235,7 @@ def test_a_rating_becomes_the_number_of_thresholds_it_reaches(tmp_path):
         read_qrels(tmp_path / "bad.json", thresholds=(0.5,))
 
 
-@pytest.mark.parametrize("name", ["beir", "quepid", "opensearch", "csv"])
+@pytest.mark.parametrize("name", ["beir", "opensearch", "csv"])
 def test_formats_without_runs_are_errors_that_say_so(tmp_path, name):
     (tmp_path / "r").write_text("")
     for call in (
@@ -179,7 +244,7 @@ def test_formats_without_runs_are_errors_that_say_so(tmp_path, name):
     ):
         with pytest.raises(UsageError, match=f"the format '{name}' has no form for runs") as caught:
             call()
-        assert caught.value.fix == "Formats of runs: parquet, trec, jsonl, ranx."
+        assert caught.value.fix == "Formats of runs: parquet, trec, jsonl, quepid, ranx."
     assert not (tmp_path / "out").exists()
 
 

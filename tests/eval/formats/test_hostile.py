@@ -9,6 +9,7 @@ import pytest
 
 from searchlora.errors import SearchloraError
 from searchlora.eval.formats import FORMATS, read_qrels, read_run, read_topics, write_qrels, write_run, write_topics
+from searchlora.files import atomic_text
 from tests.data.test_hostile_sources import damage
 
 #: Damaged copies of each file.
@@ -22,6 +23,11 @@ TOPICS = {"q1": {"query": "red tent"}, "q2": {"query": "blue boot"}}
 def write(kind: str, path: Path, name: str) -> None:
     if kind == "qrels":
         write_qrels(path, QRELS, name)
+    elif (kind, name) == ("run", "quepid"):  # which is only read
+        with atomic_text(path) as out:
+            out.write(
+                "Snapshot Name,Snapshot Time,Case ID,Query Text,Doc ID,Doc Position\nMay,,5,q1,d1,1\nMay,,5,q1,d2,2\n"
+            )
     elif kind == "run":
         write_run(path, RUN, "tag", name)
     else:
