@@ -63,7 +63,9 @@ OPTIONS: Mapping[str, Option] = {
     **CORPUS_COLUMNS,
     "grade_map": Option("the number of each grade in the source", "as E=3,S=2,C=1,I=0", "grades are numbers"),
     "thresholds": Option(
-        "rising numbers for ratings with decimals: the grade is how many of them a rating reaches", "as 0.5,1.5,2.5"
+        "rising numbers for ratings with decimals: the grade is how many of them a rating reaches",
+        "as 0.5,1.5,2.5",
+        "grades are whole numbers",
     ),
     "rule": Option("how several grades of a pair are merged", ", ".join(RULES), "majority"),
     "topics": Option("the queries, where the judgments have ids only", "file"),

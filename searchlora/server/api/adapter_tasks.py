@@ -67,8 +67,7 @@ def task_reader(store: Store, folder: Path | None = None) -> Callable[[str], Ada
 def task_request(request: Request, task: AdapterTask | None, fields: Mapping[str, Any] | None = None) -> Request | None:
     """A chat as the task of its adapter asks it: with the task's prompt, constraint and limit of tokens.
 
-    None where the messages are the prompt themselves: to the base model, in a conversation or with a system message,
-    and where the task needs more than a query.
+    None where the messages are the prompt themselves: to the base model, in a conversation or with a system message.
 
     Args:
         request: Its own grammar takes precedence.
@@ -76,7 +75,8 @@ def task_request(request: Request, task: AdapterTask | None, fields: Mapping[str
         fields: The input fields of the task; they replace the messages.
 
     Raises:
-        ApiError: 400, for input fields that the task does not take, or to a model without a task.
+        ApiError: 400, for input fields that the task does not take, or to a model without a task; and for a query alone
+            to a task that needs more: its prompt would lack the passage, and the answer would look like any other.
     """
     if fields is not None and (task is None or task.prompted is None):
         message = "The model has no task that takes input fields on this server: name an adapter of such a task."
@@ -85,14 +85,7 @@ def task_request(request: Request, task: AdapterTask | None, fields: Mapping[str
     if task is None or task.prompted is None or (fields is None and not is_query):
         return None
     if fields is None:
-        schema = input_schema(task.prompted)
-        try:
-            record = task.prompted.records_from({"id": "0", "query": request.messages[0]["content"]})[0]
-        except PipelineError:  # it needs more than a query, such as passages
-            return None
-        fields = {name: value for name, value in record.items() if name in schema["properties"]}
-        if not schema_validator(schema).is_valid(fields):
-            return None
+        fields = _fields_of_query(task.prompted, request.messages[0]["content"])
     record = record_of(task.prompted, fields)
     spec = task.prompted.output(record)
     choices = None if isinstance(spec, Continued) and spec.continues else spec.choices
@@ -103,6 +96,23 @@ def task_request(request: Request, task: AdapterTask | None, fields: Mapping[str
         grammar=request.grammar or grammar,
         max_new_tokens=task.max_new_tokens,
     )
+
+
+def _fields_of_query(task: GenerationTask, query: str) -> dict[str, Any]:
+    schema = input_schema(task)
+    try:
+        record = task.records_from({"id": "0", "query": query})[0]
+    except PipelineError:  # it needs passages
+        record = {}
+    fields = {name: value for name, value in record.items() if name in schema["properties"]}
+    if not fields or not schema_validator(schema).is_valid(fields):
+        needed = ", ".join(schema["required"])
+        message = (
+            f"The task '{task.name}' of this adapter needs more than a query ({needed}). Give them as 'task_input' in"
+            " /v1/chat/completions, or send the whole prompt with 'prompt' (in a chat) or 'prompt_format' set to 'raw'."
+        )
+        raise ApiError(400, "invalid_value", message, param="messages")
+    return fields
 
 
 def input_schema(task: GenerationTask) -> dict[str, Any]:

@@ -44,7 +44,7 @@ TURN = {"role": "user", "text": "a sofa"}
 SYSTEM: dict[str, Any] = {"pipeline": "mixed", "slots": {"bm25": "off"}, "weights": [1.0]}
 SAMPLED = {"n": 2, "temperature": 0.5, "top_p": 0.9, "top_k": 3, "min_p": 0.1, "seed": 1, "stop": ["a"]}
 CONSTRAINED = {"structured_outputs": {"regex": "[ab]{2}"}, "presence_penalty": 0.1, "frequency_penalty": 0.1}
-CHAT = {"model": "judge", "messages": MESSAGES, "max_tokens": 2}
+CHAT = {"model": "rewriter", "messages": MESSAGES, "max_tokens": 2}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "integer", "multipleOf": 2}}}
 
 #: A body that each route takes; several for a route whose fields exclude each other.
@@ -52,7 +52,7 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {**CHAT, **SAMPLED, **CONSTRAINED, "logprobs": True, "top_logprobs": 1}),
     ("/v1/chat/completions", {**CHAT, "response_format": FORMAT, "stream": True, "answer_prefix": "a"}),
     ("/v1/chat/completions", {"model": "rewriter", "task_input": {"query": "tv", "history": [TURN]}, "max_tokens": 2}),
-    ("/v1/completions", {"model": "judge", "prompt": ["a"], "max_tokens": 2, **SAMPLED, **CONSTRAINED, "logprobs": 1}),
+    ("/v1/completions", {"model": "rewriter", "prompt": ["a"], "max_tokens": 2, **SAMPLED, **CONSTRAINED, "logprobs": 1}),
     ("/v1/completions", {"model": "judge", "prompt": [5, 6], "max_tokens": 2, "prompt_format": "raw"}),
     (
         "/v1/responses",

@@ -214,10 +214,21 @@ def test_task_input_is_rendered_by_the_task(client, stage):
     assert answer["choices"][0]["message"]["content"] in judge.task.output(record).choices
     ignored = chat(client, "judgment", ("user", "x"), task_input=fields)
     assert ignored["choices"][0]["message"] == answer["choices"][0]["message"]
-    # A judge needs a passage besides the query, so a single message is a prompt of its own.
-    assert (
-        chat(client, "judgment", ("user", "couch"), max_tokens=2)["usage"]["prompt_tokens"] < completion.prompt_tokens
-    )
+
+
+@pytest.mark.parametrize(("model", "needs"), [("judgment", "query, passage"), ("rag-answer", "question, passages")])
+def test_a_query_alone_is_refused_by_a_task_that_needs_more(client, model, needs):
+    message = {"role": "user", "content": "couch"}
+    says = f"needs more than a query ({needs}). Give them as 'task_input'"
+    for path, body in (
+        ("/v1/chat/completions", {"messages": [message]}),
+        ("/v1/completions", {"prompt": "couch"}),
+        ("/v1/responses", {"input": "couch"}),
+    ):
+        assert says in posted(client, path, 400, model=model, **body)["error"]["message"]
+        limit = "max_output_tokens" if "responses" in path else "max_tokens"
+        raw = {"prompt" if "chat" in path else "prompt_format": "raw", limit: 2}
+        posted(client, path, model=model, **body, **raw)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +249,8 @@ def test_a_chat_loads_the_plugin_of_a_version_once(client, monkeypatch):
     loaded = []
     monkeypatch.setattr(adapter_tasks, "load_task", lambda *given: loaded.append(given) or load_task(*given))
     for _ in range(3):
-        chat(client, "judgment", ("user", "couch"), max_tokens=1)
+        chat(client, "judgment", ("user", "couch"), max_tokens=1, prompt="raw")
+        chat(client, "intent", ("user", "couch"), max_tokens=1)
         posted(client, "/v1/completions", model="rewriting", prompt="telly", max_tokens=1)
         posted(client, "/v1/rewrite", model="rewriting", query="telly")
         client.get("/v1/models/rewriting")
