@@ -237,19 +237,34 @@ def warnings_on_stderr() -> Iterator[None]:
         typer.echo(f"warning: {warning.message}", err=True)
 
 
+#: Seconds of work from which a remaining time is estimated.
+_FIRST_ESTIMATE = 15.0
+
+
 def _plain_progress(step: str) -> Progress:
-    """Without a terminal: a line at about every tenth of the total, with the remaining time."""
+    """Without a terminal: a line at about every tenth of the total, with the remaining time.
+
+    The time is estimated from what was done since the first report: before it, models are loaded, and a resumed step
+    begins with what an earlier process did. One line more gives the first estimate that is good enough.
+    """
     started = time.monotonic()
-    printed = -1
+    printed, estimated = -1, False
+    first: tuple[float, int] | None = None
 
     def progress(done: int, total: int | None, note: str = "") -> None:
-        nonlocal printed
+        nonlocal printed, estimated, first
+        now = time.monotonic()
+        since, begun = first = first or (now, done)
         tenth = 10 * done // total if total else done // 100_000
-        if tenth == printed:
+        is_first_estimate = not estimated and done > begun and now - since >= _FIRST_ESTIMATE
+        if tenth == printed and not is_first_estimate:
             return
         printed = tenth
-        seconds = time.monotonic() - started
-        left = f", {seconds * (total - done) / done:.0f} s left" if total and done else ""
+        left = ""
+        if total and done > begun:
+            estimated = True
+            left = f", {(now - since) * (total - done) / (done - begun):.0f} s left"
+        seconds = now - started
         print(f"{step}: {done}{f'/{total}' if total else ''} after {seconds:.0f} s{left}  {note}", file=sys.stderr)
 
     return progress

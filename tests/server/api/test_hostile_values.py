@@ -52,7 +52,10 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {**CHAT, **SAMPLED, **CONSTRAINED, "logprobs": True, "top_logprobs": 1}),
     ("/v1/chat/completions", {**CHAT, "response_format": FORMAT, "stream": True, "answer_prefix": "a"}),
     ("/v1/chat/completions", {"model": "rewriter", "task_input": {"query": "tv", "history": [TURN]}, "max_tokens": 2}),
-    ("/v1/completions", {"model": "rewriter", "prompt": ["a"], "max_tokens": 2, **SAMPLED, **CONSTRAINED, "logprobs": 1}),
+    (
+        "/v1/completions",
+        {"model": "rewriter", "prompt": ["a"], "max_tokens": 2, "logprobs": 1} | SAMPLED | CONSTRAINED,
+    ),
     ("/v1/completions", {"model": "judge", "prompt": [5, 6], "max_tokens": 2, "prompt_format": "raw"}),
     (
         "/v1/responses",

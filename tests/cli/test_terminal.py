@@ -1,0 +1,55 @@
+"""What commands write on a terminal, and where there is none."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from searchlora.cli import terminal
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass between two readings of the clock, one after another."""
+
+    def set_clock(*seconds):
+        times = itertools.accumulate(seconds, initial=0.0)
+        monkeypatch.setattr(terminal.time, "monotonic", lambda: next(times))
+
+    return set_clock
+
+
+def reports(capsys, *numbers, total=360):
+    with terminal.progress_bars() as steps:
+        progress = steps("Training")
+        for done in numbers:
+            progress(done, total)
+    return [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_remaining_time_is_that_of_what_a_resumed_run_has_left(capsys, clock):
+    clock(30, 40, 40)
+    assert reports(capsys, 200, 220, 260) == [
+        "Training: 200/360 after 30 s",
+        "Training: 220/360 after 70 s, 280 s left",
+        "Training: 260/360 after 110 s, 133 s left",
+    ]
+
+
+def test_the_first_estimate_comes_before_the_first_tenth_and_without_the_time_of_loading(capsys, clock):
+    clock(60, 5, 11, 4, 340)
+    assert reports(capsys, 0, 1, 3, 4, 36) == [
+        "Training: 0/360 after 60 s",
+        "Training: 3/360 after 76 s, 1904 s left",
+        "Training: 36/360 after 420 s, 3240 s left",
+    ]
+
+
+def test_without_a_total_only_what_is_done_is_told(capsys, clock):
+    clock(1, 20, 1)
+    assert reports(capsys, 10, 20, 150_000, total=None) == [
+        "Training: 10 after 1 s",
+        "Training: 20 after 21 s",
+        "Training: 150000 after 22 s",
+    ]
