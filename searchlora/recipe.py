@@ -156,18 +156,26 @@ class Optim(_Section):
 class Loss(_Section):
     """The training loss: label · L_label + ranking · L_ranking.
 
-    L_label is the mean negative log-likelihood of the completion tokens in nats. L_ranking compares the expected grades
-    of the rows of one group, and needs a task whose completions are grades. Expected grades are divided by
-    `temperature`. RankNet: Burges et al., Learning to Rank using Gradient Descent (ICML 2005). ListNet: Cao et al.,
-    Learning to Rank: From Pairwise Approach to Listwise Approach (ICML 2007).
+    L_label is the mean negative log-likelihood of the completion tokens in nats. L_ranking compares the scores of the
+    rows of one group with their grades or with the scores of a teacher, and needs a task whose completions are grades.
+    Both are divided by `temperature`. RankNet: Burges et al., Learning to Rank using Gradient Descent (ICML 2005).
+    ListNet: Cao et al., Learning to Rank: From Pairwise Approach to Listwise Approach (ICML 2007). InfoNCE: van den
+    Oord et al., arXiv:1807.03748. MarginMSE: Hofstätter et al., arXiv:2010.02666.
     """
 
     label: float = Field(1.0, ge=0, description="weight of the label loss")
     ranking: float = Field(0.0, ge=0, description="weight of the ranking loss over rows of one group; 0: none")
-    ranking_loss: Literal["ranknet", "listnet"] = Field(
-        "ranknet", description="ranking loss: pairwise (ranknet) or listwise (listnet)"
+    ranking_loss: Literal["ranknet", "listnet", "infonce", "margin_mse"] = Field(
+        "ranknet", description="ranking loss: pairwise (ranknet, margin_mse) or listwise (listnet, infonce)"
     )
-    temperature: float = Field(0.5, gt=0, description="divisor of the expected grades in the ranking loss")
+    ranking_target: Literal["grade", "teacher"] = Field(
+        "grade", description="what the ranking loss follows: the raters' grades, or the `teacher` of the rows"
+    )
+    ranking_score: Literal["expected_grade", "log_odds"] = Field(
+        "expected_grade",
+        description="what the ranking loss ranks: the expected grade, or the log odds of a relevant grade",
+    )
+    temperature: float = Field(0.5, gt=0, description="divisor of scores and targets in the ranking loss")
     group_size: int = Field(4, ge=2, description="rows of one group that share a batch, with a ranking loss")
     soft_labels: bool = Field(
         False,

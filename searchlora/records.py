@@ -116,7 +116,9 @@ class GradedTarget:
         group: Rows of one group, such as the passages of a query, are ranked against each other.
         completions: The completion of each grade, shape (grades,).
         grades: Value of each grade in ascending order.
-        shares: Share of the raters who gave each grade; the shares add up to 1.
+        shares: Share of the raters who gave each grade; they add up to 1, or are 0 for a record without a grade.
+        teacher: Score of a teacher, comparable within the group; None: there is none.
+        relevant: Number of grades below the lowest relevant one.
 
     Examples:
         >>> GradedTarget("q1", ("0", "1", "3"), (0.0, 1.0, 3.0), (0.0, 0.5, 0.5)).expected
@@ -127,6 +129,8 @@ class GradedTarget:
     completions: tuple[str, ...]
     grades: tuple[float, ...]
     shares: tuple[float, ...]
+    teacher: float | None = None
+    relevant: int = 1
 
     @property
     def expected(self) -> float:

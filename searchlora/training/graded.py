@@ -6,8 +6,9 @@ log-probability of every grade at the position of that token.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
@@ -29,7 +30,9 @@ class GradedRows:
         position: Number of completion tokens before the one that tells the grades apart.
         token_ids, grades: That token and the value of each grade, shape (grades,).
         groups: Hash of the group of each row, shape (rows,); 63 bits, which torch holds.
-        shares: Share of raters for each grade, shape (rows, grades).
+        shares: Share of raters for each grade, shape (rows, grades); zeros for a row without a grade.
+        teacher: Score of a teacher, shape (rows,); nan for a row without one.
+        relevant: Number of grades below the lowest relevant one.
     """
 
     position: int
@@ -37,6 +40,8 @@ class GradedRows:
     grades: tuple[float, ...]
     groups: list[int]
     shares: list[tuple[float, ...]]
+    teacher: list[float] = field(default_factory=list)
+    relevant: int = 1
 
     @property
     def expected(self) -> list[float]:
@@ -51,7 +56,7 @@ def graded_rows(task: GenerationTask, renderer: Renderer, records: Sequence[Reco
             tells apart.
     """
     first: GradedTarget | None = None
-    groups, shares = [], []
+    groups, shares, teacher = [], [], []
     for record in records:
         target = task.graded_target(record)
         if target is None:
@@ -65,6 +70,7 @@ def graded_rows(task: GenerationTask, renderer: Renderer, records: Sequence[Reco
             raise TrainingError("has another scale than the first record", where=f"record {record['id']}")
         groups.append(fingerprint(target.group) >> 1)
         shares.append(target.shares)
+        teacher.append(math.nan if target.teacher is None else float(target.teacher))
     if first is None:
         raise TrainingError("there is no row to train on")
     position, token_ids = choice_tokens([renderer.completion_ids(text) for text in first.completions])
@@ -74,7 +80,7 @@ def graded_rows(task: GenerationTask, renderer: Renderer, records: Sequence[Reco
             shares[row] = tuple(float([token] == chosen) for token in token_ids)
             if not any(shares[row]):
                 raise TrainingError("field 'completion': is not a grade", where=f"record {record['id']}")
-    return GradedRows(position, token_ids, first.grades, groups, shares)
+    return GradedRows(position, token_ids, first.grades, groups, shares, teacher, first.relevant)
 
 
 def choice_tokens(completions: Sequence[Sequence[int]]) -> tuple[int, tuple[int, ...]]:
@@ -120,23 +126,29 @@ def ranking_loss(
     groups: torch.Tensor,
     weights: torch.Tensor,
     *,
-    kind: Literal["ranknet", "listnet"],
+    kind: Literal["ranknet", "listnet", "infonce", "margin_mse"],
 ) -> torch.Tensor:
-    """RankNet or ListNet over the rows of each group, a scalar; 0 where no two rows of a group differ.
+    """A ranking loss over the rows of each group, a scalar; 0 where no two rows of a group differ.
 
     RankNet (Burges et al. 2005): mean over pairs with different grades of log(1 + exp(s_lower - s_higher)). ListNet
     (Cao et al. 2007), top-one: mean over groups of the Kullback-Leibler divergence of softmax(scores) from
-    softmax(expected).
+    softmax(expected). InfoNCE (van den Oord et al. 2018): mean over groups of the cross-entropy of the row with the
+    highest target among the rows of its group. MarginMSE (Hofstätter et al. 2020, arXiv:2010.02666): mean over pairs of
+    the squared difference between the model's margin and the target's.
 
     Args:
-        scores: The model's expected grades divided by the temperature, shape (rows,).
-        expected: The raters' mean grades divided by the temperature, shape (rows,).
+        scores: The model's scores divided by the temperature, shape (rows,).
+        expected: The targets, mean grades or a teacher's scores, divided by the temperature, shape (rows,).
         groups: Group of each row, shape (rows,).
         weights: Weight of each row, shape (rows,). A pair or group counts with the mean of its rows.
     """
     import torch
 
     same = groups[:, None] == groups[None, :]
+    if kind == "margin_mse":
+        one, other = torch.nonzero(torch.triu(same, diagonal=1), as_tuple=True)
+        losses = (scores[one] - scores[other] - expected[one] + expected[other]) ** 2
+        return (losses * (weights[one] + weights[other]) / 2).sum() / max(len(losses), 1)
     if kind == "ranknet":
         higher, lower = torch.nonzero(same & (expected[:, None] > expected[None, :]), as_tuple=True)
         losses = torch.nn.functional.softplus(scores[lower] - scores[higher])
@@ -147,6 +159,13 @@ def ranking_loss(
     counted = rows_of_group > 1
     if not counted.any():
         return scores.sum() * 0
+    if kind == "infonce":
+        best = torch.where(same, expected[None, :], -torch.inf).argmax(1)  # of each row's group
+        positive = counted & (best == torch.arange(len(best), device=best.device))
+        log_group = torch.where(same, scores[None, :], -torch.inf).logsumexp(1)
+        losses = (log_group - scores)[positive]
+        of_group = (members @ weights / rows_of_group)[positive]
+        return (losses * of_group).sum() / max(int(positive.sum()), 1)
     log_target, log_model = (
         values - torch.where(same, values[None, :], -torch.inf).logsumexp(1) for values in (expected, scores)
     )

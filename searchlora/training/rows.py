@@ -87,7 +87,21 @@ def render_rows(
             f"there is no row to train on{reason}", fix="Check the dataset's train.jsonl and max_length."
         )
     needs_grades = recipe.loss.ranking or recipe.loss.soft_labels
+    if not needs_grades:
+        _refuse_ungraded(task, kept)
     return Rows(examples, dropped, kept_weights, graded_rows(task, renderer, kept) if needs_grades else None)
+
+
+def _refuse_ungraded(task: GenerationTask, records: Sequence[Record]) -> None:
+    """Raise `TrainingError` for a record with a teacher's score alone, of which only a ranking loss learns."""
+    for record in records:
+        target = task.graded_target(record)
+        if target is not None and not any(target.shares):
+            raise TrainingError(
+                "has no grade",
+                where=f"record {record['id']}",
+                fix="Train with loss.ranking=1 and loss.ranking_target=teacher, or leave such records out.",
+            )
 
 
 def _rendered(task: GenerationTask, renderer: Renderer, record: Record) -> Example:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +80,27 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         of_choices = choice_log_probabilities(logits, columns, graded.token_ids)
         shares = torch.tensor([graded.shares[row] for row in indices], device=logits.device)
         grades = torch.tensor(graded.grades, device=logits.device)
+        is_graded = shares.sum(-1) > 0  # a row with a teacher's score alone has no label
         if self.loss.soft_labels:
-            nll = nll.scatter(1, columns[:, None], -(shares * of_choices).sum(1, keepdim=True))
+            of_label = -(shares * of_choices).sum(1, keepdim=True)
+        else:
+            of_label = nll.gather(1, columns[:, None]) * is_graded[:, None]
+        nll = nll.scatter(1, columns[:, None], of_label)
         if not self.loss.ranking:
             return nll, None
         groups = torch.tensor([graded.groups[row] for row in indices], device=logits.device)
-        expected = of_choices.softmax(-1) @ grades
+        if self.loss.ranking_score == "log_odds":
+            relevant = of_choices[:, graded.relevant :].logsumexp(-1)
+            scores = relevant - of_choices[:, : graded.relevant].logsumexp(-1)
+        else:
+            scores = of_choices.softmax(-1) @ grades
+        target, has_target = shares @ grades, is_graded
+        if self.loss.ranking_target == "teacher":
+            target = torch.tensor([graded.teacher[row] for row in indices], device=logits.device)
+            has_target = target.isfinite()
         temperature = self.loss.temperature
-        ranking = ranking_loss(
-            expected / temperature, shares @ grades / temperature, groups, weights, kind=self.loss.ranking_loss
-        )
-        return nll, ranking
+        scores, target = scores[has_target] / temperature, target[has_target] / temperature
+        return nll, ranking_loss(scores, target, groups[has_target], weights[has_target], kind=self.loss.ranking_loss)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """AdamW, or that of LoRA+ (arXiv:2402.12354) if the recipe asks for it."""
@@ -111,7 +122,10 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         lengths = self.rows.examples.lengths.tolist()
         if self.loss.ranking and self.rows.graded is not None:
             graded, size = self.rows.graded, self.args.train_batch_size
-            return GroupedBatches(lengths, graded.groups, graded.expected, size, self.loss.group_size, self.args.seed)
+            targets = graded.expected
+            if self.loss.ranking_target == "teacher":
+                targets = [-math.inf if math.isnan(score) else score for score in graded.teacher]
+            return GroupedBatches(lengths, graded.groups, targets, size, self.loss.group_size, self.args.seed)
         rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * world_size()
         return LengthGroupedBatches(lengths, rows_per_step, self.args.seed)
 

@@ -23,7 +23,7 @@ from searchlora.data.formats.common import (
     with_options,
     yes_or_no,
 )
-from searchlora.data.formats.judged_collections import Judged, graded_pairs
+from searchlora.data.formats.judged_collections import TEACHER_OPTIONS, Judged, graded_pairs
 from searchlora.data.formats.trecdl import read_trecdl
 from searchlora.eval.text_identity import normalised
 from searchlora.outputs import Graded, InvalidOutput
@@ -66,12 +66,12 @@ def _reason_fault(record: Record) -> str | None:
 def _record(pair: Record) -> Record:
     """The record of a graded pair (topic, query, document, passage, title, grade, split)."""
     optional = {name: pair[name] for name in ("title", "votes", "kind", "split") if pair.get(name)}
+    optional |= {name: pair[name] for name in ("grade", "teacher") if name in pair}
     return {
         "id": f"{pair['topic']} {pair['document']}",
         "group": pair.get("group") or normalised(pair["query"]) or pair["query"],
         "query": pair["query"],
         "passage": pair["passage"],
-        "grade": pair["grade"],
         **optional,
     }
 
@@ -90,6 +90,8 @@ def _by_guideline(format: Format) -> Format:
 
 def _folded(guideline: GradeScale, record: Record) -> Converted:
     grade = record.get("grade")
+    if grade is None and "teacher" in record:
+        return record
     if not isinstance(grade, int) or isinstance(grade, bool):
         return record  # rejected by the record schema
     folded = guideline.fold(grade)
@@ -166,7 +168,7 @@ FORMATS: Mapping[str, Format] = {
                 name=source.name,
                 description=source.description,
                 read=_collection(source.read),
-                options={**source.options, **UNJUDGED},
+                options={**source.options, **UNJUDGED, **(TEACHER_OPTIONS if source.name == "trec" else {})},
             )
             for source in judged_collections.COLLECTIONS
         ),

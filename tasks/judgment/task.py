@@ -66,21 +66,24 @@ class JudgmentTask(GenerationTask):
         return settings_of(options)
 
     def judgment(self, record: Record) -> Judgment | None:
-        """Topic and document from the id, `topic document`; None where the id is another word."""
+        """Topic and document from the id, `topic document`; None where the id is another word, or there is no grade."""
         topic, blank, document = str(record["id"]).partition(" ")
-        return Judgment(topic, document, record["grade"]) if blank and is_word(document) else None
+        is_pair = bool(blank) and is_word(document) and "grade" in record
+        return Judgment(topic, document, record["grade"]) if is_pair else None
 
     def training_warnings(self, records: Iterable[Record]) -> Iterable[str]:
         """Grades of the scale without a training row, which a judge never learns to give; rows of one class only."""
-        used = {record["grade"] for record in records}
+        used = {record["grade"] for record in records if "grade" in record}
+        if not used:  # only a teacher's scores
+            return
         yield from _one_class(used, self.settings["relevant"])
         if missing := [str(grade) for grade in self.grades if grade not in used]:
             of_scale = ", ".join(map(str, self.grades))
             yield f"no training row has the grade {', '.join(missing)} of the scale {of_scale}"
 
     def check_training(self, records: Iterable[Record]) -> None:
-        grades = {record["grade"] for record in records}
-        if len(grades) == 1:
+        grades = {record.get("grade") for record in records}
+        if len(grades) == 1 and None not in grades:
             raise DataError(
                 f"all training rows have the grade {grades.pop()}, so the judge would learn a constant",
                 fix="Add rows of other grades: a further --data, or --option unjudged=5 of the build.",
@@ -108,7 +111,8 @@ class JudgmentTask(GenerationTask):
 
     def target(self, record: Record) -> str:
         """The grade; with reasons, the reason of the record on the second line, if it has one."""
-        grade = str(record["grade"])
+        # A record with a teacher's score alone is rendered with some grade, and none is learned from it.
+        grade = str(record.get("grade", self.grades[0]))
         return f"{grade}\n{reason_line(record)}" if self.reasoned and "reason" in record else grade
 
     def graded_target(self, record: Record) -> GradedTarget:
@@ -118,6 +122,8 @@ class JudgmentTask(GenerationTask):
             completions=tuple(map(str, self.grades)),
             grades=tuple(map(float, self.grades)),
             shares=tuning.rater_shares(record, self.grades),
+            teacher=record.get("teacher"),
+            relevant=sum(grade < self.settings["relevant"] for grade in self.grades),
         )
 
     def output(self, record: Record) -> Graded:

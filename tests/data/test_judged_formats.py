@@ -247,6 +247,21 @@ def test_unjudged_documents_are_drawn_from_the_pool(tmp_path):
         list(graded_pairs(pooled, unjudged=3))
 
 
+def test_pairs_have_the_score_of_a_teacher_and_documents_without_a_judgment_are_added(tmp_path):
+    source = trec_pool(tmp_path)
+    options = {"teacher": "runs", "ungraded": "1"}
+    found = rows(graded_pairs(judged_collections.read_trec(source, options)))
+    assert [(each["document"], each.get("grade")) for each in found] == [("d1", 3), ("d2", 0), ("d3", None)]
+    assert found[0]["teacher"] > found[2]["teacher"] > found[1]["teacher"]
+    every = rows(graded_pairs(judged_collections.read_trec(source, {**options, "ungraded": "9"})))
+    assert [each["document"] for each in every if "grade" not in each] == ["d3", "d4"]
+    (source / "qrels.txt").unlink()
+    alone = rows(graded_pairs(judged_collections.read_trec(source, {**options, "ungraded": "9"})))
+    assert {each["document"] for each in alone} == {"d1", "d2", "d3", "d4"} and "grade" not in alone[0]
+    with pytest.raises(UsageError, match=r"need a teacher.*--option teacher=RUNS"):
+        judged_collections.read_trec(source, {"ungraded": "1"})
+
+
 @pytest.mark.parametrize("depth", ["0", "few"])
 def test_a_depth_is_a_positive_number(tmp_path, depth):
     with pytest.raises(UsageError, match=r"--option depth: .*at least 1"):

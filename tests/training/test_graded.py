@@ -109,7 +109,59 @@ def test_listnet_is_the_divergence_of_the_model_from_the_grades():
     assert ranking_loss(expected, expected, groups, weights, kind="listnet").item() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["ranknet", "listnet"])
+def test_infonce_is_the_cross_entropy_of_the_best_row_of_each_group():
+    scores, target = torch.tensor([0.5, 1.5, 4.0, 9.0, 2.0]), torch.tensor([2.0, 0.0, 1.0, 0.0, 0.5])
+    groups, weights = torch.tensor([1, 1, 2, 3, 2]), torch.tensor([1.0, 0.5, 1.0, 1.0, 1.0])
+    found = ranking_loss(scores, target, groups, weights, kind="infonce")
+    first, second = (-torch.tensor(each).log_softmax(0)[0].item() for each in ([0.5, 1.5], [4.0, 2.0]))
+    assert found.item() == pytest.approx((0.75 * first + second) / 2, rel=1e-5)
+
+
+def test_margin_mse_is_the_squared_difference_of_margins():
+    scores, target = torch.tensor([0.5, 1.5, 0.0, 9.0]), torch.tensor([3.0, 1.0, 1.0, 0.0])
+    weights = torch.tensor([1.0, 0.5, 1.0, 1.0])
+    found = ranking_loss(scores, target, torch.tensor([1, 1, 1, 2]), weights, kind="margin_mse")
+    wanted = (0.75 * (-1.0 - 2.0) ** 2 + (0.5 - 2.0) ** 2 + 0.75 * (1.5 - 0.0) ** 2) / 3
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ranknet", "listnet", "infonce", "margin_mse"])
+def test_no_rows_have_no_ranking_loss(kind):
+    scores = torch.zeros(0, requires_grad=True)
+    loss = ranking_loss(scores, torch.zeros(0), torch.zeros(0, dtype=torch.long), torch.zeros(0), kind=kind)
+    loss.backward()
+    assert loss.item() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("score", ["log_odds", "expected_grade"])
+def test_a_teacher_ranks_rows_with_and_without_grades_and_a_row_without_one_has_no_label(tiny_base, tmp_path, score):
+    records = pairs(3, 0, 1)
+    for record, teacher in zip(records, (1.0, -0.5, None), strict=True):
+        record |= {} if teacher is None else {"teacher": teacher}
+    ungraded = {name: value for name, value in pairs(0, query="stove")[0].items() if name != "grade"}
+    records += [{**ungraded, "id": f"tent {number}", "group": "tent", "teacher": -1.0} for number in (7,)]
+    of_grades, others = log_probabilities(tiny_base, records)
+    label = -(of_grades[0, 3] + of_grades[1, 0] + of_grades[2, 1] + others.sum()) / 8
+    log_odds = of_grades[:, 2:].logsumexp(-1) - of_grades[:, :2].logsumexp(-1)
+    scores = (log_odds if score == "log_odds" else of_grades.softmax(-1) @ torch.tensor(GRADES))[[0, 1, 3]]
+    target = torch.tensor([1.0, -0.5, -1.0])
+    ranking = ranking_loss(scores / 0.5, target / 0.5, torch.ones(3), torch.ones(3), kind="margin_mse")
+    settings = ("loss.ranking=1", "loss.ranking_loss=margin_mse", "loss.ranking_target=teacher")
+    found = first_loss(tiny_base, tmp_path / "run", records, *settings, f"loss.ranking_score={score}")
+    assert found == pytest.approx((label + ranking).item(), abs=5e-4)
+
+
+@pytest.mark.slow
+def test_a_row_without_a_grade_is_refused_where_only_grades_are_learned(tiny_base, tmp_path):
+    records = pairs(1, 2)
+    del records[1]["grade"]
+    records[1]["teacher"] = 0.5
+    with pytest.raises(TrainingError, match=r"record tent 1: has no grade.*ranking_target=teacher"):
+        first_loss(tiny_base, tmp_path / "run", records)
+
+
+@pytest.mark.parametrize("kind", ["ranknet", "listnet", "infonce", "margin_mse"])
 def test_rows_without_a_partner_have_no_ranking_loss_and_a_gradient(kind):
     scores = torch.tensor([0.5, 1.5], requires_grad=True)
     loss = ranking_loss(scores, torch.tensor([1.0, 2.0]), torch.tensor([1, 2]), torch.ones(2), kind=kind)

@@ -17,11 +17,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from searchlora.data.collection import CorpusFile, read_documents
 from searchlora.data.formats.common import field_map, plain_or_packed, whole_number
+from searchlora.data.formats.teachers import teacher_scores
 from searchlora.data.splits import SPLIT_NAMES
-from searchlora.errors import DataError
+from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_qrels, read_run, read_topics
 from searchlora.eval.judgments.card import JudgmentsCard, has_card, is_sidecar, sources_of
 from searchlora.eval.judgments.pooling import pool
@@ -49,6 +51,8 @@ class Judged:
         sources: Split -> who or what graded; without an entry, the builder's default holds.
         grades: Grade -> its grade on the scale 0 to 3 of graded pairs, where they differ.
         judged_by: The card of judgments that a rule made, such as clicks.
+        teacher: Topic -> document -> score of a teacher, comparable within the topic.
+        ungraded: Number of documents per topic to add that have the score of the teacher and no judgment.
     """
 
     name: str
@@ -61,6 +65,8 @@ class Judged:
     sources: Mapping[str | None, GradeSources] = field(default_factory=dict)
     grades: Mapping[int, int] = field(default_factory=dict)
     judged_by: JudgmentsCard | None = None
+    teacher: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    ungraded: int = 0
 
     def source_of(self, split: str | None, topic: str, document: str) -> Source | None:
         """Who or what graded a pair; None: the source does not say it."""
@@ -85,13 +91,17 @@ def graded_pairs(collection: Judged, *, unjudged: int = 0) -> Iterator[SourceRow
             are (nearly) complete, and noise otherwise.
 
     Yields:
-        `topic`, `query`, `document`, `title`, `passage`, `grade`, `split`.
+        `topic`, `query`, `document`, `title`, `passage`, `grade`, `split`, and `teacher` where the collection has one.
+        A pair that was added for the teacher has no `grade`.
 
     Raises:
         DataError: if no judged topic has a query, or there are too few documents to draw from.
     """
     drawn = _draw_unjudged(collection, unjudged) if unjudged else {}
-    pairs = [pair for split, qrels in collection.qrels.items() for pair in _list_pairs(split, qrels, drawn)]
+    pairs: list[tuple[str | None, str, str, int | None]] = [
+        pair for split, qrels in collection.qrels.items() for pair in _list_pairs(split, qrels, drawn)
+    ]
+    pairs += _pairs_of_teacher(collection)
     if not any(topic in collection.queries for _, topic, _, _ in pairs):
         raise DataError(
             "no topic of the judgments has a query", where=collection.name, fix="Do topics and qrels belong together?"
@@ -108,14 +118,28 @@ def graded_pairs(collection: Judged, *, unjudged: int = 0) -> Iterator[SourceRow
         elif not texts[document].searchable.strip():
             empty += 1
         else:
-            grade = collection.grades.get(grade, grade)
-            row = {"topic": topic, "query": collection.queries[topic], "document": document, "grade": grade}
+            row: dict[str, Any] = {"topic": topic, "query": collection.queries[topic], "document": document}
+            if grade is not None:
+                row["grade"] = collection.grades.get(grade, grade)
+            if (score := collection.teacher.get(topic, {}).get(document)) is not None:
+                row["teacher"] = score
             assumed = document in drawn.get(topic, ())
             graded_by = "synthetic" if assumed else collection.source_of(split, topic, document)
             yield SourceRow({**row, **title_and_passage(texts[document]), "split": split}, where, graded_by)
     yield from collection.reports()
     if empty:
         yield SourceReport(("Pairs whose document is empty are left out.",), {"pairs with an empty document": empty})
+
+
+def _pairs_of_teacher(collection: Judged) -> Iterator[tuple[None, str, str, None]]:
+    """Pairs with a teacher's score and no judgment, at even distances in the teacher's order of each topic."""
+    judged = {(topic, document) for qrels in collection.qrels.values() for topic in qrels for document in qrels[topic]}
+    for topic, scores in collection.teacher.items() if collection.ungraded else ():
+        order = sorted(scores, key=lambda document: (-scores[document], document))
+        others = [document for document in order if (topic, document) not in judged]
+        count = min(collection.ungraded, len(others))
+        for number in range(count):
+            yield None, topic, others[number * len(others) // count], None
 
 
 def _list_pairs(
@@ -232,6 +256,18 @@ TREC_OPTIONS: Mapping[str, Option] = {
     ),
     "depth": Option("number of documents of a run and topic that are in the pool", "whole number ≥ 1", "all"),
 }
+TEACHER_OPTIONS: Mapping[str, Option] = {
+    "teacher": Option(
+        "runs of the systems that a judge learns to rank as: each pair gets the mean of their standardised scores",
+        "folder, or files separated by commas",
+        "no teacher",
+    ),
+    "ungraded": Option(
+        "number of documents per topic without a judgment to add for the teacher's scores alone, evenly over its ranks",
+        "whole number ≥ 0",
+        "0",
+    ),
+}
 _NAME_PREFIXES = {
     "topics": ("topics", "queries"),
     "qrels": ("qrels",),
@@ -253,14 +289,28 @@ def read_trec(source: Path, options: Mapping[str, str]) -> Judged:
     """
     if not source.is_dir():
         raise DataError("is not a folder", where=str(source), fix="Give the folder with topics, qrels and documents.")
-    files = {name: _file(source, name, options.get(name)) for name in _NAME_PREFIXES}
+    teacher = (
+        teacher_scores([read_run(path) for path in _run_files(source, options["teacher"])])
+        if options.get("teacher")
+        else {}
+    )
+    ungraded = whole_number(options, "ungraded", 0)
+    if ungraded and not teacher:
+        raise UsageError(
+            "documents without a judgment need a teacher", where="--option ungraded", fix="Give --option teacher=RUNS."
+        )
+    has_qrels = not teacher or options.get("qrels") is not None or any(_files(source, "qrels"))
+    files = {name: _file(source, name, options.get(name)) for name in _NAME_PREFIXES if name != "qrels" or has_qrels}
     queries = {topic: str(fields["query"]) for topic, fields in read_topics(files["topics"]).items()}
     corpus = corpus_file(files["corpus"], options)
     sources: dict[str | None, GradeSources] = {}
-    if has_card(files["qrels"]):
-        sources[None] = sources_of(files["qrels"])
-    qrels: dict[str | None, Qrels] = {None: read_qrels(files["qrels"])}
-    judged = Judged(source.name, queries, lambda: trec_documents(corpus), qrels, sources=sources)
+    qrels: dict[str | None, Qrels] = {}
+    if has_qrels:
+        if has_card(files["qrels"]):
+            sources[None] = sources_of(files["qrels"])
+        qrels = {None: read_qrels(files["qrels"])}
+    more: dict[str, Any] = {"sources": sources, "teacher": teacher, "ungraded": ungraded}
+    judged = Judged(source.name, queries, lambda: trec_documents(corpus), qrels, **more)
     if "runs" not in options:
         return judged
     runs = {str(path): read_run(path) for path in _run_files(source, options["runs"])}
@@ -298,11 +348,7 @@ def _file(source: Path, name: str, file: str | None) -> Path:
     if file is not None:
         beside = source / file
         return beside if beside.exists() else Path(file)
-    files = [
-        path
-        for path in sorted(source.iterdir())
-        if path.is_file() and path.name.startswith(_NAME_PREFIXES[name]) and not is_sidecar(path)
-    ]
+    files = _files(source, name)
     if len(files) != 1:
         raise DataError(
             f"has {len(files)} files whose name begins with {' or '.join(_NAME_PREFIXES[name])}",
@@ -310,6 +356,14 @@ def _file(source: Path, name: str, file: str | None) -> Path:
             fix=f"Name the file with --option {name}=FILE.",
         )
     return files[0]
+
+
+def _files(source: Path, name: str) -> list[Path]:
+    return [
+        path
+        for path in sorted(source.iterdir())
+        if path.is_file() and path.name.startswith(_NAME_PREFIXES[name]) and not is_sidecar(path)
+    ]
 
 
 def _has_header(path: Path) -> bool:

@@ -18,7 +18,7 @@ from searchlora.records import Record
 from searchlora.tasks.judgment import task
 from searchlora.tasks.judgment.guideline import settings_of
 from tests.data.layouts import layout
-from tests.data.test_judged_formats import esci_pairs
+from tests.data.test_judged_formats import esci_pairs, trec_pool
 
 ALL_IN_TRAIN = (1.0, 0.0, 0.0)
 
@@ -38,6 +38,17 @@ def test_trec_dl_records(tmp_path):
         "passage": "A shelter of cloth.",
         "grade": 3,
     }
+
+
+def test_pairs_of_a_teacher_are_records_with_and_without_a_grade(tmp_path):
+    options = {"teacher": "runs", "ungraded": "9"}
+    found = records(trec_pool(tmp_path), "trec", tmp_path / "out", options=options, allow_rejects=True)
+    assert {id_: each.get("grade") for id_, each in found.items()} == {"5 d1": 3, "5 d2": 0, "5 d3": None, "5 d4": None}
+    assert all(isinstance(each["teacher"], float) for each in found.values())
+    judge = task.bound(load_dataset(tmp_path / "out").settings)
+    target = judge.graded_target(found["5 d3"])
+    assert (target.shares, target.teacher, target.relevant) == ((0.0,) * 4, found["5 d3"]["teacher"], 2)
+    assert judge.judgment(found["5 d3"]) is None and judge.target(found["5 d3"]) == "0"
 
 
 def test_cranfield_grades_are_mapped_and_unexplained_pairs_never_sampled(tmp_path):
