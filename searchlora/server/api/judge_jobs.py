@@ -45,7 +45,7 @@ def disagreeing(service: Service, body: DisagreementsRequest) -> Callable[[Backg
         nothing = f"The queries of all {len(graded)} graded pairs are unknown." if graded else nothing
         message = f"{nothing} Start the server with --topics and --qrels, or grade hits."
         raise ApiError(400, "no_grades", message)
-    scale = _scale(stage)
+    scale = scale_of(stage)
     _check_scale(scale, {body.grades.get(pair.grade, pair.grade) for pair in known_pairs})
 
     def work(job: BackgroundJob) -> DisagreementsResult:
@@ -111,7 +111,7 @@ def _entry(one: Disagreement, pair: HumanGrade, document: Document, read: set[st
     }
 
 
-def _scale(judge: AdapterStage) -> list[int]:
+def scale_of(judge: AdapterStage) -> list[int]:
     """The grades of a judge."""
     spec = judge.task.output(judge.task.examples[0])
     assert isinstance(spec, Graded)

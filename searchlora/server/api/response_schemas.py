@@ -347,11 +347,22 @@ class JudgmentResult(TypedDict):
     measured: list[Measured]
 
 
+class ExampleQuery(TypedDict):
+    """A query that the page offers, with the fields that the first pipeline reads."""
+
+    query: str
+    fields: dict[str, Any]
+
+
 class TopicsEntry(TypedDict):
+    """`scale`: the grades that people give to hits, in ascending order."""
+
     object: Literal["topics"]
     judged: int
     measure: str
     collects_grades: bool
+    scale: list[int]
+    examples: list[ExampleQuery]
 
 
 class FigureEntry(TypedDict):

@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any
 
+from searchlora.eval.trec import Qrels
+from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.server.api.jobs import Work
-from searchlora.server.api.judge_jobs import disagreeing
-from searchlora.server.api.response_schemas import JobEntry, TopicsEntry
+from searchlora.server.api.judge_jobs import disagreeing, scale_of
+from searchlora.server.api.response_schemas import ExampleQuery, JobEntry, TopicsEntry
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_schemas import ComparisonRequest, DisagreementsRequest, WeightsRequest
-from searchlora.server.api.topic_jobs import comparing, weighing
+from searchlora.server.api.service import Service
+from searchlora.server.api.topic_jobs import comparing, shown_fields, weighing
 from searchlora.server.grading.search_grades import MEASURE
 
 router = api_router()
 
+#: Grades of hits where nothing says otherwise, and the highest of judgments for which each grade has a button.
+_GRADES, _HIGHEST_GRADE = (0, 1, 2, 3), 9
+
+#: Queries that the page offers; documents whose titles are considered, and words of a title.
+_EXAMPLES, _LOOKED_AT, _WORDS = 6, 50, 8
+
 
 @router.get("/v1/topics", summary="Describe the judged topics")
 def topics(http: ApiRequest) -> TopicsEntry:
-    """How many topics have judgments, and what is measured on them."""
-    grades = http.service.grades
-    judged = len(grades.judged()[0]) if grades is not None else 0
-    collects = grades is not None and grades.collects
-    return {"object": "topics", "judged": judged, "measure": MEASURE, "collects_grades": collects}
+    """How many topics have judgments, and what is measured on them; what the page offers."""
+    service = http.service
+    known, qrels = service.grades.judged() if service.grades is not None else ({}, {})
+    return {
+        "object": "topics",
+        "judged": len(known),
+        "measure": MEASURE,
+        "collects_grades": service.grades is not None and service.grades.collects,
+        "scale": _scale(service, qrels),
+        "examples": _examples(service, known),
+    }
+
+
+def _scale(service: Service, qrels: Qrels) -> list[int]:
+    """The grades of the first judge that is served, else those of the judgments, else 0 to 3."""
+    for _, served in service.pipelines:
+        for place in served.judges.values():
+            stage = served.pipeline.stages[place]
+            if isinstance(stage, AdapterStage):
+                return sorted(scale_of(stage))
+    highest = max((grade for grades in qrels.values() for grade in grades.values()), default=0)
+    return list(range(highest + 1)) if 0 < highest <= _HIGHEST_GRADE else list(_GRADES)
+
+
+def _examples(service: Service, topics: Mapping[str, Mapping[str, Any]]) -> list[ExampleQuery]:
+    """The first judged queries; without judgments, the titles of the first documents."""
+    served = next((served for _, served in service.pipelines), None)
+    if served is None:
+        return []
+    read = set(served.fields)
+    found = {str(fields["query"]): shown_fields(topic, fields, read) for topic, fields in topics.items()}
+    if not found:
+        documents = served.pipeline.documents
+        titles = (documents[name].title for name in islice(documents, _LOOKED_AT))
+        found = {" ".join(title.split()[:_WORDS]): {} for title in titles if title.strip()}
+    return [{"query": query, "fields": fields} for query, fields in islice(found.items(), _EXAMPLES)]
 
 
 @router.post("/v1/topics/compare", summary="Compare two systems on all topics")

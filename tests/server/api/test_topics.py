@@ -18,7 +18,7 @@ from searchlora.server.api.app import document
 from searchlora.server.api.jobs import Jobs
 from searchlora.server.grading.search_grades import HumanGrade
 from tests.server.api.serving import made_service, served
-from tests.server.searching import DOCUMENTS, TOPICS
+from tests.server.searching import DOCUMENTS, TOPICS, judged_by
 
 LEXICAL = {"pipeline": "lexical"}
 QRELS = {topic: dict(grades) for topic, (_, grades) in TOPICS.items()}
@@ -64,7 +64,22 @@ def test_topics_are_described(client):
         "judged": len(TOPICS),
         "measure": "nDCG@10",
         "collects_grades": True,
+        "scale": [0, 1, 2, 3],
+        "examples": [{"query": query, "fields": {}} for query, _ in TOPICS.values()],
     }
+
+
+@pytest.mark.slow
+def test_without_a_judge_the_grades_are_those_of_the_judgments_and_without_topics_titles_are_offered(
+    store_of_search, tiny_base, pipeline_files, corpus_of_search, tmp_path
+):
+    (tmp_path / "topics.jsonl").write_text('{"id": "t1", "query": "a tent"}\n')
+    (tmp_path / "qrels").write_text("t1 0 d3 1\n")
+    lexical = {"pipelines": (str(pipeline_files / "lexical.yaml"),), "corpora": (corpus_of_search,)}
+    for more, scale, first in ((judged_by(tmp_path, None), [0, 1], "a tent"), ({}, [0, 1, 2, 3], "Red couch")):
+        with served(made_service(tiny_base, store_of_search, **lexical, **more)) as url:
+            found = httpx.get(f"{url}/v1/topics").json()
+            assert (found["scale"], found["examples"][0]) == (scale, {"query": first, "fields": {}})
 
 
 @pytest.mark.slow

@@ -57,6 +57,10 @@ class Node {
     this.childNodes = [];
     this.append(...children);
   }
+  remove() {
+    if (this.parent) this.parent.childNodes = this.parent.childNodes.filter((each) => each !== this);
+    this.parent = null;
+  }
   cloneNode() {
     const copy = new Node(this.tag, this.text);
     copy.attributes = { ...this.attributes };

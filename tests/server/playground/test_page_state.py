@@ -14,7 +14,7 @@ BEFORE = """
     const fusion = { stage: 1, method: "rrf", parts: ["bm25", "dense"], weights: [1, 1] };
     const common = { object: "pipeline", stages: [], judges: ["judge"], fields: ["history"], documents: 9 };
     const judge = { name: "judge", adapter: "judge@1", choices: ["on", "base"] };
-    page.topics = { judged: 5, measure: "nDCG@10", collects_grades: true };
+    page.topics = { judged: 5, measure: "nDCG@10", collects_grades: true, scale: [0, 1, 2, 3], examples: [] };
     page.measured = (value) => ({ measure: "nDCG@10", value, judged: 1, of: 2 });
     page.found = (query, ...documents) => ({
       query, total: documents.length, output: {}, evidence: null, stages: [], milliseconds: 1, topic: "t",
@@ -173,6 +173,100 @@ def test_an_explanation_of_an_earlier_search_is_not_shown_over_a_later_one(run):
         return { afterSearch, verdict: page.texts(side, ".verdict"), problem: page.element("problem").textContent };
     """)
     assert found == {"afterSearch": True, "verdict": ["about d2."], "problem": ""}
+
+
+def test_an_explanation_opens_at_its_hit_and_stays_there_and_that_of_a_missing_one_below(run):
+    found = run("""
+        await page.search("red");
+        const [side] = page.sides();
+        const search = page.answers["/v1/search"];
+        const explained = (body) => ({ verdict: `about ${body.explain}`, stages: [] });
+        page.answers["/v1/search"] = (body) => (body.explain ? explained(body) : search(body));
+        page.answers["/v1/judgments"] = (body) => ({ grade: body.grade, measured: [page.measured(0.7)] });
+        const box = side.querySelector(".explanation");
+        const place = () => box.parent.dataset.document || box.parent.className;
+        const places = [];
+        page.named("Explain this rank: d2").click();
+        await page.until(() => page.texts(box, ".verdict").length, "the explanation");
+        places.push(place());
+        page.element("rater").value = "carla";
+        page.named("Grade 2 for d1").click();
+        await page.until(() => page.element("status").textContent.startsWith("Saved"), "the grade");
+        places.push(place());
+        side.querySelector(".missing").value = "d9";
+        side.querySelector(".why").dispatch("submit");
+        await page.until(() => page.texts(box, ".verdict").includes("about d9."), "that of d9");
+        places.push(place());
+        return { places, hidden: box.hidden };
+    """)
+    assert found == {"places": ["d2", "d2", "side"], "hidden": False}
+
+
+def test_a_grade_without_a_name_is_kept_while_the_name_is_asked_for_at_the_hit(run):
+    code = """
+        page.answers["/v1/judgments"] = (body) => {
+          page.saved = body;
+          return { grade: body.grade, measured: [page.measured(0.7)] };
+        };
+        await page.search("red");
+        const [side] = page.sides();
+        const grades = page.texts(side, ".grades button");
+        page.named("Grade 0 for d1").click();
+        page.named("Grade 1 for d1").click();
+        const forms = side.querySelectorAll(".asked");
+        const asked = page.texts(forms[0], "button");
+        const before = [page.saved === undefined, document.activeElement === forms[0].querySelector("input")];
+        forms[0].querySelector("input").value = "carla";
+        forms[0].dispatch("submit");
+        await page.until(() => page.element("status").textContent.startsWith("Saved"), "the grade");
+        const { document: id, grade, rater } = page.saved;
+        return { grades, asked, before, saved: [id, grade, rater], name: page.element("rater").value,
+                 forms: [forms.length, side.querySelectorAll(".asked").length],
+                 problem: page.element("problem").textContent };
+    """
+    assert run(code, more="page.topics.scale = [0, 1];") == {
+        "grades": ["0", "1", "0", "1"],
+        "asked": ["Save grade 1", "Cancel"],
+        "before": [True, True],
+        "saved": ["d1", 1, "carla"],
+        "forms": [1, 0],
+        "name": "carla",
+        "problem": "",
+    }
+
+
+def test_hits_show_what_the_judge_gave_them(run):
+    found = run("""
+        const grades = [{ id: "d1", grade: 2, relevance: 0.712, reason: "It fits." }, { id: "d2", relevance: 0.25 }];
+        const found = { ...page.found("red", "d1", "d2", "d3"), output: { grades } };
+        page.answers["/v1/search"] = () => page.stream(found);
+        await page.search("red");
+        const [side] = page.sides();
+        return { judged: page.texts(side, ".judged"), reasons: page.texts(side, ".note").filter(Boolean) };
+    """)
+    assert found == {
+        "judged": ["judge: grade 2, relevance 0.71", "judge: relevance 0.25"],
+        "reasons": ["The judge's reason: It fits."],
+    }
+
+
+def test_examples_are_offered_until_the_first_search(run):
+    more = 'page.topics.examples = [{ query: "red couch", fields: { history: [1] } }, { query: "tent", fields: {} }];'
+    found = run(
+        """
+        const box = page.element("examples");
+        const before = [box.hidden, page.texts(box, "button")];
+        box.querySelector("button").click();
+        await page.until(() => page.element("status").textContent.startsWith("System A"), "the results");
+        return { before, after: box.hidden, asked: page.asked.map(({ query, fields }) => [query, fields]) };
+        """,
+        more=more,
+    )
+    assert found == {
+        "before": [False, ["red couch", "tent"]],
+        "after": True,
+        "asked": [["red couch", {"history": [1]}]],
+    }
 
 
 def test_a_search_that_breaks_off_keeps_the_hits_of_its_stages_and_says_so(run):

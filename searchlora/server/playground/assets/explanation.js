@@ -3,11 +3,14 @@
 import { announce, made, rounded, shown, table } from "./elements.js";
 import { attempt, send } from "./requests.js";
 
-export const explain = (side, documentId) => attempt(async () => {
+// `atHit`: the document is a hit, at which the explanation opens.
+export const explain = (side, documentId, atHit = false) => attempt(async () => {
   if (!documentId || !side.query) return;
   if (side.explaining) side.explaining.abort();
   const { signal } = side.explaining = new AbortController();
-  const box = side.part(".explanation");
+  const box = side.explanation;
+  side.explained = atHit ? documentId : null;
+  side.placeExplanation();
   const heading = made("h3", "", `Document ${documentId}`);
   box.replaceChildren(heading, made("p", "", "Explaining …"));
   box.hidden = false;

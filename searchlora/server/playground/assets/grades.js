@@ -1,19 +1,17 @@
 // Grades of hits, saved with their rater; the measure of the query moves at once.
 
-import { announce, element, rounded } from "./elements.js";
-import { send } from "./requests.js";
+import { announce, button, element, made, rounded } from "./elements.js";
+import { attempt, send } from "./requests.js";
 import { showResults } from "./search.js";
 import { state } from "./state.js";
 import { refreshTopics } from "./topics.js";
 
 let saving = Promise.resolve(); // one after another, so that the last answer holds all grades
 
-export function rate(side, hit, grade) {
+// `place` is where the name is asked for, if there is none yet.
+export function rate(side, hit, grade, place) {
   const rater = element("rater").value.trim();
-  if (!rater || !element("rater").checkValidity()) {
-    element("rater").focus();
-    throw new Error("Write your name first: lowercase letters, digits, _ and -, starting with a letter.");
-  }
+  if (!rater || !element("rater").checkValidity()) return askName(place, grade, () => rate(side, hit, grade, place));
   localStorage.setItem("rater", rater);
   const { query, fields } = side;
   const measured = state.sides.filter((each) => each.result && each.query === query).map((each) => ({ side: each, result: each.result }));
@@ -21,6 +19,27 @@ export function rate(side, hit, grade) {
   const body = { query, fields, document: hit.document, grade, rater, seconds, rankings: measured.map((each) => each.side.documents) };
   saving = saving.catch(() => {}).then(() => save(side, body, measured));
   return saving;
+}
+
+// Ask for the rater's name beside the grade, which is saved with it.
+function askName(place, grade, save) {
+  const name = made("input");
+  for (const [key, value] of Object.entries({ maxlength: "32", required: "", autocapitalize: "none", "aria-describedby": "rater-rule" })) name.setAttribute(key, value);
+  name.setAttribute("pattern", element("rater").getAttribute("pattern"));
+  const submit = made("button", "main", `Save grade ${grade}`);
+  submit.type = "submit";
+  const form = made("form", "asked", made("label", "", "Your name ", name), submit, button("Cancel", () => form.remove()));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    element("rater").value = name.value.trim();
+    form.remove();
+    attempt(save);
+  });
+  const open = place.querySelector(".asked");
+  if (open) open.remove();
+  place.append(form);
+  name.focus();
+  announce(`Write your name to save grade ${grade}.`);
 }
 
 // The results on the screen may be those of a later search by now; then they stay as they are.

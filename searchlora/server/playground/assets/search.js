@@ -1,6 +1,6 @@
 // The search view: one query by one system, or by two side by side.
 
-import { announce, element } from "./elements.js";
+import { announce, button, element, made } from "./elements.js";
 import { showPins } from "./pins.js";
 import { attempt } from "./requests.js";
 import { Side } from "./side.js";
@@ -27,12 +27,16 @@ export function startSearch(rate) {
   page = { rate, searchAgain, showResults, keepAddress };
   state.sides = [new Side("A", page)];
   element("sides").replaceChildren(state.sides[0].root);
+  const examples = state.topics.examples.map(({ query, fields }) => made("li", "", button(query, () => searchFor(query, fields))));
+  element("example-queries").replaceChildren(...examples);
+  element("examples").hidden = !examples.length;
 }
 
 export const searchAll = () => attempt(async () => {
   const query = element("query").value.trim();
   if (!query || !state.sides.length) return;
   const fields = fieldsOfRequest();
+  element("examples").hidden = true;
   keepAddress(query, fields);
   announce("Searching.");
   const found = await Promise.allSettled(state.sides.map((side) => side.search(query, fields).then(showResults)));

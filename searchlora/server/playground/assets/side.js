@@ -11,7 +11,6 @@ import { SystemChoice } from "./system.js";
 import { shownStage } from "./trace.js";
 
 const TOP = 10;
-const GRADES = [0, 1, 2, 3];
 
 export class Side {
   // `page` holds what concerns all systems: `searchAgain`, `showResults`, `keepAddress` and `rate`.
@@ -23,8 +22,10 @@ export class Side {
     this.expanded = new Set(); // documents whose whole text is shown
     this.aborting = null; // the search that is under way, and the explanation
     this.explaining = null;
+    this.explained = null; // the hit at which an explanation is open
     this.root = element("side").content.firstElementChild.cloneNode(true);
     this.part = (selector) => this.root.querySelector(selector);
+    this.explanation = this.part(".explanation"); // it moves, and is out of the page while hits are shown anew
     this.root.setAttribute("aria-label", `System ${name}`);
     this.system = new SystemChoice(() => this.systemChanged(), () => this.weightsMoved());
     this.part(".settings").append(this.system.root);
@@ -106,7 +107,8 @@ export class Side {
     this.part(".stages").replaceChildren();
     this.part(".hits").replaceChildren();
     this.part(".output").replaceChildren();
-    this.part(".explanation").hidden = true;
+    this.explanation.hidden = true;
+    this.explained = null;
     this.part(".actions").hidden = true;
     this.part(".summary").textContent = "Searching …";
     const body = { ...this.system.request, query, fields, top: TOP, trace: true, stream: true };
@@ -160,20 +162,39 @@ export class Side {
     const same = focused && [...list.querySelectorAll("button")].find((each) => each.getAttribute("aria-label") === focused.getAttribute("aria-label"));
     if (same) same.focus();
     if (!hits.length) list.append(made("li", "hit", "No hits."));
+    this.placeExplanation();
+  }
+
+  // An explanation stands at its hit, and that of a document that is missing, below all hits.
+  placeExplanation() {
+    const hit = [...this.part(".hits").children].find(({ dataset }) => dataset.document && dataset.document === this.explained);
+    (hit || this.root).append(this.explanation);
+  }
+
+  // What the judge of the pipeline wrote about a document; undefined without a judge.
+  judgment(documentId) {
+    const { grades } = this.result ? this.result.output : {};
+    return Array.isArray(grades) ? grades.find(({ id }) => id === documentId) : undefined;
   }
 
   shownHit(hit, other) {
     const meta = made("p", "meta", made("span", "rank", `${hit.rank}.`), move(hit.rank, hit.document, other),
       made("code", "", hit.document), made("span", "score", rounded(hit.score)));
+    const judged = this.judgment(hit.document);
+    if (judged) meta.append(made("span", "judged", judgmentText(judged)));
     const title = written("h3", "", hit.title || "");
     title.hidden = !hit.title;
     const text = written("p", "text", hit.text || "");
     text.hidden = !hit.text;
     const buttons = made("div", "buttons");
     if (hit.text && hit.text.length > 280) buttons.append(this.expander(text, hit));
-    if (this.result) buttons.append(button("Explain this rank", () => explain(this, hit.document), `Explain this rank: ${hit.document}`));
-    if (this.result && this.result.measured && state.topics.collects_grades) buttons.append(this.gradeButtons(hit));
-    return made("li", "hit", meta, title, text, buttons);
+    if (this.result) buttons.append(button("Explain this rank", () => explain(this, hit.document, true), `Explain this rank: ${hit.document}`));
+    if (this.result && this.result.measured && state.topics.collects_grades) buttons.append(this.gradeButtons(hit, buttons));
+    const reason = written("p", "note", judged && judged.reason ? `The judge's reason: ${judged.reason}` : "");
+    reason.hidden = !reason.textContent;
+    const node = made("li", "hit", meta, title, text, reason, buttons);
+    node.dataset.document = hit.document;
+    return node;
   }
 
   expander(text, hit) {
@@ -192,17 +213,23 @@ export class Side {
     return expand;
   }
 
-  gradeButtons(hit) {
+  gradeButtons(hit, place) {
     const group = made("span", "grades", "Grade ");
     group.setAttribute("role", "group");
     group.setAttribute("aria-label", `Grade of ${hit.document}`);
-    for (const grade of GRADES) {
-      const choice = button(String(grade), () => attempt(() => this.page.rate(this, hit, grade)), `Grade ${grade} for ${hit.document}`);
+    for (const grade of state.topics.scale) {
+      const choice = button(String(grade), () => attempt(() => this.page.rate(this, hit, grade, place)), `Grade ${grade} for ${hit.document}`);
       choice.setAttribute("aria-pressed", String(hit.grade === grade));
       group.append(choice);
     }
     return group;
   }
+}
+
+// An encoder in a judge's place gives no grade.
+function judgmentText({ grade, relevance }) {
+  const probability = relevance === null || relevance === undefined ? "" : `relevance ${rounded(relevance, 2)}`;
+  return grade === undefined ? `judge: ${probability}` : `judge: grade ${grade}${probability && `, ${probability}`}`;
 }
 
 // How a document's rank differs from its rank in another ranking, of which only the top may be known.
