@@ -289,8 +289,8 @@ class _Build:
     def give_up(self) -> None:
         """After an error, keep the folder only if there are vectors, which took long to compute, or it is complete."""
         self._remove_empty_parts()
-        kept = [Parts.beside(self.out).folder.exists(), (self.folder / INDEX_FILE).exists(), *self.folder.glob("dense-*/*")]
-        if not any(kept):
+        is_complete = (self.folder / INDEX_FILE).exists()
+        if not any([Parts.beside(self.out).folder.exists(), is_complete, *self.folder.glob("dense-*/*")]):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _remove_empty_parts(self) -> None:

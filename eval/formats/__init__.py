@@ -15,7 +15,14 @@ from pathlib import Path
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats.base import Form, Format, Kind, Topics
 from searchlora.eval.formats.beir import BEIR
-from searchlora.eval.formats.checks import collect_qrels, collect_topics, ids_of_queries, topic_fields, topic_of, with_queries
+from searchlora.eval.formats.checks import (
+    collect_qrels,
+    collect_topics,
+    ids_of_queries,
+    topic_fields,
+    topic_of,
+    with_queries,
+)
 from searchlora.eval.formats.opensearch import OPENSEARCH
 from searchlora.eval.formats.quepid import QUEPID
 from searchlora.eval.formats.ranx import RANX

@@ -31,11 +31,12 @@ _CASE = '{"queries": [{"query_text" or "query", "ratings": {document: rating}}]}
 
 def is_case(head: Head) -> bool:
     """Whether a file is the JSON of a case or of its ratings."""
-    return head.suffix in ("", ".json") and head.text[:1] == "{" and '"queries"' in head.text and '"ratings"' in head.text
+    text = head.text
+    return head.suffix in ("", ".json") and text[:1] == "{" and '"queries"' in text and '"ratings"' in text
 
 
 def columns_of_export(head: Head) -> dict[str, tuple[str]]:
-    """`query`, `document`, `grade` and, if it is there, `title` -> its column in the CSV of a case; empty for others."""
+    """`query`, `document`, `grade` and, if it is there, `title` -> its column in the CSV of a case; else empty."""
     columns = {column.strip().lower(): column.strip() for column in first_fields(head.line, ",")}
     for names in (_BASIC, _DETAILED):
         if all(name in columns for name in names):
