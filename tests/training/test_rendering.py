@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from searchlora.errors import TrainingError
+from searchlora.errors import SearchloraError, TrainingError
 from searchlora.models.load import load_tokenizer
 from searchlora.prompts import Renderer
 from searchlora.recipe import load_recipe
@@ -66,7 +66,7 @@ def raises_two_arguments(number):
     ],
 )
 def test_a_killed_process_and_an_error_that_cannot_be_sent_are_errors(function, told):
-    with pytest.raises(TrainingError, match=told):
+    with pytest.raises(SearchloraError, match=told):
         list(in_order(function, range(4_000), processes=2))
 
 

@@ -167,7 +167,7 @@ def test_disagreements_of_a_judge_come_largest_first_with_its_probabilities(clie
 
 @pytest.mark.slow
 def test_grades_of_people_are_those_of_the_judge_or_are_mapped_to_them(client, search_service, monkeypatch):
-    monkeypatch.setattr(judge_jobs, "_scale", lambda _: [0, 1])
+    monkeypatch.setattr(judge_jobs, "scale_of", lambda _: [0, 1])
     monkeypatch.setattr(judge_jobs, "disagreements", lambda valid, _: seen.extend(valid) or ())
     seen = []
     body = {"pipeline": "judged", "judge": "judge"}

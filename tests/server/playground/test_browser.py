@@ -144,8 +144,10 @@ def test_markup_is_text_and_long_mirrored_and_pictured_texts_fit(page):
 def test_a_problem_is_seen_wherever_the_page_is_scrolled_to(page, width):
     page.set_viewport_size({"width": width, "height": 500})
     search(page, "red couch", "lexical")
-    page.locator(".grades button").last.click()
-    expect(page.locator("#problem")).to_contain_text("lowercase letters")
+    page.locator("#more summary").click()
+    page.locator("#fields").fill("{")
+    button(page, "Search", exact=True).click()
+    expect(page.locator("#problem")).to_contain_text("are not JSON")
     page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
     assert page.evaluate("window.scrollY") > 0
     expect(page.locator("#problem")).to_be_in_viewport(ratio=1)
