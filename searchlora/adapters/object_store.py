@@ -242,7 +242,7 @@ class ObjectStore(Store):
         """The paths of all objects below a folder of the store, relative to the store."""
         path = f"{self._remote}/{folder}".rstrip("/")
         with transport(f"{self.place}/{folder}".rstrip("/"), "read"):
-            self._system.invalidate_cache(path)
+            self._system.invalidate_cache()  # of the folder, of what is in it, and of single objects
             return [str(found).removeprefix(f"{self._remote}/") for found in self._system.find(path)]
 
     def _copy(self, name: str, files: Sequence[str], here: Sequence[str]) -> None:
