@@ -133,10 +133,9 @@ def graded_pairs(collection: Judged, *, unjudged: int = 0) -> Iterator[SourceRow
 
 def _pairs_of_teacher(collection: Judged) -> Iterator[tuple[None, str, str, None]]:
     """Pairs with a teacher's score and no judgment, at even distances in the teacher's order of each topic."""
-    judged = {(topic, document) for qrels in collection.qrels.values() for topic in qrels for document in qrels[topic]}
     for topic, scores in collection.teacher.items() if collection.ungraded else ():
-        order = sorted(scores, key=lambda document: (-scores[document], document))
-        others = [document for document in order if (topic, document) not in judged]
+        judged = {document for qrels in collection.qrels.values() for document in qrels.get(topic, ())}
+        others = sorted(scores.keys() - judged, key=lambda document: (-scores[document], document))
         count = min(collection.ungraded, len(others))
         for number in range(count):
             yield None, topic, others[number * len(others) // count], None
