@@ -167,6 +167,12 @@ def merged(ratings: Iterable[Rating], rule: str = "majority") -> dict[str, dict[
     return qrels
 
 
+def labels(ratings: Sequence[Rating], rule: str = "majority") -> dict[tuple[str, str], int | None]:
+    """(topic, document) -> grade merged as by `merged`; None for a pair that is rated "cannot tell" only."""
+    grades = merged(ratings, rule)
+    return {row.pair: grades.get(row.topic, {}).get(row.document) for row in standing(ratings)}
+
+
 def undecided(ratings: Iterable[Rating]) -> list[tuple[str, str]]:
     """The pairs that are rated "cannot tell" by all their raters."""
     rows = standing(ratings)

@@ -100,8 +100,15 @@ def experiment(
     ] = None,
     accept_changes: AcceptChangesOption = False,
     allow_circular: AllowCircularOption = False,
+    ask: Annotated[
+        Path | None,
+        option(
+            "--ask FILE", "Write there which pairs people label first to decide on the candidate; see `grade plan`."
+        ),
+    ] = None,
 ) -> None:
     """Compare systems over topics, with intervals and paired tests. Exits with 1 if a policy rule is broken."""
+    from searchlora.cli.grade import print_plan
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
     from searchlora.experiments.experiment import experiment as verb
     from searchlora.experiments.reports import write_decision, write_experiment
@@ -124,6 +131,10 @@ def experiment(
         typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(result.reused)}.")
     write_decision(result.spec.name, result.comparison, result.results, junit=files.junit, summary=files.summary)
     typer.echo(f"Report: {write_experiment(result, out)}")
+    if ask is not None:
+        planned = result.label_plan()
+        planned.write(ask)
+        print_plan(planned, ask)
     if result.results:
         print_rules(result.results)
     if result.refused:

@@ -10,6 +10,7 @@ from pathlib import Path
 from searchlora.data.collection import Corpus, read_documents
 from searchlora.errors import DataError, UsageError, some
 from searchlora.eval.formats import read_run, read_topics
+from searchlora.eval.judge.label_plan import LabelPlan
 from searchlora.eval.judgments.pooling import iterate_pairs, pool, read_pairs
 from searchlora.records import Document
 
@@ -71,6 +72,12 @@ def load_texts(pairs: Mapping[str, Iterable[str]], topics: str | Path, corpus: C
         for topic, documents in pairs.items()
         for document in documents
     )
+
+
+def in_order(pairs: Iterable[QueryPassage], plan: LabelPlan) -> tuple[QueryPassage, ...]:
+    """The pairs of a label plan in its order."""
+    place = {(pair.topic, pair.document): place for place, pair in enumerate(plan.pairs)}
+    return tuple(sorted(pairs, key=lambda pair: place[pair.topic, pair.document.id]))
 
 
 def _documents(corpus: Corpus, ids: set[str]) -> dict[str, Document]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from searchlora.errors import UsageError
-from searchlora.eval.judgments.ratings import Rating, check_rater
+from searchlora.eval.judge.few_labels import FewLabels, LabelWatch
+from searchlora.eval.judgments.ratings import Rating, check_rater, labels
 from searchlora.experiments.judge.pairs import QueryPassage
 from searchlora.server.grading.guideline import RatingGuideline
 from searchlora.server.grading.ratings_log import RatingsLog
@@ -37,10 +38,14 @@ class Progress:
     """Pairs that a rater has rated (`done`) out of those that are or may become this rater's (`total`).
 
     Pairs on other raters' screens are counted in `total`: they are assigned to this rater if the others leave.
+
+    Attributes:
+        outlook: With a label plan, what remains to be done until its decision, in a sentence.
     """
 
     done: int
     total: int
+    outlook: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,9 @@ class Session:
     """State of a grading session: all ratings, and the pair on each rater's screen. Thread-safe.
 
     A pair is assigned to `overlap` raters. Each rater has a random order of the topics and of the pairs within a
-    topic, derived from the seed and the rater's name. All state but the reservations is read from the ratings log, so
-    a restarted server continues where each rater stopped.
+    topic, derived from the seed and the rater's name. With a label plan all have its order, and no pair is assigned
+    once it is decided. All state but the reservations is read from the ratings log, so a restarted server continues
+    where each rater stopped.
 
     Without a list of raters, a client address may use `NAMES_PER_ADDRESS` names besides those that have ratings.
 
@@ -65,6 +71,7 @@ class Session:
         raters: The names that may rate; None: any valid name.
         overlap: Raters per pair, at least 1. A pair may get one rater more if a reservation expired before its rating
             arrived; no rating is refused for that.
+        watch: The label plan whose decision the ratings shall bring; its pairs are the pairs.
         clock: Monotonic time in seconds.
 
     Raises:
@@ -80,6 +87,7 @@ class Session:
         overlap: int,
         seed: int,
         raters: Collection[str] | None = None,
+        watch: LabelWatch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if overlap < 1:
@@ -92,6 +100,7 @@ class Session:
         self._log = log
         self._overlap = overlap
         self._seed = seed
+        self._watch = watch
         self._clock = clock
         self._lock = threading.RLock()
         self._orders: dict[str, list[str]] = {}
@@ -106,7 +115,12 @@ class Session:
         """A rater's progress. Raises `UsageError` for an invalid name."""
         with self._lock:
             done = len(self._ratings.get(self._check_rater(rater), {}))
-            return Progress(done, done + sum(1 for pair in self._pairs if self._has_seat(pair, rater)))
+            total = done + sum(1 for pair in self._pairs if self._has_seat(pair, rater))
+            known = self._known()
+            if known is None:
+                return Progress(done, total)
+            total = total if known.more is None else min(total, done + known.more)
+            return Progress(done, total, known.outlook)
 
     def next(self, rater: str, address: str = "") -> Assignment | None:
         """The pair to rate now, the same one until it is rated; None when no pair is available to this rater.
@@ -117,6 +131,8 @@ class Session:
         with self._lock:
             self._admit(rater, address)
             pair, _ = self._reserved.get(rater, ("", 0.0))
+            if (known := self._known()) is not None and known.decision != "open":
+                return None
             if not (pair and self._is_available(pair, rater)):
                 pair = next((candidate for candidate in self._order(rater) if self._is_available(candidate, rater)), "")
             if not pair:
@@ -153,6 +169,10 @@ class Session:
             rating = Rating(shown.topic, shown.document.id, grade, rater, now, seconds, note)
             self._log.append(rating)
             self._add(rating)
+
+    def _known(self) -> FewLabels | None:
+        """What the ratings say of the label plan; None without one."""
+        return None if self._watch is None else self._watch.after(labels(self._log.ratings))
 
     def _check_rater(self, rater: str) -> str:
         if self._allowed is not None and check_rater(rater) not in self._allowed:
@@ -209,6 +229,8 @@ class Session:
         return self._has_seat(pair, rater) and len(self._raters[pair]) + reserved < self._overlap
 
     def _order(self, rater: str) -> list[str]:
+        if self._watch is not None:
+            return list(self._pairs)
         if rater not in self._orders:
             topics: dict[str, list[str]] = {}
             for id_, pair in self._pairs.items():

@@ -1,0 +1,1 @@
+"""Decisions from few labels: coverage of the watched interval, false decisions, and labels needed."""
