@@ -93,7 +93,7 @@ class FewLabels:
             return "All pairs would probably not decide: more topics are needed."
         pairs = f"{self.more} more pair{'s' if self.more > 1 else ''}"
         if self.labels < MINIMUM_LABELS:
-            return f"Not yet an interval: it takes about {pairs}."
+            return f"The first estimate takes about {pairs}."
         return f"About {pairs} until a decision."
 
 

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-import time
-from contextlib import contextmanager
 from importlib.resources import files
 
 import httpx
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
 from searchlora.eval.judgments.ratings import read_ratings
 from searchlora.experiments.judge.pairs import QueryPassage
 from searchlora.records import Document
-from searchlora.server.grading.app import create_app, server_config
+from searchlora.server.grading.app import create_app
 from searchlora.server.grading.session import NAMES_PER_ADDRESS, blind_id
-from searchlora.server.http import address, bind
 from tests.server.browser import chromium, opened
-from tests.server.grading.synthetic import ATTACK, synthetic_session
+from tests.server.grading.synthetic import ATTACK, served, synthetic_session
 
 BASE = "http://localhost:8765"
 
@@ -49,7 +44,7 @@ def test_a_grade_is_on_disk_before_the_response_with_the_next_pair(client, tmp_p
     (row,) = read_ratings(tmp_path / "ratings.jsonl")
     assert (row.grade, row.rater, row.seconds, row.note) == (1, "anna", 2.3, "why")
     assert answer["pair"]["id"] != pair["id"]
-    assert answer["progress"] == {"done": 1, "total": 24}
+    assert answer["progress"] == {"done": 1, "total": 24, "outlook": ""}
     rate(client, "anna", answer["pair"]["id"], None)
     assert read_ratings(tmp_path / "ratings.jsonl")[1].grade is None
 
@@ -180,21 +175,6 @@ def test_the_page_inserts_text_as_text():
     assert not re.search(r"\son\w+=|<style|\sstyle=|<script(?! src)", page)
     # Every element that the script uses is on the page.
     assert {*re.findall(r'element\("([\w-]+)"\)', script)} <= {*re.findall(r'id="([\w-]+)"', page)}
-
-
-@contextmanager
-def served(session):
-    with bind("127.0.0.1", 0) as listening:
-        server = uvicorn.Server(server_config(session, "127.0.0.1"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.01)
-            yield address(listening)
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @pytest.mark.slow
