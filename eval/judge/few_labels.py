@@ -142,13 +142,13 @@ class LabelWatch:
         return FewLabels(*known, low=low, high=high, decision="open", more=self._more(sample))
 
     def _half_width(self, variance: float, topics: int) -> float:
-        from scipy import stats
+        from scipy import special
 
         if variance <= 0:
             return 0.0
         ratio = _RATIO * variance / self._typical_variance
         z = math.sqrt((1 + ratio) * math.log((1 + ratio) / (ratio * (1 - COVERAGE) ** 2)))
-        return math.sqrt(variance) * float(stats.t.isf(stats.norm.sf(z), topics - 1))
+        return -math.sqrt(variance) * float(special.stdtrit(topics - 1, special.ndtr(-z)))
 
     @cached_property
     def _typical_variance(self) -> float:
@@ -176,13 +176,13 @@ class LabelWatch:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The pairs of a plan as arrays, `(pairs,)`; `inputs` is `(pairs, 2)`: one, and the judge's gain about its mean."""
+    """The pairs of a plan as arrays, `(pairs,)`; `judged` is the judge's gain about its mean, 0 where there is none."""
 
     topics: int
     topic: NDArray[np.int64]
     weight: Floats
     priority: Floats
-    inputs: Floats
+    judged: Floats
 
     @classmethod
     def of(cls, plan: LabelPlan) -> _Pairs:
@@ -194,7 +194,7 @@ class _Pairs:
             np.array([number[pair.topic] for pair in plan.pairs]),
             np.array([pair.weight for pair in plan.pairs]),
             np.array([pair.priority for pair in plan.pairs]),
-            np.stack([np.ones(len(judged)), centred], axis=1),
+            centred,
         )
 
     def probabilities(self, labels: int) -> Floats:
@@ -260,14 +260,21 @@ def _variance_of_mean(values: NDArray[Any]) -> float:
 def _predicted(pairs: _Pairs, gains: Floats, influence: Floats) -> Floats:
     """The prediction of each pair, `(pairs,)`: weighted least squares on the labels of all other topics.
 
-    The prior is one half, and counts as `_PRIOR_LABELS`.
+    The prior is one half for each gain, and counts as `_PRIOR_LABELS`.
     """
-    labelled, topic = pairs.inputs[: len(gains)], pairs.topic[: len(gains)]
-    products, targets = np.zeros((pairs.topics, 2, 2)), np.zeros((pairs.topics, 2))
-    np.add.at(products, topic, influence[:, None, None] * labelled[:, :, None] * labelled[:, None, :])
-    np.add.at(targets, topic, (influence * gains)[:, None] * labelled)
-    left = products.sum(axis=0) - products + _PRIOR_LABELS * np.eye(2)
-    right = targets.sum(axis=0) - targets + _PRIOR_LABELS * np.array([0.5, 0.0])
-    lines = np.linalg.solve(left, right[:, :, None])[:, :, 0]
-    predicted: Floats = np.clip((lines[pairs.topic] * pairs.inputs).sum(axis=1), 0, 1)
+    judged, topic = pairs.judged[: len(gains)], pairs.topic[: len(gains)]
+
+    def others(values: Floats) -> Floats:
+        """Sum over the labels of all other topics, of each topic."""
+        of_topic = np.bincount(topic, values, minlength=pairs.topics)
+        rest: Floats = of_topic.sum() - of_topic
+        return rest
+
+    ones, slopes = others(influence) + _PRIOR_LABELS, others(influence * judged**2) + _PRIOR_LABELS
+    mixed = others(influence * judged)
+    target = others(influence * gains) + _PRIOR_LABELS * 0.5, others(influence * judged * gains)
+    determinant = ones * slopes - mixed**2
+    intercept = (slopes * target[0] - mixed * target[1]) / determinant
+    slope = (ones * target[1] - mixed * target[0]) / determinant
+    predicted: Floats = np.clip(intercept[pairs.topic] + slope[pairs.topic] * pairs.judged, 0, 1)
     return predicted

@@ -20,7 +20,7 @@ from benchmarks.statistics.few_labels.simulation import Draw, Pair, watched_clas
 from searchlora.eval.intervals import proportion
 
 NAME = "few_labels"
-DRAWS = 200
+DRAWS = 100
 
 
 def main() -> None:
