@@ -10,6 +10,7 @@ from typing import Any
 from searchlora.errors import UsageError, some
 from searchlora.eval.comparison import Comparison, PairedComparison
 from searchlora.eval.formatting import interval, p_value
+from searchlora.eval.found_slices import MINIMUM_CLUSTERS
 from searchlora.eval.judgments.sources import UNKNOWN, SourceCounts
 from searchlora.eval.policy.changes import changes
 from searchlora.eval.policy.policy import Margin, Policy, SliceRule
@@ -99,6 +100,7 @@ def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts)
         *_data(policy, comparison, candidate, measure, facts),
         *_beat(policy, comparison, candidate, measure, facts),
         *_slices(policy, comparison, candidate, measure, facts),
+        *_found_slices(policy, comparison, candidate, facts),
         *_bounds(policy, comparison, candidate, facts),
     )
 
@@ -271,6 +273,29 @@ def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str
         for value, pair in pairs.items():
             if rule.values is None or value in rule.values:
                 yield _slice(comparison, name, value, pair, rule, other)
+
+
+def _found_slices(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> Iterator[RuleResult]:
+    if policy.found_slices is None:
+        return
+    rule, other = "found slices", _rival(policy, facts)
+    parts = [part for part in comparison.found if (part.pair.a, part.pair.b) == (candidate, other)]
+    if not parts:
+        why = f"no slice differs against {other}, or there are fewer than {MINIMUM_CLUSTERS} groups to search in"
+        yield _result(rule, True, why)
+        return
+    limit = policy.found_slices.max_fall
+    falls = {part: -comparison.gain(part.pair.measure, part.pair.difference) for part in parts if part.loss}
+    worst = max(falls, key=falls.__getitem__, default=None)
+    if worst is None:
+        yield _result(rule, True, f"no confirmed loss in {len(parts)} slices against {other}")
+        return
+    pair = worst.pair
+    finding = (
+        f"{worst.conditions}: {pair.measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against "
+        f"{other}, n = {pair.n}, p {p_value(pair.p_corrected)}; a confirmed fall may be {limit:.3f} at most"
+    )
+    yield _result(rule, falls[worst] <= limit, finding, falls[worst] - limit)
 
 
 def _rival(policy: Policy, facts: Facts) -> str:

@@ -56,6 +56,36 @@ def slices_section(comparison: Comparison) -> Section | None:
     return Section("slices", "Slices", tuple(blocks), lead)
 
 
+def found_section(comparison: Comparison, queries: Mapping[str, str] | None = None) -> Section | None:
+    """Slices that were searched, losses first.
+
+    Args:
+        queries: Row id -> its text, for examples.
+    """
+    if not comparison.found:
+        return None
+    lines = [
+        [
+            f"{comparison.label(part.pair.a)} − {comparison.label(part.pair.b)}",
+            part.conditions,
+            estimate(part.pair.difference, part.pair.low, part.pair.high, "+", "bad" if part.loss else ""),
+            p_value(part.pair.p_corrected),
+            str(part.pair.n),
+            f"{part.found:+.3f}",
+            "; ".join(f"“{(queries or {}).get(row, row)}”" for row in part.examples) if part.loss else "",
+        ]
+        for part in comparison.found
+    ]
+    head = ["systems", "slice", "difference", "p", "n", "where it was found", "largest losses"]
+    losses = sum(part.loss for part in comparison.found)
+    lead = (
+        f"Slices of the rows by their features, found on one half of the rows by a tree over the differences in "
+        f"{comparison.row_measure}, and measured on the other half. {losses} confirmed "
+        f"{'loss' if losses == 1 else 'losses'}: p, corrected over all of these slices, is at most {LEVEL}."
+    )
+    return Section("found", "Where it fails", (table("Found slices", head, lines, words=2),), lead)
+
+
 def confusion_table(
     label: str, rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]], corner: str
 ) -> Table:

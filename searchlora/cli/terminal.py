@@ -19,7 +19,7 @@ from searchlora.progress import Progress, Steps
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from searchlora.eval.comparison import Comparison
+    from searchlora.eval.comparison import Comparison, PairedComparison
     from searchlora.eval.policy import RuleResult
     from searchlora.pipelines.explain import Explanation
     from searchlora.pipelines.stages.explanation import Retrieved
@@ -114,8 +114,18 @@ def print_comparison(comparison: Comparison) -> None:
     console.print(
         f"n = {n}. p: paired randomisation test, two-sided, corrected ({comparison.correction}) over all comparisons."
     )
+    for part in comparison.found:
+        if part.loss:
+            console.print(escape(f"{comparison.label(part.pair.a)} loses where {part.conditions}: {_loss(part.pair)}"))
     for system, reason in comparison.circular.items():
         console.print(escape(f"{comparison.label(system)}: {reason}"))
+
+
+def _loss(pair: PairedComparison) -> str:
+    from searchlora.eval.formatting import figure, p_value
+
+    ends = figure(pair.difference, pair.low, pair.high, "+")
+    return f"{pair.measure} {ends} against {pair.b}, n = {pair.n}, p {p_value(pair.p_corrected)}."
 
 
 def print_rules(results: Sequence[RuleResult]) -> None:

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from searchlora.errors import PipelineError, UsageError
-from searchlora.eval.comparison import Comparison, compare
+from searchlora.eval.comparison import Comparison, clusters_of, compare
 from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.found_slices import found_slices
 from searchlora.eval.judgments.lineage import RunLineage, doubts, refuse_circular
 from searchlora.eval.trec import Run
 from searchlora.files.result_cache import cache_key
@@ -130,8 +131,9 @@ def measure(
     results, left_out = run_systems(
         systems, rows, measures, cache, allow_circular=allow_circular, measured=measured, steps=steps
     )
+    evaluations = {name: result.evaluation for name, result in results.items()}
     comparison = compare(
-        {name: result.evaluation for name, result in results.items()},
+        evaluations,
         candidate=candidate,
         baseline=next(iter(results)) if len(results) == 1 and candidate is None else baseline,
         also_tested=also_tested,
@@ -139,7 +141,8 @@ def measure(
     )
     lineages = _lineages([system for system in systems if system.name in results], measures)
     notes = (*notes, *comparison.notes, *doubts(measures.card, lineages))
-    return Measurement(replace(comparison, notes=notes), results, left_out)
+    found = found_slices(comparison, rows, clusters_of(evaluations))
+    return Measurement(replace(comparison, notes=notes, found=found), results, left_out)
 
 
 def run_systems(
