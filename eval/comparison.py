@@ -79,7 +79,7 @@ class Comparison:
         notes: Notes for the reader, starting with what was left out.
         less_is_better: The measures of which smaller values are better, those of `zero_is_best` included.
         zero_is_best: The aggregates of which 0 is best; their differences are those of the distance from 0.
-        found: Slices that were searched in the differences of the main pairs (`eval.found_slices`).
+        found_slices: Slices in which a system seems to lose, of the main pairs (`eval.found_slices`).
     """
 
     systems: tuple[str, ...]
@@ -104,7 +104,7 @@ class Comparison:
     notes: tuple[str, ...] = ()
     less_is_better: tuple[str, ...] = ()
     zero_is_best: tuple[str, ...] = ()
-    found: tuple[FoundSlice, ...] = ()
+    found_slices: tuple[FoundSlice, ...] = ()
 
     @property
     def main_pairs(self) -> tuple[tuple[str, str], ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,28 +43,42 @@ _NAMES = frozenset({"id", "split", "group", "topic", "document"})
 
 _EXAMPLES = 3
 
+#: Characters of a value in a condition.
+_SHOWN = 40
+
+#: Greatest number that a tree of scikit-learn holds exactly enough (32-bit floats).
+_GREATEST = 1e30
+
 _QUESTION = re.compile(
     r"(?i)(who|what|when|where|which|why|how|is|are|was|were|do|does|did|can|could|should)\b|.*\?\s*$"
 )
 
 
+#: What is said of a text, and whether it holds; questions are those of English.
+_OF_TEXTS: Mapping[str, Callable[[str], bool]] = {
+    "has a digit": lambda text: any(map(str.isdigit, text)),
+    "has a capital letter": lambda text: any(map(str.isupper, text)),
+    "is a question": lambda text: bool(_QUESTION.match(text)),
+}
+
+
 @dataclass(frozen=True)
 class FoundSlice:
-    """The rows of a slice on which system a is compared with system b.
+    """Rows on which system a seems to be worse than system b.
 
     Attributes:
         conditions: What the rows have in common, for example `words of query > 6`.
-        found: Difference on the half of the rows on which the slice was found; it is too far from 0.
+        difference_where_found: Difference on the half of the rows on which the slice was found; it is too far from 0.
         pair: The comparison on the other half; its `p_corrected` is over all slices and pairs of systems.
         examples: Ids of rows of the slice with the largest losses of a, in the other half.
-        loss: Whether a is worse here: by the paired test on the other half, at p ≤ 0.05 after correction.
+        confirmed: Whether a is worse on the other half, too: by the paired test, at p ≤ 0.05 after correction.
     """
 
     conditions: str
-    found: float
+    difference_where_found: float
     pair: PairedComparison
     examples: tuple[str, ...]
-    loss: bool = False
+    confirmed: bool = False
 
 
 def found_slices(
@@ -75,14 +89,15 @@ def found_slices(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> tuple[FoundSlice, ...]:
-    """The slices of all main pairs, in the measure `row_measure`, the largest loss first.
+    """The slices in which a system loses, of all main pairs in the measure `row_measure`; confirmed ones first.
 
     Args:
         rows: The compared rows, each with an `id`; their fields are what slices are made of.
         clusters: Row id -> its cluster.
 
     Returns:
-        Empty with fewer than `MINIMUM_CLUSTERS` clusters, without a measure per row, or where no slice differs.
+        Empty with fewer than `MINIMUM_CLUSTERS` clusters, without a measure per row, or where no slice is unlike the
+        others.
     """
     if comparison.row_measure is None or not comparison.main_pairs:
         return ()
@@ -101,11 +116,18 @@ def found_slices(
     ]
     corrected = correct([part.pair.p for part in found], "holm") if found else []
     tested = [
-        replace(part, pair=replace(part.pair, p_corrected=p), loss=part.loss and p <= LEVEL)
+        replace(
+            part,
+            pair=replace(part.pair, p_corrected=p),
+            confirmed=p <= LEVEL and comparison.gain(part.pair.measure, part.pair.difference) < 0,
+        )
         for part, p in zip(found, corrected, strict=True)
     ]
-    gain = {id(part): comparison.gain(part.pair.measure, part.pair.difference) for part in tested}
-    return tuple(sorted(tested, key=lambda part: (not part.loss, gain[id(part)])))
+    return tuple(sorted(tested, key=lambda part: (not part.confirmed, _gain(comparison, part.pair))))
+
+
+def _gain(comparison: Comparison, pair: PairedComparison) -> float:
+    return comparison.gain(pair.measure, pair.difference)
 
 
 def _of_pair(
@@ -113,31 +135,29 @@ def _of_pair(
     systems: tuple[str, str],
     names: Sequence[str],
     groups: Sequence[str],
-    features: Mapping[str, Floats],
+    features: Sequence[_Feature],
     half: np.ndarray,
     resamples: int,
     seed: int,
 ) -> Iterator[FoundSlice]:
-    """The leaves of the tree of one pair, tested on the other half; `loss` says whether a is worse there."""
+    """The leaves of the tree of one pair in which a loses, tested on the other half."""
     gains = comparison.gains(*systems)
     values = np.array([gains[name] for name in names])
-    matrix = np.stack(list(features.values()), axis=1) if features else np.zeros((len(names), 0))
     if not features or np.ptp(values[half]) == 0:
         return
-    measure = str(comparison.row_measure)
-    for conditions, member in _leaves(matrix, list(features), values, half, seed):
-        own = np.flatnonzero(member & ~half).tolist()
-        if len({groups[place] for place in own}) < 2:
+    measure, sign = str(comparison.row_measure), comparison.gain(str(comparison.row_measure), 1.0)
+    for conditions, member in _leaves(features, values, half, seed):
+        found, own = float(values[member & half].mean()), np.flatnonzero(member & ~half).tolist()
+        if found >= 0 or len({groups[place] for place in own}) < 2:
             continue
         (tested,) = paired_differences(
             values[own][:, None], [groups[place] for place in own], resamples=resamples, seed=seed
         )
-        sign = comparison.gain(measure, 1.0)
         low, high = sorted((sign * tested.low, sign * tested.high))
         worst = sorted(own, key=lambda place: values[place])[:_EXAMPLES]
         yield FoundSlice(
             conditions,
-            sign * float(values[member & half].mean()),
+            sign * found,
             PairedComparison(
                 *systems,
                 measure,
@@ -152,16 +172,38 @@ def _of_pair(
                 len(own),
             ),
             tuple(names[place] for place in worst if values[place] < 0),
-            tested.difference < 0,
         )
 
 
+@dataclass(frozen=True)
+class _Feature:
+    """A feature of the rows, `(rows,)`.
+
+    Attributes:
+        name: Of a number; or the condition that holds where the value is 1.
+        opposite: The condition that holds where the value is 0; empty for a number.
+    """
+
+    name: str
+    opposite: str
+    values: Floats
+
+    def condition(self, low: float, high: float) -> str:
+        """The condition that the value is above `low` and at most `high`."""
+        if self.opposite:
+            return self.name if low > 0 else self.opposite
+        if math.isinf(low):
+            return f"{self.name} ≤ {high:.6g}"
+        return f"{self.name} > {low:.6g}" if math.isinf(high) else f"{low:.6g} < {self.name} ≤ {high:.6g}"
+
+
 def _leaves(
-    matrix: Floats, names: Sequence[str], values: Floats, half: np.ndarray, seed: int
+    features: Sequence[_Feature], values: Floats, half: np.ndarray, seed: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Conditions and members (a mask over all rows) of each leaf of a tree fitted to one half."""
     from sklearn.tree import DecisionTreeRegressor
 
+    matrix = np.stack([feature.values for feature in features], axis=1)
     tree = DecisionTreeRegressor(
         max_depth=_DEPTH,
         min_samples_leaf=max(10, math.ceil(_SHARE * half.sum())),
@@ -172,55 +214,60 @@ def _leaves(
     nodes, leaf_of = tree.tree_, tree.apply(matrix)
     if nodes.node_count == 1:
         return
-    pending: list[tuple[int, dict[str, tuple[float, float]]]] = [(0, {})]
+    pending: list[tuple[int, dict[int, tuple[float, float]]]] = [(0, {})]
     while pending:
         node, ranges = pending.pop()
         if nodes.children_left[node] < 0:
-            conditions = " and ".join(_condition(name, *ends) for name, ends in ranges.items())
-            yield conditions, leaf_of == node
+            yield " and ".join(features[of].condition(*ends) for of, ends in ranges.items()), leaf_of == node
             continue
-        name, threshold = names[nodes.feature[node]], float(nodes.threshold[node])
-        low, high = ranges.get(name, (-math.inf, math.inf))
-        pending.append((nodes.children_left[node], {**ranges, name: (low, min(high, threshold))}))
-        pending.append((nodes.children_right[node], {**ranges, name: (max(low, threshold), high)}))
+        of, threshold = int(nodes.feature[node]), float(nodes.threshold[node])
+        low, high = ranges.get(of, (-math.inf, math.inf))
+        pending.append((nodes.children_left[node], {**ranges, of: (low, min(high, threshold))}))
+        pending.append((nodes.children_right[node], {**ranges, of: (max(low, threshold), high)}))
 
 
-def _condition(name: str, low: float, high: float) -> str:
-    """A condition in words. A feature that is true or false has its sentence as name, with the opposite after `|`."""
-    true, _, false = name.partition("|")
-    if false:
-        return true if low > 0 else false
-    if math.isinf(low):
-        return f"{name} ≤ {high:.4g}"
-    return f"{name} > {low:.4g}" if math.isinf(high) else f"{low:.4g} < {name} ≤ {high:.4g}"
-
-
-def _features(rows: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
-    """Name -> value of each row, `(rows,)`: of each field that most rows have."""
-    features: dict[str, Floats] = {}
-    for field in dict.fromkeys(key for row in rows for key in row):
+def _features(rows: Sequence[Mapping[str, Any]]) -> list[_Feature]:
+    """The features of each field that at least half of the rows have, those that do not vary left out."""
+    features: list[_Feature] = []
+    for field in dict.fromkeys(key for row in rows for key in row if key not in _NAMES):
         values = [row.get(field) for row in rows]
-        if field in _NAMES or any(not isinstance(value, str | int | float | None) for value in values):
+        present = [value for value in values if value not in (None, "")]
+        if 2 * len(present) < len(rows) or any(not isinstance(value, str | int | float) for value in present):
             continue
-        if all(isinstance(value, int | float) for value in values):
-            features[field] = np.array(values, dtype=float)
+        missing = [value in (None, "") for value in values]
+        if any(missing):
+            features.append(_mask(f"no {field}", f"some {field}", missing))
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
+            features += _number(field, values)
             continue
-        texts = ["" if value is None else str(value) for value in values]
-        kinds = sorted(set(texts))
+        texts = ["" if absent else str(value) for value, absent in zip(values, missing, strict=True)]
+        kinds = sorted(set(texts) - {""})
         if len(kinds) <= min(_MAX_VALUES, len(rows) // 10):
-            features |= {f"{field} = {kind}|{field} ≠ {kind}": _mask(text == kind for text in texts) for kind in kinds}
+            shown = {kind: kind if len(kind) <= _SHOWN else f"{kind[:_SHOWN]}…" for kind in kinds}
+            features += [
+                _mask(f"{field} = {shown[k]}", f"{field} ≠ {shown[k]}", [text == k for text in texts]) for k in kinds
+            ]
             continue
-        features[f"words of {field}"] = np.array([len(text.split()) for text in texts], dtype=float)
-        features[f"{field} has a digit|{field} has no digit"] = _mask(any(map(str.isdigit, text)) for text in texts)
-        features[f"{field} is a question|{field} is no question"] = _mask(bool(_QUESTION.match(text)) for text in texts)
-        features[f"{field} has a capital letter|{field} has no capital letter"] = _mask(
-            any(map(str.isupper, text)) for text in texts
-        )
-    return {name: values for name, values in features.items() if np.isfinite(values).all() and np.ptp(values) > 0}
+        features.append(_Feature(f"words of {field}", "", np.array([len(text.split()) for text in texts], dtype=float)))
+        for what, holds in _OF_TEXTS.items():
+            features.append(_mask(f"{field} {what}", f"{field} not: {what}", [holds(text) for text in texts]))
+    return [feature for feature in features if np.ptp(feature.values) > 0]
 
 
-def _mask(values: Iterator[bool]) -> Floats:
-    return np.array(list(values), dtype=float)
+def _number(field: str, values: Sequence[Any]) -> list[_Feature]:
+    """The feature of a field of numbers, with the median where it is missing; none if a number is too large."""
+    try:
+        known = np.array([math.nan if value in (None, "") else float(value) for value in values])
+    except OverflowError:
+        return []
+    finite = np.isfinite(known)
+    if not finite.any() or np.abs(known[finite]).max() > _GREATEST:
+        return []
+    return [_Feature(field, "", np.where(finite, known, np.median(known[finite])))]
+
+
+def _mask(name: str, opposite: str, holds: Sequence[bool]) -> _Feature:
+    return _Feature(name, opposite, np.array(holds, dtype=float))
 
 
 def _side(group: str, seed: int) -> bool:

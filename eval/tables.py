@@ -58,12 +58,12 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
         "found_slices": [
             {
                 "conditions": part.conditions,
-                "loss": part.loss,
-                "found": part.found,
+                "confirmed": part.confirmed,
+                "difference_where_found": part.difference_where_found,
                 "examples": list(part.examples),
                 **_compared(comparison, part.pair),
             }
-            for part in comparison.found
+            for part in comparison.found_slices
         ],
         "weighted": [_row(comparison, row) for row in comparison.weighted],
         "weighted_comparisons": [_weighted(comparison, pair) for pair in comparison.weighted_pairs],

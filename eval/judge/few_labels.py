@@ -39,6 +39,9 @@ from searchlora.eval.judge.label_plan import GainMeasure, LabelPlan
 #: Labels, and topics with a label, below which nothing is decided. By simulation the interval holds from here on.
 MINIMUM_LABELS, MINIMUM_TOPICS = 20, 10
 
+#: The interval before the first one.
+_UNKNOWN = (-1.0, 1.0)
+
 #: Number of labels at which the interval is as narrow as it can be, for gains of `_SPREAD`: decisions fall about here.
 _TYPICAL_LABELS = 100
 
@@ -48,7 +51,8 @@ _RATIO = 0.15
 #: Standard deviation of a gain about its prediction, and pseudo-labels with it that the first labels are added to.
 _SPREAD, _PRIOR_LABELS = 0.5, 2.0
 
-Decision: TypeAlias = Literal["better", "not better", "open"]
+#: Which run is used from now on.
+Decision: TypeAlias = Literal["candidate", "baseline", "open"]
 
 #: (topic, document) -> grade; None for "cannot tell", which has no gain, as an unjudged document has none.
 Grades: TypeAlias = Mapping[tuple[str, str], int | None]
@@ -62,16 +66,18 @@ class FewLabels:
         difference: Mean over topics of candidate − baseline.
         labels, pairs: Labels that count, and all pairs that could be labelled.
         topics: Number of all topics.
-        low, high: Interval of the difference, 95% for all numbers of labels together; −1 to 1 below `MINIMUM_LABELS`.
-        decision: `better` if the interval is above the margin, `not better` if it is below, `open` otherwise.
-        more: Expected number of further labels until the decision, if the difference is as estimated; None: all labels
-            would probably not decide, and more topics are needed. 0 when decided.
+        low, high: Interval of the difference, 95% for all numbers of labels together; −1 to 1 before the first one.
+        margin: That of the plan.
+        decision: `candidate` if the interval is above the margin, `baseline` if it is below, `open` otherwise.
+        more: Expected number of further labels until the decision, if the difference is as estimated, or until the
+            first interval; None: all labels would probably not decide, and more topics are needed. 0 when decided.
     """
 
     difference: float
     labels: int
     pairs: int
     topics: int
+    margin: float
     low: float
     high: float
     decision: Decision
@@ -79,20 +85,26 @@ class FewLabels:
 
     @property
     def outlook(self) -> str:
-        """What remains to be done, in a sentence.
+        """What is decided, or what remains to be done, in a sentence.
 
         Examples:
-            >>> FewLabels(0.1, 50, 700, 43, -0.05, 0.25, "open", 37).outlook
+            >>> FewLabels(0.1, 50, 700, 43, 0.0, -0.05, 0.25, "open", 37).outlook
             'About 37 more pairs until a decision.'
+            >>> FewLabels(-0.02, 90, 700, 43, -0.1, -0.08, 0.04, "candidate", 0).outlook
+            'Decided: the candidate is not worse by more than 0.1.'
         """
         if self.decision != "open":
-            return f"Decided: the candidate is {self.decision}."
+            above = self.decision == "candidate"
+            by = f" by more than {abs(self.margin):g}" if self.margin else ""
+            word = "better" if self.margin > 0 or (self.margin == 0 and above) else "worse"
+            negated = "not " if self.margin and above == (self.margin < 0) else ""
+            return f"Decided: the candidate is {negated}{word}{by}."
         if self.labels == self.pairs:
             return "All pairs are labelled and do not decide: more topics are needed."
         if self.more is None:
             return "All pairs would probably not decide: more topics are needed."
         pairs = f"{self.more} more pair{'s' if self.more > 1 else ''}"
-        if self.labels < MINIMUM_LABELS:
+        if (self.low, self.high) == _UNKNOWN:
             return f"The first estimate takes about {pairs}."
         return f"About {pairs} until a decision."
 
@@ -115,7 +127,7 @@ class LabelWatch:
             >>> watch = LabelWatch(LabelPlan.of(*runs, "P@1"))
             >>> first = watch.plan.pairs[:30]
             >>> watch.after({(pair.topic, pair.document): int(pair.document == "a") for pair in first}).decision
-            'better'
+            'candidate'
         """
         gains = []
         for pair in self.plan.pairs:
@@ -127,19 +139,26 @@ class LabelWatch:
 
     def estimate(self, gains: Floats) -> FewLabels:
         """The estimate from the gains of the first pairs, `(labels,)`."""
-        sample, pairs, topics = _Sample.of(self._pairs, gains), len(self.plan.pairs), self._pairs.topics
-        known = sample.difference, len(gains), pairs, topics
-        labelled_topics = len(np.unique(self._pairs.topic[: len(gains)]))
-        enough = len(gains) >= min(MINIMUM_LABELS, pairs) and labelled_topics >= min(MINIMUM_TOPICS, topics)
-        if topics < 2 or not enough:
-            more = None if topics < 2 else max(1, min(MINIMUM_LABELS, pairs) - len(gains))
-            return FewLabels(*known, low=-1.0, high=1.0, decision="open", more=more)
-        half = self._half_width(sample.variance, labelled_topics)
+        sample, pairs = _Sample.of(self._pairs, gains), self._pairs
+        known = sample.difference, len(gains), len(self.plan.pairs), pairs.topics, self.plan.margin
+        if self._first is None or len(gains) < self._first:
+            more = None if self._first is None else self._first - len(gains)
+            return FewLabels(*known, *_UNKNOWN, decision="open", more=more)
+        half = self._half_width(sample.variance, len(np.unique(pairs.topic[: len(gains)])))
         low, high = max(-1.0, sample.difference - half), min(1.0, sample.difference + half)
-        if low > self.plan.margin or high < self.plan.margin:
-            decision: Decision = "better" if low > self.plan.margin else "not better"
-            return FewLabels(*known, low=low, high=high, decision=decision, more=0)
-        return FewLabels(*known, low=low, high=high, decision="open", more=self._more(sample))
+        if low > self.plan.margin:
+            return FewLabels(*known, low, high, decision="candidate", more=0)
+        if high < self.plan.margin:
+            return FewLabels(*known, low, high, decision="baseline", more=0)
+        return FewLabels(*known, low, high, decision="open", more=self._more(sample))
+
+    @cached_property
+    def _first(self) -> int | None:
+        """The number of labels of the first interval; None if there are too few pairs or topics for one."""
+        _, first_pairs = np.unique(self._pairs.topic, return_index=True)
+        if len(self.plan.pairs) < MINIMUM_LABELS or len(first_pairs) < MINIMUM_TOPICS:
+            return None
+        return max(MINIMUM_LABELS, int(np.sort(first_pairs)[MINIMUM_TOPICS - 1]) + 1)
 
     def _half_width(self, variance: float, topics: int) -> float:
         from scipy import special
@@ -221,7 +240,7 @@ class _Sample:
     Attributes:
         difference: Mean over topics.
         variance: Its variance over topics and labels.
-        between: The same if all pairs had a label, as predicted.
+        between: The same if all pairs had a label, as predicted from these.
         spread: Variance of a gain about its prediction.
     """
 
@@ -247,7 +266,9 @@ class _Sample:
         expected[:labels] = weight[:labels] * gains
         differences = np.bincount(pairs.topic, corrected, minlength=pairs.topics)
         observed = _variance_of_mean(differences)
+        # Gains without a label are not as smooth as their predictions.
         between = _variance_of_mean(np.bincount(pairs.topic, expected, minlength=pairs.topics))
+        between += spread * float((weight[labels:] ** 2).sum()) / pairs.topics**2
         # In samples that happen to hold few surprises the observed variance is too small.
         variance = max(observed, between + pairs.missing(labels, spread))
         return cls(labels, float(np.clip(differences.mean(), -1, 1)), variance, between, spread)

@@ -70,10 +70,21 @@ class GainMeasure:
                 f"{name} is not a sum over documents, so its labels cannot be chosen by pair",
                 fix="Use SDCG(max_rel=3)@10, with the highest grade as max_rel, or P@10.",
             )
-        if measure.NAME == "SDCG":
-            return cls(str(measure), parameters["cutoff"], 1, parameters["max_rel"])
-        relevant = parameters.get("rel", 1)
-        return cls(str(measure), parameters["cutoff"], relevant, relevant)
+        lowest, highest = 1, parameters.get("max_rel", 1)
+        if measure.NAME == "P":
+            lowest = highest = parameters.get("rel", 1)
+        if highest < 1:
+            raise UsageError(f"the highest grade of {name} is below 1", fix="Give that of the scale as max_rel.")
+        return cls(str(measure), parameters["cutoff"], lowest, highest)
+
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        """Whether a measure is such a sum."""
+        try:
+            cls.parse(name)
+        except UsageError:
+            return False
+        return True
 
     def discounts(self) -> list[float]:
         """The discount of each rank; they add up to 1."""
@@ -185,14 +196,45 @@ class LabelPlan:
             field = ".".join(map(str, first["loc"])) or "the file"
             fix = "Write it with `searchlora grade plan`."
             raise DataError(f"is not a label plan ({field}: {first['msg']})", where=str(path), fix=fix) from None
-        if any(before.priority < after.priority for before, after in zip(plan.pairs, plan.pairs[1:], strict=False)):
-            raise DataError("its pairs are not in their order", where=str(path), fix="Write it again.")
+        if fault := plan._fault():
+            raise DataError(fault, where=str(path), fix="Write it again with `searchlora grade plan`.")
         return plan
 
     def write(self, path: str | Path) -> None:
         """Write it as JSON."""
         with atomic_text(Path(path)) as out:
             out.write(json_line(asdict(self)))
+
+    def _fault(self) -> str | None:
+        """What is wrong with the pairs; None for a plan as `of` makes it."""
+        topics, seen = set(self.topics), set[tuple[str, str]]()
+        if len(topics) < len(self.topics):
+            return "a topic is repeated"
+        if not self.pairs:
+            return "there is no pair"
+        before = float("inf")
+        for pair in self.pairs:
+            named = f"the pair of topic {pair.topic} and document {pair.document}"
+            if pair.topic not in topics:
+                return f"{named} is of no topic of the plan"
+            if (pair.topic, pair.document) in seen:
+                return f"{named} is repeated"
+            if not 0 < abs(pair.weight) <= 1 or pair.priority < abs(pair.weight):
+                return f"{named} has no possible weight and priority"
+            if pair.priority > before:
+                return f"{named} is not in its place: pairs are in the order of their priorities"
+            seen.add((pair.topic, pair.document))
+            before = pair.priority
+        return None
+
+    def check_scale(self, scale: Sequence[int]) -> None:
+        """Raise `UsageError` if people grade on a scale that the measure does not fit."""
+        gains = GainMeasure.parse(self.measure)
+        if gains.highest > max(scale) or (gains.lowest < gains.highest < max(scale)):
+            raise UsageError(
+                f"the plan's {self.measure} has {gains.highest} as the highest grade, people grade up to {max(scale)}",
+                fix="Plan again with this --scale, or give it to the page.",
+            )
 
     def by_topic(self) -> dict[str, list[str]]:
         """topic -> documents of the pairs."""

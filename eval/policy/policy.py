@@ -84,7 +84,11 @@ class SliceRule(_Strict):
 
 
 class FoundSliceRule(_Strict):
-    """Largest confirmed fall in a slice that is searched (`eval.found_slices`), against the system of `SliceRule`."""
+    """Largest confirmed fall in a slice that is searched (`eval.found_slices`), against the system of `SliceRule`.
+
+    Attributes:
+        max_fall: In units of the measure.
+    """
 
     max_fall: float = Field(0.0, ge=0)
 

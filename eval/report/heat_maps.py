@@ -57,31 +57,31 @@ def slices_section(comparison: Comparison) -> Section | None:
 
 
 def found_section(comparison: Comparison, queries: Mapping[str, str] | None = None) -> Section | None:
-    """Slices that were searched, losses first.
+    """Slices in which a system seems to lose, confirmed ones first.
 
     Args:
         queries: Row id -> its text, for examples.
     """
-    if not comparison.found:
+    if not comparison.found_slices:
         return None
     lines = [
         [
             f"{comparison.label(part.pair.a)} − {comparison.label(part.pair.b)}",
             part.conditions,
-            estimate(part.pair.difference, part.pair.low, part.pair.high, "+", "bad" if part.loss else ""),
+            estimate(part.pair.difference, part.pair.low, part.pair.high, "+", "bad" if part.confirmed else ""),
             p_value(part.pair.p_corrected),
             str(part.pair.n),
-            f"{part.found:+.3f}",
-            "; ".join(f"“{(queries or {}).get(row, row)}”" for row in part.examples) if part.loss else "",
+            f"{part.difference_where_found:+.3f}",
+            "; ".join(f"“{(queries or {}).get(row, row)}”" for row in part.examples) if part.confirmed else "",
         ]
-        for part in comparison.found
+        for part in comparison.found_slices
     ]
-    head = ["systems", "slice", "difference", "p", "n", "where it was found", "largest losses"]
-    losses = sum(part.loss for part in comparison.found)
+    head = ["systems", "slice", "difference", "p", "n", "difference on the first half", "largest losses"]
+    confirmed = sum(part.confirmed for part in comparison.found_slices)
     lead = (
-        f"Slices of the rows by their features, found on one half of the rows by a tree over the differences in "
-        f"{comparison.row_measure}, and measured on the other half. {losses} confirmed "
-        f"{'loss' if losses == 1 else 'losses'}: p, corrected over all of these slices, is at most {LEVEL}."
+        f"Slices of the rows in which the first system loses in {comparison.row_measure}: found on one half of the "
+        f"rows by a tree over the differences, and measured on the other. {confirmed} of {len(lines)} "
+        f"{'is' if confirmed == 1 else 'are'} confirmed: p, corrected over all of them, is at most {LEVEL}."
     )
     return Section("found", "Where it fails", (table("Found slices", head, lines, words=2),), lead)
 

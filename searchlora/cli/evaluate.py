@@ -20,6 +20,7 @@ from searchlora.cli.options import (
     option,
     takes,
 )
+from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
     from searchlora.experiments.evaluation_result import EvaluationResult
@@ -112,12 +113,18 @@ def experiment(
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
     from searchlora.experiments.experiment import experiment as verb
     from searchlora.experiments.reports import write_decision, write_experiment
+    from searchlora.experiments.spec import read_experiment
     from searchlora.files import check_writable
 
-    check_writable(files.junit, files.summary, out / "report.html")
+    check_writable(files.junit, files.summary, out / "report.html", ask)
+    spec = read_experiment(file)
+    if ask is not None and (spec.candidate is None or spec.baseline is None):
+        raise UsageError(
+            "--ask is about a candidate and a baseline", where=str(file), fix="Name both in the experiment."
+        )
     with progress_bars() as steps:
         result = verb(
-            file,
+            spec,
             out,
             since=since,
             accept_changes=accept_changes,
@@ -131,12 +138,16 @@ def experiment(
         typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(result.reused)}.")
     write_decision(result.spec.name, result.comparison, result.results, junit=files.junit, summary=files.summary)
     typer.echo(f"Report: {write_experiment(result, out)}")
-    if ask is not None:
-        planned = result.label_plan()
-        planned.write(ask)
-        print_plan(planned, ask)
     if result.results:
         print_rules(result.results)
+    if ask is not None:
+        try:
+            planned = result.label_plan()
+        except UsageError as error:  # the decision of the policy is not hidden
+            typer.echo(f"warning: there is no label plan: {error}", err=True)
+        else:
+            planned.write(ask)
+            print_plan(planned, ask)
     if result.refused:
         broken = sum(not rule.passed for rule in result.results)
         typer.echo(f"Refused: {broken} of {len(result.results)} rules are broken.", err=True)

@@ -32,7 +32,7 @@ app = typer.Typer(help="Collect judgments from people in a browser, and export t
 class SessionOptions(NamedTuple):
     """How pairs are distributed, with the names of the session's parameters."""
 
-    overlap: Annotated[int, option("--overlap N", "Raters per pair.")] = 2
+    overlap: Annotated[int | None, option("--overlap N", "Raters per pair. Default: 2, or 1 with a label plan.")] = None
     seed: Annotated[int, option("--seed N", "Random seed of each rater's order.")] = 0
 
 
@@ -57,27 +57,36 @@ def plan(
     margin: Annotated[
         float, option("--margin X", "Difference that the candidate must exceed; below 0: by which it may be worse.")
     ] = 0.0,
+    topics: Annotated[
+        Path | None, option("--topics FILE", "Topics: rows with id and query. Default: those with results in a run.")
+    ] = None,
     seed: SeedOption = 0,
 ) -> None:
     """Choose which pairs people label first, so that few labels decide between two runs."""
-    from searchlora.eval.formats import read_run
+    from searchlora.eval.formats import read_run, read_topics
     from searchlora.eval.judge.label_plan import LabelPlan
     from searchlora.eval.judge.labels import check_judge, read_labels
     from searchlora.eval.judge.scale import scale_of
 
     if judged is not None:
         check_judge(judged)
-    grades = scale_of([judged] if judged is not None else [], parse_grades(scale) if scale is not None else None).grades
+    graded = scale_of([judged] if judged is not None else [], parse_grades(scale) if scale is not None else None)
+    labels = read_labels(judged) if judged is not None else None
+    if labels is not None and measure is None:
+        graded.check_assumed(str(judged), labels)
+    runs = read_run(candidate), read_run(baseline)
     planned = LabelPlan.of(
-        read_run(candidate),
-        read_run(baseline),
-        measure or f"SDCG(max_rel={max(grades)})@10",
-        read_labels(judged) if judged is not None else None,
-        names=(candidate.name, baseline.name),
+        *runs,
+        measure or f"SDCG(max_rel={max(graded.grades)})@10",
+        labels,
+        names=(str(candidate), str(baseline)),
+        topics=list(read_topics(topics)) if topics is not None else None,
         margin=margin,
         seed=seed,
     )
     planned.write(out)
+    if alone := len(runs[0].keys() ^ runs[1].keys()):
+        typer.echo(f"warning: {alone} topics are in one of the runs only; the other counts 0 there.", err=True)
     print_plan(planned, out)
 
 
@@ -99,6 +108,7 @@ def decide(
     rule: Annotated[
         str, option("--rule RULE", "Of several ratings: majority, median, highest or lowest; ties go to the lower.")
     ] = "majority",
+    overlap: Annotated[int, option("--overlap N", "Raters that a pair needs to count.", min=1)] = 1,
 ) -> None:
     """Print what the labels decide so far. The interval holds at every label, so look as often as you like."""
     from searchlora.cli.terminal import warnings_on_stderr
@@ -114,7 +124,7 @@ def decide(
     watch = LabelWatch(LabelPlan.read(plan))
     if ratings is not None:
         with warnings_on_stderr():
-            known = watch.after(labels(read_ratings(ratings), rule))
+            known = watch.after(labels(read_ratings(ratings), rule, overlap=overlap))
     elif qrels is not None:
         check_human(qrels)
         grades = read_qrels(qrels)
@@ -188,18 +198,21 @@ def serve(
     watch = None if plan is None else LabelWatch(LabelPlan.read(plan))
     pooled = pairs_to_judge(*pool) if watch is None else watch.plan.by_topic()
     judged = load_texts(pooled, topics, corpus_of(corpus, columns))
+    overlap = options.overlap
     if watch is not None:
+        watch.plan.check_scale(tuple(rules.scale))
         judged = in_order(judged, watch.plan)
+    if overlap is None:
+        overlap = 2 if watch is None else 1
     with warnings_on_stderr():
         log = RatingsLog(out)
     if log.repaired:
         typer.echo(f"warning: {log.repaired}", err=True)
     try:
-        session = Session(judged, rules, log, **options._asdict(), raters=rater or None, watch=watch)
+        session = Session(judged, rules, log, overlap=overlap, seed=options.seed, raters=rater or None, watch=watch)
         with bind(*at) as listening:
-            typer.echo(
-                f"{len(judged)} pairs of {len(pooled)} topics, {options.overlap} raters each; grades go to {log.path}."
-            )
+            raters = f"{overlap} rater{'s' if overlap > 1 else ''} each"
+            typer.echo(f"{len(judged)} pairs of {len(pooled)} topics, {raters}; grades go to {log.path}.")
             if not is_loopback(at.host):
                 typer.echo(
                     "warning: everyone who reaches this address can read the passages and grade under any name.",
@@ -208,7 +221,7 @@ def serve(
             typer.echo(f"Open {address(listening)} to grade. Ctrl+C stops; the next start continues.")
             run_server(session, listening, at.host)
         if watch is not None:
-            print_few_labels(watch.plan, watch.after(labels(log.ratings)))
+            print_few_labels(watch.plan, watch.after(labels(log.ratings, overlap=overlap)))
     finally:
         log.close()
 

@@ -13,7 +13,7 @@ from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formats import read_run, read_topics, write_run
-from searchlora.eval.judge.label_plan import LabelPlan
+from searchlora.eval.judge.label_plan import GainMeasure, LabelPlan
 from searchlora.eval.judge.scale import scale_of
 from searchlora.eval.judgments.card import RunCard, read_card, write_run_with_card
 from searchlora.eval.judgments.sources import SourceCounts
@@ -118,6 +118,8 @@ class ExperimentResult:
     def label_plan(self) -> LabelPlan:
         """Which pairs people label first to decide on the candidate; the qrels serve as the judge's grades.
 
+        The measure is the first one that is a sum over documents, else SDCG@10 of the highest grade.
+
         Raises:
             UsageError: without a candidate and a baseline, or if their runs do not differ.
         """
@@ -127,11 +129,16 @@ class ExperimentResult:
         candidate, baseline = (
             read_run(self.runs[name].path, self.runs[name].format) for name in (spec.candidate, spec.baseline)
         )
-        scale = scale_of([spec.qrels.path]).grades
+        scale = scale_of([spec.qrels.path])
+        highest = max(scale.grades)
+        if scale.assumed:
+            known = max((grade for row in self.topics.qrels.values() for grade in row.values()), default=1)
+            highest = max(highest, known) if known > 1 else 1
+        sums = (name for name in spec.measures if GainMeasure.accepts(name))
         return LabelPlan.of(
             candidate,
             baseline,
-            f"SDCG(max_rel={max(scale)})@10",
+            next(sums, f"SDCG(max_rel={highest})@10"),
             self.topics.qrels,
             names=(spec.candidate, spec.baseline),
             topics=list(self.topics.fields),

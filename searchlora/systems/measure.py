@@ -95,6 +95,7 @@ def measure(
     allow_circular: bool = False,
     notes: Sequence[str] = (),
     measured: Callable[[System, SystemResult], SystemResult] | None = None,
+    search_slices: bool = True,
     steps: Steps = no_progress,
 ) -> Measurement:
     """Run systems on rows, and compare their measures pairwise.
@@ -109,6 +110,7 @@ def measure(
         notes: In front of the notes of the comparison.
         measured: Called with each system when it has been measured; returns what is kept of the result, for example
             without the run.
+        search_slices: Search the slices in which a system loses (`eval.found_slices`).
         steps: Progress of each system.
 
     Raises:
@@ -141,8 +143,8 @@ def measure(
     )
     lineages = _lineages([system for system in systems if system.name in results], measures)
     notes = (*notes, *comparison.notes, *doubts(measures.card, lineages))
-    found = found_slices(comparison, rows, clusters_of(evaluations))
-    return Measurement(replace(comparison, notes=notes, found=found), results, left_out)
+    found = found_slices(comparison, rows, clusters_of(evaluations)) if search_slices else ()
+    return Measurement(replace(comparison, notes=notes, found_slices=found), results, left_out)
 
 
 def run_systems(

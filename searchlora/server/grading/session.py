@@ -20,6 +20,9 @@ from searchlora.server.grading.ratings_log import RatingsLog
 #: Seconds for which a pair on a rater's screen is reserved.
 RESERVATION_SECONDS = 15 * 60
 
+#: The same with a label plan: the labels of later pairs wait for this one.
+PLANNED_RESERVATION_SECONDS = 2 * 60
+
 #: New names that one client address may use, unless the raters are listed. Without a limit one client could reserve or
 #: rate all pairs under invented names.
 NAMES_PER_ADDRESS = 5
@@ -41,11 +44,13 @@ class Progress:
 
     Attributes:
         outlook: With a label plan, what remains to be done until its decision, in a sentence.
+        more: With a label plan, about how many pairs remain until its decision; None: unknown.
     """
 
     done: int
     total: int
     outlook: str = ""
+    more: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,8 @@ class Session:
         self._overlap = overlap
         self._seed = seed
         self._watch = watch
+        self._estimate: tuple[int, FewLabels] | None = None  # after so many ratings
+        self._reservation = RESERVATION_SECONDS if watch is None else PLANNED_RESERVATION_SECONDS
         self._clock = clock
         self._lock = threading.RLock()
         self._orders: dict[str, list[str]] = {}
@@ -119,8 +126,7 @@ class Session:
             known = self._known()
             if known is None:
                 return Progress(done, total)
-            total = total if known.more is None else min(total, done + known.more)
-            return Progress(done, total, known.outlook)
+            return Progress(done, total if known.decision == "open" else done, known.outlook, known.more)
 
     def next(self, rater: str, address: str = "") -> Assignment | None:
         """The pair to rate now, the same one until it is rated; None when no pair is available to this rater.
@@ -172,7 +178,12 @@ class Session:
 
     def _known(self) -> FewLabels | None:
         """What the ratings say of the label plan; None without one."""
-        return None if self._watch is None else self._watch.after(labels(self._log.ratings))
+        if self._watch is None:
+            return None
+        ratings = self._log.ratings
+        if self._estimate is None or self._estimate[0] < len(ratings):
+            self._estimate = len(ratings), self._watch.after(labels(ratings, overlap=self._overlap))
+        return self._estimate[1]
 
     def _check_rater(self, rater: str) -> str:
         if self._allowed is not None and check_rater(rater) not in self._allowed:
@@ -224,7 +235,7 @@ class Session:
             for other, (on_screen, since) in self._reserved.items()
             if on_screen == pair
             and other not in (rater, *self._raters[pair])
-            and self._clock() - since < RESERVATION_SECONDS
+            and self._clock() - since < self._reservation
         )
         return self._has_seat(pair, rater) and len(self._raters[pair]) + reserved < self._overlap
 

@@ -11,6 +11,7 @@ from searchlora.eval.judge.label_plan import LabelPlan
 from searchlora.eval.trec import write_run
 from searchlora.experiments.judge.pairs import QueryPassage, in_order
 from searchlora.records import Document
+from searchlora.server.grading.session import PLANNED_RESERVATION_SECONDS
 from tests.server.browser import chromium, opened
 from tests.server.grading.synthetic import served, synthetic_session
 
@@ -66,6 +67,31 @@ def test_no_pair_is_left_once_it_is_decided_and_a_correction_opens_it_again(tmp_
     assert "Decided" not in session.progress("anna").outlook
 
 
+def test_with_two_raters_a_pair_counts_when_both_have_rated_it(tmp_path):
+    session = planned_session(tmp_path, overlap=2)[1]
+    for _ in range(40):
+        rate(session, "anna", session.next("anna"))
+    assert session.progress("anna").outlook == "The first estimate takes about 20 more pairs."
+    while following := session.next("ben"):
+        rate(session, "ben", following)
+    assert session.progress("ben").outlook == "Decided: the candidate is better."
+    assert session.progress("ben").done < 40
+
+
+def test_a_pair_that_was_left_on_a_screen_is_given_to_another_rater_soon(tmp_path):
+    now = [0.0]
+    session = planned_session(tmp_path, clock=lambda: now[0])[1]
+    left = session.next("anna")
+    while (following := session.next("ben")) and len(session._log.ratings) < 30:
+        rate(session, "ben", following)
+    assert session.progress("ben").outlook == "The first estimate takes about 20 more pairs."
+    now[0] = PLANNED_RESERVATION_SECONDS + 1
+    session._reserved.pop("ben")
+    assert session.next("ben").id == left.id
+    rate(session, "ben", session.next("ben"))
+    assert session.progress("ben").outlook == "Decided: the candidate is better."
+
+
 @pytest.mark.slow
 def test_the_page_says_how_far_the_decision_is_and_ends_with_it(tmp_path):
     expect = pytest.importorskip("playwright.sync_api").expect
@@ -115,7 +141,7 @@ def test_a_plan_and_labels_of_another_tool_give_a_decision(tmp_path, written, su
     out = tmp_path / "plan.json"
     both = ["--candidate", tmp_path / "new.trec", "--baseline", tmp_path / "old.trec"]
     said = succeeded("grade", "plan", *both, "--measure", MEASURE, "--out", out)
-    assert "P@1, new.trec minus old.trec: 60 pairs of 30 topics can change it, 0 have a grade" in said
+    assert said.startswith(f"P@1, {tmp_path / 'new.trec'} minus {tmp_path / 'old.trec'}: 60 pairs of 30 topics can")
     said = succeeded("grade", "decide", "--plan", out, "--qrels", written(21))
     following = LabelPlan.read(out).pairs[21]
     assert "n = 30 topics, 21 of 60 pairs labelled." in said
@@ -142,7 +168,7 @@ def test_an_experiment_asks_for_labels(tmp_path, written, succeeded, refused):
         "grade", "decide", "--plan", tmp_path / "plan.json", "--qrels", written(25)
     )
     (tmp_path / "systems.yaml").write_text(f"{systems}{files}baseline: old\n")
-    assert "between a candidate and a baseline" in refused("experiment", tmp_path / "systems.yaml", *ask)
+    assert "Name both in the experiment." in refused("experiment", tmp_path / "systems.yaml", *ask)
 
 
 @pytest.mark.usefixtures("written")
