@@ -3,6 +3,7 @@
     python -m benchmarks.bases                                                          the base of the recipes
     python -m benchmarks.bases "Qwen2.5-Coder-0.5B=FOLDER/qwen2.5-coder-0.5b-instruct-q8_0.gguf" ...   others beside it
     python -m benchmarks.bases ... --only "banking77 300"     one run of each base; no results are written
+    python -m benchmarks.bases ... --only-results             the results of what is trained
 
 Nothing but the base differs. The weights of the others come from a folder of yours; the page says where they are found.
 `train` and `improve` train in a child process, whose peak of memory is that of the training. `benchmarks/work/bases` is
@@ -186,11 +187,12 @@ def main() -> None:
     arguments = parser(NAME)
     arguments.add_argument("bases", nargs="*", metavar="NAME=BASE", help="base models beside that of the recipes")
     arguments.add_argument("--only", metavar="RUN", help="train one run, such as 'banking77 300', and write no results")
+    arguments.add_argument("--only-results", action="store_true", help="train nothing")
     options = arguments.parse_args()
     bases: dict[str, str | None] = {DEFAULT: None, **dict(given.split("=", 1) for given in options.bases)}
     (FOLDER / "data").mkdir(parents=True, exist_ok=True)
     with progress_bars() as steps:
-        for run in runs(bases, options.only):
+        for run in () if options.only_results else runs(bases, options.only):
             parts = JOBS[run.job].parts(FOLDER / "data")
             if not run.is_trained(parts):
                 run.train(parts, steps)
