@@ -17,7 +17,7 @@ from searchlora.errors import DataError, PipelineError
 from searchlora.eval.risk import RiskThreshold, risk_threshold
 from searchlora.experiments.tuned_file import write_tuned
 from searchlora.files import check_writable
-from searchlora.outputs import confidence
+from searchlora.outputs import InvalidOutput, confidence
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.stages.adapter import AdapterSettings
@@ -102,11 +102,12 @@ def tune_risk(
     tuning = _Tuning.of(pipeline, data, out, _asks_the_task, store, tasks)
     records, outputs = tuning.outputs(steps)
     (task,) = tuning.stage.tasks()
-    known = [
-        (sure, str(output.value) == expected)
-        for record, output in zip(records, outputs, strict=True)
-        if (sure := confidence(output)) is not None and (expected := task.baseline_class(record)) is not None
-    ]
+    known = []
+    for record, output in zip(records, outputs, strict=True):
+        sure, has_class = confidence(output), task.baseline_class(record) is not None
+        expected = task.parse(task.target(record), record) if has_class else None
+        if sure is not None and expected is not None and not isinstance(expected, InvalidOutput):
+            known.append((sure, output.value == expected.value))
     if not known:
         raise DataError(
             "no validation record has a class and an output with probabilities",

@@ -33,6 +33,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "eval/judge/prediction_powered": ("prediction-powered",),
     "eval/judge/scale.py": ("judge-card", "prediction-powered"),
     "eval/judge/merging.py": ("merge-qrels",),
+    "eval/judge/label_plan.py": ("grade plan", "grade serve"),
     "eval/policy/decide.py": ("promote",),
     "pipelines/config.py": ("run", "search", "ablate"),
     "pipelines/explain.py": ("search",),

@@ -8,6 +8,8 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
+from searchlora.experiments.tune import tune_risk
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.outputs import Undecided
 from searchlora.pipelines.pipeline import Pipeline
@@ -69,6 +71,28 @@ def test_a_risk_is_fitted_and_written_with_its_origin(made, cli, refused, tmp_pa
     assert "--risk needs --data" in refused(
         "tune", path, "--risk", "0.1", "--topics", "t", "--qrels", "q", "--out", "o"
     )
+
+
+@pytest.mark.slow
+def test_the_error_of_a_judge_is_that_of_its_grades(tiny_base, tmp_path):
+    rows = [
+        {"id": f"q{n} d", "group": f"g{n}", "split": "validation", "query": f"tent {n}", "passage": "p", "grade": n % 2}
+        for n in range(60)
+    ]
+    trained = {**rows[0], "id": "q d", "group": "g", "query": "a sofa", "split": "train"}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, trained]))
+    build("judgment", tmp_path / "rows.jsonl", format="native", out=tmp_path / "data", options={"grades": "2"})
+    store, task = Store(tmp_path / "store"), load_generation_task("judgment")
+    random_adapter(
+        store, "judge", task.bound(load_dataset(tmp_path / "data").settings), tiny_base, tmp_path / "a", seed=1
+    )
+    path = tmp_path / "judge.yaml"
+    path.write_text("name: judge\nstages:\n  - bm25: {k: 2}\n  - adapter: {name: judge}\n")
+    _, chosen = tune_risk(path, tmp_path / "data", tmp_path / "out.yaml", 0.99, store=store)
+    stage = Pipeline.load(path, corpus=CORPUS, store=store).stages[-1]
+    wrong = [output.value != row["grade"] for output, row in zip(stage.ask(rows), rows, strict=True)]
+    assert (chosen.coverage, chosen.n) == (1.0, 60)
+    assert chosen.error == pytest.approx(sum(wrong) / 60)
 
 
 @pytest.mark.slow
