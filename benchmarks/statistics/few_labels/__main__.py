@@ -7,7 +7,7 @@ README.md in this folder describes the figures. Half an hour on two cores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.common import parser, real_data, save_figures
 from benchmarks.statistics.few_labels.collections import Collection, collections
 from benchmarks.statistics.few_labels.simulation import Draw, Pair, watched_classically, whole_topics
+from searchlora.eval.formatting import markdown_table
 from searchlora.eval.intervals import proportion
 
 NAME = "few_labels"
@@ -36,7 +37,39 @@ def main() -> None:
                 print(f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})  {row['system']}; {row['measure']}")
                 rows.append(row)
     if draws == DRAWS:
-        save_figures(NAME, rows, [], {"caption": f"{DRAWS} draws of each two systems"}, module=f"statistics.{NAME}")
+        save_figures(NAME, rows, [], {"table": table(rows)}, module=f"statistics.{NAME}")
+
+
+#: Columns of the two tables: of collections, and of two systems.
+_OF_COLLECTIONS = (
+    *("coverage, watched", "coverage, no difference", "false promotions", "wrong decisions"),
+    "classical interval, watched: false",
+)
+_OF_SYSTEMS = ("decided", "labels", "labels, without a judge", "labels, whole topics", "all pairs")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The tables of the README: of collections, and of two systems."""
+    found = {(row["system"], row["measure"]): row for row in rows}
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    tables = []
+    for measures, digits in ((_OF_COLLECTIONS, "{:.3f}"), (_OF_SYSTEMS, "{:.0f}")):
+        lines = [
+            [system, *(_cell(found.get((system, measure)), digits) for measure in measures)]
+            for system in systems
+            if (system, measures[0]) in found
+        ]
+        tables.append(markdown_table(["", *measures], lines, words=3))
+    return "\n\n".join([*tables, f"{DRAWS} draws of each two systems."])
+
+
+def _cell(row: Mapping[str, Any] | None, digits: str) -> str:
+    """A value with its interval or quartiles; a dash for none, and no ends where they are the value."""
+    if row is None:
+        return "–"
+    digits = "{:.2f}" if row["measure"] == "decided" else digits
+    value, low, high = (digits.format(row[end]) for end in ("value", "low", "high"))
+    return value if low == high else f"{value} ({low} to {high})"
 
 
 #: Draws of two systems: with the judge, without it, and without a difference between the systems.
@@ -54,7 +87,7 @@ def _rows(collection: Collection, pairs: Sequence[tuple[str, str]], drawn: Seque
     name = collection.name
     yield _share(name, "coverage, watched", [[draw.covered for draw in one[1]] for one in drawn])
     yield _share(name, "coverage, no difference", [[draw.covered for draw in one[3]] for one in drawn])
-    yield _share(name, "false promotions", [[draw.decision == "better" for draw in one[3]] for one in drawn])
+    yield _share(name, "false promotions", [[draw.decision == "candidate" for draw in one[3]] for one in drawn])
     yield _share(name, "wrong decisions", [[_wrong(draw, one[0]) for draw in one[1]] for one in drawn])
     watched = np.array([watched_classically(one[3]) for one in drawn])
     yield {**_row(name, "classical interval, watched: false"), **_range(watched)}
@@ -71,7 +104,7 @@ def _rows(collection: Collection, pairs: Sequence[tuple[str, str]], drawn: Seque
 
 
 def _wrong(draw: Draw, difference: float) -> bool:
-    return draw.decision != "open" and (draw.decision == "better") != (difference > 0)
+    return draw.decision != "open" and (draw.decision == "candidate") != (difference > 0)
 
 
 def _row(system: str, measure: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.statistics.few_labels.collections import Collection
-from searchlora.eval.judge.few_labels import FewLabels, LabelWatch
+from searchlora.eval.judge.few_labels import Decision, FewLabels, LabelWatch
 from searchlora.eval.judge.label_plan import GainMeasure, LabelPlan
 
 #: Every label is looked at up to here, and every fifth after it.
@@ -36,7 +36,7 @@ class Draw:
     """
 
     covered: bool
-    decision: str
+    decision: Decision
     labels: int
     differences: np.ndarray
     pairs: int
