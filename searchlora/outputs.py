@@ -34,19 +34,6 @@ class InvalidOutput:
 
 
 @dataclass(frozen=True)
-class Undecided(InvalidOutput):
-    """A valid output that is not used, since its confidence is too low; `output` is the output."""
-
-    output: Any = None
-
-
-def confidence(output: Any) -> float | None:
-    """The probability of an output's most likely choice; None where it has no probabilities."""
-    probabilities = getattr(output, "probabilities", None)
-    return max(probabilities) if probabilities else None
-
-
-@dataclass(frozen=True)
 class Grammar:
     """A grammar for constrained generation.
 

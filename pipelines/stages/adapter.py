@@ -16,7 +16,7 @@ from searchlora.errors import InvalidScores, PipelineError, SearchloraError, Usa
 from searchlora.inference.engine import ChoiceScores, Completion, Engine, Request
 from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.inference.settings import EngineSettings, engine_settings
-from searchlora.outputs import ClosedSet, Continued, InvalidOutput, Undecided, confidence
+from searchlora.outputs import ClosedSet, Continued, InvalidOutput
 from searchlora.pipelines.results import INVALID, plain
 from searchlora.pipelines.stages.retrieve import searched_queries
 from searchlora.pipelines.stages.stage import (
@@ -71,18 +71,6 @@ class AdapterSettings(StageSettings):
         description="for rewriting tasks; replace: later stages search with the rewritten query; fuse: they search with"
         " the query and its rewrite, and fuse the hits by reciprocal rank fusion",
     )
-    min_confidence: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="an output whose choice has a lower probability is not used: the task's fallback replaces it, and"
-        " it is counted as undecided; `searchlora tune --risk` fits it",
-    )
-    only_undecided: bool = Field(
-        False,
-        description="answer only where an earlier stage of the same task was undecided: a larger model behind a small"
-        " one",
-    )
     tuned: dict[str, Any] = Field(
         default_factory=dict,
         description="tuned values that replace those in the adapter's manifest, such as `{abstain: judge}` for"
@@ -112,7 +100,7 @@ class AdapterSettings(StageSettings):
         return self.tuned if self.tuned and store.get(self.name).manifest.task == task else {}
 
     def untuned(self) -> Self:
-        return self.model_copy(update={"tuned": {}, "min_confidence": None, "continue_after_choice": False})
+        return self.model_copy(update={"tuned": {}, "continue_after_choice": False})
 
     @property
     def slot_name(self) -> str:
@@ -157,8 +145,6 @@ class AdapterSettings(StageSettings):
             constrained=self.constrained,
             continue_after_choice=self.continue_after_choice,
             fuse_rewrite=self.rewrite == "fuse",
-            min_confidence=self.min_confidence,
-            only_undecided=self.only_undecided,
         )
 
     def _task(self, stored: StoredAdapter, context: BuildContext) -> GenerationTask:
@@ -175,10 +161,6 @@ class AdapterSettings(StageSettings):
         except UsageError as error:
             raise PipelineError(error.what, where=f"{self.name}, tuned", fix=error.fix) from None
         return task
-
-
-#: How the reason of an undecided output begins.
-UNDECIDED = "undecided:"
 
 
 @dataclass(frozen=True)
@@ -204,8 +186,6 @@ class AdapterStage(Stage):
         continue_after_choice: Generate the text that follows a scored choice, such as the reason of a grade, or the
             answer where the model does not abstain. It follows the choice after tuning.
         fuse_rewrite: Where the task rewrites the query, let retrievers search with the one before, too.
-        min_confidence: An output with a lower confidence is `Undecided`; None: every output is used.
-        only_undecided: Answer only the searches in which an earlier stage of the task was undecided.
     """
 
     task: GenerationTask
@@ -215,8 +195,6 @@ class AdapterStage(Stage):
     constrained: bool = True
     continue_after_choice: bool = True
     fuse_rewrite: bool = False
-    min_confidence: float | None = None
-    only_undecided: bool = False
 
     @property
     def label(self) -> str:
@@ -224,11 +202,6 @@ class AdapterStage(Stage):
         return f"{name}(rewrite=fuse)" if self.fuse_rewrite else name
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
-        if self.only_undecided:
-            asked = [place for place, search in enumerate(searches) if self._is_undecided(search)]
-            again = [self._to_decide(searches[place]) for place in asked]
-            answered = dict(zip(asked, replace(self, only_undecided=False)(again) if again else (), strict=True))
-            return [answered.get(place, search) for place, search in enumerate(searches)]
         records = [self.task.records_from(search) for search in searches]
         flat = [record for of_search in records for record in of_search]
         outputs = iter(self.ask(flat))
@@ -237,16 +210,6 @@ class AdapterStage(Stage):
             for search, of_search in zip(searches, records, strict=True)
         ]
         return [self._with_queries(before, after) for before, after in zip(searches, done, strict=True)]
-
-    def _is_undecided(self, search: SearchContext) -> bool:
-        outputs = search.get("outputs", {}).get(self.task.name, ())
-        return any(isinstance(output, Undecided) for output in outputs)
-
-    def _to_decide(self, search: SearchContext) -> SearchContext:
-        """The search without what an earlier stage said of its undecided outputs."""
-        kept = [(task, why) for task, why in search.get(INVALID, ()) if task != self.task.name or UNDECIDED not in why]
-        rest = {field: value for field, value in search.items() if field != INVALID}
-        return {**rest, INVALID: tuple(kept)} if kept else rest
 
     def requests(self, searches: Sequence[SearchContext]) -> list[tuple[Request, tuple[str, ...]]]:
         """The first request for each record of the searches, with its choices; none where it generates."""
@@ -270,7 +233,7 @@ class AdapterStage(Stage):
         scored = iter(self._score([each for each in asked if each.scored is not None]))
         generated = iter(self._generate([each for each in asked if each.scored is None]))
         outputs = [next(generated if each.scored is None else scored) for each in asked]
-        tuned = [self._used(self._apply_tuning(*pair)) for pair in zip(outputs, records, strict=True)]
+        tuned = [self._apply_tuning(output, record) for output, record in zip(outputs, records, strict=True)]
         return self._with_continuations(asked, tuned) if self.continue_after_choice else tuned
 
     def _asked(self, record: Record) -> _Asked:
@@ -303,13 +266,6 @@ class AdapterStage(Stage):
 
     def _apply_tuning(self, output: Any, record: Record) -> Any:
         return output if isinstance(output, InvalidOutput) else self.task.apply_tuning(output, record)
-
-    def _used(self, output: Any) -> Any:
-        """The output, or `Undecided` where its confidence is too low."""
-        known = confidence(output)
-        if self.min_confidence is None or known is None or known >= self.min_confidence:
-            return output
-        return Undecided("", f"{UNDECIDED} the confidence {known:.4g} is below {self.min_confidence:.4g}", output)
 
     def _with_continuations(self, asked: Sequence[_Asked], values: list[Any]) -> list[Any]:
         continued = {

@@ -213,10 +213,6 @@ def tune(
     topics: Annotated[Path | None, option("--topics FILE", "Validation topics: choose fusion weights.")] = None,
     qrels: Annotated[Path | None, option("--qrels FILE", "Relevance judgments of the topics (qrels).")] = None,
     measure: MeasureOption = "nDCG@10",
-    risk: Annotated[
-        float | None,
-        option("--risk SHARE", "With --data: fit min_confidence, so that at most this share of used outputs is wrong."),
-    ] = None,
     allow_circular: AllowCircularOption = False,
 ) -> None:
     """Fit the thresholds of an adapter stage (--data) or the weights of a fusion (--topics, --qrels).
@@ -225,23 +221,11 @@ def tune(
     """
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.tune import tune as fit_thresholds
-    from searchlora.experiments.tune import tune_risk
     from searchlora.experiments.tune_weights import tune_weights
 
     if (data is None) == (topics is None) or (topics is None) != (qrels is None):
         raise UsageError("tune needs --data, or --topics and --qrels", fix="Give one of the two.")
-    if risk is not None and data is None:
-        raise UsageError("--risk needs --data, a dataset of the stage's task", fix="Give its folder as --data.")
     stored = {"store": options.store, "tasks": options.tasks}
-    if data is not None and risk is not None:
-        with progress_bars() as steps:
-            fitted, held = tune_risk(options.read(pipeline, engine), data, out, risk, steps=steps, **stored)
-        typer.echo(
-            f"min_confidence {held.threshold:.4g}: {held.coverage:.1%} of {held.n:,} validation rows are decided,"
-            f" {held.error:.2%} of them wrong; at most {risk:.1%}, with {held.certainty:.0%} certainty."
-        )
-        typer.echo(f"Wrote {fitted.path} for {fitted.adapter}")
-        return
     if data is not None:
         with progress_bars() as steps:
             tuned = fit_thresholds(options.read(pipeline, engine), data, out, steps=steps, **stored)
