@@ -122,6 +122,9 @@ class LabelWatch:
 
         Labels of later pairs are not lost: they count once all before them are there.
 
+        Raises:
+            UsageError: for a grade above the highest one of the measure.
+
         Examples:
             >>> runs = [{f"q{q}": {"a": 2.0 - order, "b": 1.0} for q in range(40)} for order in (0, 2)]
             >>> watch = LabelWatch(LabelPlan.of(*runs, "P@1"))
@@ -129,6 +132,7 @@ class LabelWatch:
             >>> watch.after({(pair.topic, pair.document): int(pair.document == "a") for pair in first}).decision
             'candidate'
         """
+        self._gains.check_grades(grades.values())
         gains = []
         for pair in self.plan.pairs:
             if (pair.topic, pair.document) not in grades:

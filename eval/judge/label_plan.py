@@ -12,7 +12,7 @@ See `few_labels` for the estimate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import log2
 from pathlib import Path
@@ -76,6 +76,15 @@ class GainMeasure:
         if highest < 1:
             raise UsageError(f"the highest grade of {name} is below 1", fix="Give that of the scale as max_rel.")
         return cls(str(measure), parameters["cutoff"], lowest, highest)
+
+    def check_grades(self, grades: Iterable[int | None]) -> None:
+        """Raise `UsageError` for a grade of people above the highest one."""
+        above = max((grade for grade in grades if grade is not None), default=0)
+        if self.name.startswith("SDCG") and above > self.highest:
+            raise UsageError(
+                f"a label has the grade {above}, and the plan is for {self.name}",
+                fix=f"Plan again with max_rel={above}, or give grades up to {self.highest}.",
+            )
 
     @classmethod
     def accepts(cls, name: str) -> bool:
@@ -229,10 +238,10 @@ class LabelPlan:
 
     def check_scale(self, scale: Sequence[int]) -> None:
         """Raise `UsageError` if people grade on a scale that the measure does not fit."""
-        gains = GainMeasure.parse(self.measure)
-        if gains.highest > max(scale) or (gains.lowest < gains.highest < max(scale)):
+        highest, gains = max(scale), GainMeasure.parse(self.measure)
+        if gains.highest > highest or (self.measure.startswith("SDCG") and gains.highest < highest):
             raise UsageError(
-                f"the plan's {self.measure} has {gains.highest} as the highest grade, people grade up to {max(scale)}",
+                f"the plan's {self.measure} has {gains.highest} as the highest grade, people grade up to {highest}",
                 fix="Plan again with this --scale, or give it to the page.",
             )
 

@@ -108,7 +108,9 @@ def decide(
     rule: Annotated[
         str, option("--rule RULE", "Of several ratings: majority, median, highest or lowest; ties go to the lower.")
     ] = "majority",
-    overlap: Annotated[int, option("--overlap N", "Raters that a pair needs to count.", min=1)] = 1,
+    overlap: Annotated[
+        int, option("--overlap N", "Raters that a pair needs to count, as for `grade serve`.", min=1)
+    ] = 1,
 ) -> None:
     """Print what the labels decide so far. The interval holds at every label, so look as often as you like."""
     from searchlora.cli.terminal import warnings_on_stderr

@@ -17,6 +17,7 @@ from searchlora.eval.judge.label_plan import GainMeasure, LabelPlan
 from searchlora.eval.judge.scale import scale_of
 from searchlora.eval.judgments.card import RunCard, read_card, write_run_with_card
 from searchlora.eval.judgments.sources import SourceCounts
+from searchlora.eval.measures import with_relevant
 from searchlora.eval.policy import Facts, RuleResult, decide
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.evaluate import CACHE_FILE
@@ -134,7 +135,8 @@ class ExperimentResult:
         if scale.assumed:
             known = max((grade for row in self.topics.qrels.values() for grade in row.values()), default=1)
             highest = max(highest, known) if known > 1 else 1
-        sums = (name for name in spec.measures if GainMeasure.accepts(name))
+        named = (with_relevant(name, spec.relevant) for name in spec.measures)
+        sums = (name for name in named if GainMeasure.accepts(name))
         return LabelPlan.of(
             candidate,
             baseline,

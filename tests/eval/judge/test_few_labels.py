@@ -256,6 +256,16 @@ def test_people_grade_on_the_scale_of_the_plan():
         with pytest.raises(UsageError, match="has 3 as the highest grade"):
             plan.check_scale(scale)
     LabelPlan.of(*runs, "P(rel=2)@5").check_scale((0, 1, 2, 3, 4))
+    with pytest.raises(UsageError, match="has 1 as the highest grade"):
+        LabelPlan.of(*runs, "SDCG(max_rel=1)@5").check_scale((0, 1, 2, 3))
+
+
+def test_a_label_above_the_highest_grade_is_refused():
+    runs, _, _ = synthetic()
+    watch = LabelWatch(LabelPlan.of(*runs, SDCG))
+    first = watch.plan.pairs[0]
+    with pytest.raises(UsageError, match="has the grade 4, and the plan is for SDCG"):
+        watch.after({(first.topic, first.document): 4})
 
 
 @pytest.mark.parametrize(
