@@ -54,11 +54,11 @@ _QUESTION = re.compile(
 )
 
 
-#: What is said of a text, and whether it holds; questions are those of English.
-_OF_TEXTS: Mapping[str, Callable[[str], bool]] = {
-    "has a digit": lambda text: any(map(str.isdigit, text)),
-    "has a capital letter": lambda text: any(map(str.isupper, text)),
-    "is a question": lambda text: bool(_QUESTION.match(text)),
+#: What is said of a text, its opposite, and whether it holds; questions are those of English.
+_OF_TEXTS: Mapping[tuple[str, str], Callable[[str], bool]] = {
+    ("has a digit", "has no digit"): lambda text: any(map(str.isdigit, text)),
+    ("has a capital letter", "has no capital letter"): lambda text: any(map(str.isupper, text)),
+    ("is a question", "is no question"): lambda text: bool(_QUESTION.match(text)),
 }
 
 
@@ -249,8 +249,8 @@ def _features(rows: Sequence[Mapping[str, Any]]) -> list[_Feature]:
             ]
             continue
         features.append(_Feature(f"words of {field}", "", np.array([len(text.split()) for text in texts], dtype=float)))
-        for what, holds in _OF_TEXTS.items():
-            features.append(_mask(f"{field} {what}", f"{field} not: {what}", [holds(text) for text in texts]))
+        for (what, opposite), holds in _OF_TEXTS.items():
+            features.append(_mask(f"{field} {what}", f"{field} {opposite}", [holds(text) for text in texts]))
     return [feature for feature in features if np.ptp(feature.values) > 0]
 
 

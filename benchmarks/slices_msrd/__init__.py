@@ -1,0 +1,1 @@
+"""Slices in which one way of searching movies loses against another."""
