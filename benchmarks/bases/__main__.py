@@ -5,9 +5,11 @@
     python -m benchmarks.bases ... --only "banking77 300"     one run of each base; no results are written
     python -m benchmarks.bases ... --only-results             the results of what is trained
 
-Nothing but the base differs. The weights of the others come from a folder of yours; the page says where they are found.
-`train` and `improve` train in a child process, whose peak of memory is that of the training. `benchmarks/work/bases` is
-reused: a killed training is resumed by the next call, and results hold the runs whose adapters exist.
+Nothing but the base differs, and the learning rate where the recipe's is above that of the base's size: `train` lowers
+the rate of a task's own recipe in the same way. The weights of the others come from a folder of yours; the page says
+where they are found. `train` and `improve` train in a child process, whose peak of memory is that of the training.
+`benchmarks/work/bases` is reused: a killed training is resumed by the next call, and results hold the runs whose adapters
+exist.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, as_called, dataset, parser, real_data, save_figures, training_figures
+from benchmarks.common import WORK, dataset, parser, real_data, save_figures, training_figures
 from benchmarks.intent_banking77 import __main__ as banking77
 from benchmarks.judgment_chorus import __main__ as chorus
 from benchmarks.judgment_chorus.folds import FOLDS, Chorus
@@ -40,10 +42,13 @@ from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.improve.command import improve
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.train import train
+from searchlora.models.memory import base_memory
+from searchlora.models.resolve import resolve
 from searchlora.progress import Steps
+from searchlora.recipe import for_size, load_recipe
 from searchlora.shop import make_shop
 from searchlora.systems.system import BASE
-from searchlora.task import EvaluationInput
+from searchlora.task import EvaluationInput, load_generation_task
 
 NAME = "bases"
 FOLDER = WORK / NAME
@@ -139,7 +144,7 @@ class Run:
         """The adapters of the run; those that exist are reused, and an interrupted training is resumed."""
         job = JOBS[self.job]
         limit = () if self.steps is None else (f"optim.max_steps={self.steps}",)
-        options = TrainingOptions((*job.overrides, *limit), self.path, job.recipe, reuse=True)
+        options = TrainingOptions((*job.overrides, *limit, *self._rate()), self.path, job.recipe, reuse=True)
         how: dict[str, Any] = {"store": self.store, "steps": steps, "log": print}
         return [
             improve(None, part.training.folder, self.name(number), options, **how)
@@ -147,6 +152,17 @@ class Run:
             else train(job.task, part.training.folder, self.name(number), options, **how)
             for number, part in enumerate(parts)
         ]
+
+    def _rate(self) -> tuple[str, ...]:
+        """The learning rate of the base's size, where it is below that of the recipe, which was chosen for 135M."""
+        if self.path is None:
+            return ()
+        job = JOBS[self.job]
+        default = load_generation_task(job.task).default_recipe
+        recipe = load_recipe(default, job.recipe, job.overrides)
+        size = base_memory(resolve(self.path).path).parameters
+        rates = for_size({"optim": {"learning_rate": recipe.optim.learning_rate}}, size)["optim"]
+        return (f"optim.learning_rate={rates['learning_rate']}",)
 
     def is_trained(self, parts: list[Part]) -> bool:
         """Whether all adapters of the run are stored."""
@@ -225,7 +241,8 @@ def _report(bases: Mapping[str, str | None], steps: Steps) -> None:
         training |= {f"{job}: {name}": figures for name, figures in costs.items()}
     head = ["task", "base", "measure", "value", "n", "steps", "tokens", "minutes", "GB"]
     table = markdown_table(head, lines, words=3)
-    save_figures(NAME, rows, pairs, {"training": training, "table": table}, module=as_called(NAME))
+    given = [f'"{name}=FOLDER/{Path(path).name}"' for name, path in bases.items() if path is not None]
+    save_figures(NAME, rows, pairs, {"training": training, "table": table}, module=" ".join([NAME, *given]))
 
 
 def _line(job: str, row: SystemScore, costs: Mapping[str, Any]) -> list[str]:
