@@ -8,8 +8,8 @@
 Nothing but the base differs, and the learning rate where the recipe's is above that of the base's size: `train` lowers
 the rate of a task's own recipe in the same way. The weights of the others come from a folder of yours; the page says
 where they are found. `train` and `improve` train in a child process, whose peak of memory is that of the training.
-`benchmarks/work/bases` is reused: a killed training is resumed by the next call, and results hold the runs whose adapters
-exist.
+`benchmarks/work/bases` is reused: a killed training is resumed by the next call, and results hold the runs whose
+adapters exist.
 """
 
 from __future__ import annotations
