@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from searchlora.errors import RecipeError
+from searchlora.experiments import train
 from searchlora.recipe import for_size, load_encoder_recipe, load_recipe
 
 
@@ -142,3 +145,18 @@ def test_a_larger_base_has_the_published_learning_rates_unless_others_are_given(
     given = load_recipe(for_size(default, 8_000_000_000), overrides=["optim.learning_rate=3e-4"]).optim
     assert given.learning_rate == 3e-4
     assert for_size(default, 135_000_000) == default
+
+
+@pytest.mark.parametrize(
+    ("parameters", "overrides", "warning"),
+    [
+        (135_000_000, ["optim.learning_rate=3e-3"], None),
+        (500_000_000, ["optim.learning_rate=3e-3"], "the learning rate 0.003 is above 0.0005"),
+        (500_000_000, ["optim.learning_rate=4e-4"], None),
+        (8_000_000_000, ["method=full", "optim.full_learning_rate=1e-4"], "`--set optim.full_learning_rate=2e-05`"),
+    ],
+)
+def test_a_given_rate_above_that_of_the_size_is_warned_of(monkeypatch, tiny_base, parameters, overrides, warning):
+    monkeypatch.setattr(train, "base_memory", lambda _: SimpleNamespace(parameters=parameters))
+    said = train._rate_warning(load_recipe({}, overrides=overrides), tiny_base)
+    assert said is None if warning is None else warning in said

@@ -87,6 +87,8 @@ def train(
         if log is not None and not options.reuse:
             log(_memory(job, options.processes))
             log(_plan(job))
+            if isinstance(job, PromptedJob) and (warning := _rate_warning(job.recipe, job.base)):
+                log(warning)
         return train_and_store(job, name, store, options, log)
 
 
@@ -141,6 +143,19 @@ def _memory(job: TrainingJob, processes: int) -> str:
     return (
         f"Training {what} of {public_name(job.base.name)} ({parameters:,} parameters, method {recipe.method}): "
         f"{size / 1e9:.2f} GB with validation, plus activations."
+    )
+
+
+def _rate_warning(recipe: Recipe, base: BaseModel) -> str | None:
+    """A warning of a learning rate that is higher than usual for the size of the base, as one for a smaller base is."""
+    name = "full_learning_rate" if recipe.is_full else "learning_rate"
+    parameters, rate = base_memory(base.path).parameters, getattr(recipe.optim, name)
+    usual = for_size({"optim": {name: rate}}, parameters)["optim"][name]
+    if rate <= usual:
+        return None
+    return (
+        f"warning: the learning rate {rate:g} is above {usual:g}, the usual one for {parameters:,} parameters: if it "
+        f"was chosen for a smaller base, training may fail. `--set optim.{name}={usual:g}` changes it."
     )
 
 
