@@ -30,7 +30,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, as_called, dataset, parser, save_figures, single_row, speed_table
+from benchmarks.common import WORK, as_called, dataset, parser, save_figures, single_row, speed_table, write_rows
 from benchmarks.gpu.probe import PARTS
 from benchmarks.gpu.shapes import SHAPES, TINY, make_base
 from searchlora.adapters.store import Store
@@ -140,7 +140,10 @@ def _doctor(run: Run, base: Path) -> Iterator[Step]:
 
 def _judged(run: Run, base: Path) -> Iterator[Step]:
     """`judge` without an adapter, with and without batch invariance."""
-    shop, pairs = _shop(run), run.folder / "pairs.qrels"
+    shop, pairs, topics = _shop(run), run.folder / "pairs.qrels", run.folder / "topics.jsonl"
+    with (shop / "rewriting.jsonl").open(encoding="utf-8") as queries:
+        rows = map(json.loads, queries)
+        write_rows(topics, ({"id": row["id"], "query": row["query"]} for row in rows))
     with (shop / "qrels.txt").open(encoding="utf-8") as qrels:
         pairs.write_text("".join(islice(qrels, run.pairs)), encoding="utf-8")
     for invariant in ("false", "true"):
@@ -149,7 +152,7 @@ def _judged(run: Run, base: Path) -> Iterator[Step]:
         out.mkdir(parents=True)
         seconds, problem = run.searchlora(
             *("judge", "--base", base, "--task", "judgment", "--settings", run.folder / "judgment"),
-            *("--topics", shop / "rewriting.jsonl", "--corpus", shop / "corpus.jsonl", "--pairs", pairs),
+            *("--topics", topics, "--corpus", shop / "corpus.jsonl", "--pairs", pairs),
             *("--out", out / "graded.qrels", "--engine", f"{{batch_invariant: {invariant}}}"),
         )
         figures = {} if problem else {"pairs/s, whole command": run.pairs / seconds}
