@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,7 @@ def found_slices(
     rows: Sequence[Mapping[str, Any]],
     clusters: Mapping[str, str],
     *,
+    without: Collection[str] = (),
     resamples: int = 10_000,
     seed: int = 0,
 ) -> tuple[FoundSlice, ...]:
@@ -94,6 +95,7 @@ def found_slices(
     Args:
         rows: The compared rows, each with an `id`; their fields are what slices are made of.
         clusters: Row id -> its cluster.
+        without: Systems against which nothing is searched, such as one made from the expected outputs.
 
     Returns:
         Empty with fewer than `MINIMUM_CLUSTERS` clusters, without a measure per row, or where no slice is unlike the
@@ -112,6 +114,7 @@ def found_slices(
     found = [
         part
         for a, b in comparison.main_pairs
+        if not {a, b} & {*without}
         for part in _of_pair(comparison, (a, b), names, groups, features, half, resamples, seed)
     ]
     corrected = correct([part.pair.p for part in found], "holm") if found else []

@@ -6,7 +6,7 @@ one of other rows computes only the new ones. A judge that took part in a system
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -96,6 +96,7 @@ def measure(
     notes: Sequence[str] = (),
     measured: Callable[[System, SystemResult], SystemResult] | None = None,
     search_slices: bool = True,
+    upper_bounds: Collection[str] = (),
     steps: Steps = no_progress,
 ) -> Measurement:
     """Run systems on rows, and compare their measures pairwise.
@@ -111,6 +112,7 @@ def measure(
         measured: Called with each system when it has been measured; returns what is kept of the result, for example
             without the run.
         search_slices: Search the slices in which a system loses (`eval.found_slices`).
+        upper_bounds: Systems made from the expected outputs: that others lose against them is no finding.
         steps: Progress of each system.
 
     Raises:
@@ -143,7 +145,7 @@ def measure(
     )
     lineages = _lineages([system for system in systems if system.name in results], measures)
     notes = (*notes, *comparison.notes, *doubts(measures.card, lineages))
-    found = found_slices(comparison, rows, clusters_of(evaluations)) if search_slices else ()
+    found = found_slices(comparison, rows, clusters_of(evaluations), without=upper_bounds) if search_slices else ()
     return Measurement(replace(comparison, notes=notes, found_slices=found), results, left_out)
 
 

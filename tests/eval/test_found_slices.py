@@ -76,6 +76,12 @@ def test_clusters_are_in_one_half_and_few_of_them_are_not_searched():
     assert found == found_slices(comparison, records[::-1], enough, resamples=200)
 
 
+def test_nothing_is_searched_against_an_upper_bound():
+    comparison, records = synthetic()
+    assert found_slices(comparison, records, {}, resamples=200)
+    assert found_slices(comparison, records, {}, without=("old",), resamples=200) == ()
+
+
 def test_systems_that_do_not_differ_have_no_slices():
     comparison, records = synthetic()
     same = Evaluation("value", {"value": comparison.values["value"]["old"]}, clusters={})
