@@ -177,7 +177,7 @@ class LabelWatch:
     def _typical_variance(self) -> float:
         """The variance after `_TYPICAL_LABELS`, of independent gains with the standard deviation `_SPREAD`."""
         typical = min(_TYPICAL_LABELS, len(self.plan.pairs) // 2)
-        return self._pairs.all_labelled(_SPREAD**2) + self._pairs.missing(typical, _SPREAD**2)
+        return self._pairs.unlabelled(0, _SPREAD**2) + self._pairs.missing(typical, _SPREAD**2)
 
     def _more(self, sample: _Sample) -> int | None:
         """Further labels until the interval probably leaves the margin, by bisection."""
@@ -232,9 +232,9 @@ class _Pairs:
         per_pair = self.weight**2 * (1 / self.probabilities(labels) - 1)
         return float(per_pair.sum()) * spread / self.topics**2
 
-    def all_labelled(self, spread: float) -> float:
-        """Variance of the mean with all labels, of independent gains with the variance `spread`."""
-        return float((self.weight**2).sum()) * spread / self.topics**2
+    def unlabelled(self, labels: int, spread: float) -> float:
+        """Variance of the mean by the gains after the first `labels`, with all labels, of gains of the variance `spread`."""
+        return float((self.weight[labels:] ** 2).sum()) * spread / self.topics**2
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ class _Sample:
         observed = _variance_of_mean(differences)
         # Gains without a label are not as smooth as their predictions.
         between = _variance_of_mean(np.bincount(pairs.topic, expected, minlength=pairs.topics))
-        between += spread * float((weight[labels:] ** 2).sum()) / pairs.topics**2
+        between += pairs.unlabelled(labels, spread)
         # In samples that happen to hold few surprises the observed variance is too small.
         variance = max(observed, between + pairs.missing(labels, spread))
         return cls(labels, float(np.clip(differences.mean(), -1, 1)), variance, between, spread)

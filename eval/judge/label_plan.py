@@ -77,10 +77,15 @@ class GainMeasure:
             raise UsageError(f"the highest grade of {name} is below 1", fix="Give that of the scale as max_rel.")
         return cls(str(measure), parameters["cutoff"], lowest, highest)
 
+    @property
+    def is_graded(self) -> bool:
+        """Whether each grade has a gain of its own, as in SDCG."""
+        return self.name.startswith("SDCG")
+
     def check_grades(self, grades: Iterable[int | None]) -> None:
         """Raise `UsageError` for a grade of people above the highest one."""
         above = max((grade for grade in grades if grade is not None), default=0)
-        if self.name.startswith("SDCG") and above > self.highest:
+        if self.is_graded and above > self.highest:
             raise UsageError(
                 f"a label has the grade {above}, and the plan is for {self.name}",
                 fix=f"Plan again with max_rel={above}, or give grades up to {self.highest}.",
@@ -97,7 +102,7 @@ class GainMeasure:
 
     def discounts(self) -> list[float]:
         """The discount of each rank; they add up to 1."""
-        if self.name.startswith("P"):
+        if not self.is_graded:
             return [1 / self.cutoff] * self.cutoff
         discounts = [1 / log2(rank + 1) for rank in range(1, self.cutoff + 1)]
         return [discount / sum(discounts) for discount in discounts]
@@ -239,7 +244,7 @@ class LabelPlan:
     def check_scale(self, scale: Sequence[int]) -> None:
         """Raise `UsageError` if people grade on a scale that the measure does not fit."""
         highest, gains = max(scale), GainMeasure.parse(self.measure)
-        if gains.highest > highest or (self.measure.startswith("SDCG") and gains.highest < highest):
+        if gains.highest > highest or (gains.is_graded and gains.highest < highest):
             raise UsageError(
                 f"the plan's {self.measure} has {gains.highest} as the highest grade, people grade up to {highest}",
                 fix="Plan again with this --scale, or give it to the page.",

@@ -36,9 +36,6 @@ class SessionOptions(NamedTuple):
     seed: Annotated[int, option("--seed N", "Random seed of each rater's order.")] = 0
 
 
-PlanOption = Annotated[Path, option("--plan FILE", "Label plan, from `grade plan`.")]
-
-
 @app.command(
     epilog=example("searchlora grade plan --candidate dense.trec --baseline bm25.trec --judged llm.txt --out plan.json")
 )
@@ -102,7 +99,7 @@ def print_plan(planned: LabelPlan, out: Path) -> None:
 
 @app.command(epilog=example("searchlora grade decide --plan plan.json --ratings grades/ratings.jsonl"))
 def decide(
-    plan: PlanOption,
+    plan: Annotated[Path, option("--plan FILE", "Label plan, from `grade plan`.")],
     ratings: Annotated[Path | None, option("--ratings FILE", "The ratings.jsonl that `grade serve` wrote.")] = None,
     qrels: Annotated[Path | None, option("--qrels FILE", "Human qrels, from another tool, instead of ratings.")] = None,
     rule: Annotated[

@@ -2,7 +2,7 @@
 
     python -m benchmarks.statistics.few_labels
 
-README.md in this folder describes the figures. Half an hour on two cores.
+README.md in this folder describes the figures. A quarter of an hour on two cores.
 """
 
 from __future__ import annotations
