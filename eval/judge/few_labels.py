@@ -233,7 +233,7 @@ class _Pairs:
         return float(per_pair.sum()) * spread / self.topics**2
 
     def unlabelled(self, labels: int, spread: float) -> float:
-        """Variance of the mean, once labelled, by the gains after the first `labels`; each has the variance `spread`."""
+        """Variance of the mean by all gains after the first `labels`, which have the variance `spread`."""
         return float((self.weight[labels:] ** 2).sum()) * spread / self.topics**2
 
 
