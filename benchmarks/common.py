@@ -206,6 +206,12 @@ def save_figures(
     return _write(name, {**made, **more})
 
 
+def read_results(name: str) -> dict[str, Any]:
+    """The content of `results/NAME.json`; empty if there is no such file."""
+    path = RESULTS / f"{name}.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
 def write_results(path: Path, content: Mapping[str, Any]) -> None:
     """Write a results file: a line per top-level key, and a line per item of a list or mapping of lists and mappings.
 

@@ -8,8 +8,8 @@
 Nothing but the base differs, and the learning rate where the recipe's is above that of the base's size: `train` lowers
 the rate of a task's own recipe in the same way. The weights of the others come from a folder of yours; the page says
 where they are found. `train` and `improve` train in a child process, whose peak of memory is that of the training.
-`benchmarks/work/bases` is reused: a killed training is resumed by the next call, and results hold the runs whose
-adapters exist.
+`benchmarks/work/bases` is reused: a killed training is resumed by the next call. Results of tasks without an adapter
+there are kept as they are, so the tasks can be run one by one, on several machines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, dataset, parser, real_data, save_figures, training_figures
+from benchmarks.common import WORK, dataset, parser, read_results, real_data, save_figures, training_figures
 from benchmarks.intent_banking77 import __main__ as banking77
 from benchmarks.judgment_chorus import __main__ as chorus
 from benchmarks.judgment_chorus.folds import FOLDS, Chorus
@@ -43,6 +43,7 @@ from searchlora.experiments.improve.command import improve
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.models.memory import base_memory
+from searchlora.models.processor import cpu_name
 from searchlora.models.resolve import resolve
 from searchlora.progress import Steps
 from searchlora.recipe import for_size, load_recipe
@@ -217,7 +218,8 @@ def main() -> None:
 
 
 def _report(bases: Mapping[str, str | None], steps: Steps) -> None:
-    rows, pairs, training, lines = [], [], {}, []
+    saved = read_results(NAME)
+    rows, pairs, training = saved.get("rows", []), saved.get("comparisons", []), saved.get("training", {})
     for job in JOBS:
         evaluations: dict[str, Evaluation] = {}
         costs: dict[str, dict[str, Any]] = {}
@@ -234,24 +236,29 @@ def _report(bases: Mapping[str, str | None], steps: Steps) -> None:
         comparison = compare(evaluations, candidate=list(costs)[-1])
         print_comparison(comparison)
         measure = comparison.measures[0]
-        of_job = [row for row in comparison.rows if row.measure == measure]
-        lines += [_line(job, row, costs.get(row.system, {})) for row in of_job]
-        rows += [{"job": job, **vars(row)} for row in of_job]
+        rows = [row for row in rows if row["job"] != job]
+        rows += [{"job": job, **vars(row)} for row in comparison.rows if row.measure == measure]
+        pairs = [pair for pair in pairs if pair["job"] != job]
         pairs += [{"job": job, **vars(pair)} for pair in comparison.comparisons if pair.measure == measure]
+        training = {name: figures for name, figures in training.items() if not name.startswith(f"{job}: ")}
         training |= {f"{job}: {name}": figures for name, figures in costs.items()}
-    head = ["task", "base", "measure", "value", "n", "steps", "tokens", "minutes", "GB"]
-    table = markdown_table(head, lines, words=3)
+    head = ["task", "base", "trained on", "measure", "value", "n", "steps", "tokens", "minutes", "GB"]
+    order = list(JOBS)
+    rows.sort(key=lambda row: order.index(row["job"]))
+    lines = [_line(row, training.get(f"{row['job']}: {row['system']}")) for row in rows]
+    table = markdown_table(head, lines, words=4)
     given = [f'"{name}=FOLDER/{Path(path).name}"' for name, path in bases.items() if path is not None]
     save_figures(NAME, rows, pairs, {"training": training, "table": table}, module=" ".join([NAME, *given]))
 
 
-def _line(job: str, row: SystemScore, costs: Mapping[str, Any]) -> list[str]:
+def _line(row: Mapping[str, Any], costs: Mapping[str, Any] | None) -> list[str]:
     """A line of the table: the quality of an adapter or a bare base, and what its training took."""
-    cells = [job, row.system, row.measure, figure(row.value, row.low, row.high), f"{row.n}"]
-    if not costs:
-        return [*cells, "", "", "", ""]
+    quality = [row["measure"], figure(row["value"], row["low"], row["high"]), f"{row['n']}"]
+    if costs is None:
+        return [row["job"], row["system"], "", *quality, "", "", "", ""]
     minutes, memory = costs["seconds"] / 60, costs["peak_memory_gb"] or math.nan
-    return [*cells, f"{costs['steps']:,}", f"{costs['tokens']:,}", f"{minutes:.0f}", f"{memory:.1f}"]
+    spent = [f"{costs['steps']:,}", f"{costs['tokens']:,}", f"{minutes:.0f}", f"{memory:.1f}"]
+    return [row["job"], row["system"], costs["processor"], *quality, *spent]
 
 
 def _training(adapters: list[StoredAdapter]) -> dict[str, Any]:
@@ -259,7 +266,8 @@ def _training(adapters: list[StoredAdapter]) -> dict[str, Any]:
     figures = [training_figures(stored) for stored in adapters]
     total = {key: sum(figure[key] for figure in figures) for key in figures[0]}
     peaks = [stored.manifest.training.get("peak_memory_gb") for stored in adapters]
-    return {**total, "peak_memory_gb": max((peak for peak in peaks if peak is not None), default=None)}
+    peak = max((peak for peak in peaks if peak is not None), default=None)
+    return {**total, "peak_memory_gb": peak, "processor": cpu_name()}
 
 
 if __name__ == "__main__":
