@@ -34,7 +34,6 @@ from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.dataset import Dataset
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.figures import SystemScore
 from searchlora.eval.formatting import figure, markdown_table
 from searchlora.experiments import demo
 from searchlora.experiments.evaluate import evaluate
