@@ -1,12 +1,14 @@
-"""Trade-off of quality against cost: the Pareto front, and the cheapest setting that is not significantly worse."""
+"""Trade-off of quality against cost: the Pareto front, and the cheapest system that is not significantly worse."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from searchlora.eval.comparison import Comparison
+from searchlora.eval.comparison import Comparison, compare
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.formatting import interval, number, p_value
 from searchlora.eval.significance import LEVEL
 
 
@@ -68,3 +70,68 @@ def cheapest_equal(settings: Sequence[Setting], comparison: Comparison, cost: st
         if setting.name == best or not (setting.name in worse or math.isnan(setting.quality))
     ]
     return best, min(equal, key=lambda one: (one.costs[cost], -comparison.gain(measure, one.quality))).name
+
+
+def cheapest_system(
+    comparison: Comparison,
+    systems: Mapping[str, Evaluation],
+    *,
+    cost: str = "ms per query",
+    without: Collection[str] = (),
+) -> str | None:
+    """A sentence that names the cheapest system that is not significantly worse than the best one.
+
+    Args:
+        comparison: Of the systems; its headline says which one is best.
+        cost: A key of `Evaluation.costs`; a system without it, such as a rule, counts as free.
+        without: Systems that nobody can use, such as the expected outputs.
+
+    Returns:
+        None for fewer than two systems, or where no system has this cost.
+
+    Examples:
+        >>> rows = {f"q{n}": float(n % 2) for n in range(60)}
+        >>> def answering(values, **costs):
+        ...     return Evaluation("accuracy", {"accuracy": values}, clusters={}, costs=costs)
+        >>> systems = {
+        ...     "rule": answering(dict.fromkeys(rows, 0.0)),
+        ...     "encoder": answering({**rows, "q1": 0.0}, ms=4.1),
+        ...     "LLM": answering(rows, ms=203.0),
+        ... }
+        >>> cheapest_system(compare(systems, candidate="LLM"), systems, cost="ms")  # doctest: +NORMALIZE_WHITESPACE
+        'encoder (accuracy 0.483, 4.1 ms) is the cheapest system that is not significantly worse than the best,
+        LLM (0.500, 203 ms): -0.017 (-0.117 to -0.000), n = 60, p 1.000.'
+    """
+    measure = comparison.measures[0]
+    known = [
+        row
+        for row in comparison.rows
+        if row.measure == measure and row.system not in without and not math.isnan(row.value)
+    ]
+    usable = {row.system: systems[row.system] for row in known}
+    if len(usable) < 2 or not any(cost in system.costs for system in usable.values()):
+        return None
+    best = max(known, key=lambda row: comparison.gain(measure, row.value)).system
+    if best != comparison.candidate:
+        comparison = compare(usable, candidate=best, measures=(measure,))
+    settings = [
+        Setting(row.system, row.value, row.low, row.high, {cost: usable[row.system].costs.get(cost, 0.0)})
+        for row in known
+    ]
+    _, cheapest = cheapest_equal(settings, comparison, cost)
+
+    def described(name: str, prefix: str = "") -> str:
+        price = f", {number(usable[name].costs[cost], '.3g')} {cost}" if cost in usable[name].costs else ""
+        return f"{name} ({prefix}{number(comparison.row(name, measure).value)}{price})"
+
+    if cheapest == best:
+        price = {setting.name: setting.costs[cost] for setting in settings}
+        is_cheapest = price[best] == min(price.values())
+        why = "no system is cheaper" if is_cheapest else "each cheaper one is significantly worse"
+        return f"{described(best, f'{measure} ')} is the best system; {why}."
+    pair = comparison.pair(best, cheapest, measure)
+    return (
+        f"{described(cheapest, f'{measure} ')} is the cheapest system that is not significantly worse than the best, "
+        f"{described(best)}: {-pair.difference:+.3f} {interval(-pair.high, -pair.low, '+')}, n = {pair.n}, "
+        f"p {p_value(pair.p_corrected)}."
+    )

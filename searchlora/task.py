@@ -23,6 +23,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from searchlora.encoder_baseline import EncoderBaseline
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels, Run
@@ -321,6 +322,10 @@ class GenerationTask(Task):
         if self.output(record).choices is None or not self.has_target(record):
             return None
         return self.target(record).partition("\n")[0]
+
+    def encoder_baselines(self) -> Sequence[EncoderBaseline]:
+        """Classical models over a frozen encoder to compare an adapter with, if there are enough training rows."""
+        return ()
 
     @abstractmethod
     def output(self, record: Record) -> OutputSpec:

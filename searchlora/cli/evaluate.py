@@ -216,7 +216,9 @@ def promote(
 
 
 def _warn(evaluated: EvaluationResult) -> None:
-    """Print which baselines are better than the adapter, and which learned from too few rows."""
+    """Print the cheapest good system, which baselines are better, and which learned from too few rows."""
+    if evaluated.cheapest is not None:
+        typer.echo(evaluated.cheapest)
     for loss in evaluated.losses:
         typer.echo(f"warning: {loss}. Use the baseline, or train a better adapter.", err=True)
     for warning in evaluated.learned.warnings:

@@ -307,11 +307,20 @@ class EvaluationOptions(NamedTuple):
         ),
     ] = None
 
+    baseline_encoder: Annotated[
+        str,
+        option(
+            "--baseline-encoder MODEL",
+            "Frozen encoder from whose vectors baselines of intent and judgment learn; none: without them.",
+        ),
+    ] = "all-minilm-l6-v2"
+
     def read(self, **more: Any) -> VerbOptions:
         """The options of a verb, with further ones."""
         from searchlora.experiments.options import EvaluationOptions as VerbOptions
 
-        return VerbOptions(**self._asdict(), **more)
+        encoder = None if self.baseline_encoder == "none" else self.baseline_encoder
+        return VerbOptions(**{**self._asdict(), "baseline_encoder": encoder}, **more)
 
 
 def takes(

@@ -9,9 +9,10 @@ from pathlib import Path
 from searchlora.adapters.store import Store
 from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.pareto import cheapest_system
 from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.judge.judgments import Judgments, load_judgments
-from searchlora.experiments.learned_baselines import learn_baselines
+from searchlora.experiments.learned_baselines import EncoderBaselines, encoder_baselines, learn_baselines
 from searchlora.experiments.options import EvaluationOptions
 from searchlora.experiments.training_runs import dataset_for
 from searchlora.files.result_cache import ResultCache
@@ -81,7 +82,7 @@ def evaluate(
     baselines = learn_baselines(task, dataset, records, split, options.baseline_data)
     rules: list[System] = [FixedResults(name, records, outputs) for name, outputs in baselines.outputs.items()]
     systems: list[System]
-    retrieve = None
+    retrieve, over_encoder = None, EncoderBaselines()
     if isinstance(task, EncoderTask):
         for what, given in (("outputs to constrain", options.unconstrained), ("engine", engine is not None)):
             if given:
@@ -97,6 +98,8 @@ def evaluate(
                 "fully trained encoders can be compared with an encoder adapter only", where=candidate.reference
             )
         engines = Engines(store, engine)
+        over_encoder = encoder_baselines(task, records, baselines, options.baseline_encoder, store)
+        rules += over_encoder.systems
         systems = list(generating_systems(task, records, adapters, engines, unconstrained=options.unconstrained))
         retrieve = retrieval_stage(task, dataset, options.retrieval, steps("Indexing"))
     measurement = measure(
@@ -121,12 +124,22 @@ def evaluate(
         judgments,
         measurement.reused,
         learned=baselines,
+        left_out=over_encoder.left_out,
         baselines=tuple(rule.name for rule in rules if rule.name not in task.upper_bounds),
         engines=tuple(dict.fromkeys(system.engine_id for system in systems if system.engine_id is not None)),
     )
-    losses = [f"{loss}." for loss in evaluated.losses]
-    notes = (*losses, *baselines.warnings, *baselines.notes, *evaluated.comparison.notes)
-    evaluated = replace(evaluated, comparison=replace(evaluated.comparison, notes=notes))
+    evaluations = {name: result.evaluation for name, result in evaluated.systems.items()}
+    unusable = {*task.upper_bounds, *evaluated.comparison.circular}
+    cheapest = cheapest_system(evaluated.comparison, evaluations, without=unusable)
+    notes = [
+        *(note for note in (cheapest, over_encoder.note) if note is not None),
+        *(f"{loss}." for loss in evaluated.losses),
+        *baselines.warnings,
+        *baselines.notes,
+        *evaluated.comparison.notes,
+    ]
+    compared = replace(evaluated.comparison, notes=tuple(notes))
+    evaluated = replace(evaluated, comparison=compared, cheapest=cheapest)
     # A circular figure is not recorded: listings would show it as any other, and it could replace a sound one.
     if options.limit is None and candidate.reference not in evaluated.comparison.circular:
         evaluated.record(store)

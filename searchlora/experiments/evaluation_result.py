@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import isfinite
 
@@ -34,7 +34,9 @@ class EvaluationResult:
         judgments: The relevance judgments and their source.
         reused: Names of systems whose outputs were reused from an earlier evaluation.
         learned: What the task's baselines learned from.
-        baselines: Names of the systems that are no models: rules and classical methods, without the upper bounds.
+        baselines: Names of the systems that are no LLMs: rules and classical methods, without the upper bounds.
+        left_out: Baseline over a frozen encoder -> why it is not compared.
+        cheapest: Which system is the cheapest of those that are not significantly worse than the best, in a sentence.
         engines: The engines that computed the models' outputs, none for encoders.
     """
 
@@ -49,6 +51,8 @@ class EvaluationResult:
     reused: tuple[str, ...]
     learned: LearnedBaselines
     baselines: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    cheapest: str | None = None
     engines: tuple[str, ...] = ()
 
     @property

@@ -13,17 +13,22 @@ import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from searchlora.adapters.store import Store
 from searchlora.data.dataset import Dataset
 from searchlora.data.mixture import leak_keys
-from searchlora.errors import UsageError
+from searchlora.errors import BaseModelError, MissingExtra, UsageError
+from searchlora.experiments.options import DEFAULT_ENCODER
 from searchlora.experiments.training_runs import dataset_for
+from searchlora.extras import importing
 from searchlora.files import atomic_text, numbered_lines, parse_json
 from searchlora.records import Record
-from searchlora.task import EncoderTask, Task
+from searchlora.systems.encoder_baseline import EncoderBaselineSystem, FrozenEncoder, system_name
+from searchlora.systems.system import System
+from searchlora.task import EncoderTask, GenerationTask, Task
 
 #: Least training rows of a learned baseline, groups of these rows, and rows for each class of the evaluated rows.
 MIN_ROWS, MIN_GROUPS, MIN_ROWS_OF_CLASS = 100, 50, 10
@@ -42,7 +47,8 @@ class LearnedBaselines:
         outputs: Baseline -> one output per record.
         too_few: Baseline that learns -> why a comparison with it says little; empty if it learned from enough rows. A
             baseline that could not learn at all is here and not in `outputs`.
-        training: The training rows that they learned from.
+        training, validation: The rows that baselines learn from, without evaluated ones.
+        why_too_few: Why these rows are too few for a baseline to be worth comparing; empty if they are enough.
         other: The dataset of these rows, if it is not the evaluated one.
         notes: What else they learned from, for the report.
     """
@@ -50,6 +56,8 @@ class LearnedBaselines:
     outputs: Mapping[str, Sequence[Any]]
     too_few: Mapping[str, str]
     training: Sequence[Record]
+    validation: Sequence[Record] = ()
+    why_too_few: str = ""
     other: Dataset | None = None
     notes: tuple[str, ...] = ()
 
@@ -96,7 +104,7 @@ def learn_baselines(
     apart = source is dataset and split == "test"
     evaluated = set[tuple[str, int]]() if apart else {key for record in records for key in leak_keys(task, record)}
     with _without(task, source, evaluated) as (folder, left_out):
-        training = Dataset(folder, source.card).records("train")
+        training, validation = (Dataset(folder, source.card).records(part) for part in _LEARNED_FROM)
         outputs = task.baselines(records, folder) if training or learned is not None else {}
     names = learned if learned is not None else frozenset(outputs) or frozenset({ANY})
     classes = {found for record in records if (found := task.baseline_class(record)) is not None}
@@ -106,7 +114,55 @@ def learn_baselines(
     unlearned = f"it could not be learned from the {_counted(len(training), 'training row')}"
     too_few = {name: why or unlearned for name in sorted(names) if why or name not in outputs}
     other = source if source is not dataset else None
-    return LearnedBaselines(outputs, too_few, training, other, tuple(_notes(len(training), other, left_out)))
+    notes = tuple(_notes(len(training), other, left_out))
+    return LearnedBaselines(outputs, too_few, training, validation, why, other, notes)
+
+
+@dataclass(frozen=True)
+class EncoderBaselines:
+    """The baselines of a task over a frozen encoder.
+
+    Attributes:
+        systems: They learn when they are run.
+        left_out: Name -> why it is not compared.
+        note: Why there is none, if the encoder is missing.
+    """
+
+    systems: Sequence[System] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    note: str | None = None
+
+
+def encoder_baselines(
+    task: GenerationTask, records: Sequence[Record], learned: LearnedBaselines, encoder: str | None, store: Store
+) -> EncoderBaselines:
+    """The baselines of a task over a frozen encoder, where there are enough training rows.
+
+    Args:
+        records: The evaluated records.
+        learned: What they learn from.
+        encoder: Catalogue name, folder or hub id; None: no such baseline. `DEFAULT_ENCODER` may be missing.
+
+    Raises:
+        BaseModelError: if another encoder does not exist.
+    """
+    baselines = task.encoder_baselines()
+    if encoder is None or not baselines:
+        return EncoderBaselines()
+    if why := learned.why_too_few:
+        return EncoderBaselines(left_out={system_name(encoder, baseline): why for baseline in baselines})
+    try:
+        with importing():
+            import sentence_transformers  # noqa: F401
+
+        frozen = FrozenEncoder(encoder)
+    except (BaseModelError, MissingExtra) as error:
+        if encoder != DEFAULT_ENCODER:
+            raise
+        names = " and ".join(system_name(encoder, baseline) for baseline in baselines)
+        return EncoderBaselines(note=f"Without {names}, which a team would use in place of an adapter: {error}")
+    rows = (records, learned.training, learned.validation)
+    return EncoderBaselines([EncoderBaselineSystem(one, frozen, task, *rows, store) for one in baselines])
 
 
 def _needs_rows(task: Task, records: Sequence[Record], learned: frozenset[str] | None) -> bool:

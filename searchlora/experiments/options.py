@@ -14,6 +14,9 @@ from searchlora.eval.measures import RETRIEVAL_MEASURES
 if TYPE_CHECKING:
     from searchlora.pipelines.stages.bm25 import Bm25Settings
 
+#: The encoder of baselines: small, English, and trained on a billion pairs.
+DEFAULT_ENCODER = "all-minilm-l6-v2"
+
 #: What a slot can be changed to: left out, the base model without its adapter, the previous version of its adapter.
 Kind: TypeAlias = Literal["off", "base", "older"]
 
@@ -71,6 +74,7 @@ class EvaluationOptions:
         qrels: Judgments that replace the dataset's own; a card beside the file names their source.
         baseline_data: Another dataset folder, from whose training split the baselines learn, as does the classifier
             that predicts the classes of vectors. Rows that are evaluated, too, are left out.
+        baseline_encoder: Encoder of the baselines that learn from the vectors of a frozen encoder; None: without them.
         retrieval: Settings of BM25.
         unconstrained: Also evaluate base and adapter without constrained decoding, to measure their valid outputs.
         allow_circular: Accept a judge that took part in a system or was trained on these queries; the figures are
@@ -84,6 +88,7 @@ class EvaluationOptions:
     limit: int | None = None
     qrels: str | Path | None = None
     baseline_data: str | Path | None = None
+    baseline_encoder: str | None = DEFAULT_ENCODER
     retrieval: Bm25Settings | None = None
     unconstrained: bool = False
     allow_circular: bool = False

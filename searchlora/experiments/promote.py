@@ -117,7 +117,7 @@ def promote(
         policy=accepted_policy(decisions),
         reason=" ".join((decision.reason or decision.force or "").split()),
         not_baselines=evaluated.task.upper_bounds | {BASE, *current},
-        too_few={name: f"{why}. {FIX}" for name, why in evaluated.learned.too_few.items()},
+        too_few={name: f"{why}. {FIX}" for name, why in {**evaluated.learned.too_few, **evaluated.left_out}.items()},
         leaked=evaluated.seen_in_training(store),
     )
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)

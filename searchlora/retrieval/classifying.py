@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
-
 from searchlora.errors import UsageError
+from searchlora.retrieval.encoding import normalised
 from searchlora.retrieval.shared_model import Vectors
 
 #: Number of neighbours of `knn`, at most the number of labelled vectors.
@@ -41,11 +40,5 @@ def classify(
         classifier = KNeighborsClassifier(min(NEIGHBOURS, len(labels)), weights="distance")
     elif method == "linear":
         classifier = LogisticRegression(C=10, max_iter=1000)
-    predicted = classifier.fit(_unit(known), list(labels)).predict(_unit(vectors))
+    predicted = classifier.fit(normalised(known), list(labels)).predict(normalised(vectors))
     return [str(label) for label in predicted]
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: Vectors = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return unit

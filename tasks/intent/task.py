@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from searchlora.encoder_baseline import EncoderBaseline
 from searchlora.errors import UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import InvalidOutput, JsonObject, LabelSet, OneLabel, OutputSpec
@@ -77,3 +78,6 @@ class IntentTask(GenerationTask):
     def learned_baselines(self, records: Sequence[Record]) -> frozenset[str]:
         del records
         return baselines.learned(self.settings["kind"])
+
+    def encoder_baselines(self) -> Sequence[EncoderBaseline]:
+        return baselines.encoder_baselines(self.settings)

@@ -12,15 +12,15 @@ from searchlora.outputs import Grade
 from searchlora.records import Document, Record
 from searchlora.tasks.judgment.tuning import best_thresholds, grade_of
 
-#: The baselines are fitted on this many training rows, the first ones.
-_TRAINING_ROWS = 5_000
+#: Baselines are fitted on this many training rows, the first ones.
+TRAINING_ROWS = 5_000
 
 COMMONEST, BM25 = "commonest grade", "BM25 score, cut"
 
 
 def baseline_outputs(records: Sequence[Record], dataset: Path, scale: Sequence[int]) -> Mapping[str, Sequence[Grade]]:
     """Baseline name -> one grade per record, fitted on the first 5,000 training rows; see `fitted_baselines`."""
-    return fitted_baselines(records, list(islice(load_dataset(dataset).iter_records("train"), _TRAINING_ROWS)), scale)
+    return fitted_baselines(records, list(islice(load_dataset(dataset).iter_records("train"), TRAINING_ROWS)), scale)
 
 
 def fitted_baselines(
@@ -45,7 +45,7 @@ def fitted_baselines(
     frequency = Counter(grades)
     commonest = Grade(max(scale, key=lambda grade: frequency[grade]))
     pairs = [*training, *records]
-    scores = _relative(pairs, (score or bm25_scores)(pairs))
+    scores = relative_scores(pairs, (score or bm25_scores)(pairs))
     training_scores, record_scores = scores[: len(training)], scores[len(training) :]
     thresholds = best_thresholds(training_scores, grades, [str(record["group"]) for record in training], scale)
     return {
@@ -54,7 +54,7 @@ def fitted_baselines(
     }
 
 
-def _relative(records: Sequence[Record], scores: Sequence[float]) -> list[float]:
+def relative_scores(records: Sequence[Record], scores: Sequence[float]) -> list[float]:
     """Each score divided by the highest score of its query; 0 where that is 0."""
     best: dict[str, float] = {}
     for record, score in zip(records, scores, strict=True):

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from searchlora.encoder_baseline import EncoderBaseline
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import is_word
@@ -16,6 +17,7 @@ from searchlora.rewards import INVALID, RewardContext
 from searchlora.task import EvaluationInput, GenerationTask
 from searchlora.tasks.judgment import baselines, evaluator, reranking, tuning
 from searchlora.tasks.judgment.dataset import FORMATS, reason_line
+from searchlora.tasks.judgment.encoder_baselines import BoostingBaseline, CosineBaseline
 from searchlora.tasks.judgment.guideline import guideline_of, settings_of
 
 #: `max_new_tokens` of the default recipe with reasons: 300 characters of English are about 70 of SmolLM2's tokens.
@@ -189,6 +191,9 @@ class JudgmentTask(GenerationTask):
     def learned_baselines(self, records: Sequence[Record]) -> frozenset[str]:
         del records
         return frozenset({baselines.COMMONEST, baselines.BM25})
+
+    def encoder_baselines(self) -> Sequence[EncoderBaseline]:
+        return (CosineBaseline(self.grades), BoostingBaseline(self.grades))
 
 
 def _one_class(grades: Collection[int], threshold: int) -> Iterator[str]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
-from searchlora.errors import DataError, UsageError
-from searchlora.experiments.learned_baselines import ANY, learn_baselines
+from searchlora.errors import BaseModelError, DataError, UsageError
+from searchlora.experiments.evaluate import evaluate
+from searchlora.experiments.learned_baselines import ANY, EncoderBaselines, encoder_baselines, learn_baselines
+from searchlora.experiments.options import DEFAULT_ENCODER, EvaluationOptions
+from searchlora.models.resolve import CATALOGUE
 from searchlora.outputs import Label
 from searchlora.task import load_task
 from searchlora.tasks.embedding.task import COMMONEST as CLASS
@@ -17,6 +22,7 @@ from searchlora.tasks.intent.baselines import COMMONEST as ANSWER
 from searchlora.tasks.intent.baselines import LINEAR
 from searchlora.tasks.judgment.baselines import BM25, COMMONEST
 from searchlora.tasks.rag_answer.baselines import THRESHOLD
+from tests.factories import random_adapter
 
 JUDGMENT = load_task("judgment")
 ONLY_TEST = (0.0, 0.0, 1.0)
@@ -169,3 +175,60 @@ def test_classes_of_vectors_are_predicted_from_the_other_dataset(tmp_path):
     found = learn_baselines(task, data, data.records("test"), "test", other.folder)
     assert found.too_few == {} and set(found.outputs) == {CLASS}
     assert len(found.training) == other.card.rows["train"]
+
+
+def over_encoder(tmp_path, queries, encoder, task=JUDGMENT):
+    training = [*graded(queries, split="train"), *graded(1, name="v", split="validation")]
+    tmp_path.mkdir()
+    data = dataset(task, tmp_path / "data", [*training, *graded(20, name="t", split="test")])
+    bound, records = task.bound(data.settings), data.records("test")
+    learned = learn_baselines(bound, data, records, "test")
+    return encoder_baselines(bound, records, learned, encoder, Store(tmp_path / "store"))
+
+
+@pytest.mark.slow
+def test_baselines_over_an_encoder_learn_from_enough_rows(tmp_path, encoder_base):
+    folder = str(encoder_base.path)
+    names = [f"{encoder_base.path.name} {kind}" for kind in ("cosine, cut", "+ boosting")]
+    found = over_encoder(tmp_path / "many", 60, folder)
+    assert [system.name for system in found.systems] == names and not found.left_out and found.note is None
+    few = over_encoder(tmp_path / "few", 7, folder)
+    assert not few.systems and few.note is None
+    assert list(few.left_out) == names and few.left_out[names[0]].startswith("learned from ")
+
+
+@pytest.mark.slow
+def test_the_usual_encoder_may_be_missing_and_another_may_not(tmp_path, monkeypatch):
+    monkeypatch.setitem(CATALOGUE, DEFAULT_ENCODER, replace(CATALOGUE[DEFAULT_ENCODER], package="no_such_package"))
+    found = over_encoder(tmp_path / "usual", 60, DEFAULT_ENCODER)
+    assert not found.systems and not found.left_out
+    names = f"{DEFAULT_ENCODER} cosine, cut and {DEFAULT_ENCODER} + boosting"
+    assert found.note.startswith(f"Without {names}, which a team would use in place of an adapter: ")
+    with pytest.raises(BaseModelError):
+        over_encoder(tmp_path / "other", 60, "no-such-encoder")
+    assert over_encoder(tmp_path / "none", 60, None) == EncoderBaselines()
+
+
+@pytest.mark.slow
+def test_an_evaluation_runs_the_baseline_over_the_encoder_and_names_the_cheapest_system(
+    tiny_base, encoder_base, tmp_path
+):
+    task, store = load_task("intent"), Store(tmp_path / "store")
+    words = ("tent", "boot")
+    rows = [
+        {"id": f"{split}{n}", "group": f"{split}{n}", "query": f"{words[n % 2]} {split} {n}", "label": words[n % 2],
+         "split": split}
+        for split, count in (("train", 120), ("validation", 4), ("test", 40)) for n in range(count)
+    ]  # fmt: skip
+    data = dataset(task, tmp_path / "data", rows)
+    random_adapter(store, "one", task.bound(data.settings), tiny_base, tmp_path / "made", seed=1)
+    name = f"{encoder_base.path.name} + logistic regression"
+    options = EvaluationOptions(baseline_encoder=str(encoder_base.path), cache_dir=tmp_path / "outputs")
+    found = evaluate("one", data.folder, options, store=store)
+    assert name in found.baselines and found.comparison.row(name, "accuracy").n == 40
+    assert found.comparison.costs[name]["ms per query"] > 0
+    assert found.cheapest == f"{LINEAR} (accuracy 1.000) is the best system; no system is cheaper."
+    assert found.comparison.notes[0] == found.cheapest
+    assert name in evaluate("one", data.folder, options, store=store).reused
+    without = evaluate("one", data.folder, replace(options, baseline_encoder=None), store=store)
+    assert name not in without.comparison.systems
