@@ -15,6 +15,7 @@ from searchlora.files.shards import Job, Parts
 from searchlora.outputs import Grade, InvalidOutput, from_json, to_json
 from searchlora.progress import Progress, Steps
 from searchlora.records import Record
+from searchlora.systems.encoder_baseline import FrozenEncoder, system_name
 from searchlora.task import load_task
 from searchlora.tasks.judgment import JudgmentTask
 from searchlora.tasks.judgment.tuning import tuned, with_tuning
@@ -97,6 +98,19 @@ def tuned_and_not(
         name: {str(record["id"]): with_tuning(outputs[record["id"]], tuning, scale) for record in records}
         for name, (outputs, tuning) in variants.items()
     }
+
+
+def over_encoder(
+    records: Sequence[Record], training: Sequence[Record], encoder: FrozenEncoder
+) -> dict[str, dict[str, Grade]]:
+    """Baseline over a frozen encoder -> id of a record -> grade, learned from training records."""
+    found = {}
+    for baseline in judgment_task().encoder_baselines():
+        baseline.fit(training, (), encoder.encode_once)
+        grades = baseline.predict(records, encoder.encode_once)
+        by_id = {str(record["id"]): grade for record, grade in zip(records, grades, strict=True)}
+        found[system_name(encoder.model, baseline)] = by_id
+    return found
 
 
 def labels(grades: Grades) -> dict[str, dict[str, int]]:

@@ -308,6 +308,17 @@ class GenerationTask(Task):
         del record
         return True
 
+    def labelled(self, record: Record, output: Any) -> Record:
+        """The record with a teacher's output as its target, for `data label`.
+
+        Raises:
+            UsageError: if outputs of this task are no targets.
+        """
+        del record, output
+        raise UsageError(
+            f"the task '{self.name}' does not say how an output becomes a target", fix="Give it `labelled`."
+        )
+
     def completion(self, record: Record) -> str:
         """The completion to train on: the record's field `completion`, or else its target."""
         return str(record[COMPLETION]) if COMPLETION in record else self.target(record)

@@ -18,7 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, WORK, named_comparison, real_data, save, training_figures
-from benchmarks.judges import ADAPTER, BASE, from_graded, graded, judgment_task, labels, tuned_and_not, with_measures
+from benchmarks.judges import (
+    ADAPTER,
+    BASE,
+    from_graded,
+    graded,
+    judgment_task,
+    labels,
+    over_encoder,
+    tuned_and_not,
+    with_measures,
+)
 from benchmarks.judgment_chorus.folds import FOLDS, OPTIONS, VALIDATING, Chorus
 from searchlora.adapters.store import Store
 from searchlora.cli.terminal import print_comparison, progress_bars
@@ -27,11 +37,12 @@ from searchlora.eval.judge.rater_agreement import ratings_agreement
 from searchlora.eval.judgments.ratings import Rating
 from searchlora.eval.trec import Qrels, write_qrels
 from searchlora.experiments.judge.llm_judge import load_judge
-from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.options import DEFAULT_ENCODER, TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.files import atomic_text
 from searchlora.outputs import Grade
 from searchlora.progress import Steps
+from searchlora.systems.encoder_baseline import FrozenEncoder
 from searchlora.task import EvaluationInput
 from searchlora.tasks.judgment.baselines import fitted_baselines
 from searchlora.tasks.judgment.evaluator import (
@@ -90,13 +101,16 @@ def answer(chorus: Chorus, work: Path, file: Path, steps: Steps) -> None:
 def judges(chorus: Chorus, answers: Mapping[str, Any]) -> dict[str, dict[str, Grade]]:
     """System -> id of a pair -> grade. Base and baselines are fitted on the other folds of a pair."""
     found: dict[str, dict[str, Grade]] = {}
+    encoder = FrozenEncoder(DEFAULT_ENCODER)
     adapter, base = from_graded(answers["adapter"]), from_graded(answers["base"])
     for number, groups in enumerate(chorus.folds()):
         records = chorus.of(groups)
         others = chorus.of([group for fold in chorus.folds() for group in fold if group not in groups])
         for name, grades in fitted_baselines(records, others, judgment_task().grades).items():
             found.setdefault(name, {}).update(zip((record["id"] for record in records), grades, strict=True))
-        for name, by_id in tuned_and_not(records, adapter, base, answers["tuned"][number], others).items():
+        by_system = over_encoder(records, others, encoder)
+        by_system |= tuned_and_not(records, adapter, base, answers["tuned"][number], others)
+        for name, by_id in by_system.items():
             found.setdefault(name, {}).update(by_id)
     return found
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.judges import ADAPTER, ZERO_SHOT, judgment_task, labels, tuned_and_not, with_measures
-from benchmarks.judgment_trecdl19.answering import Answers
+from benchmarks.judges import ADAPTER, ZERO_SHOT, judgment_task, labels, over_encoder, tuned_and_not, with_measures
+from benchmarks.judgment_trecdl19.answering import ENCODER, Answers
 from benchmarks.judgment_trecdl19.pools import BM25, Pool, training_set, validation_topics
 from benchmarks.statistics.system_order.correlation import SystemOrder, order_of_runs
 from searchlora.eval.comparison import Comparison, compare
@@ -17,6 +17,7 @@ from searchlora.eval.evaluation import Evaluation, evaluate_run
 from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import Grade
 from searchlora.records import Hit
+from searchlora.systems.encoder_baseline import FrozenEncoder
 from searchlora.task import EvaluationInput
 from searchlora.tasks.judgment.baselines import fitted_baselines
 from searchlora.tasks.judgment.evaluator import ALPHA, BIAS, BINARY, CALIBRATION, KAPPA, MAE, QUADRATIC
@@ -46,8 +47,8 @@ def judges(test: Pool, pool: Pool, answers: Answers, work: Path) -> dict[str, di
         name: {record["id"]: grade for record, grade in zip(records, grades, strict=True)}
         for name, grades in fitted_baselines(records, training.records("train"), scale).items()
     }
+    found |= over_encoder(records, training.records("train"), FrozenEncoder(ENCODER))
     found |= tuned_and_not(records, answers.adapter, answers.base, answers.tuned, held_out)
-    found[ENCODED] = _by_threshold(answers.cosines, records, held_out)
     found[BOTH] = _by_threshold(_summed(answers, held_out), records, held_out)
     return found
 

@@ -1,4 +1,4 @@
-"""Ancestry of an adapter: its parents in the store, and the queries that it was trained on.
+"""Ancestry of an adapter: its parents in the store, the teachers of its training rows, and its training queries.
 
 A judge must not grade runs of its own descendants or queries that it was trained on, so both are looked up here.
 """
@@ -19,9 +19,13 @@ from searchlora.files import atomic_text, numbered_lines
 #: File beside the weights: `query_hash` of each training query, sorted, one per line.
 TRAINING_QUERIES = "training_queries.txt"
 
+#: File beside the weights: the models that labelled the training rows and their ancestors, one reference per line.
+TEACHERS = "teachers.txt"
+
 
 def ancestors(store: Store, reference: str) -> tuple[str, ...]:
-    """References of all adapters that one was combined or copied from, or that were merged into its base.
+    """References of all models that one was combined or copied from, that were merged into its base, or that labelled
+    its training rows.
 
     Each is named once, nearest first. The parents of an adapter that is not in the store are unknown; the adapter
     itself is still named. Cycles in damaged or forged manifests are followed once.
@@ -84,6 +88,13 @@ def write_training_queries(folder: Path, queries: Iterable[str], hashes: Iterabl
     return folder / TRAINING_QUERIES
 
 
+def write_teachers(folder: Path, references: Iterable[str]) -> Path:
+    """Write `teachers.txt`, which is stored beside the weights: `name@3`, or `base NAME`, as in lineages."""
+    with atomic_text(folder / TEACHERS) as out:
+        out.writelines(f"{reference}\n" for reference in dict.fromkeys(references))
+    return folder / TEACHERS
+
+
 def _family(store: Store, start: str, *, weights_only: bool = False) -> Iterator[tuple[str, VersionSummary | None]]:
     """Breadth-first walk over the ancestors of an exact version, each once: reference and summary, None if it is not in
     the store.
@@ -99,6 +110,9 @@ def _family(store: Store, start: str, *, weights_only: bool = False) -> Iterator
         if parent in seen:
             continue
         seen.add(parent)
+        if parent.startswith("base "):  # a teacher that is no adapter
+            yield parent, None
+            continue
         try:
             summary = store.summary(parent)
         except NotInStore:
@@ -109,10 +123,12 @@ def _family(store: Store, start: str, *, weights_only: bool = False) -> Iterator
 
 
 def _parents(store: Store, version: str, summary: VersionSummary, weights_only: bool) -> list[str]:
-    merged = _merged_into_base(summary)
-    if weights_only and (store.get(version).path / TRAINING_QUERIES).is_file():
-        return merged
-    return [*summary.parents, *merged]
+    merged, folder = _merged_into_base(summary), store.get(version).path
+    if weights_only:
+        return merged if (folder / TRAINING_QUERIES).is_file() else [*summary.parents, *merged]
+    file = folder / TEACHERS
+    teachers = [line.strip() for _, line in numbered_lines(file)] if file.is_file() else []
+    return [*summary.parents, *merged, *teachers]
 
 
 def _merged_into_base(summary: VersionSummary) -> list[str]:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from searchlora.cli.options import (
+    EngineOptions,
     JsonOption,
     JudgmentsSourceOption,
     SeedOption,
+    ShardOptions,
+    StoreOptions,
     TaskArgument,
     TasksOption,
     argument,
     example,
     option,
     parse_key_values,
+    shard_done,
     takes,
 )
 from searchlora.errors import UsageError
+
+if TYPE_CHECKING:
+    from searchlora.experiments.label import LabelResult
 
 app = typer.Typer(help="Inspect source files, build datasets, and export them.", no_args_is_help=True)
 
@@ -129,6 +136,93 @@ def build(
         typer.echo(f"note: {note}")
     for warning in card.warnings:
         typer.echo(f"warning: {warning}")
+
+
+class TeacherOptions(NamedTuple):
+    """The teacher, with the names of the verb's parameters."""
+
+    adapter: Annotated[str | None, option("--adapter ADAPTER", "Teacher: an adapter of the store.")] = None
+    base: Annotated[str | None, option("--base MODEL", "Teacher: a base model without an adapter.")] = None
+    teacher: Annotated[
+        str | None, option("--teacher MODEL", "Teacher: a model of the service that --server names.")
+    ] = None
+    settings: Annotated[
+        Path | None,
+        option("--settings FOLDER", "Without an adapter: dataset folder that holds the labels or the guideline."),
+    ] = None
+    generate: Annotated[
+        bool, option("--generate", "Let the teacher write labels and grades instead of scoring them.")
+    ] = False
+
+
+class PriceOptions(NamedTuple):
+    """What tokens of the teacher cost."""
+
+    price_prompt: Annotated[
+        float, option("--price-prompt PRICE", "Price of a million tokens of prompts, in any currency.", min=0)
+    ] = 0.0
+    price_output: Annotated[float, option("--price-output PRICE", "Price of a million generated tokens.", min=0)] = 0.0
+    max_cost: Annotated[
+        float | None, option("--max-cost COST", "Stop when this much is spent; the same command goes on.", min=0)
+    ] = None
+
+
+@app.command(epilog=example("searchlora data label intent log.csv --base BASE --settings data/ --out labelled.jsonl"))
+@takes(TeacherOptions, "model")
+@takes(PriceOptions, "prices")
+@takes(StoreOptions, "stored")
+@takes(EngineOptions, "engine")
+@takes(ShardOptions, "sharding")
+def label(
+    task: TaskArgument,
+    rows: Annotated[Path, argument("ROWS", "Rows with the fields that the task reads: JSONL, JSON, CSV or Parquet.")],
+    out: Annotated[Path, option("--out FILE", "JSONL file of labelled rows to write, with a card beside it.")],
+    model: TeacherOptions,
+    prices: PriceOptions,
+    stored: StoreOptions,
+    engine: EngineOptions,
+    sharding: ShardOptions,
+    sample: Annotated[
+        str | None,
+        option("--sample KIND=N", "Label N rows: random=N, or diverse=N for rows about different things."),
+    ] = None,
+) -> None:
+    """Let a larger model write the targets of rows (distillation), for `data build` with the format native.
+
+    The same command continues an interrupted run. The card names the teacher, which is an ancestor of each student.
+    """
+    from searchlora.cli.terminal import progress_bars
+    from searchlora.experiments.label import Prices
+    from searchlora.experiments.label import label as verb
+    from searchlora.experiments.row_sample import RowSample
+
+    with progress_bars() as steps:
+        labelled = verb(
+            task,
+            rows,
+            out,
+            **model._asdict(),
+            sample=RowSample.parse(sample) if sample is not None else None,
+            prices=Prices(prices.price_prompt, prices.price_output, prices.max_cost),
+            **stored.given(),
+            engine=engine.read(),
+            sharding=sharding.read(),
+            steps=steps,
+        )
+    if labelled is None:
+        typer.echo(shard_done(sharding.shard, out))
+    else:
+        print_labelled(labelled, out)
+
+
+def print_labelled(result: LabelResult, out: Path) -> None:
+    """Print what a teacher wrote."""
+    for name, count in result.outputs.items():
+        typer.echo(f"{count:>10,} {name}")
+    cost = f", cost {result.cost:,.4g}" if result.cost else ""
+    typer.echo(f"{result.prompt_tokens:,} tokens of prompts, {result.output_tokens:,} of outputs{cost}")
+    invalid = f"; {result.invalid:,} outputs do not parse ({out}.invalid.jsonl)" if result.invalid else ""
+    typer.echo(f"Wrote {result.labelled:,} rows labelled by {result.card.judge} to {out}{invalid}")
 
 
 @app.command(epilog=example("searchlora data inspect judgments.csv"))

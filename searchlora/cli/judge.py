@@ -43,11 +43,16 @@ class JudgeOptions(NamedTuple):
     base: Annotated[
         str | None, option("--base MODEL", "Base model to use as a zero-shot judge, without an adapter.")
     ] = None
+    teacher: Annotated[
+        str | None,
+        option("--teacher MODEL", "With --server: the service's name of a model to use as a zero-shot judge."),
+    ] = None
     task: Annotated[
         str | None, option("--task TASK", "Task whose output is a grade. Default: the task of the adapter.")
     ] = None
     settings: Annotated[
-        Path | None, option("--settings FOLDER", "With --base: dataset folder that holds the grades and the guideline.")
+        Path | None,
+        option("--settings FOLDER", "Without an adapter: dataset folder that holds the grades and the guideline."),
     ] = None
     generate: Annotated[
         bool,

@@ -70,6 +70,11 @@ class Mixture:
             weights += [weight] * len(kept)
         return records, weights
 
+    def teachers(self) -> list[str]:
+        """References of the models that labelled rows of the datasets, with their ancestors, each once."""
+        cards = [dataset.records_card for dataset in (self.first, *(dataset for dataset, _ in self.more))]
+        return list(dict.fromkeys(name for card in cards if card is not None for name in card.judge_lineage))
+
     def summary(self) -> list[dict[str, Any]]:
         """Per further dataset: fingerprint, weight, format, source, rows used, rows left out with first ids."""
         return [

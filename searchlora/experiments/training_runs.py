@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
-from searchlora.adapters.ancestry import training_queries, write_training_queries
+from searchlora.adapters.ancestry import training_queries, write_teachers, write_training_queries
 from searchlora.adapters.manifest import TRAINING_RUN, Precision
 from searchlora.adapters.manifest import Dataset as ManifestDataset
 from searchlora.adapters.operations import Origin, store_adapter
@@ -245,6 +245,8 @@ def _store(job: TrainingJob, name: str, store: Store, result: TrainingResult, ru
     if (queries := job.queries()) is not None and None not in seen:
         known = {digest for hashes in seen if hashes is not None for digest in hashes}
         extra_files.append(write_training_queries(result.folder, queries, known))
+    if teachers := job.mixture.teachers():
+        extra_files.append(write_teachers(result.folder, teachers))
     return store_adapter(
         store,
         name,

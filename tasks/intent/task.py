@@ -9,7 +9,7 @@ from typing import Any
 from searchlora.encoder_baseline import EncoderBaseline
 from searchlora.errors import UsageError
 from searchlora.eval.evaluation import Evaluation
-from searchlora.outputs import InvalidOutput, JsonObject, LabelSet, OneLabel, OutputSpec
+from searchlora.outputs import InvalidOutput, JsonObject, Label, LabelSet, OneLabel, OutputSpec
 from searchlora.records import Options, Record
 from searchlora.task import EvaluationInput, GenerationTask
 from searchlora.tasks.intent import baselines, evaluator, tuning
@@ -48,6 +48,9 @@ class IntentTask(GenerationTask):
 
     def target(self, record: Record) -> str:
         return target_text(record)
+
+    def labelled(self, record: Record, output: Any) -> Record:
+        return {**record, self.settings["kind"]: output.value if isinstance(output, Label) else output}
 
     def output(self, record: Record) -> OutputSpec:
         """The form of every answer. Raises `UsageError` for a task without settings."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from searchlora.data.formats import esci, judged_collections, judgments
 from searchlora.data.formats.common import (
@@ -98,14 +98,18 @@ def _folded(guideline: GradeScale, record: Record) -> Converted:
     if folded is None:
         known = ", ".join(str(source) for own in guideline.grades for source in own.covers)
         return f"field 'grade': {grade} is not one of the guideline's ({known})"
-    votes, given = Counter[str](), record.get("votes", {})
-    if not isinstance(given, Mapping) or not all(isinstance(count, int) for count in given.values()):
-        return "field 'votes': is not an object of grades and numbers of raters"
-    for vote, count in given.items():
-        if (own := guideline.fold(int(vote)) if _DIGIT.fullmatch(vote) else None) is None:
-            return f"field 'votes': {vote} is not one of the guideline's grades"
-        votes[str(own)] += count
-    return {**record, "grade": folded} | ({"votes": dict(votes)} if votes else {})
+    soft: dict[str, Any] = {}
+    for name, kind in (("votes", int), ("shares", int | float)):
+        given, sums = record.get(name, {}), dict[str, float]()
+        if not isinstance(given, Mapping) or not all(isinstance(count, kind) for count in given.values()):
+            numbers = "numbers of raters" if kind is int else "probabilities"
+            return f"field '{name}': is not an object of grades and {numbers}"
+        for rated, count in given.items():
+            if (own := guideline.fold(int(rated)) if _DIGIT.fullmatch(rated) else None) is None:
+                return f"field '{name}': {rated} is not one of the guideline's grades"
+            sums[str(own)] = sums.get(str(own), 0) + count
+        soft |= {name: sums} if sums else {}
+    return {**record, "grade": folded, **soft}
 
 
 def _folded_ratings(report: SourceReport, guideline: GradeScale) -> SourceReport:

@@ -128,6 +128,13 @@ class JudgmentTask(GenerationTask):
             relevant=sum(grade < self.settings["relevant"] for grade in self.grades),
         )
 
+    def labelled(self, record: Record, output: Grade) -> Record:
+        """The grade, and the probabilities of all grades as soft label, if the teacher gives them; and the reason."""
+        shares = dict(zip(map(str, self.grades), output.probabilities or (), strict=False))
+        soft = {"shares": {grade: share for grade, share in shares.items() if share > 0}} if shares else {}
+        reason = {"reason": output.reason} if output.reason else {}
+        return {**record, "grade": output.value, **soft, **reason}
+
     def output(self, record: Record) -> Graded:
         del record
         return Graded({str(grade): grade for grade in self.grades}, reasoned=self.reasoned)

@@ -79,11 +79,12 @@ def tuned(
 def rater_shares(record: Record, scale: Sequence[int]) -> tuple[float, ...]:
     """Share of the raters who gave each grade of the scale; 1 for the grade of a record without votes.
 
-    Zeros for a record without a grade.
+    Of a record that a teacher has labelled, the teacher's probabilities. Zeros for a record without a grade.
     """
     if "grade" not in record:
         return (0.0,) * len(scale)
-    votes = {int(grade): count for grade, count in record.get("votes", {record["grade"]: 1}).items()}
+    given = record.get("votes") or record.get("shares") or {record["grade"]: 1}
+    votes = {int(grade): count for grade, count in given.items()}
     return tuple(votes.get(grade, 0) / sum(votes.values()) for grade in scale)
 
 

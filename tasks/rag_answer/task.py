@@ -59,6 +59,13 @@ class RagAnswerTask(GenerationTask):
         answer = str(record["answer"])
         return answer if self.settings["citations"] else without_marks(answer)
 
+    def labelled(self, record: Record, output: CitedAnswer) -> Record:
+        """The answer with its citations, whose passages become `gold`; or an abstention."""
+        if output.abstained:
+            return {**record, "answerable": False}
+        gold = [str(record["passages"][number - 1]["id"]) for number in output.citations]
+        return {**record, "answerable": True, "answer": output.text, **({"gold": gold} if gold else {})}
+
     def output(self, record: Record) -> CitedText:
         numbered = len(record["passages"]) if self.settings["citations"] else 0
         cite = deciding.rule_of(self.tuned, "cite") if numbered else None

@@ -58,6 +58,9 @@ class RewritingTask(GenerationTask):
         del records
         return reduction.settings_of(options)
 
+    def labelled(self, record: Record, output: str) -> Record:
+        return {**record, "rewrite": output}
+
     def output(self, record: Record) -> OutputSpec:
         """One line of text; with the setting `words: query`, words of the query in their order."""
         if reduction.WORDS in self.settings:

@@ -43,6 +43,7 @@ def judge(
     *,
     adapter: str | None = None,
     base: str | None = None,
+    teacher: str | None = None,
     task: str | None = None,
     runs: Sequence[str | Path] = (),
     depth: int = 10,
@@ -68,7 +69,7 @@ def judge(
         out: The qrels file, in the format of its extension (`.txt`: TREC). Written beside it: `<out>.card.json`,
             `<out>.probabilities.jsonl` (with the judge's reasons, if it gives any; not with `generate`), and
             `<out>.invalid.jsonl` if an answer is invalid.
-        adapter: The judge; None: `base` and `task` name a zero-shot judge.
+        adapter: The judge; None: `base`, or `teacher` for a model of a service, and `task` name a zero-shot judge.
         runs: Run files that are pooled to `depth`; or `pairs`, a file of pairs (`read_pairs`).
         generate: Generate the answer and parse it, instead of scoring the labels.
         settings: For a bare base, a dataset folder whose scale and guideline are used.
@@ -99,7 +100,8 @@ def judge(
         pairs=pairs,
         allow_circular=allow_circular,
         judge={
-            **{"adapter": adapter, "base": base, "task": task, "generate": generate, "settings": settings},
+            **{"adapter": adapter, "base": base, "teacher": teacher, "task": task},
+            **{"generate": generate, "settings": settings},
             **{"engine": engine, "store": Store.of(store), "tasks": tasks},
         },
     )

@@ -152,13 +152,13 @@ class Searchlora(Dialect):
 
     def generate(self, post: Post, model: str, request: Request) -> Completion:
         body = {
-            **_chat(model, request),
+            **chat_body(model, request),
             "prompt": "raw",  # the messages are the task's prompt already
             **({"answer_prefix": request.answer_prefix} if request.answer_prefix else {}),
             **({"structured_outputs": _structured(request.grammar)} if request.grammar else {}),
             **_filters(request.sampling),
         }
-        return _message(post("/v1/chat/completions", body), request.sampling)
+        return completion_of(post("/v1/chat/completions", body), request.sampling)
 
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
@@ -197,14 +197,14 @@ class OpenAI(Dialect):
         if unknown := _filters(request.sampling):
             raise EngineError(f"the server cannot sample with {' and '.join(unknown)}", fix=f"For this, {_OTHER}")
         disarmed = [{**message, "content": self._renderer.disarm(message["content"])} for message in request.messages]
-        body = {**_chat(model, request), "messages": disarmed}
+        body = {**chat_body(model, request), "messages": disarmed}
         if request.grammar is not None:
             if request.grammar.kind != "json_schema":
                 kind = "regular expression" if request.grammar.kind == "regex" else "Lark grammar"
                 raise EngineError(f"the server cannot hold an answer to a {kind}", fix=f"{_FREE} {_OTHER}")
             schema = {"name": "answer", "schema": json.loads(request.grammar.text), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return _message(post("/v1/chat/completions", body), request.sampling)
+        return completion_of(post("/v1/chat/completions", body), request.sampling)
 
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
@@ -240,7 +240,7 @@ def _spaced(structured: dict[str, Any]) -> dict[str, Any]:
     return {"json": {**structured["json"], "x-guidance": _SPACING}}
 
 
-def _chat(model: str, request: Request) -> dict[str, Any]:
+def chat_body(model: str, request: Request) -> dict[str, Any]:
     fields = {
         "model": model,
         "messages": [dict(message) for message in request.messages],
@@ -270,7 +270,7 @@ def _filters(sampling: Sampling) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(sampling, name))}
 
 
-def _message(answer: Mapping[str, Any], sampling: Sampling) -> Completion:
+def completion_of(answer: Mapping[str, Any], sampling: Sampling) -> Completion:
     (choice,) = answer["choices"]
     logprobs = None
     if sampling.logprobs is not None:

@@ -137,7 +137,7 @@ def test_a_passage_too_long_for_the_judge_is_named(ask, files, tmp_path, generat
     rows = [json.loads(line) for line in files["corpus.jsonl"].read_text(encoding="utf-8").splitlines()]
     longer = [{**row, "text": "rope " * 1000} if row["id"] == "d04" else row for row in rows]
     files["corpus.jsonl"].write_text("\n".join(map(json.dumps, longer)), encoding="utf-8")
-    with pytest.raises(EngineError, match=r"pair t1 d04: the prompt of 5\d+ tokens .* context of 4096"):
+    with pytest.raises(EngineError, match=r"record t1 d04: the prompt of 5\d+ tokens .* context of 4096"):
         ask(runs=(), pairs=tmp_path / "pairs.txt", generate=generate)
     assert not (tmp_path / "qrels.txt").exists()
 
@@ -178,9 +178,9 @@ def test_judgments_are_not_overwritten(ask, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": None}, "a bare base needs a task"),
+        ({"task": None}, "a model without an adapter needs a task"),
         ({"task": "rewriting"}, "does not read the passage, so it cannot judge"),
-        ({"adapter": "judge"}, "an adapter or a bare base"),
+        ({"adapter": "judge"}, "an adapter, a bare base, or a model of a service"),
         ({"runs": ()}, "a pool of runs or a file of pairs"),
     ],
 )

@@ -1,0 +1,314 @@
+"""The command `data label`: a teacher writes the targets of rows, as a source from which a dataset is built.
+
+A teacher is an adapter, a bare base, or a model of a service. What it writes is parsed as strictly as any output.
+Rows whose output does not parse are listed and left out. The card beside the rows names the teacher, so that a student
+has it among its ancestors: no judge grades itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from searchlora.adapters.golden import prompt_hash
+from searchlora.adapters.store import Store
+from searchlora.errors import DataError, RequestRefused, UnusableAnswer, UsageError
+from searchlora.eval.judgments.card import JudgmentsCard, check_new, write_card
+from searchlora.experiments.row_sample import RowSample
+from searchlora.experiments.sharding import WHOLE, Sharding, run_shards
+from searchlora.experiments.task_model import TaskModel, load_task_model
+from searchlora.files import atomic_text, check_writable, file_sha256, numbered_lines, parse_json, read_rows
+from searchlora.files.shards import Job, Parts, Shard
+from searchlora.inference.metered import MeteredEngine
+from searchlora.inference.settings import EngineSettings
+from searchlora.outputs import Graded, InvalidOutput, to_json
+from searchlora.progress import Progress, Steps, no_progress
+from searchlora.prompts import input_text, messages
+from searchlora.records import Record, RejectedRow
+from searchlora.task import GenerationTask
+
+#: Rows that are labelled together and then written; an engine with larger calls gets more.
+BATCH_SIZE = 32
+
+#: Different outputs that are counted one by one.
+_KINDS = 100
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What tokens cost, and how much may be spent.
+
+    Attributes:
+        prompt, output: Price of a million tokens, in any currency.
+        most: The limit in the same currency; None: none.
+    """
+
+    prompt: float = 0.0
+    output: float = 0.0
+    most: float | None = None
+
+    def of(self, prompt_tokens: float, output_tokens: float) -> float:
+        """The cost of tokens.
+
+        Examples:
+            >>> Prices(prompt=0.5, output=2.0).of(1_000_000, 250_000)
+            1.0
+        """
+        return (self.prompt * prompt_tokens + self.output * output_tokens) / _MILLION
+
+
+@dataclass(frozen=True)
+class LabelResult:
+    """Result of `label`.
+
+    Attributes:
+        card: The card beside the rows.
+        labelled, invalid: Numbers of rows.
+        outputs: Label, grade or other short output -> number of rows; empty for texts.
+        prompt_tokens, output_tokens: Of all rows.
+        cost: By the given prices.
+    """
+
+    card: JudgmentsCard
+    labelled: int
+    invalid: int
+    outputs: Mapping[str, int]
+    prompt_tokens: int
+    output_tokens: int
+    cost: float
+
+
+def label(
+    task: str,
+    rows: str | Path,
+    out: str | Path,
+    *,
+    adapter: str | None = None,
+    base: str | None = None,
+    teacher: str | None = None,
+    settings: str | Path | None = None,
+    generate: bool = False,
+    sample: RowSample | None = None,
+    prices: Prices = Prices(),
+    engine: EngineSettings | None = None,
+    store: Store | str | Path | None = None,
+    tasks: str | Path | None = None,
+    sharding: Sharding = WHOLE,
+    steps: Steps = no_progress,
+) -> LabelResult | None:
+    """Let a teacher label rows, and write them as records of the task, for `data build` with the format `native`.
+
+    A killed run resumes when it is started again, and so does one that has reached its limit of cost.
+
+    Args:
+        task: A prompted task.
+        rows: A file with the fields that the task reads, such as `query`; targets that are there are replaced. JSONL,
+            JSON, CSV, TSV or Parquet.
+        out: The JSONL file of labelled rows. Written beside it: `<out>.card.json`, which names the teacher;
+            `<out>.answers.jsonl`, with the prompt, the output with its probabilities, and the tokens of each row; and
+            `<out>.invalid.jsonl`, if an output does not parse.
+        adapter, base, teacher: The teacher, see `load_task_model`.
+        settings: Without an adapter, a dataset folder whose labels, grades or other settings are used.
+        generate: Let the teacher write labels and grades instead of scoring them. A service always writes labels.
+        sample: Label only some of the rows; None: all.
+        prices: What tokens cost. With a limit, it is checked before each batch; of N shards, each may spend an N-th.
+
+    Returns:
+        The result; None for a shard alone, whose rows `merge_labels` joins with those of the others.
+
+    Raises:
+        UsageError: when `out` exists or is not a JSONL file, the teacher is not given in one of its three ways, outputs
+            of the task are no targets, or the limit of cost is reached.
+        DataError: when the rows cannot be read, a field is missing, or no output parses.
+        NotInStore, LoadCheckFailed, BaseModelError, EngineError: when the teacher cannot be used.
+    """
+    target = Path(out)
+    if target.suffix != ".jsonl":
+        raise UsageError("labelled rows are written as JSONL", where=str(target), fix="Name it *.jsonl.")
+    check_new(target)
+    check_writable(target)
+    model = {"adapter": adapter, "base": base, "teacher": teacher, "task": task, "settings": settings}
+    work = partial(
+        _label_shard,
+        rows=Path(rows),
+        out=target,
+        sample=sample,
+        prices=prices,
+        model={**model, "generate": generate, "engine": engine, "store": Store.of(store), "tasks": tasks},
+    )
+    if not run_shards(work, sharding, Parts.beside(target), steps("Labelling")):
+        return None
+    return merge_labels(target)
+
+
+def _label_shard(
+    shard: Shard,
+    progress: Progress,
+    *,
+    rows: Path,
+    out: Path,
+    sample: RowSample | None,
+    prices: Prices,
+    model: Mapping[str, Any],
+) -> None:
+    """Label the rows of one shard, in this process."""
+    parts = Parts.beside(out)
+    loaded = load_task_model(**model)
+    records = _records(rows, loaded.task, sample)
+    if model["teacher"] is not None and not isinstance(loaded.task.output(records[0]), Graded):
+        # Labels often begin alike, and the first token is all that a service tells.
+        loaded = replace(loaded, generate=True)
+    card = JudgmentsCard(
+        source="llm",
+        created="",
+        judge=loaded.reference,
+        judge_lineage=loaded.lineage,
+        base=loaded.base,
+        engine=loaded.engine_id,
+        prompt_hash=prompt_hash(loaded.task),
+        judge_queries=loaded.queries,
+        made_from={rows.name: file_sha256(rows)},
+    )
+    about = {"kind": "label", "card": asdict(card), "prices": asdict(prices)}
+    budget = _Budget(prices, shard, parts.folder)
+    batch = max(BATCH_SIZE, loaded.engine.call_size)
+    job = Job(loaded.key, records, partial(_labelled, loaded, budget), batch, about=about)
+    parts.compute(job, shard, progress, len(records))
+
+
+class _Budget:
+    """What was spent, also by earlier calls, and the limit of one shard.
+
+    Args:
+        folder: Of the parts, whose rows hold the tokens that they took.
+    """
+
+    def __init__(self, prices: Prices, shard: Shard, folder: Path) -> None:
+        self._prices = prices
+        self._most = math.inf if prices.most is None else prices.most / shard.count
+        files = [file for file in folder.glob("*") if file.suffix == ".log" or file.name.endswith(".part.jsonl")]
+        self._spent = sum(map(self._cost_of, files)) / shard.count
+
+    def _cost_of(self, file: Path) -> float:
+        batches = (parse_json(line) for _, line in numbered_lines(file))
+        return math.fsum(self._prices.of(*row["tokens"]) for batch in batches for row in batch.get("out", ()))
+
+    def check(self) -> None:
+        """Raise `UsageError` if the limit is reached."""
+        if self._spent >= self._most:
+            raise UsageError(
+                f"the limit of cost is reached: {self._spent:.4g} of {self._most:.4g} are spent",
+                where="--max-cost",
+                fix="Run the command again with a higher limit: what is labelled is not asked again.",
+            )
+
+    def add(self, prompt_tokens: int, output_tokens: int) -> None:
+        self._spent += self._prices.of(prompt_tokens, output_tokens)
+
+
+def _records(file: Path, task: GenerationTask, sample: RowSample | None) -> list[Record]:
+    """The rows as records, each with an id. Raises `DataError` for a row that cannot be read, or no row."""
+    records: list[Record] = []
+    for number, row in enumerate(read_rows(file), 1):
+        if isinstance(row, RejectedRow):
+            raise DataError(row.reason, where=row.where)
+        records.append({"id": f"row-{number}", **row.data})
+    if not records:
+        raise DataError("holds no rows", where=str(file))
+    if sample is None:
+        return records
+    return [records[row] for row in sample.choose([input_text(task, record) for record in records])]
+
+
+def _labelled(model: TaskModel, budget: _Budget, rows: Sequence[Record]) -> list[dict[str, Any]]:
+    """What is written of rows; the first one of a batch holds the tokens of all."""
+    budget.check()
+    meter = MeteredEngine(model.engine)
+    outputs = _answers(model, rows, meter)
+    tokens = (meter.prompt_tokens, meter.output_tokens)
+    budget.add(*tokens)
+    written = []
+    for number, (row, output) in enumerate(zip(rows, outputs, strict=True)):
+        prompt = [dict(message) for message in messages(model.task, row)]
+        about = {"id": row["id"], "prompt": prompt, "tokens": tokens if number == 0 else (0, 0)}
+        if isinstance(output, InvalidOutput):
+            written.append({**about, "invalid": {"raw": output.raw, "reason": output.reason}})
+        else:
+            record = model.task.labelled(row, output)
+            written.append({**about, "record": record, "output": to_json(output)})
+    return written
+
+
+def _answers(model: TaskModel, rows: Sequence[Record], meter: MeteredEngine) -> list[Any]:
+    """The outputs; a row that is refused alone, as by a filter of contents, has an invalid one."""
+    try:
+        return model.ask(rows, meter)
+    except (RequestRefused, UnusableAnswer) as error:
+        if len(rows) == 1:
+            return [InvalidOutput("", error.what)]
+        return [output for row in rows for output in _answers(model, [row], meter)]
+
+
+def merge_labels(out: str | Path) -> LabelResult:
+    """Write the labelled rows and what is beside them from the parts of all shards, and remove the parts.
+
+    Raises:
+        UsageError: when `out` exists.
+        DataError: when a shard or a part is missing or damaged, or no output parses.
+    """
+    target = Path(out)
+    check_new(target)
+    check_writable(target)
+    parts = Parts.beside(target)
+    merged = parts.merged()
+    outputs, tokens, invalid = Counter[str](), [0, 0], 0
+    answers, faults = Path(f"{target}.answers.jsonl"), Path(f"{target}.invalid.jsonl")
+    with atomic_text(answers) as described, atomic_text(faults) as refused:
+        for row in merged:
+            tokens = [total + count for total, count in zip(tokens, row["tokens"], strict=True)]
+            if "invalid" in row:
+                invalid += 1
+                refused.write(_line({"id": row["id"], **row["invalid"], "prompt": row["prompt"]}))
+            else:
+                outputs[_short(row["output"])] += 1
+                described.write(_line({"id": row["id"], "output": row["output"], "prompt": row["prompt"]}))
+    if not invalid:
+        faults.unlink()
+    labelled = outputs.total()
+    if not labelled:
+        raise DataError(f"none of the {merged.rows} outputs parses", where=str(faults), fix="Read them.")
+    with atomic_text(target) as written:
+        written.writelines(_line(row["record"]) for row in merged if "invalid" not in row)
+    card = replace(
+        TypeAdapter(JudgmentsCard).validate_json(json.dumps(merged.about["card"])),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        counts={"llm": labelled},
+        invalid=invalid,
+    )
+    write_card(target, card)
+    card = replace(card, qrels_sha256=file_sha256(target))
+    parts.remove()
+    prices = Prices(**merged.about["prices"])
+    kinds = {name: count for name, count in outputs.most_common() if name} if len(outputs) <= _KINDS else {}
+    return LabelResult(card, labelled, invalid, kinds, tokens[0], tokens[1], prices.of(*tokens))
+
+
+def _line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"
+
+
+def _short(output: Any) -> str:
+    """A label or grade in words, by which outputs are counted; empty for any other output."""
+    (kind, value) = next(iter(output.items()))
+    return str(value["value"]) if kind in ("label", "grade") else ""

@@ -1,0 +1,190 @@
+"""`data label`: a teacher writes the targets of rows, and its students have it among their ancestors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.adapters.ancestry import ancestors
+from searchlora.adapters.store import Store
+from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments.card import read_card
+from searchlora.experiments.judge.llm_judge import load_judge
+from searchlora.experiments.label import Prices, label, merge_labels
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.row_sample import RowSample
+from searchlora.experiments.sharding import Sharding
+from searchlora.experiments.train import train
+from searchlora.files.shards import Parts, Shard
+from searchlora.inference.settings import ServerSettings
+from searchlora.task import load_task
+from tests.inference.http_server import Reply, answering
+from tests.inference.test_service import message
+from tests.server.api.test_command import running
+
+WORDS = ("tent", "boot", "stove", "rope")
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def queries(tmp_path):
+    return write(tmp_path / "queries.jsonl", [{"query": f"{WORDS[n % 4]} number {n}"} for n in range(80)])
+
+
+@pytest.fixture
+def labels(tmp_path):
+    """A dataset folder whose settings name the labels."""
+    rows = [{"query": f"{word} {n}", "label": word} for n in range(6) for word in WORDS]
+    task = load_task("intent")
+    build(task, write(tmp_path / "few.jsonl", rows), format="native", out=tmp_path / "few")
+    return tmp_path / "few"
+
+
+@pytest.fixture
+def ask(tiny_base, queries, labels, tmp_path):
+    def call(out="labelled.jsonl", **options):
+        teacher = {"base": str(tiny_base.path), "settings": labels, "store": tmp_path / "store"}
+        return label("intent", queries, tmp_path / out, **{**teacher, **options})
+
+    return call
+
+
+@pytest.mark.slow
+def test_rows_are_labelled_and_a_student_has_the_teacher_among_its_ancestors(ask, queries, tiny_base, tmp_path):
+    done = ask()
+    rows, teacher = lines(tmp_path / "labelled.jsonl"), f"base {tiny_base.path.name}"
+    assert [row["query"] for row in rows] == [row["query"] for row in lines(queries)]
+    assert {row["label"] for row in rows} <= set(WORDS) and sum(done.outputs.values()) == done.labelled == 80
+    assert done.prompt_tokens > 80 and done.cost == 0 and done.invalid == 0
+    answer = lines(tmp_path / "labelled.jsonl.answers.jsonl")[0]
+    assert sum(answer["output"]["label"]["probabilities"]) == pytest.approx(1)
+    assert rows[0]["query"] in answer["prompt"][-1]["content"]
+    card = read_card(tmp_path / "labelled.jsonl")
+    assert (card.source, card.judge, card.counts) == ("llm", teacher, {"llm": 80}) and card == done.card
+    assert not (tmp_path / "labelled.jsonl.partial").exists()
+    names = tmp_path / "labels.txt"
+    names.write_text("\n".join(WORDS), encoding="utf-8")
+    source, options = tmp_path / "labelled.jsonl", {"labels": str(names)}
+    build(load_task("intent"), source, format="native", out=tmp_path / "data", options=options)
+    assert load_dataset(tmp_path / "data").records_card.judge_lineage == (teacher,)
+    options = TrainingOptions(("optim.max_steps=3", "validation.generate_rows=0"), base=str(tiny_base.path))
+    student = train("intent", tmp_path / "data", "student", options, store=tmp_path / "store")
+    assert ancestors(Store(tmp_path / "store"), student.reference) == (teacher,)
+
+
+@pytest.mark.slow
+def test_shards_write_the_bytes_of_one_process(ask, tmp_path):
+    ask("whole.jsonl")
+    for number in (1, 2):
+        assert ask("parts.jsonl", sharding=Sharding(Shard(number, 2))) is None
+    merge_labels(tmp_path / "parts.jsonl")
+    for more in ("", ".answers.jsonl"):
+        assert (tmp_path / f"whole.jsonl{more}").read_bytes() == (tmp_path / f"parts.jsonl{more}").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_limit_of_cost_stops_and_a_higher_one_goes_on(ask, tmp_path):
+    whole = ask("whole.jsonl", prices=Prices(prompt=1000.0))
+    assert whole.cost == pytest.approx(whole.prompt_tokens / 1000)
+    limit = Prices(prompt=1000.0, most=whole.cost / 4)
+    for _ in range(2):  # what was spent counts in the next call
+        with pytest.raises(UsageError, match="the limit of cost is reached"):
+            ask(prices=limit)
+    assert not (tmp_path / "labelled.jsonl").exists()
+    written = sum(len(batch.get("out", ())) for file in Parts.beside(tmp_path / "labelled.jsonl").folder.iterdir()
+                  for batch in lines(file))  # fmt: skip
+    assert 0 < written < 80
+    assert ask(prices=Prices(prompt=1000.0, most=2 * whole.cost)).cost == pytest.approx(whole.cost, rel=0.1)
+
+
+def test_a_diverse_sample_covers_what_a_random_one_may_miss():
+    rare = [f"how do I pay order {n} by card" for n in range(5)]
+    texts = [f"tent {n}" for n in range(200)] + rare
+    chosen = RowSample.parse("diverse=20").choose(texts)
+    assert max(chosen) >= 200 and len(chosen) <= 20
+    assert len(RowSample.parse("random=20").choose(texts)) == 20
+    assert RowSample.parse("random=500").choose(texts) == list(range(205))
+    with pytest.raises(UsageError, match="'some=5' is no sample"):
+        RowSample.parse("some=5")
+
+
+def test_a_service_labels_and_what_it_refuses_or_says_otherwise_is_listed(ask, tmp_path):
+    def reply(request):
+        text = request.body["messages"][-1]["content"]
+        if "number 3" in text:
+            return Reply({"error": {"message": "filtered"}}, 400)
+        return message("tent" if "tent" in text else "I think: boot" if "boot" in text else "rope")
+
+    with answering(reply) as server:
+        done = ask(base=None, teacher="big", engine=ServerSettings(url=server.url, retries=0))
+    assert done.card.judge == "base big" and done.card.base == "big"
+    reasons = {row["id"]: row["reason"] for row in lines(tmp_path / "labelled.jsonl.invalid.jsonl")}
+    assert "filtered" in reasons["row-4"] and reasons["row-2"] == "not one of the labels"
+    assert done.invalid == len(reasons) and done.labelled == 80 - done.invalid
+    assert done.outputs == {"rope": 33, "tent": 18}
+
+
+@pytest.mark.slow
+def test_grades_of_a_served_model_have_its_probabilities_as_soft_labels(tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setenv("KEY_OF_THE_SERVICE", "second")
+    pairs = [{"query": f"{word} {n}", "passage": f"A {word}."} for n in range(4) for word in WORDS]
+    source, store = write(tmp_path / "pairs.jsonl", pairs), Store(tmp_path / "store")
+    store.root.mkdir()
+    with running(tiny_base, store) as (_, client):
+        engine = ServerSettings(url=str(client.base_url), api_key_env="KEY_OF_THE_SERVICE")
+        model = client.get("/v1/models").json()["data"][0]["id"]
+        label("judgment", source, tmp_path / "graded.jsonl", teacher=model, engine=engine, store=store)
+        judge = load_judge(
+            adapter=None, base=None, teacher=model, task="judgment", generate=False, store=store, engine=engine
+        )
+        (grade,) = judge.grade([{"id": "1", **pairs[0]}])
+    rows = lines(tmp_path / "graded.jsonl")
+    assert grade.value == rows[0]["grade"]
+    for row in rows:
+        assert sum(row["shares"].values()) == pytest.approx(1) and max(row["shares"], key=row["shares"].get) == str(
+            row["grade"]
+        )
+    card = build(load_task("judgment"), tmp_path / "graded.jsonl", format="native", out=tmp_path / "data")
+    assert sum(card.rows.values()) == 16
+    assert load_dataset(tmp_path / "data").records("train")[0]["shares"].keys() <= {"0", "1", "2", "3"}
+
+
+def test_answers_and_rewrites_become_targets():
+    rewriting, answering_ = load_task("rewriting"), load_task("rag_answer")
+    assert rewriting.labelled({"query": "telly"}, "television") == {"query": "telly", "rewrite": "television"}
+    record = {"question": "How heavy?", "passages": [{"id": "a", "text": "x"}, {"id": "b", "text": "It weighs 2 kg."}]}
+    spec = answering_.output(record)
+    labelled = answering_.labelled(record, spec.parse("It weighs 2 kg [2]."))
+    assert (labelled["answerable"], labelled["gold"]) == (True, ["b"])
+    abstained = spec.parse(answering_.settings["abstention"])
+    assert answering_.labelled(record, abstained) == {**record, "answerable": False}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"out": "labelled.txt"}, UsageError, "written as JSONL"),
+        ({"base": None, "teacher": "big"}, UsageError, "a model of a service, and there is none"),
+        ({"base": None}, UsageError, "an adapter, a bare base, or a model of a service"),
+    ],
+)
+def test_unusable_requests_are_errors(ask, options, error, message):
+    with pytest.raises(error, match=message):
+        ask(**options)
+
+
+def test_rows_without_content_are_an_error(ask, queries):
+    queries.write_text("", encoding="utf-8")
+    with pytest.raises(DataError):
+        ask()

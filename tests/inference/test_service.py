@@ -1,0 +1,68 @@
+"""A model of a service: answers, and the probabilities of closed sets from the log-probabilities of the first token."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from searchlora.errors import EngineError, NotInStore, RequestRefused
+from searchlora.inference.engine import Request
+from searchlora.inference.remote.service import ServiceEngine
+from searchlora.inference.settings import ServerSettings
+from tests.inference.http_server import Reply, answering
+
+ASK = Request(({"role": "user", "content": "tent?"},), max_new_tokens=5)
+
+
+def message(text, likely=None):
+    """A chat completion whose first token has these likely alternatives."""
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    if likely is not None:
+        top = [{"token": token, "logprob": math.log(share)} for token, share in likely.items()]
+        choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
+    return Reply({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 1}})
+
+
+def engine_of(server):
+    return ServiceEngine(ServerSettings(url=server.url, retries=0), "big-model")
+
+
+def test_an_answer_is_the_text_of_the_service_and_nothing_of_this_machine_is_needed():
+    with answering(lambda _: message("red tent")) as server:
+        engine = engine_of(server)
+        (completion,) = engine.generate([ASK])
+        assert (completion.text, completion.prompt_tokens) == ("red tent", 7)
+        assert server.asked[0].body["model"] == "big-model" and server.asked[0].body["temperature"] == 0
+        assert engine.engine_id == f"{server.url}, big-model"
+        with pytest.raises(NotInStore, match="has no adapter 'judge'"):
+            engine.pin("judge")
+
+
+def test_choices_have_the_probabilities_of_their_first_tokens():
+    likely = {"2": 0.5, " 2": 0.1, "0": 0.25, "The": 0.1, "3": 0.05}
+    with answering(lambda _: message("2", likely)) as server:
+        (scores,) = engine_of(server).score([ASK], [["0", "1", "2", "3"]])
+        assert [math.exp(value) for value in scores.log_probabilities] == pytest.approx([0.25, 0.05, 0.6, 0.05])
+        assert server.asked[0].body["top_logprobs"] == 20 and server.asked[0].body["max_tokens"] == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "choices", "fault"),
+    [
+        (message("2"), ["0", "2"], "reports no log-probabilities"),
+        (message("card", {"card": 0.9}), ["card_lost", "card_new"], "begin with the same token 'card'"),
+        (Reply({"choices": []}), ["0", "2"], "is not understood"),
+    ],
+)
+def test_a_service_that_cannot_score_is_an_error(reply, choices, fault):
+    with answering(lambda _: reply) as server, pytest.raises(EngineError, match=fault):
+        engine_of(server).score([ASK], [choices])
+
+
+@pytest.mark.parametrize(("status", "of_one_request"), [(400, True), (401, False)])
+def test_a_refused_request_is_told_from_a_service_that_refuses_all(status, of_one_request):
+    refusal = Reply({"error": {"message": "no such content"}}, status)
+    with answering(lambda _: refusal) as server, pytest.raises(EngineError, match="no such content") as raised:
+        engine_of(server).generate([ASK])
+    assert isinstance(raised.value, RequestRefused) == of_one_request
