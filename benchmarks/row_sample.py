@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.common import parser, real_data, save_figures
 from searchlora.eval.formatting import markdown_table
 from searchlora.experiments.options import DEFAULT_ENCODER
-from searchlora.experiments.row_sample import RowSample
+from searchlora.experiments.row_sample import RowSample, diverse_rows
 from searchlora.systems.encoder_baseline import FrozenEncoder
 from searchlora.tasks.intent.baselines import LogisticRegressionBaseline
 
@@ -31,12 +31,16 @@ def main() -> None:
     settings = {"kind": "label", "labels": sorted({row["label"] for row in rows}), "out_of_scope": None}
     encoder = FrozenEncoder(DEFAULT_ENCODER)
     texts = [row["query"] for row in rows]
+    vectors = encoder.encode_once(texts)
     figures: list[dict[str, Any]] = []
     for size in SIZES:
         for kind in ("random", "diverse"):
             found = []
             for seed in range(DRAWS):
-                chosen = RowSample(kind, size, seed=seed).choose(texts)  # type: ignore[arg-type]
+                if kind == "random":
+                    chosen = RowSample("random", size, seed=seed).choose(texts)
+                else:
+                    chosen = diverse_rows(vectors, size, seed)
                 model = LogisticRegressionBaseline(settings)
                 model.fit([rows[row] for row in chosen], [], encoder.encode_once)
                 predicted = model.predict(test, encoder.encode_once)

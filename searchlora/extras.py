@@ -17,6 +17,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "report": ("matplotlib",),
     "local": ("torch", "peft", "accelerate", "bitsandbytes", "gguf"),
     "encoders": ("torch", "peft", "sentence_transformers", "faiss"),
+    "ltr": ("lightgbm",),
     "postgres": ("psycopg",),
     "milvus": ("pymilvus", "milvus_lite", "grpc"),
     "opensearch": ("opensearchpy",),

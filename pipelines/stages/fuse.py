@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, SerializeAsAny, ValidationInfo, field_validator, model_validator
@@ -12,10 +14,11 @@ from searchlora.errors import EngineError
 from searchlora.pipelines.stages.conditions import Conditions
 from searchlora.pipelines.stages.explanation import Retrieved, Sought
 from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage, searched_queries
-from searchlora.pipelines.stages.stage import BuildContext, PartHits, StageSettings
-from searchlora.records import Hit, SearchContext
+from searchlora.pipelines.stages.stage import BuildContext, Needs, PartHits, StageSettings, document_of
+from searchlora.records import Document, Hit, SearchContext
 from searchlora.retrieval.field_filter import FieldFilter
 from searchlora.retrieval.fusion import Failure, Fused, Source, fuse
+from searchlora.retrieval.learning_to_rank import LearnedFusion, RankingFeatures, RankingModel
 from searchlora.retrieval.retriever import Retriever, search_filtered
 
 
@@ -27,7 +30,7 @@ class FuseSettings(RetrieveSettings):
 
     kind: ClassVar[str] = "fuse"
     renamed: ClassVar[Mapping[str, str]] = {"constant": "rrf_k"}
-    unlabelled: ClassVar[frozenset[str]] = frozenset({"of", "method"})
+    unlabelled: ClassVar[frozenset[str]] = frozenset({"of", "method", "model", "fields"})
 
     of: tuple[SerializeAsAny[RetrieveSettings], ...] = Field(min_length=1, description="stages whose hits are fused")
     method: Literal["rrf", "combsum", "combmnz"] = Field(
@@ -39,6 +42,14 @@ class FuseSettings(RetrieveSettings):
         60, ge=0, description="constant of reciprocal rank fusion; larger values give less weight to the first ranks"
     )
     weights: tuple[PositiveFloat, ...] | None = Field(None, description="one positive weight per stage under 'of'")
+    model: str | None = Field(
+        None,
+        description="ranking model, which `searchlora tune --ranking-model` trains: it orders the documents of all"
+        " stages under 'of', in place of 'method' and 'weights'; a file, relative to the working folder",
+    )
+    fields: tuple[str, ...] = Field(
+        (), description="fields of documents with numbers that the model reads, such as `popularity`"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +85,16 @@ class FuseSettings(RetrieveSettings):
     def part_weights(self) -> tuple[float, ...]:
         return self.weights or (1.0,) * len(self.of)
 
+    def needs(self) -> Needs:
+        return Needs() if self.model is None else Needs(texts=True)
+
+    def identity(self) -> dict[str, Any]:
+        """With the hash of the model, whose file may be replaced."""
+        identity = super().identity()
+        if self.model is None:
+            return {key: value for key, value in identity.items() if key not in ("model", "fields")}
+        return {**identity, "model": RankingModel(self.model).sha256}
+
     def fused_hits(self, hits: PartHits, weights: Sequence[float]) -> list[Hit]:
         """See `StageSettings.fused_hits`."""
         used = {part: weight for part, weight in enumerate(weights) if weight > 0}
@@ -95,17 +116,52 @@ class FuseSettings(RetrieveSettings):
     def build(self, context: BuildContext) -> FuseStage:
         """Build the parts."""
         built = [part.build(context) for part in self.of]
-        return self.of_parts([part for part in built if isinstance(part, RetrieveStage)])
+        documents = context.corpus.documents if self.model is not None else {}
+        return self.of_parts([part for part in built if isinstance(part, RetrieveStage)], documents)
 
-    def of_parts(self, parts: Sequence[RetrieveStage]) -> FuseStage:
-        """The stage that fuses the hits of built parts, one for each of `of`."""
+    def of_parts(self, parts: Sequence[RetrieveStage], documents: Mapping[str, Document] = {}) -> FuseStage:
+        """The stage that fuses the hits of built parts, one for each of `of`.
+
+        Args:
+            documents: Whose texts and fields a ranking model reads.
+        """
         sources = [
             Source(part.retriever, part.k, weight, part.label, own.on_failure == "skip", own.budget_s)
             for part, weight, own in zip(parts, self.part_weights, self.of, strict=True)
         ]
-        fused = Fused(sources, method=self.method, rrf_k=self.rrf_k)
-        label = self.label(*(part.label for part in parts), name=self.method)
-        return FuseStage(fused, self.k, label, self.filter_by, self.kind, parts=tuple(parts), settings=self)
+        labels = [part.label for part in parts]
+        if self.model is None:
+            fused = Fused(sources, method=self.method, rrf_k=self.rrf_k)
+            label = self.label(*labels, name=self.method)
+        else:
+            model = RankingModel(self.model)
+            fused = LearnedFusion(sources, model, ranking_features(self, documents))
+            label = self.label(*labels, f"model={model.sha256[:12]}", name="ltr")
+        how: dict[str, Any] = {"parts": tuple(parts), "settings": self, "documents": documents}
+        return FuseStage(fused, self.k, label, self.filter_by, self.kind, **how)
+
+
+def part_names(settings: StageSettings) -> tuple[str, ...]:
+    """The names of the parts of a fusion: those of their slots, and `fuse` for one that fuses again.
+
+    Examples:
+        >>> from searchlora.pipelines.config import parse_stages
+        >>> (stage,) = parse_stages([{"fuse": {"of": [{"bm25": {}}, {"dense": {"model": "m"}}]}}], "example")
+        >>> part_names(stage)
+        ('bm25', 'dense')
+    """
+    names = [part.slot_name for part in settings.parts]
+    often = Counter(names)
+    return tuple(f"{name} ({place + 1})" if often[name] > 1 else name for place, name in enumerate(names))
+
+
+def ranking_features(settings: FuseSettings, documents: Mapping[str, Document]) -> RankingFeatures:
+    """The features of the documents that a fusion retrieves. Raises `PipelineError` for one without its text."""
+    return RankingFeatures(part_names(settings), settings.fields, partial(_document, documents))
+
+
+def _document(documents: Mapping[str, Document], hit: Hit) -> Document:
+    return document_of(documents, hit, {"id": "?"})
 
 
 def _filtered_by(stage: RetrieveSettings, filter_by: Conditions) -> RetrieveSettings:
@@ -121,13 +177,14 @@ class FuseStage(RetrieveStage):
 
     parts: tuple[RetrieveStage, ...] = field(kw_only=True)
     settings: FuseSettings = field(kw_only=True)
+    documents: Mapping[str, Document] = field(kw_only=True)
 
     def _search(self, queries: Sequence[str], filters: Sequence[FieldFilter]) -> list[tuple[list[Hit], list[Failure]]]:
         assert isinstance(self.retriever, Fused)
         return self.retriever.search_with_failures(queries, self.k, filters)
 
     def with_retriever(self, change: Callable[[Retriever], Retriever]) -> FuseStage:
-        return self.settings.of_parts([part.with_retriever(change) for part in self.parts])
+        return self.settings.of_parts([part.with_retriever(change) for part in self.parts], self.documents)
 
     def part_hits(self, searches: Sequence[SearchContext]) -> Iterator[PartHits]:
         queries = [searched_queries(search) for search in searches]
@@ -156,7 +213,7 @@ class FuseStage(RetrieveStage):
             else part.without_skipped(sought)
             for part in self.parts
         ]
-        return self.settings.of_parts(parts)
+        return self.settings.of_parts(parts, self.documents)
 
 
 @dataclass(frozen=True)

@@ -213,9 +213,16 @@ def tune(
     topics: Annotated[Path | None, option("--topics FILE", "Validation topics: choose fusion weights.")] = None,
     qrels: Annotated[Path | None, option("--qrels FILE", "Relevance judgments of the topics (qrels).")] = None,
     measure: MeasureOption = "nDCG@10",
+    ranking_model: Annotated[
+        bool, option("--ranking-model", "Train a model that orders the fused documents (learning to rank).")
+    ] = False,
+    numbers: Annotated[
+        list[str],
+        option("--field-numbers FIELD", "Field of documents with a number that the ranking model reads; repeatable."),
+    ] = [],
     allow_circular: AllowCircularOption = False,
 ) -> None:
-    """Fit the thresholds of an adapter stage (--data) or the weights of a fusion (--topics, --qrels).
+    """Fit thresholds of an adapter stage (--data), or weights or a ranking model of a fusion (--topics, --qrels).
 
     Writes the pipeline with the fitted values and pinned adapters. Use validation data, not test data.
     """
@@ -234,6 +241,11 @@ def tune(
         typer.echo(f"Wrote {tuned.path} for {tuned.adapter}")
         return
     assert topics is not None and qrels is not None
+    if ranking_model:
+        _tune_ranking(options, engine, pipeline, out, topics, qrels, measure, numbers, allow_circular)
+        return
+    if numbers:
+        raise UsageError("only a ranking model reads fields", where="--field-numbers", fix="Add --ranking-model.")
     with progress_bars() as steps:
         chosen = tune_weights(
             options.read(pipeline, engine),
@@ -253,6 +265,44 @@ def tune(
     if chosen.circular:
         typer.echo(f"circular: {chosen.circular}")
     typer.echo(f"Wrote {chosen.path}. The weights were chosen on these topics: expect less on others.")
+
+
+def _tune_ranking(
+    options: PipelineOptions,
+    engine: EngineOptions,
+    pipeline: str,
+    out: Path,
+    topics: Path,
+    qrels: Path,
+    measure: str,
+    numbers: list[str],
+    allow_circular: bool,
+) -> None:
+    from searchlora.cli.terminal import print_comparison, progress_bars
+    from searchlora.experiments.tune_ranking import tune_ranking
+
+    with progress_bars() as steps:
+        trained = tune_ranking(
+            options.read(pipeline, engine),
+            topics,
+            qrels,
+            out,
+            measure=measure,
+            fields=numbers,
+            corpus=options.documents(),
+            allow_circular=allow_circular,
+            steps=steps,
+            store=options.store,
+            tasks=options.tasks,
+        )
+    print_comparison(trained.comparison)
+    if not trained.is_better:
+        typer.echo("warning: the model is not significantly better. Keep the fusion, or judge more topics.", err=True)
+    gains = ", ".join(f"{name} {share:.0%}" for name, share in list(trained.gains.items())[:5])
+    typer.echo(f"{trained.trees} trees; what they split by: {gains}")
+    if trained.circular:
+        typer.echo(f"circular: {trained.circular}")
+    typer.echo(f"Wrote {trained.path} and {trained.model}. The figures are by cross-validation over topics.")
 
 
 @app.command("list", epilog=example("searchlora pipelines list --json"))

@@ -64,16 +64,12 @@ def search_parts(pipeline: Pipeline, searches: Sequence[SearchContext], progress
     """Execute the stages before the first fusion of a pipeline, and search each part of the fusion once.
 
     Raises:
-        PipelineError: if no stage fuses two or three parts.
+        PipelineError: if no stage fuses.
         What the stages and the retrievers raise.
     """
     place = fusion_place(pipeline.settings)
-    if place is None or len(pipeline.settings[place].parts) not in PARTS:
-        raise PipelineError(
-            "no stage fuses two or three parts, so there are no weights to choose",
-            where=pipeline.name,
-            fix="Give a pipeline such as 'hybrid'.",
-        )
+    if place is None:
+        raise PipelineError("no stage fuses", where=pipeline.name, fix="Give a pipeline such as 'hybrid'.")
     before = replace(pipeline, stages=pipeline.stages[:place], settings=pipeline.settings[:place])
     executed: list[SearchContext] = []
     hits: dict[str, PartHits] = {}

@@ -10,10 +10,13 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from searchlora.errors import UsageError
 from searchlora.experiments.options import DEFAULT_ENCODER
+
+if TYPE_CHECKING:
+    from searchlora.retrieval.shared_model import Vectors
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,6 @@ class RowSample:
     def choose(self, texts: Sequence[str]) -> list[int]:
         """The chosen rows in ascending order; all where there are no more than `size`.
 
-        `diverse`: as many clusters of the vectors as rows are wanted (k-means), and of each the row that is nearest to
-        its centre. Rows that are nearest to two centres count once, so there may be fewer.
-
         Args:
             texts: What each row is about, such as its query.
 
@@ -58,13 +58,25 @@ class RowSample:
             return list(range(len(texts)))
         if self.kind == "random":
             return sorted(random.Random(self.seed).sample(range(len(texts)), self.size))
-        from sklearn.cluster import MiniBatchKMeans
-
         from searchlora.retrieval.encoder import Encoder
-        from searchlora.retrieval.encoding import normalised
 
-        vectors = normalised(Encoder.load(self.encoder).encode(texts))
-        # Small clusters are not given up: they are what a random sample misses.
-        how = {"batch_size": max(2048, 4 * self.size), "n_init": 1, "reassignment_ratio": 0.0}
-        clusters = MiniBatchKMeans(self.size, random_state=self.seed, **how).fit(vectors)
-        return sorted(set(clusters.transform(vectors).argmin(axis=0).tolist()))
+        return diverse_rows(Encoder.load(self.encoder).encode(texts), self.size, self.seed)
+
+
+def diverse_rows(vectors: Vectors, size: int, seed: int = 0) -> list[int]:
+    """Of each of `size` clusters (k-means), the row that is nearest to its centre, in ascending order.
+
+    A row that is nearest to two centres counts once, so there may be fewer.
+
+    Args:
+        vectors: What rows are about, shape (rows, dimensions).
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    from searchlora.retrieval.encoding import normalised
+
+    units = normalised(vectors)
+    # Small clusters are not given up: they are what a random sample misses.
+    how = {"batch_size": max(2048, 4 * size), "n_init": 1, "reassignment_ratio": 0.0}
+    clusters = MiniBatchKMeans(size, random_state=seed, **how).fit(units)
+    return sorted(set(clusters.transform(units).argmin(axis=0).tolist()))

@@ -11,6 +11,7 @@ from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
 from searchlora.experiments.options import Kind
+from searchlora.pipelines.stages.fuse import part_names
 from searchlora.pipelines.stages.stage import StageSettings, check_order, produces_hits, short_name
 from searchlora.systems.costs import Place, place_key
 
@@ -108,22 +109,8 @@ def fusion_place(stages: Sequence[StageSettings]) -> int | None:
     return next((index for index, stage in enumerate(stages) if stage.part_weights), None)
 
 
-def fusion_parts(settings: StageSettings) -> tuple[str, ...]:
-    """The names of the parts of a fusion: those of their slots, and `fuse` for one that fuses again.
-
-    Examples:
-        >>> from searchlora.pipelines.config import parse_stages
-        >>> (stage,) = parse_stages([{"fuse": {"of": [{"bm25": {}}, {"dense": {"model": "m"}}]}}], "example")
-        >>> fusion_parts(stage)
-        ('bm25', 'dense')
-    """
-    names = [part.slot_name for part in settings.parts]
-    often = Counter(names)
-    return tuple(f"{name} ({place + 1})" if often[name] > 1 else name for place, name in enumerate(names))
-
-
 def kept_parts(stages: Sequence[StageSettings], *off: Slot) -> tuple[str, ...]:
-    """The names of the parts of the first fusion that are left without some slots, as `fusion_parts` has them.
+    """The names of the parts of the first fusion that are left without some slots, as `part_names` has them.
 
     Examples:
         >>> from searchlora.pipelines.config import parse_stages
@@ -135,7 +122,7 @@ def kept_parts(stages: Sequence[StageSettings], *off: Slot) -> tuple[str, ...]:
     if index is None:
         return ()
     settings, places = stages[index], {slot.place for slot in off}
-    names = enumerate(fusion_parts(settings))
+    names = enumerate(part_names(settings))
     return tuple(name for part, name in names if _without(settings.parts[part], (index, part), places) is not None)
 
 

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus
-from searchlora.errors import DataError
+from searchlora.errors import DataError, PipelineError
 from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.judgments.card import read_card
 from searchlora.eval.judgments.lineage import lineage_of, refuse_circular
-from searchlora.experiments.fusion_weights import WeightsScore, best_weights, measure_weights, search_parts
-from searchlora.experiments.slots import fusion_parts, fusion_place
+from searchlora.eval.trec import Qrels
+from searchlora.experiments.fusion_weights import (
+    PARTS,
+    FusionHits,
+    WeightsScore,
+    best_weights,
+    measure_weights,
+    search_parts,
+)
+from searchlora.experiments.slots import fusion_place
 from searchlora.experiments.tuned_file import write_tuned
 from searchlora.files import check_writable, file_sha256
 from searchlora.pipelines.config import PipelineConfig
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stages.stage import pinned
+from searchlora.pipelines.stages.fuse import FuseSettings, part_names
+from searchlora.pipelines.stages.stage import StageSettings, pinned
 from searchlora.progress import Steps, no_progress
 from searchlora.systems.pipeline import run_card, with_history
 
@@ -70,13 +80,70 @@ def tune_weights(
         allow_circular: Accept a judge that is part of the pipeline or was trained on these topics.
 
     Raises:
-        PipelineError: if no stage fuses two or three parts.
+        PipelineError: if no stage fuses, or one that fuses more than three parts.
         DataError: if no topic is judged, or a file cannot be read or written.
         UsageError: for an unknown measure or a circular judge.
         BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
     """
     out = Path(out)
     check_writable(out)
+    fusion = judged_fusion(
+        config, topics, qrels, corpus=corpus, allow_circular=allow_circular, store=store, tasks=tasks, steps=steps
+    )
+    searched, grades = fusion.searched, fusion.grades
+    settings = fusion.settings
+    if len(settings.parts) not in PARTS or settings.model is not None:
+        raise PipelineError(
+            "no stage fuses two or three parts without a ranking model, so there are no weights to choose",
+            where=config.name,
+            fix="Give a pipeline such as 'hybrid', or train a ranking model with --ranking-model.",
+        )
+    best = best_weights(measure_weights(searched, grades, measure=measure, progress=steps("Measuring weights")))
+    (own,) = measure_weights(searched, grades, [settings.part_weights], measure=measure)
+    origin = f"{measure} {best.value:.4f} on {best.n} topics of {Path(topics).name}, sha256 {file_sha256(topics)}"
+    write_tuned(out, config, fusion.stages, fusion.place, {"weights": best.weights}, f"weights: {origin}")
+    return TuneWeightsResult(out, measure, part_names(settings), best, own, fusion.circular)
+
+
+@dataclass(frozen=True)
+class JudgedFusion:
+    """The first fusion of a pipeline, with the hits of its parts for judged topics.
+
+    Attributes:
+        stages: Of the pipeline, with pinned adapters.
+        place: Of the fusion among them.
+        built: The pipeline up to the fusion.
+        grades: Topic -> document -> grade.
+        circular: Why the judgments are circular; empty: they are not.
+    """
+
+    stages: Sequence[StageSettings]
+    place: int
+    built: Pipeline
+    searched: FusionHits
+    grades: Qrels
+    circular: str
+
+    @property
+    def settings(self) -> FuseSettings:
+        """Of the fusion."""
+        settings = self.stages[self.place]
+        assert isinstance(settings, FuseSettings)
+        return settings
+
+
+def judged_fusion(
+    config: PipelineConfig,
+    topics: str | Path,
+    qrels: str | Path,
+    *,
+    corpus: Corpus | None,
+    allow_circular: bool,
+    store: Store | str | Path | None,
+    tasks: str | Path | None,
+    steps: Steps,
+) -> JudgedFusion:
+    """Search the parts of a pipeline's first fusion for the judged ones of some topics; errors as `tune_weights`."""
     store = Store.of(store)
     fields = read_topics(Path(topics))
     grades = read_qrels(Path(qrels), topics=fields)
@@ -85,17 +152,14 @@ def tune_weights(
         raise DataError("none of the judged topics is among the topics", where=str(qrels))
     stages = pinned(config.stages, store.pin)
     place = fusion_place(stages)
-    until = tuple(stages if place is None else stages[: place + 1])
+    if place is None:
+        raise PipelineError("no stage fuses", where=config.name, fix="Give a pipeline such as 'hybrid'.")
+    until = tuple(stages[: place + 1])
     lineage = lineage_of(run_card(config.name, Pipeline(config.name, (), until), store))
     queries = {topic: str(values["query"]) for topic, values in judged.items()}
     circular = refuse_circular(read_card(qrels), {config.name: lineage}, queries, allow=allow_circular)
     built = Pipeline.load(replace(config, stages=until), corpus=corpus, store=store, tasks=tasks, steps=steps)
     searches = [{"id": topic, **values} for topic, values in judged.items()]
     searched = search_parts(built, searches, steps("Searching"))
-    settings, of_judged = searched.settings, {topic: dict(grades[topic]) for topic in judged}
-    best = best_weights(measure_weights(searched, of_judged, measure=measure, progress=steps("Measuring weights")))
-    (own,) = measure_weights(searched, of_judged, [settings.part_weights], measure=measure)
-    assert place is not None
-    origin = f"{measure} {best.value:.4f} on {best.n} topics of {Path(topics).name}, sha256 {file_sha256(topics)}"
-    write_tuned(out, config, stages, place, {"weights": best.weights}, f"weights: {origin}")
-    return TuneWeightsResult(out, measure, fusion_parts(settings), best, own, circular.get(config.name, ""))
+    of_judged = {topic: dict(grades[topic]) for topic in judged}
+    return JudgedFusion(stages, place, built, searched, of_judged, circular.get(config.name, ""))

@@ -127,18 +127,20 @@ class Fused:
         check_k(k)
         by_source = [self._ask(source, queries, filters) for source in self.sources]
         results = []
-        for of_query in zip(*by_source, strict=True):
+        for query, of_query in zip(queries, zip(*by_source, strict=True), strict=True):
             failures = [failure for answer in of_query for failure in answer.failures]
-            rankings = [
-                (answer.hits, source.weight)
-                for answer, source in zip(of_query, self.sources, strict=True)
-                if answer.hits is not None
-            ]
-            if not rankings:
+            rankings = [answer.hits for answer in of_query]
+            if all(hits is None for hits in rankings):
                 raise failures[0][1]
-            hits, weights = zip(*rankings, strict=True)
-            results.append((fuse(hits, method=self._method, weights=weights, rrf_k=self._rrf_k)[:k], failures))
+            results.append((self._combined(query, rankings)[:k], failures))
         return results
+
+    def _combined(self, query: str, rankings: Sequence[Sequence[Hit] | None]) -> list[Hit]:
+        """The hits of all sources in one order; None for a source that failed."""
+        del query
+        there = [(hits, source.weight) for hits, source in zip(rankings, self.sources, strict=True) if hits is not None]
+        hits, weights = zip(*there, strict=True)
+        return fuse(hits, method=self._method, weights=weights, rrf_k=self._rrf_k)
 
     def _ask(self, source: Source, queries: Sequence[str], filters: Sequence[FieldFilter] | None) -> Sequence[_Answer]:
         """What a source has for each query."""

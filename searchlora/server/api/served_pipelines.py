@@ -17,7 +17,6 @@ from searchlora.errors import InvalidName, NotInStore, PipelineError, UsageError
 from searchlora.experiments.slots import (
     Slot,
     find_slots,
-    fusion_parts,
     fusion_place,
     with_base,
     with_version,
@@ -31,6 +30,7 @@ from searchlora.outputs import Graded
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.pipeline import Pipeline, own_corpus
+from searchlora.pipelines.stages.fuse import part_names
 from searchlora.pipelines.stages.stage import BuildContext, StageSettings, check_order, pinned
 from searchlora.server.api.errors import ApiError, public_text
 from searchlora.server.api.response_schemas import FusionEntry, PipelineEntry
@@ -144,7 +144,7 @@ class ServedPipeline:
         fusion: FusionEntry | None = None
         if (place := fusion_of(self.pipeline.settings)) is not None:
             index, settings = place
-            parts = fusion_parts(settings)
+            parts = part_names(settings)
             fusion = {
                 "stage": index + 1,
                 "method": getattr(settings, "method", settings.slot_name),

@@ -12,8 +12,9 @@ from searchlora.eval.figures import SystemScore
 from searchlora.eval.judgments.lineage import RunLineage, lineage_of, refuse_circular
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.fusion_weights import PARTS, WeightsScore, best_weights, measure_weights, search_parts
-from searchlora.experiments.slots import fusion_parts, kept_parts
+from searchlora.experiments.slots import kept_parts
 from searchlora.files.result_cache import cache_key
+from searchlora.pipelines.stages.fuse import part_names
 from searchlora.progress import Progress, silent
 from searchlora.records import Record, SearchContext
 from searchlora.server.api.client_engine import JobEngine, pipeline_asking
@@ -184,7 +185,7 @@ def weighing(service: Service, body: WeightsRequest) -> Callable[[BackgroundJob]
             "measure": body.measure,
             "system": system.described(),
             "stage": pipeline.labels[fusion[0]],
-            "parts": list(names if len(names) == len(searched.settings.parts) else fusion_parts(searched.settings)),
+            "parts": list(names if len(names) == len(searched.settings.parts) else part_names(searched.settings)),
             "n": scores[0].n,
             "fusions": fusions,
             "mixes": fusions,

@@ -1,0 +1,1 @@
+"""Learning to rank in a fusion, by number of judged topics."""

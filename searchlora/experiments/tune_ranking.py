@@ -1,0 +1,247 @@
+"""The verb `tune` with a ranking model: learn from judged topics how a fusion orders its documents.
+
+LambdaMART learns from the documents that the parts of the fusion retrieve; one without a judgment counts as not
+relevant. The number of trees is chosen, and the gain over the fusion without a model is measured, by cross-validation
+over topics: on topics that the model has not learned from.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from searchlora.adapters.store import Store
+from searchlora.data.collection import Corpus
+from searchlora.errors import DataError
+from searchlora.eval.comparison import Comparison, compare
+from searchlora.eval.evaluation import evaluate_run
+from searchlora.eval.formatting import write_json
+from searchlora.eval.significance import LEVEL
+from searchlora.eval.text_identity import normalised
+from searchlora.eval.trec import Run
+from searchlora.experiments.tune_weights import JudgedFusion, judged_fusion
+from searchlora.experiments.tuned_file import write_tuned
+from searchlora.extras import importing
+from searchlora.files import atomic_text, check_writable, file_sha256
+from searchlora.pipelines.config import PipelineConfig
+from searchlora.pipelines.stages.fuse import FuseStage, part_names, ranking_features
+from searchlora.progress import Steps, no_progress
+from searchlora.retrieval.learning_to_rank import Matrix, RankingFeatures
+
+#: Names of the compared systems.
+FUSION, LEARNED = "fusion", "ranking model"
+
+#: Parts of the topics in cross-validation, least topics with a relevant document, and numbers of trees.
+FOLDS, MIN_TOPICS, TREES = 5, 20, (25, 50, 100, 200, 400)
+
+_SETTINGS: Mapping[str, Any] = {
+    **{"objective": "lambdarank", "learning_rate": 0.05, "num_leaves": 15, "seed": 0},
+    **{"deterministic": True, "force_row_wise": True, "verbosity": -1, "num_threads": 1},
+}
+
+
+@dataclass(frozen=True)
+class TuneRankingResult:
+    """What `tune_ranking` wrote.
+
+    Attributes:
+        path, model: The pipeline file, and the file of the model.
+        comparison: The model against the fusion as it was, by cross-validation over topics.
+        trees: How many the model has.
+        gains: Feature -> its share of the gain of all splits, largest first.
+        circular: Why the judgments are circular; empty: they are not.
+    """
+
+    path: Path
+    model: Path
+    comparison: Comparison
+    trees: int
+    gains: Mapping[str, float]
+    circular: str = ""
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the model is significantly better than the fusion, by cross-validation."""
+        (pair,) = self.comparison.comparisons
+        return self.comparison.gain(pair.measure, pair.difference) > 0 and pair.p_corrected <= LEVEL
+
+
+@dataclass(frozen=True)
+class _Topic:
+    """The documents of a topic, their features and their grades, and the order without a model."""
+
+    id: str
+    group: str
+    documents: Sequence[str]
+    features: Matrix
+    grades: Sequence[int]
+    fused: Mapping[str, float]
+
+
+def tune_ranking(
+    config: PipelineConfig,
+    topics: str | Path,
+    qrels: str | Path,
+    out: str | Path,
+    *,
+    measure: str = "nDCG@10",
+    fields: Sequence[str] = (),
+    corpus: Corpus | None = None,
+    allow_circular: bool = False,
+    store: Store | str | Path | None = None,
+    tasks: str | Path | None = None,
+    steps: Steps = no_progress,
+) -> TuneRankingResult:
+    """Train a ranking model for a pipeline's first fusion, and write the pipeline with it.
+
+    Beside the pipeline, `<out without extension>.ranking.txt` holds the model and `<...>.ranking.json` its card.
+
+    Args:
+        config, topics, qrels, corpus, allow_circular: As of `tune_weights`.
+        out: The YAML file to write.
+        measure: The retrieval measure of cross-validation.
+        fields: Fields of documents with numbers that the model reads.
+
+    Raises:
+        PipelineError: if no stage fuses.
+        DataError: for fewer than 20 topics with a relevant document among those retrieved, for a field without numbers,
+            or if no feature tells relevant documents from others.
+        MissingExtra: without LightGBM.
+        Otherwise as `tune_weights`.
+    """
+    with importing():
+        import lightgbm  # noqa: F401
+
+    out = Path(out)
+    model = out.with_name(f"{out.stem}.ranking.txt")
+    card = model.with_suffix(".json")
+    check_writable(out, model, card)
+    fusion = judged_fusion(
+        config, topics, qrels, corpus=corpus, allow_circular=allow_circular, store=store, tasks=tasks, steps=steps
+    )
+    settings = fusion.settings.model_copy(update={"fields": tuple(fields), "model": None})
+    stage = fusion.built.stages[-1]
+    assert isinstance(stage, FuseStage)
+    features = ranking_features(settings, fusion.built.documents)
+    read = _topics(fusion, features)
+    learnable = sum(any(topic.grades) for topic in read)
+    if learnable < MIN_TOPICS:
+        raise DataError(
+            f"{learnable} topics have a relevant document among the retrieved ones, at least {MIN_TOPICS} are needed",
+            where=str(qrels),
+            fix="Judge more topics, or choose weights instead: leave --ranking-model out.",
+        )
+    for field in fields:
+        column = len(features.names) - len(fields) + list(fields).index(field)
+        if all(np.isnan(topic.features[:, column]).all() for topic in read):
+            raise DataError(f"no document has a number in the field '{field}'", where="--field-numbers")
+    trees, run = _cross_validated(read, features.names, fusion, measure)
+    compared = {
+        name: evaluate_run(of_system, fusion.grades, measures=(measure,), unjudged=False)
+        for name, of_system in ((FUSION, {topic.id: topic.fused for topic in read}), (LEARNED, run))
+    }
+    comparison = compare(compared, candidate=LEARNED)
+    booster = _trained(read, features.names, trees)
+    gains = dict(zip(features.names, booster.feature_importance("gain").tolist(), strict=True))
+    total = sum(gains.values())
+    if not total:
+        raise DataError(
+            "no feature tells relevant documents from the others",
+            where=str(qrels),
+            fix="Choose weights instead: leave --ranking-model out.",
+        )
+    with atomic_text(model) as file:
+        file.write(booster.model_to_string())
+    shares = {name: gain / total for name, gain in sorted(gains.items(), key=lambda item: -item[1])}
+    pair = comparison.comparisons[0]
+    write_json(
+        card,
+        {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "sha256": file_sha256(model),
+            "parts": part_names(settings),
+            "fields": list(fields),
+            "topics": {"file": Path(topics).name, "sha256": file_sha256(topics), "judged": len(read)},
+            "qrels": {"file": Path(qrels).name, "sha256": file_sha256(qrels)},
+            "trees": trees,
+            "cross_validation": {
+                "folds": FOLDS,
+                "figures": [vars(row) for row in comparison.rows],
+                "difference": vars(pair),
+            },
+            "gains": shares,
+            "circular": fusion.circular.strip(),
+        },
+    )
+    origin = f"model: {measure} {pair.difference:+.4f} ({pair.low:+.4f} to {pair.high:+.4f}) in cross-validation"
+    written = {"model": str(model), "fields": list(fields)}
+    write_tuned(out, config, fusion.stages, fusion.place, written, f"{origin} over {pair.n} topics")
+    return TuneRankingResult(out, model, comparison, trees, shares, fusion.circular)
+
+
+def _topics(fusion: JudgedFusion, features: RankingFeatures) -> list[_Topic]:
+    read = []
+    for search in fusion.searched.searches:
+        id_ = str(search["id"])
+        by_query = fusion.searched.hits[id_]
+        grades = fusion.grades[id_]
+        documents, matrix = features.of(str(search["query"]), by_query[-1])
+        fused = {hit.document: hit.score for hit in fusion.settings.fused_hits(by_query, fusion.settings.part_weights)}
+        graded = [max(0, grades.get(document, 0)) for document in documents]
+        group = normalised(str(search["query"])) or id_
+        read.append(_Topic(id_, group, documents, matrix, graded, fused))
+    return read
+
+
+def _cross_validated(
+    topics: Sequence[_Topic], names: Sequence[str], fusion: JudgedFusion, measure: str
+) -> tuple[int, Run]:
+    """The best number of trees, and the run of models that have not learned from the topics that they order."""
+    groups = sorted({topic.group for topic in topics})
+    random.Random(0).shuffle(groups)
+    fold_of = {group: place % FOLDS for place, group in enumerate(groups)}
+    runs: dict[int, dict[str, dict[str, float]]] = {trees: {} for trees in TREES}
+    for fold in range(FOLDS):
+        booster = _trained([topic for topic in topics if fold_of[topic.group] != fold], names, max(TREES))
+        for topic in topics:
+            if fold_of[topic.group] != fold:
+                continue
+            for trees in TREES:
+                runs[trees][topic.id] = _scores(booster, topic, trees)
+
+    def mean(trees: int) -> float:
+        measured = evaluate_run(runs[trees], fusion.grades, measures=(measure,), unjudged=False)
+        return float(np.mean(list(measured.values[measure].values())))
+
+    best = max(TREES, key=lambda trees: (mean(trees), -trees))
+    return best, runs[best]
+
+
+def _scores(booster: Any, topic: _Topic, trees: int) -> dict[str, float]:
+    if not topic.documents:
+        return {}
+    scores = booster.predict(topic.features, num_iteration=trees, num_threads=1)
+    return dict(zip(topic.documents, map(float, scores), strict=True))
+
+
+def _trained(topics: Sequence[_Topic], names: Sequence[str], trees: int) -> Any:
+    """A booster; topics without a relevant document teach nothing."""
+    import lightgbm
+
+    useful = [topic for topic in topics if any(topic.grades)]
+    data = lightgbm.Dataset(
+        np.concatenate([topic.features for topic in useful]),
+        label=[grade for topic in useful for grade in topic.grades],
+        group=[len(topic.documents) for topic in useful],
+        feature_name=list(names),
+        params={"verbosity": -1},
+    )
+    documents = sum(len(topic.documents) for topic in useful)
+    least = min(50, max(5, documents // 40))  # few documents would not fill one leaf
+    return lightgbm.train({**_SETTINGS, "min_data_in_leaf": least}, data, num_boost_round=trees)

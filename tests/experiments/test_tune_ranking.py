@@ -1,0 +1,110 @@
+"""`tune --ranking-model`: a fusion learns from judged topics how to order its documents."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import yaml
+
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments.card import JudgmentsCard, write_card
+from searchlora.experiments.tune_ranking import FUSION, LEARNED, tune_ranking
+from searchlora.experiments.tune_weights import tune_weights
+from searchlora.pipelines.config import read_pipeline
+from searchlora.pipelines.pipeline import Pipeline
+from searchlora.systems.lineage import base_reference
+from searchlora.testing import build_tiny_encoder
+
+PARTS = [{"bm25": {"fields": {"title": 1}}}, {"bm25": {"fields": {"text": 1}}}]
+
+
+def shop(folder, topics=60, *, judged=True):
+    """Each topic has ten documents with its word, of which the most popular one is relevant."""
+    rng, documents, queries, qrels = random.Random(0), [], [], []
+    for number in range(topics):
+        word = f"word{chr(97 + number // 26)}{chr(97 + number % 26)}"
+        popular = rng.sample(range(100), 10)
+        for place, votes in enumerate(popular):
+            row = {"id": f"{word}{place}", "title": word if place % 2 else "thing", "text": f"{word} thing {place}"}
+            documents.append({**row, "votes": str(votes)})
+        queries.append({"id": f"t{number}", "query": word})
+        best = popular.index(max(popular))
+        qrels.append(f"t{number} 0 {f'{word}{best}' if judged else 'none'} 1\n")
+    folder.mkdir(exist_ok=True)
+    for name, rows in (("documents.jsonl", documents), ("topics.jsonl", queries)):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "qrels.txt").write_text("".join(qrels), encoding="utf-8")
+    return folder
+
+
+def tuned(folder, stages=({"fuse": {"of": PARTS}},), verb=tune_ranking, **options):
+    content = {"name": "shop", "corpus": "documents.jsonl", "stages": list(stages)}
+    (folder / "shop.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    inputs = (read_pipeline(folder / "shop.yaml"), folder / "topics.jsonl", folder / "qrels.txt")
+    return verb(*inputs, folder / "tuned.yaml", store=folder / "store", **options)
+
+
+@pytest.mark.slow
+def test_a_model_learns_what_the_fusion_cannot_know_and_the_pipeline_uses_it(tmp_path):
+    folder = shop(tmp_path / "shop")
+    done = tuned(folder, fields=["votes"])
+    learned, fused = (done.comparison.row(name, "nDCG@10").value for name in (LEARNED, FUSION))
+    assert learned > fused + 0.3 and done.comparison.comparisons[0].p_corrected < 0.01
+    assert next(iter(done.gains)) == "field.votes" and sum(done.gains.values()) == pytest.approx(1)
+    written = yaml.safe_load(done.path.read_text(encoding="utf-8"))
+    assert written["stages"] == [{"fuse": {"of": PARTS, "model": str(done.model), "fields": ["votes"]}}]
+    card = json.loads((folder / "tuned.ranking.json").read_text(encoding="utf-8"))
+    assert card["cross_validation"]["difference"]["n"] == 60 == card["topics"]["judged"]
+    assert card["parts"] == ["bm25 (1)", "bm25 (2)"]
+    pipeline = Pipeline.load(done.path)
+    topics = [json.loads(line) for line in (folder / "topics.jsonl").read_text(encoding="utf-8").splitlines()]
+    first = [search["hits"][0].document for search in pipeline.execute(topics)]
+    relevant = [line.split()[2] for line in (folder / "qrels.txt").read_text(encoding="utf-8").splitlines()]
+    assert sum(one == other for one, other in zip(first, relevant, strict=True)) > 50
+    assert pipeline.labels[0].startswith("ltr(") and "model=" in pipeline.labels[0]
+
+
+@pytest.mark.slow
+def test_the_same_inputs_give_the_same_model_and_another_file_another_identity(tmp_path):
+    folder = shop(tmp_path / "shop")
+    first = tuned(folder).model.read_bytes()
+    done = tuned(folder)
+    assert done.model.read_bytes() == first
+    (settings,) = read_pipeline(done.path).stages
+    before = settings.identity()
+    tuned(folder, fields=["votes"])
+    assert settings.identity()["model"] != before["model"]
+    (plain,) = read_pipeline(folder / "shop.yaml").stages
+    assert not {"model", "fields"} & plain.identity().keys()
+
+
+def test_too_few_topics_or_a_field_without_numbers_are_refused(tmp_path):
+    with pytest.raises(DataError, match="10 topics have a relevant document among the retrieved ones, at least 20"):
+        tuned(shop(tmp_path / "few", 10))
+    with pytest.raises(DataError, match="0 topics have a relevant document"):
+        tuned(shop(tmp_path / "unjudged", judged=False))
+    folder = shop(tmp_path / "shop")
+    with pytest.raises(DataError, match="no document has a number in the field 'price'"):
+        tuned(folder, fields=["price"])
+    assert not (folder / "tuned.yaml").exists() and not (folder / "tuned.ranking.txt").exists()
+
+
+def test_weights_are_not_chosen_where_a_model_orders(tmp_path):
+    folder = shop(tmp_path / "shop", 30)
+    done = tuned(folder)
+    with pytest.raises(Exception, match="without a ranking model"):
+        tuned(folder, [{"fuse": {"of": PARTS, "model": str(done.model)}}], tune_weights)
+
+
+@pytest.mark.slow
+def test_a_judge_that_is_part_of_the_pipeline_is_refused_or_marked(tmp_path):
+    folder = shop(tmp_path / "shop", 25)
+    encoder = build_tiny_encoder(folder / "encoder")
+    reference = base_reference(str(encoder))
+    write_card(folder / "qrels.txt", JudgmentsCard("llm", "2026-07-01", judge=reference, judge_lineage=(reference,)))
+    stages = [{"fuse": {"of": [PARTS[1], {"dense": {"model": str(encoder)}}]}}]
+    with pytest.raises(UsageError, match="circular"):
+        tuned(folder, stages)
+    assert tuned(folder, stages, allow_circular=True).circular
