@@ -88,7 +88,7 @@ def summary() -> str:
         "same groups, corrected for all comparisons of the benchmark. *adapter is*: better or worse at corrected\n"
         "p ≤ 0.05. Where it is not better, use the system without a neural model. *frozen encoder*: all-MiniLM-L6-v2\n"
         "on the same rows, with logistic regression for intent and its cosine for reranking, in a fraction of the\n"
-        "time. Its difference to the adapter is not tested here; where it is higher, use it. `evaluate` compares the two."
+        "time. Its difference to the adapter is not tested here; where it is higher, use it. `evaluate` tests it."
     )
     named = {f"{line.task}, {line.data}": _compared(line) for line in LINES}
     if disagreements := disagreements_of(named):
