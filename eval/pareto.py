@@ -77,13 +77,16 @@ def cheapest_system(
     systems: Mapping[str, Evaluation],
     *,
     cost: str = "ms per query",
+    free: Collection[str] = (),
     without: Collection[str] = (),
 ) -> str | None:
     """A sentence that names the cheapest system that is not significantly worse than the best one.
 
     Args:
         comparison: Of the systems; its headline says which one is best.
-        cost: A key of `Evaluation.costs`; a system without it, such as a rule, counts as free.
+        cost: A key of `Evaluation.costs`.
+        free: Systems without this cost that count as free, such as rules. Others without it are left out, since it was
+            not measured on this machine.
         without: Systems that nobody can use, such as the expected outputs.
 
     Returns:
@@ -98,7 +101,8 @@ def cheapest_system(
         ...     "encoder": answering({**rows, "q1": 0.0}, ms=4.1),
         ...     "LLM": answering(rows, ms=203.0),
         ... }
-        >>> cheapest_system(compare(systems, candidate="LLM"), systems, cost="ms")  # doctest: +NORMALIZE_WHITESPACE
+        >>> compared = compare(systems, candidate="LLM")
+        >>> cheapest_system(compared, systems, cost="ms", free=["rule"])  # doctest: +NORMALIZE_WHITESPACE
         'encoder (accuracy 0.483, 4.1 ms) is the cheapest system that is not significantly worse than the best,
         LLM (0.500, 203 ms): -0.017 (-0.117 to -0.000), n = 60, p 1.000.'
     """
@@ -106,7 +110,10 @@ def cheapest_system(
     known = [
         row
         for row in comparison.rows
-        if row.measure == measure and row.system not in without and not math.isnan(row.value)
+        if row.measure == measure
+        and row.system not in without
+        and not math.isnan(row.value)
+        and (row.system in free or cost in systems[row.system].costs)
     ]
     usable = {row.system: systems[row.system] for row in known}
     if len(usable) < 2 or not any(cost in system.costs for system in usable.values()):

@@ -36,7 +36,7 @@ FILE = Path(__file__).parent / "pipeline.yaml"
 MEASURES = ("nDCG@10", "MRR@10", "Recall@100")
 FUSION, WEIGHTS = "reciprocal rank fusion", "tuned weights"
 
-#: Numbers of topics of MSRD that are learned from; weights are tuned on the third of them.
+#: Numbers of topics of MSRD that are learned from; weights are tuned on the second of them.
 TOPICS = (100, 300, 1000, 3000)
 
 

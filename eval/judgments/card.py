@@ -101,7 +101,7 @@ class RunCard:
         run_sha256: Set when the card is written.
         unknown_sources: Names of the sources of hits that have no card: which models produced them is unknown.
         engines: The engines that computed the adapter stages, see `Engine.engine_id`.
-        gate_queries: Only in cards of releases that learned the weights of fusions for each query.
+        gate_queries: Hashes of the queries from which a ranking model learned, or, in earlier releases, a gate.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
@@ -137,7 +137,8 @@ def has_card(path: str | Path) -> bool:
 
 def is_sidecar(path: Path) -> bool:
     """Whether a file belongs to the card of the file beside it, so that it holds no judgments of its own."""
-    return path.name.endswith((".card.json", ".sources.jsonl", ".judge-queries.txt", ".invalid.jsonl"))
+    endings = (".card.json", ".sources.jsonl", ".judge-queries.txt", ".invalid.jsonl", ".answers.jsonl")
+    return path.name.endswith(endings)
 
 
 def invalid_path(path: str | Path) -> Path:
@@ -200,6 +201,19 @@ def _draft(target: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the target may have no folder
             draft.unlink()
+
+
+@contextmanager
+def card_first(path: str | Path, card: JudgmentsCard) -> Iterator[tuple[Path, Callable[[], JudgmentsCard]]]:
+    """Write a file of graded rows and its card, the card first, as `write_judgments` does.
+
+    Yields:
+        The draft to write, and the function that writes the card when the draft is complete and returns it with the
+        hash. At the end of the block the draft becomes the file.
+    """
+    target = Path(path)
+    with _draft(target) as draft:
+        yield draft, lambda: _written(target, card, file_sha256(draft))
 
 
 def check_new(path: str | Path) -> None:

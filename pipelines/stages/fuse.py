@@ -30,7 +30,7 @@ class FuseSettings(RetrieveSettings):
 
     kind: ClassVar[str] = "fuse"
     renamed: ClassVar[Mapping[str, str]] = {"constant": "rrf_k"}
-    unlabelled: ClassVar[frozenset[str]] = frozenset({"of", "method", "model", "fields"})
+    unlabelled: ClassVar[frozenset[str]] = frozenset({"of", "method", "model", "model_parts", "fields"})
 
     of: tuple[SerializeAsAny[RetrieveSettings], ...] = Field(min_length=1, description="stages whose hits are fused")
     method: Literal["rrf", "combsum", "combmnz"] = Field(
@@ -46,6 +46,9 @@ class FuseSettings(RetrieveSettings):
         None,
         description="ranking model, which `searchlora tune --ranking-model` trains: it orders the documents of all"
         " stages under 'of', in place of 'method' and 'weights'; a file, relative to the working folder",
+    )
+    model_parts: tuple[str, ...] | None = Field(
+        None, description="names of the stages under 'of' in the ranking model; `tune` writes them"
     )
     fields: tuple[str, ...] = Field(
         (), description="fields of documents with numbers that the model reads, such as `popularity`"
@@ -77,6 +80,14 @@ class FuseSettings(RetrieveSettings):
             raise ValueError(f"there are {len(weights)} weights for {len(stages)} stages")
         return weights
 
+    @field_validator("model_parts")
+    @classmethod
+    def _one_name_per_stage(cls, names: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        stages = info.data.get("of")
+        if names is not None and stages is not None and len(names) != len(stages):
+            raise ValueError(f"there are {len(names)} names for {len(stages)} stages")
+        return names
+
     @property
     def parts(self) -> tuple[RetrieveSettings, ...]:
         return self.of
@@ -86,13 +97,14 @@ class FuseSettings(RetrieveSettings):
         return self.weights or (1.0,) * len(self.of)
 
     def needs(self) -> Needs:
-        return Needs() if self.model is None else Needs(texts=True)
+        return Needs() if self.model is None else Needs(texts=True, ranking_models=(self.model,))
 
     def identity(self) -> dict[str, Any]:
-        """With the hash of the model, whose file may be replaced."""
+        """With the identities of the parts, and the hash of the model, whose file may be replaced."""
         identity = super().identity()
+        identity["of"] = [part.identity() for part in self.of]
         if self.model is None:
-            return {key: value for key, value in identity.items() if key not in ("model", "fields")}
+            return {key: value for key, value in identity.items() if key not in ("model", "model_parts", "fields")}
         return {**identity, "model": RankingModel(self.model).sha256}
 
     def fused_hits(self, hits: PartHits, weights: Sequence[float]) -> list[Hit]:
@@ -107,7 +119,8 @@ class FuseSettings(RetrieveSettings):
     def with_parts(self, parts: Mapping[int, StageSettings]) -> Self:
         """See `StageSettings.with_parts`; each keeps its weight."""
         weights = tuple(self.weights[index] for index in parts) if self.weights is not None else None
-        return self.model_copy(update={"of": tuple(parts.values()), "weights": weights})
+        names = tuple(self.model_parts[index] for index in parts) if self.model_parts is not None else None
+        return self.model_copy(update={"of": tuple(parts.values()), "weights": weights, "model_parts": names})
 
     def labelled_filters(self) -> list[str]:
         """None: the parts tell it."""
@@ -157,7 +170,7 @@ def part_names(settings: StageSettings) -> tuple[str, ...]:
 
 def ranking_features(settings: FuseSettings, documents: Mapping[str, Document]) -> RankingFeatures:
     """The features of the documents that a fusion retrieves. Raises `PipelineError` for one without its text."""
-    return RankingFeatures(part_names(settings), settings.fields, partial(_document, documents))
+    return RankingFeatures(settings.model_parts or part_names(settings), settings.fields, partial(_document, documents))
 
 
 def _document(documents: Mapping[str, Document], hit: Hit) -> Document:

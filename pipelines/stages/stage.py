@@ -59,6 +59,7 @@ class Needs:
         zero_shot: References of adapters whose base model generates without them.
         encoders: Encoders without an adapter.
         runs: Run files that hits are taken from.
+        ranking_models: Files of ranking models.
         query_hits: Whether hits are taken from the query rows.
         documents: Whether the documents of the corpus are searched.
         texts: Whether the texts of hits are read.
@@ -70,6 +71,7 @@ class Needs:
     zero_shot: tuple[str, ...] = ()
     encoders: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
+    ranking_models: tuple[str, ...] = ()
     query_hits: bool = False
     documents: bool = False
     texts: bool = False
@@ -362,9 +364,16 @@ def leaves(stages: Iterable[StageSettings]) -> Iterator[StageSettings]:
             yield stage
 
 
+def _with_parts(stages: Iterable[StageSettings]) -> Iterator[StageSettings]:
+    """All stages, each followed by its parts."""
+    for stage in stages:
+        yield stage
+        yield from _with_parts(stage.parts)
+
+
 def needs_of(stages: Iterable[StageSettings]) -> Needs:
     """What a list of stages needs, parts included, without repetitions."""
-    needs = [leaf.needs() for leaf in leaves(stages)]
+    needs = [stage.needs() for stage in _with_parts(stages)]
     united: dict[str, Any] = {}
     for key in fields(Needs):
         values = [getattr(need, key.name) for need in needs]

@@ -12,15 +12,12 @@ from pathlib import Path
 from searchlora.adapters.listing import VersionSummary
 from searchlora.adapters.merging import REPORT
 from searchlora.adapters.store import Store
-from searchlora.errors import BaseModelError, NotInStore
+from searchlora.errors import BaseModelError, InvalidName, NotInStore
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.files import atomic_text, numbered_lines
 
 #: File beside the weights: `query_hash` of each training query, sorted, one per line.
 TRAINING_QUERIES = "training_queries.txt"
-
-#: File beside the weights: the models that labelled the training rows and their ancestors, one reference per line.
-TEACHERS = "teachers.txt"
 
 
 def ancestors(store: Store, reference: str) -> tuple[str, ...]:
@@ -88,13 +85,6 @@ def write_training_queries(folder: Path, queries: Iterable[str], hashes: Iterabl
     return folder / TRAINING_QUERIES
 
 
-def write_teachers(folder: Path, references: Iterable[str]) -> Path:
-    """Write `teachers.txt`, which is stored beside the weights: `name@3`, or `base NAME`, as in lineages."""
-    with atomic_text(folder / TEACHERS) as out:
-        out.writelines(f"{reference}\n" for reference in dict.fromkeys(references))
-    return folder / TEACHERS
-
-
 def _family(store: Store, start: str, *, weights_only: bool = False) -> Iterator[tuple[str, VersionSummary | None]]:
     """Breadth-first walk over the ancestors of an exact version, each once: reference and summary, None if it is not in
     the store.
@@ -110,12 +100,9 @@ def _family(store: Store, start: str, *, weights_only: bool = False) -> Iterator
         if parent in seen:
             continue
         seen.add(parent)
-        if parent.startswith("base "):  # a teacher that is no adapter
-            yield parent, None
-            continue
         try:
             summary = store.summary(parent)
-        except NotInStore:
+        except (InvalidName, NotInStore):  # also a teacher that is no adapter, `base NAME`
             yield parent, None
             continue
         yield parent, summary
@@ -123,12 +110,11 @@ def _family(store: Store, start: str, *, weights_only: bool = False) -> Iterator
 
 
 def _parents(store: Store, version: str, summary: VersionSummary, weights_only: bool) -> list[str]:
-    merged, folder = _merged_into_base(summary), store.get(version).path
+    merged = _merged_into_base(summary)
     if weights_only:
-        return merged if (folder / TRAINING_QUERIES).is_file() else [*summary.parents, *merged]
-    file = folder / TEACHERS
-    teachers = [line.strip() for _, line in numbered_lines(file)] if file.is_file() else []
-    return [*summary.parents, *merged, *teachers]
+        has_own = (store.get(version).path / TRAINING_QUERIES).is_file()
+        return merged if has_own else [*summary.parents, *merged]
+    return [*summary.parents, *merged, *summary.teachers]
 
 
 def _merged_into_base(summary: VersionSummary) -> list[str]:

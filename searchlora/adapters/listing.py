@@ -38,7 +38,7 @@ _MAX_BYTES = 2**30
 _SETTLED_NS = 2 * 10**9
 
 #: Incremented when the content of the cache file changes its meaning.
-_SCHEMA = 1
+_SCHEMA = 2
 
 #: Number of names that were read again since the cache file was written, before it is written anew.
 _UNSAVED = 32
@@ -58,6 +58,7 @@ class VersionSummary(NamedTuple):
     dataset: str | None
     metrics: dict[str, Any]
     parents: Sequence[str]
+    teachers: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -266,6 +267,7 @@ def _summary(manifest: Manifest) -> VersionSummary:
         dataset,
         manifest.metrics,
         manifest.parents,
+        manifest.teachers,
     )
 
 

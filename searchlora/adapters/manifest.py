@@ -164,6 +164,10 @@ class _RecipeKeys(BaseModel):
     lora: dict[str, Any] | None = None
 
 
+#: Key of `ManifestDraft.training`: the models that labelled the training rows, and their ancestors, as in lineages.
+TEACHERS = "teachers"
+
+
 class ManifestDraft(_Part):
     """The part of a manifest that training and evaluation fill in; the store adds the rest.
 
@@ -249,6 +253,12 @@ class Manifest(ManifestDraft):
     def reference(self) -> str:
         """`name@3`."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def teachers(self) -> list[str]:
+        """References of the models that labelled the training rows, and of their ancestors: `name@3`, `base NAME`."""
+        listed = self.training.get(TEACHERS, [])
+        return [str(reference) for reference in listed] if isinstance(listed, list) else []
 
     @property
     def method(self) -> str:

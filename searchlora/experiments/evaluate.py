@@ -130,7 +130,7 @@ def evaluate(
     )
     evaluations = {name: result.evaluation for name, result in evaluated.systems.items()}
     unusable = {*task.upper_bounds, *evaluated.comparison.circular}
-    cheapest = cheapest_system(evaluated.comparison, evaluations, without=unusable)
+    cheapest = cheapest_system(evaluated.comparison, evaluations, free=evaluated.baselines, without=unusable)
     notes = [
         *(note for note in (cheapest, over_encoder.note) if note is not None),
         *(f"{loss}." for loss in evaluated.losses),

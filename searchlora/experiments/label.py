@@ -21,12 +21,13 @@ from pydantic import TypeAdapter
 
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
-from searchlora.errors import DataError, RequestRefused, UnusableAnswer, UsageError
-from searchlora.eval.judgments.card import JudgmentsCard, check_new, write_card
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments.card import JudgmentsCard, card_first, check_new
 from searchlora.experiments.row_sample import RowSample
 from searchlora.experiments.sharding import WHOLE, Sharding, run_shards
 from searchlora.experiments.task_model import TaskModel, load_task_model
-from searchlora.files import atomic_text, check_writable, file_sha256, numbered_lines, parse_json, read_rows
+from searchlora.files import atomic_text, check_writable, file_sha256, parse_json, read_rows
+from searchlora.files.result_cache import cache_key
 from searchlora.files.shards import Job, Parts, Shard
 from searchlora.inference.metered import MeteredEngine
 from searchlora.inference.settings import EngineSettings
@@ -34,7 +35,7 @@ from searchlora.outputs import Graded, InvalidOutput, to_json
 from searchlora.progress import Progress, Steps, no_progress
 from searchlora.prompts import input_text, messages
 from searchlora.records import Record, RejectedRow
-from searchlora.task import GenerationTask
+from searchlora.task import COMPLETION, GenerationTask
 
 #: Rows that are labelled together and then written; an engine with larger calls gets more.
 BATCH_SIZE = 32
@@ -130,10 +131,14 @@ def label(
     Raises:
         UsageError: when `out` exists or is not a JSONL file, the teacher is not given in one of its three ways, outputs
             of the task are no targets, or the limit of cost is reached.
-        DataError: when the rows cannot be read, a field is missing, or no output parses.
+        DataError, RenderError: when the rows cannot be read, or lack a field that the prompt needs, before anything is
+            asked; when no output parses.
         NotInStore, LoadCheckFailed, BaseModelError, EngineError: when the teacher cannot be used.
     """
     target = Path(out)
+    if prices.most is not None and not (prices.prompt or prices.output):
+        fix = "Give --price-prompt or --price-output."
+        raise UsageError("a limit of cost needs prices", where="--max-cost", fix=fix)
     if target.suffix != ".jsonl":
         raise UsageError("labelled rows are written as JSONL", where=str(target), fix="Name it *.jsonl.")
     check_new(target)
@@ -164,9 +169,15 @@ def _label_shard(
 ) -> None:
     """Label the rows of one shard, in this process."""
     parts = Parts.beside(out)
-    loaded = load_task_model(**model)
+    loaded = load_task_model(**model, check=_check_targets)
     records = _records(rows, loaded.task, sample)
-    if model["teacher"] is not None and not isinstance(loaded.task.output(records[0]), Graded):
+    for record in records:  # an error in the last row is found before the first is paid
+        try:
+            messages(loaded.task, record)
+        except KeyError as error:
+            raise DataError(f"the field {error} is missing", where=f"{rows.name}, {record['id']}") from None
+    spec = loaded.task.output(records[0])
+    if model["teacher"] is not None and not (isinstance(spec, Graded) and not spec.reasoned):
         # Labels often begin alike, and the first token is all that a service tells.
         loaded = replace(loaded, generate=True)
     card = JudgmentsCard(
@@ -180,11 +191,18 @@ def _label_shard(
         judge_queries=loaded.queries,
         made_from={rows.name: file_sha256(rows)},
     )
-    about = {"kind": "label", "card": asdict(card), "prices": asdict(prices)}
+    about = {"kind": "label", "card": asdict(card), "prices": [prices.prompt, prices.output]}
     budget = _Budget(prices, shard, parts.folder)
-    batch = max(BATCH_SIZE, loaded.engine.call_size)
-    job = Job(loaded.key, records, partial(_labelled, loaded, budget), batch, about=about)
+    # With a limit, little is spent beyond it.
+    batch = BATCH_SIZE if prices.most is not None else max(BATCH_SIZE, loaded.engine.call_size)
+    key = {**loaded.key, "rows": cache_key([record["id"] for record in records]) if sample is not None else None}
+    job = Job(key, records, partial(_labelled, loaded, budget), batch, about=about)
     parts.compute(job, shard, progress, len(records))
+
+
+def _check_targets(task: GenerationTask) -> None:
+    if type(task).labelled is GenerationTask.labelled:
+        task.labelled({}, None)  # raises
 
 
 class _Budget:
@@ -201,7 +219,8 @@ class _Budget:
         self._spent = sum(map(self._cost_of, files)) / shard.count
 
     def _cost_of(self, file: Path) -> float:
-        batches = (parse_json(line) for _, line in numbered_lines(file))
+        """The cost of a part; the last line of a process that was killed, or is writing, may be cut off."""
+        batches = map(parse_json, file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1])
         return math.fsum(self._prices.of(*row["tokens"]) for batch in batches for row in batch.get("out", ()))
 
     def check(self) -> None:
@@ -235,7 +254,7 @@ def _labelled(model: TaskModel, budget: _Budget, rows: Sequence[Record]) -> list
     """What is written of rows; the first one of a batch holds the tokens of all."""
     budget.check()
     meter = MeteredEngine(model.engine)
-    outputs = _answers(model, rows, meter)
+    outputs = model.ask(rows, meter)
     tokens = (meter.prompt_tokens, meter.output_tokens)
     budget.add(*tokens)
     written = []
@@ -245,19 +264,9 @@ def _labelled(model: TaskModel, budget: _Budget, rows: Sequence[Record]) -> list
         if isinstance(output, InvalidOutput):
             written.append({**about, "invalid": {"raw": output.raw, "reason": output.reason}})
         else:
-            record = model.task.labelled(row, output)
+            record = model.task.labelled({key: value for key, value in row.items() if key != COMPLETION}, output)
             written.append({**about, "record": record, "output": to_json(output)})
     return written
-
-
-def _answers(model: TaskModel, rows: Sequence[Record], meter: MeteredEngine) -> list[Any]:
-    """The outputs; a row that is refused alone, as by a filter of contents, has an invalid one."""
-    try:
-        return model.ask(rows, meter)
-    except (RequestRefused, UnusableAnswer) as error:
-        if len(rows) == 1:
-            return [InvalidOutput("", error.what)]
-        return [output for row in rows for output in _answers(model, [row], meter)]
 
 
 def merge_labels(out: str | Path) -> LabelResult:
@@ -288,18 +297,18 @@ def merge_labels(out: str | Path) -> LabelResult:
     labelled = outputs.total()
     if not labelled:
         raise DataError(f"none of the {merged.rows} outputs parses", where=str(faults), fix="Read them.")
-    with atomic_text(target) as written:
-        written.writelines(_line(row["record"]) for row in merged if "invalid" not in row)
     card = replace(
         TypeAdapter(JudgmentsCard).validate_json(json.dumps(merged.about["card"])),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         counts={"llm": labelled},
         invalid=invalid,
     )
-    write_card(target, card)
-    card = replace(card, qrels_sha256=file_sha256(target))
+    with card_first(target, card) as (draft, finish):
+        with atomic_text(draft) as written:
+            written.writelines(_line(row["record"]) for row in merged if "invalid" not in row)
+        card = finish()
     parts.remove()
-    prices = Prices(**merged.about["prices"])
+    prices = Prices(*merged.about["prices"])
     kinds = {name: count for name, count in outputs.most_common() if name} if len(outputs) <= _KINDS else {}
     return LabelResult(card, labelled, invalid, kinds, tokens[0], tokens[1], prices.of(*tokens))
 

@@ -141,14 +141,17 @@ def encoder_baselines(
     Args:
         records: The evaluated records.
         learned: What they learn from.
-        encoder: Catalogue name, folder or hub id; None: no such baseline. `DEFAULT_ENCODER` may be missing.
+        encoder: Catalogue name, folder or hub id; None: they are left out. `DEFAULT_ENCODER` may be missing.
 
     Raises:
         BaseModelError: if another encoder does not exist.
     """
     baselines = task.encoder_baselines()
-    if encoder is None or not baselines:
+    if not baselines:
         return EncoderBaselines()
+    if encoder is None:
+        why = "--baseline-encoder none leaves it out"
+        return EncoderBaselines(left_out={system_name(DEFAULT_ENCODER, baseline): why for baseline in baselines})
     if why := learned.why_too_few:
         return EncoderBaselines(left_out={system_name(encoder, baseline): why for baseline in baselines})
     try:
@@ -159,8 +162,9 @@ def encoder_baselines(
     except (BaseModelError, MissingExtra) as error:
         if encoder != DEFAULT_ENCODER:
             raise
-        names = " and ".join(system_name(encoder, baseline) for baseline in baselines)
-        return EncoderBaselines(note=f"Without {names}, which a team would use in place of an adapter: {error}")
+        names = [system_name(encoder, baseline) for baseline in baselines]
+        note = f"Without {' and '.join(names)}, which a team would use in place of an adapter: {error}"
+        return EncoderBaselines(left_out=dict.fromkeys(names, error.what), note=note)
     rows = (records, learned.training, learned.validation)
     return EncoderBaselines([EncoderBaselineSystem(one, frozen, task, *rows, store) for one in baselines])
 

@@ -72,6 +72,7 @@ def diverse_rows(vectors: Vectors, size: int, seed: int = 0) -> list[int]:
         vectors: What rows are about, shape (rows, dimensions).
     """
     from sklearn.cluster import MiniBatchKMeans
+    from sklearn.metrics import pairwise_distances_argmin
 
     from searchlora.retrieval.encoding import normalised
 
@@ -79,4 +80,4 @@ def diverse_rows(vectors: Vectors, size: int, seed: int = 0) -> list[int]:
     # Small clusters are not given up: they are what a random sample misses.
     how = {"batch_size": max(2048, 4 * size), "n_init": 1, "reassignment_ratio": 0.0}
     clusters = MiniBatchKMeans(size, random_state=seed, **how).fit(units)
-    return sorted(set(clusters.transform(units).argmin(axis=0).tolist()))
+    return sorted(set(pairwise_distances_argmin(clusters.cluster_centers_, units).tolist()))

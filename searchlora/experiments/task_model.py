@@ -17,7 +17,7 @@ from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.errors import EngineError, PromptTooLong, UsageError
+from searchlora.errors import EngineError, InvalidName, NotInStore, PromptTooLong, UsageError
 from searchlora.experiments.training_runs import dataset_for
 from searchlora.inference.engine import Engine
 from searchlora.inference.engines import make_engine
@@ -137,6 +137,7 @@ def load_task_model(
     if settings is not None:
         plugin = plugin.bound(dataset_for(plugin, settings).settings)
     if teacher is not None:
+        _refuse_adapter(teacher, store)
         return _of_service(teacher, plugin, generate, engine)
     return _bare_base(str(base), plugin, generate, store, engine)
 
@@ -191,6 +192,17 @@ def _bare_base(
         max_new_tokens=recipe.max_new_tokens,
         engine_id=computed.engine_id,
         conditions=_conditions(plugin, recipe.max_new_tokens, generate, recipe.precision, computed, weights),
+    )
+
+
+def _refuse_adapter(name: str, store: Store) -> None:
+    """Raise `UsageError` for the name of an adapter of the store, whose ancestors are known by that name only."""
+    try:
+        reference = store.pin(name)
+    except (InvalidName, NotInStore):
+        return
+    raise UsageError(
+        f"'{name}' is the adapter {reference} of the store", fix="Name it as the adapter; --server may compute it."
     )
 
 

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
-from searchlora.adapters.ancestry import training_queries, write_teachers, write_training_queries
-from searchlora.adapters.manifest import TRAINING_RUN, Precision
+from searchlora.adapters.ancestry import training_queries, write_training_queries
+from searchlora.adapters.manifest import TEACHERS, TRAINING_RUN, Precision
 from searchlora.adapters.manifest import Dataset as ManifestDataset
 from searchlora.adapters.operations import Origin, store_adapter
 from searchlora.adapters.references import check_name
@@ -241,12 +241,11 @@ def _store(job: TrainingJob, name: str, store: Store, result: TrainingResult, ru
     measured = {f"validation {key}": value for key, value in best.items() if key != "step"}
     parents = [parent.reference for parent in job.parents()]
     seen = [training_queries(store, parent) for parent in parents]
+    teachers = job.mixture.teachers()
     extra_files = [result.folder / "metrics.jsonl", result.folder / "loss.svg", *result.files]
     if (queries := job.queries()) is not None and None not in seen:
         known = {digest for hashes in seen if hashes is not None for digest in hashes}
         extra_files.append(write_training_queries(result.folder, queries, known))
-    if teachers := job.mixture.teachers():
-        extra_files.append(write_teachers(result.folder, teachers))
     return store_adapter(
         store,
         name,
@@ -258,7 +257,7 @@ def _store(job: TrainingJob, name: str, store: Store, result: TrainingResult, ru
             dataset=ManifestDataset(fingerprint=job.dataset.fingerprint, card=_dataset_summary(job)),
             metrics=measured,
             evaluated=(Precision(quantization=result.validated, precision=job.recipe.precision) if measured else None),
-            training={**result.summary, TRAINING_RUN: run_id},
+            training={**result.summary, TRAINING_RUN: run_id, **({TEACHERS: teachers} if teachers else {})},
             tuned=job.tune(result.adapter),
             parents=parents,
         ),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from searchlora.adapters.store import Store
@@ -26,7 +27,7 @@ from searchlora.experiments.tuned_file import write_tuned
 from searchlora.files import check_writable, file_sha256
 from searchlora.pipelines.config import PipelineConfig
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stages.fuse import FuseSettings, part_names
+from searchlora.pipelines.stages.fuse import part_names
 from searchlora.pipelines.stages.stage import StageSettings, pinned
 from searchlora.progress import Steps, no_progress
 from searchlora.systems.pipeline import run_card, with_history
@@ -88,21 +89,33 @@ def tune_weights(
     out = Path(out)
     check_writable(out)
     fusion = judged_fusion(
-        config, topics, qrels, corpus=corpus, allow_circular=allow_circular, store=store, tasks=tasks, steps=steps
+        config,
+        topics,
+        qrels,
+        check=partial(_check_weighted, config.name),
+        corpus=corpus,
+        allow_circular=allow_circular,
+        store=store,
+        tasks=tasks,
+        steps=steps,
     )
-    searched, grades = fusion.searched, fusion.grades
-    settings = fusion.settings
-    if len(settings.parts) not in PARTS or settings.model is not None:
-        raise PipelineError(
-            "no stage fuses two or three parts without a ranking model, so there are no weights to choose",
-            where=config.name,
-            fix="Give a pipeline such as 'hybrid', or train a ranking model with --ranking-model.",
-        )
+    searched, grades, settings = fusion.searched, fusion.grades, fusion.settings
     best = best_weights(measure_weights(searched, grades, measure=measure, progress=steps("Measuring weights")))
     (own,) = measure_weights(searched, grades, [settings.part_weights], measure=measure)
     origin = f"{measure} {best.value:.4f} on {best.n} topics of {Path(topics).name}, sha256 {file_sha256(topics)}"
     write_tuned(out, config, fusion.stages, fusion.place, {"weights": best.weights}, f"weights: {origin}")
     return TuneWeightsResult(out, measure, part_names(settings), best, own, fusion.circular)
+
+
+def _check_weighted(name: str, settings: StageSettings) -> StageSettings:
+    """The settings of a fusion, if it has weights to choose. Raises `PipelineError`."""
+    if len(settings.parts) not in PARTS or getattr(settings, "model", None) is not None:
+        raise PipelineError(
+            "no stage fuses two or three parts without a ranking model, so there are no weights to choose",
+            where=name,
+            fix="Give a pipeline such as 'hybrid', or train a ranking model with --ranking-model.",
+        )
+    return settings
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,7 @@ class JudgedFusion:
     Attributes:
         stages: Of the pipeline, with pinned adapters.
         place: Of the fusion among them.
-        built: The pipeline up to the fusion.
+        built: The pipeline up to the fusion, as `check` has it.
         grades: Topic -> document -> grade.
         circular: Why the judgments are circular; empty: they are not.
     """
@@ -125,11 +138,9 @@ class JudgedFusion:
     circular: str
 
     @property
-    def settings(self) -> FuseSettings:
+    def settings(self) -> StageSettings:
         """Of the fusion."""
-        settings = self.stages[self.place]
-        assert isinstance(settings, FuseSettings)
-        return settings
+        return self.searched.settings
 
 
 def judged_fusion(
@@ -137,13 +148,18 @@ def judged_fusion(
     topics: str | Path,
     qrels: str | Path,
     *,
+    check: Callable[[StageSettings], StageSettings],
     corpus: Corpus | None,
     allow_circular: bool,
     store: Store | str | Path | None,
     tasks: str | Path | None,
     steps: Steps,
 ) -> JudgedFusion:
-    """Search the parts of a pipeline's first fusion for the judged ones of some topics; errors as `tune_weights`."""
+    """Search the parts of a pipeline's first fusion for the judged ones of some topics; errors as `tune_weights`.
+
+    Args:
+        check: Returns the settings with which the fusion is built, or raises `PipelineError`.
+    """
     store = Store.of(store)
     fields = read_topics(Path(topics))
     grades = read_qrels(Path(qrels), topics=fields)
@@ -154,7 +170,7 @@ def judged_fusion(
     place = fusion_place(stages)
     if place is None:
         raise PipelineError("no stage fuses", where=config.name, fix="Give a pipeline such as 'hybrid'.")
-    until = tuple(stages[: place + 1])
+    until = (*stages[:place], check(stages[place]))
     lineage = lineage_of(run_card(config.name, Pipeline(config.name, (), until), store))
     queries = {topic: str(values["query"]) for topic, values in judged.items()}
     circular = refuse_circular(read_card(qrels), {config.name: lineage}, queries, allow=allow_circular)

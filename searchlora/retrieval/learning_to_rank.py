@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from searchlora.errors import PipelineError
+from searchlora.errors import DataError, PipelineError
 from searchlora.eval.trec import ranked
-from searchlora.files import file_sha256
+from searchlora.files import file_sha256, json_object, read_text
 from searchlora.records import Document, Hit
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.fusion import Fused, Source
@@ -42,6 +43,9 @@ class RankingFeatures:
         fields: Fields of documents with numbers; another value is missing.
         document: The document of a hit.
 
+    Raises:
+        PipelineError: for two features of one name.
+
     Examples:
         >>> features = RankingFeatures(("bm25",), ("votes",), {"a": Document("a", "Red tent", "Tent")}.__getitem__)
         >>> features.names[:3], features.names[-1]
@@ -52,13 +56,15 @@ class RankingFeatures:
     """
 
     def __init__(self, parts: Sequence[str], fields: Sequence[str], document: Callable[[Any], Document]) -> None:
-        self._fields, self._document = tuple(fields), document
+        self._fields, self._document = tuple(dict.fromkeys(fields)), document
         self.names = (
             *(f"{_plain(part)}.{kind}" for part in parts for kind in ("score", "scaled", "rank")),
             *("query.words", "query.digits", "title.words", "text.words"),
             *("title.covered", "text.covered", "title.asked"),
-            *(f"field.{_plain(field)}" for field in fields),
+            *(f"field.{_plain(field)}" for field in self._fields),
         )
+        if repeated := [name for name in self.names if self.names.count(name) > 1]:
+            raise PipelineError(f"two features are called '{repeated[0]}'", fix="Rename one of the fields or stages.")
 
     def of(self, query: str, rankings: Sequence[Sequence[Hit] | None]) -> tuple[list[str], Matrix]:
         """The documents in the order of their ids, and their features, shape (documents, features).
@@ -115,6 +121,31 @@ def _number(text: str) -> float:
 def _plain(name: str) -> str:
     """A name without the characters that LightGBM does not store."""
     return re.sub(r"[^\w()-]+", "_", name)
+
+
+@dataclass(frozen=True)
+class RankingCard:
+    """What a ranking model learned from, as its card holds it: the file beside it with the ending `.json`.
+
+    Attributes:
+        queries: `query_hash` of each query that it learned from.
+        judge_lineage: References of the judge that graded the documents, and of its ancestors.
+    """
+
+    queries: tuple[str, ...]
+    judge_lineage: tuple[str, ...] = ()
+
+
+def read_ranking_card(model: str | Path) -> RankingCard | None:
+    """The card of a ranking model; None without one. Raises `DataError` for a card that is damaged."""
+    file = Path(model).with_suffix(".json")
+    if not file.is_file():
+        return None
+    content = json_object(read_text(file), str(file))
+    try:
+        return RankingCard(tuple(map(str, content["queries"])), tuple(map(str, content["judge_lineage"])))
+    except (KeyError, TypeError) as error:
+        raise DataError(f"is not the card of a ranking model ({error})", where=str(file)) from None
 
 
 class RankingModel:

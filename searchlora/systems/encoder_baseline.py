@@ -24,6 +24,9 @@ from searchlora.systems.lineage import run_lineage
 from searchlora.systems.system import Outputs, System
 from searchlora.task import GenerationTask
 
+#: A baseline learns from this many training rows, the first ones: to encode more takes longer than it is worth.
+MAX_ROWS = 20_000
+
 
 @dataclass(eq=False)
 class FrozenEncoder:
@@ -84,7 +87,8 @@ class EncoderBaselineSystem(System):
     ) -> None:
         self.name = system_name(encoder.model, baseline)
         self._baseline, self._encoder, self._task = baseline, encoder, task
-        self._rows, self._training, self._validation, self._store = rows, training, validation, store
+        self._rows, self._store = rows, store
+        self._training, self._validation = training[:MAX_ROWS], validation[:MAX_ROWS]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -30,6 +30,7 @@ from searchlora.pipelines.stages.adapter import AdapterSettings
 from searchlora.pipelines.stages.stage import StageSettings, needs_of, pinned
 from searchlora.progress import Progress, silent
 from searchlora.records import Record, SearchContext
+from searchlora.retrieval.learning_to_rank import read_ranking_card
 from searchlora.systems.lineage import run_lineage
 from searchlora.systems.system import Outputs, System
 from searchlora.task import GenerationTask, Task, load_task
@@ -211,11 +212,15 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
     sources = {Path(run).name: read_run_card(run) for run in needs.runs}
     cards = [card for card in sources.values() if card is not None]
     unknown = [name for name, card in sources.items() if card is None]
+    learned = {model: read_ranking_card(model) for model in needs.ranking_models}
+    unknown += [f"ranking model {Path(model).name}" for model, card in learned.items() if card is None]
+    learned_from = [card for card in learned.values() if card is not None]
     if needs.query_hits:
         unknown.append("hits of the queries")
     under = [store.get(adapter).manifest.base.name for adapter in own]
     bases = [*map(public_name, [*under, *bare]), *(base for card in cards for base in card.bases)]
     lineage = [*run_lineage(store, own, bare).references, *(reference for card in cards for reference in card.lineage)]
+    lineage += [reference for card in learned_from for reference in card.judge_lineage]
     return RunCard(
         system=system,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -224,7 +229,14 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
         bases=tuple(dict.fromkeys(bases)),
         pipeline=built.tag,
         engines=tuple(dict.fromkeys([*built.engine_id, *(reference for card in cards for reference in card.engines)])),
-        gate_queries=tuple(dict.fromkeys(query for card in cards for query in card.gate_queries)),
+        gate_queries=tuple(
+            dict.fromkeys(
+                [
+                    *(query for card in cards for query in card.gate_queries),
+                    *(query for card in learned_from for query in card.queries),
+                ]
+            )
+        ),
         unknown_sources=tuple(
             dict.fromkeys([*unknown, *(reference for card in cards for reference in card.unknown_sources)])
         ),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from searchlora.data.formats import esci, judged_collections, judgments
 from searchlora.data.formats.common import (
@@ -94,22 +94,29 @@ def _folded(guideline: GradeScale, record: Record) -> Converted:
         return record
     if not isinstance(grade, int) or isinstance(grade, bool):
         return record  # rejected by the record schema
+    if "shares" in record:
+        return _own_scale(guideline, record)
     folded = guideline.fold(grade)
     if folded is None:
         known = ", ".join(str(source) for own in guideline.grades for source in own.covers)
         return f"field 'grade': {grade} is not one of the guideline's ({known})"
-    soft: dict[str, Any] = {}
-    for name, kind in (("votes", int), ("shares", int | float)):
-        given, sums = record.get(name, {}), dict[str, float]()
-        if not isinstance(given, Mapping) or not all(isinstance(count, kind) for count in given.values()):
-            numbers = "numbers of raters" if kind is int else "probabilities"
-            return f"field '{name}': is not an object of grades and {numbers}"
-        for rated, count in given.items():
-            if (own := guideline.fold(int(rated)) if _DIGIT.fullmatch(rated) else None) is None:
-                return f"field '{name}': {rated} is not one of the guideline's grades"
-            sums[str(own)] = sums.get(str(own), 0) + count
-        soft |= {name: sums} if sums else {}
-    return {**record, "grade": folded, **soft}
+    votes, given = Counter[str](), record.get("votes", {})
+    if not isinstance(given, Mapping) or not all(isinstance(count, int) for count in given.values()):
+        return "field 'votes': is not an object of grades and numbers of raters"
+    for vote, count in given.items():
+        if (own := guideline.fold(int(vote)) if _DIGIT.fullmatch(vote) else None) is None:
+            return f"field 'votes': {vote} is not one of the guideline's grades"
+        votes[str(own)] += count
+    return {**record, "grade": folded} | ({"votes": dict(votes)} if votes else {})
+
+
+def _own_scale(guideline: GradeScale, record: Record) -> Converted:
+    """A record that a teacher has labelled, whose grades are those of the guideline already."""
+    own, given = {str(each.grade) for each in guideline.grades}, record["shares"]
+    labelled = {str(record["grade"]), *given} if isinstance(given, Mapping) else {"shares"}
+    if unknown := sorted(labelled - own):
+        return f"field 'shares': {unknown[0]} is not one of the guideline's own grades ({', '.join(sorted(own))})"
+    return record
 
 
 def _folded_ratings(report: SourceReport, guideline: GradeScale) -> SourceReport:

@@ -75,10 +75,13 @@ class BoostingBaseline(EncoderBaseline):
         expected = shares @ np.array(self._scale)
         groups = [str(row["group"]) for row in rows]
         model = HistGradientBoostingRegressor(**_BOOSTING)
-        folds = GroupKFold(min(_FOLDS, len(set(groups))))
-        unseen = cross_val_predict(model, inputs, expected, groups=groups, cv=folds)
-        self._thresholds = _thresholds(unseen, rows, self._scale)
         self._model: Any = model.fit(inputs, expected)
+        folds = min(_FOLDS, len(set(groups)))
+        if folds > 1:
+            unseen = cross_val_predict(model, inputs, expected, groups=groups, cv=GroupKFold(folds))
+        else:  # deep pools of one query
+            unseen = model.predict(inputs)
+        self._thresholds = _thresholds(unseen, rows, self._scale)
 
     def predict(self, records: Sequence[Record], encode: Encode) -> Sequence[Grade]:
         scores = self._model.predict(features(records, encode))
@@ -94,11 +97,11 @@ def cosines(records: Sequence[Record], encode: Encode) -> NDArray[np.float64]:
 
 
 def features(records: Sequence[Record], encode: Encode) -> NDArray[np.float64]:
-    """Features of each pair, shape (records, 9).
+    """Features of each pair, shape (records, 7).
 
-    BM25 over the passages of all pairs, and over their titles; both scores also divided by the query's highest; the
-    cosine, and its difference to the query's highest; words of query and passage; and the share of the query's words in
-    title and passage.
+    BM25 over the passages of all pairs, and over their titles, divided by the query's highest score, since other pairs
+    have other scores; the cosine, and its difference to the query's highest; words of query and passage; and the share
+    of the query's words in title and passage.
     """
     queries = [str(record["query"]) for record in records]
     titles = [{"query": record["query"], "passage": str(record.get("title", ""))} for record in records]
@@ -110,9 +113,7 @@ def features(records: Sequence[Record], encode: Encode) -> NDArray[np.float64]:
         best[query] = max(value, best.get(query, -1.0))
     asked, words = [set(_WORDS(query)) for query in queries], [_WORDS(_text(record)) for record in records]
     columns = [
-        bm25,
         relative_scores(records, bm25),
-        of_titles,
         relative_scores(records, of_titles),
         cosine,
         [value - best[query] for query, value in zip(queries, cosine, strict=True)],

@@ -129,11 +129,15 @@ class JudgmentTask(GenerationTask):
         )
 
     def labelled(self, record: Record, output: Grade) -> Record:
-        """The grade, and the probabilities of all grades as soft label, if the teacher gives them; and the reason."""
-        shares = dict(zip(map(str, self.grades), output.probabilities or (), strict=False))
-        soft = {"shares": {grade: share for grade, share in shares.items() if share > 0}} if shares else {}
+        """The grade, the probabilities of all grades as soft label, and the reason, if the teacher gives one.
+
+        `shares` also tells that the grades are those of the guideline's own scale.
+        """
+        probabilities = output.probabilities or [float(grade == output.value) for grade in self.grades]
+        shares = {str(grade): share for grade, share in zip(self.grades, probabilities, strict=True) if share > 0}
+        rest = {key: value for key, value in record.items() if key not in ("votes", "reason")}
         reason = {"reason": output.reason} if output.reason else {}
-        return {**record, "grade": output.value, **soft, **reason}
+        return {**rest, "grade": output.value, "shares": shares, **reason}
 
     def output(self, record: Record) -> Graded:
         del record

@@ -61,10 +61,11 @@ class RagAnswerTask(GenerationTask):
 
     def labelled(self, record: Record, output: CitedAnswer) -> Record:
         """The answer with its citations, whose passages become `gold`; or an abstention."""
+        rest = {key: value for key, value in record.items() if key not in ("answer", "gold")}
         if output.abstained:
-            return {**record, "answerable": False}
+            return {**rest, "answerable": False}
         gold = [str(record["passages"][number - 1]["id"]) for number in output.citations]
-        return {**record, "answerable": True, "answer": output.text, **({"gold": gold} if gold else {})}
+        return {**rest, "answerable": True, "answer": output.text, **({"gold": gold} if gold else {})}
 
     def output(self, record: Record) -> CitedText:
         numbered = len(record["passages"]) if self.settings["citations"] else 0

@@ -20,7 +20,9 @@ from searchlora.experiments.sharding import Sharding
 from searchlora.experiments.train import train
 from searchlora.files.shards import Parts, Shard
 from searchlora.inference.settings import ServerSettings
+from searchlora.outputs import Grade
 from searchlora.task import load_task
+from tests.factories import random_adapter
 from tests.inference.http_server import Reply, answering
 from tests.inference.test_service import message
 from tests.server.api.test_command import running
@@ -126,11 +128,11 @@ def test_a_service_labels_and_what_it_refuses_or_says_otherwise_is_listed(ask, t
             return Reply({"error": {"message": "filtered"}}, 400)
         return message("tent" if "tent" in text else "I think: boot" if "boot" in text else "rope")
 
-    with answering(reply) as server:
+    with answering(reply) as server, pytest.warns(UserWarning, match="the service refused a request: .*filtered"):
         done = ask(base=None, teacher="big", engine=ServerSettings(url=server.url, retries=0))
     assert done.card.judge == "base big" and done.card.base == "big"
     reasons = {row["id"]: row["reason"] for row in lines(tmp_path / "labelled.jsonl.invalid.jsonl")}
-    assert "filtered" in reasons["row-4"] and reasons["row-2"] == "not one of the labels"
+    assert reasons["row-4"] == reasons["row-2"] == "not one of the labels" and len(server.asked) == 80
     assert done.invalid == len(reasons) and done.labelled == 80 - done.invalid
     assert done.outputs == {"rope": 33, "tent": 18}
 
@@ -158,6 +160,58 @@ def test_grades_of_a_served_model_have_its_probabilities_as_soft_labels(tiny_bas
     card = build(load_task("judgment"), tmp_path / "graded.jsonl", format="native", out=tmp_path / "data")
     assert sum(card.rows.values()) == 16
     assert load_dataset(tmp_path / "data").records("train")[0]["shares"].keys() <= {"0", "1", "2", "3"}
+
+
+@pytest.mark.slow
+def test_grades_of_a_teacher_are_those_of_the_guideline_and_are_not_mapped_again(tmp_path):
+    task = load_task("judgment")
+    rows = [{"id": f"q{n} d", "query": f"query {n}", "passage": "A tent.", "grade": 3 * (n % 2)} for n in range(12)]
+    few = tmp_path / "few"
+    build(task, write(tmp_path / "few.jsonl", rows), format="native", out=few, options={"grades": "2"})
+    pairs = write(tmp_path / "pairs.jsonl", [{"query": f"tent {n}", "passage": "A tent."} for n in range(12)])
+    how = {"settings": few, "store": tmp_path / "store", "generate": True}
+
+    def reply(request):
+        return message(str(("tent 1" in request.body["messages"][-1]["content"] and 1) or 0))
+
+    with answering(reply) as server:
+        engine = ServerSettings(url=server.url, retries=0)
+        label("judgment", pairs, tmp_path / "graded.jsonl", teacher="big", engine=engine, **how)
+    assert [row["grade"] for row in lines(tmp_path / "graded.jsonl")].count(1) == 3  # 1, 10 and 11
+    source, out = tmp_path / "graded.jsonl", tmp_path / "data"
+    build(task, source, format="native", out=out, options={"grades": "2"}, split_ratios=(1.0, 0.0, 0.0))
+    built = load_dataset(out).records("train")
+    assert sorted(row["query"] for row in built if row["grade"] == 1) == ["tent 1", "tent 10", "tent 11"]
+    assert built[0]["shares"] == {"0": 1.0}
+    with pytest.raises(DataError):  # the grade 1 of two is not that of four
+        build(task, write(tmp_path / "off.jsonl", [{**built[0], "grade": 7, "shares": {"7": 1.0}}]), format="native",
+              out=tmp_path / "off")  # fmt: skip
+
+
+def test_a_limit_without_prices_and_an_adapter_in_place_of_a_service_are_refused(ask, tiny_base, tmp_path):
+    with pytest.raises(UsageError, match="a limit of cost needs prices"):
+        ask(prices=Prices(most=5.0))
+    store = Store(tmp_path / "store")
+    random_adapter(store, "shop-judge", load_task("intent").bound({"kind": "label", "labels": ["a", "b"],
+                   "out_of_scope": None}), tiny_base, tmp_path / "made", seed=1)  # fmt: skip
+    with pytest.raises(UsageError, match="'shop-judge' is the adapter shop-judge@1 of the store"):
+        ask(base=None, teacher="shop-judge", engine=ServerSettings(url="http://127.0.0.1:9"))
+
+
+def test_a_row_without_a_field_of_the_prompt_is_found_before_anything_is_asked(ask, queries):
+    write(queries, [{"query": "tent"}, {"text": "boot"}])
+    with answering(lambda _: message("tent")) as server, pytest.raises(DataError, match="queries.jsonl, row-2"):
+        ask(base=None, teacher="big", engine=ServerSettings(url=server.url))
+    assert not server.asked
+
+
+def test_old_targets_do_not_stay_beside_those_of_the_teacher():
+    judgment, answers = load_task("judgment"), load_task("rag_answer")
+    old = {"query": "q", "passage": "p", "votes": {"0": 3}, "reason": "old", "shares": {"0": 1.0}}
+    assert judgment.labelled(old, Grade(2)) == {"query": "q", "passage": "p", "grade": 2, "shares": {"2": 1.0}}
+    record = {"question": "q", "passages": [{"id": "a", "text": "x"}], "answer": "old", "gold": ["a"]}
+    abstained = answers.output(record).parse(answers.settings["abstention"])
+    assert answers.labelled(record, abstained).keys() == {"question", "passages", "answerable"}
 
 
 def test_answers_and_rewrites_become_targets():

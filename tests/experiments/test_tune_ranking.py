@@ -8,13 +8,16 @@ import random
 import pytest
 import yaml
 
-from searchlora.errors import DataError, UsageError
+from searchlora.adapters.store import Store
+from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, write_card
 from searchlora.experiments.tune_ranking import FUSION, LEARNED, tune_ranking
 from searchlora.experiments.tune_weights import tune_weights
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.systems.lineage import base_reference
+from searchlora.pipelines.stages.fuse import ranking_features
+from searchlora.systems.lineage import base_reference, seen_by_run
+from searchlora.systems.pipeline import run_card
 from searchlora.testing import build_tiny_encoder
 
 PARTS = [{"bm25": {"fields": {"title": 1}}}, {"bm25": {"fields": {"text": 1}}}]
@@ -54,10 +57,12 @@ def test_a_model_learns_what_the_fusion_cannot_know_and_the_pipeline_uses_it(tmp
     assert learned > fused + 0.3 and done.comparison.comparisons[0].p_corrected < 0.01
     assert next(iter(done.gains)) == "field.votes" and sum(done.gains.values()) == pytest.approx(1)
     written = yaml.safe_load(done.path.read_text(encoding="utf-8"))
-    assert written["stages"] == [{"fuse": {"of": PARTS, "model": str(done.model), "fields": ["votes"]}}]
+    names = ["bm25 (1)", "bm25 (2)"]
+    model = {"model": str(done.model), "model_parts": names, "fields": ["votes"]}
+    assert written["stages"] == [{"fuse": {"of": PARTS, **model}}]
     card = json.loads((folder / "tuned.ranking.json").read_text(encoding="utf-8"))
     assert card["cross_validation"]["difference"]["n"] == 60 == card["topics"]["judged"]
-    assert card["parts"] == ["bm25 (1)", "bm25 (2)"]
+    assert card["parts"] == names and len(card["queries"]) == 60
     pipeline = Pipeline.load(done.path)
     topics = [json.loads(line) for line in (folder / "topics.jsonl").read_text(encoding="utf-8").splitlines()]
     first = [search["hits"][0].document for search in pipeline.execute(topics)]
@@ -80,6 +85,55 @@ def test_the_same_inputs_give_the_same_model_and_another_file_another_identity(t
     assert not {"model", "fields"} & plain.identity().keys()
 
 
+@pytest.mark.slow
+def test_a_model_makes_its_topics_and_its_judge_known_to_experiments(tmp_path):
+    folder = shop(tmp_path / "shop", 30)
+    write_card(folder / "qrels.txt", JudgmentsCard("llm", "2026-07-01", judge="judge@1", judge_lineage=("judge@1",)))
+    pipeline = Pipeline.load(tuned(folder).path)
+    card = run_card("ltr", pipeline, Store(folder / "store"))
+    assert card.lineage == ("judge@1",) and card.unknown_sources == ()
+    topics = {"t0": {"query": "wordaa"}, "new": {"query": "tent"}}
+    assert seen_by_run(Store(folder / "store"), card, topics) == ("t0",)
+    (folder / "tuned.ranking.json").unlink()
+    assert run_card("ltr", pipeline, Store(folder / "store")).unknown_sources == ("ranking model tuned.ranking.txt",)
+
+
+@pytest.mark.slow
+def test_parts_keep_their_names_where_one_is_left_out_and_retraining_needs_no_old_model(tmp_path):
+    folder = shop(tmp_path / "shop", 30)
+    done = tuned(folder, [{"fuse": {"of": [*PARTS, {"bm25": {"k": 5}}]}}])
+    (settings,) = read_pipeline(done.path).stages
+    left = settings.with_parts({1: settings.parts[1], 2: settings.parts[2]})
+    assert left.model_parts == ("bm25 (2)", "bm25 (3)")
+    features = ranking_features(left, {})
+    assert features.names[0] == "bm25_(2).score"
+    done.model.unlink()
+    again = tune_ranking(
+        read_pipeline(done.path), folder / "topics.jsonl", folder / "qrels.txt", folder / "again.yaml",
+        corpus=folder / "documents.jsonl",
+    )  # fmt: skip
+    assert again.model.is_file()
+
+
+@pytest.mark.slow
+def test_the_identity_of_a_fusion_has_the_model_of_a_fusion_in_it(tmp_path):
+    folder = shop(tmp_path / "shop", 30)
+    inner = yaml.safe_load(tuned(folder).path.read_text(encoding="utf-8"))["stages"][0]
+    content = {"name": "outer", "stages": [{"fuse": {"of": [inner, {"bm25": {}}]}}]}
+    (folder / "outer.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    (settings,) = read_pipeline(folder / "outer.yaml").stages
+    before = settings.identity()
+    tuned(folder, fields=["votes"])
+    assert settings.identity() != before
+
+
+def test_grades_of_any_size_are_learned_from(tmp_path):
+    folder = shop(tmp_path / "shop", 30)
+    text = (folder / "qrels.txt").read_text(encoding="utf-8")
+    (folder / "qrels.txt").write_text(text.replace(" 1\n", " 100\n"), encoding="utf-8")
+    assert tuned(folder, fields=["votes", "votes"]).model.is_file()
+
+
 def test_too_few_topics_or_a_field_without_numbers_are_refused(tmp_path):
     with pytest.raises(DataError, match="10 topics have a relevant document among the retrieved ones, at least 20"):
         tuned(shop(tmp_path / "few", 10))
@@ -94,7 +148,7 @@ def test_too_few_topics_or_a_field_without_numbers_are_refused(tmp_path):
 def test_weights_are_not_chosen_where_a_model_orders(tmp_path):
     folder = shop(tmp_path / "shop", 30)
     done = tuned(folder)
-    with pytest.raises(Exception, match="without a ranking model"):
+    with pytest.raises(PipelineError, match="without a ranking model"):
         tuned(folder, [{"fuse": {"of": PARTS, "model": str(done.model)}}], tune_weights)
 
 

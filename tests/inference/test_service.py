@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from searchlora.errors import EngineError, NotInStore, RequestRefused
+from searchlora.errors import EngineError, NotInStore
 from searchlora.inference.engine import Request
 from searchlora.inference.remote.service import ServiceEngine
 from searchlora.inference.settings import ServerSettings
@@ -47,6 +48,14 @@ def test_choices_have_the_probabilities_of_their_first_tokens():
         assert server.asked[0].body["top_logprobs"] == 20 and server.asked[0].body["max_tokens"] == 1
 
 
+def test_a_model_that_names_no_choice_first_gives_no_choice_a_score():
+    with answering(lambda _: message("<think>", {"<think>": 0.9, "Grade": 0.1})) as server:
+        (scores,) = engine_of(server).score([ASK], [["0", "1"]])
+        assert all(map(math.isnan, scores.log_probabilities))
+        with pytest.raises(EngineError, match="cannot go on behind the beginning"):
+            engine_of(server).generate([replace(ASK, answer_prefix="2\n")])
+
+
 @pytest.mark.parametrize(
     ("reply", "choices", "fault"),
     [
@@ -60,9 +69,18 @@ def test_a_service_that_cannot_score_is_an_error(reply, choices, fault):
         engine_of(server).score([ASK], [choices])
 
 
-@pytest.mark.parametrize(("status", "of_one_request"), [(400, True), (401, False)])
-def test_a_refused_request_is_told_from_a_service_that_refuses_all(status, of_one_request):
-    refusal = Reply({"error": {"message": "no such content"}}, status)
-    with answering(lambda _: refusal) as server, pytest.raises(EngineError, match="no such content") as raised:
+def test_a_request_that_is_refused_alone_has_no_answer_and_a_warning_tells_why():
+    refusal = Reply({"error": {"message": "no such content"}}, 400)
+    with (
+        answering(lambda _: refusal) as server,
+        pytest.warns(UserWarning, match="a request: .*no such content"),
+    ):
+        (completion,) = engine_of(server).generate([ASK])
+        (scores,) = engine_of(server).score([ASK], [["0", "1"]])
+    assert completion.text == "" and all(map(math.isnan, scores.log_probabilities)) and len(server.asked) == 2
+
+
+def test_a_service_that_refuses_all_is_an_error():
+    refusal = Reply({"error": {"message": "wrong key"}}, 401)
+    with answering(lambda _: refusal) as server, pytest.raises(EngineError, match="wrong key"):
         engine_of(server).generate([ASK])
-    assert isinstance(raised.value, RequestRefused) == of_one_request

@@ -6,11 +6,13 @@ It writes answers, and scores closed sets by the log-probabilities of the first 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from searchlora.errors import EngineError, NotInStore, RequestRefused
+from searchlora.errors import EngineError, NotInStore, RequestRefused, UnusableAnswer
 from searchlora.http_client import OF_ONE_REQUEST, HttpClient, Refused, api_key
 from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.inference.remote.dialects import chat_body, completion_of
@@ -64,10 +66,19 @@ class ServiceEngine:
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """See `Engine.generate`; grammars are not sent, so that the answer is parsed strictly.
 
+        A request that the service refuses alone, as by a filter of contents, has an empty answer, and a warning tells
+        why.
+
         Raises:
-            EngineError: if the service cannot be asked, or refuses a request.
+            EngineError: if the service cannot be asked, or for an answer that is to go on behind a beginning.
         """
-        return self._each(self._completed, requests)
+        if any(request.answer_prefix for request in requests):
+            raise EngineError(
+                "a service cannot go on behind the beginning of an answer",
+                where=self._client.url,
+                fix="Let the model write the whole answer: --generate.",
+            )
+        return self._each(self._answered, requests)
 
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
@@ -75,15 +86,15 @@ class ServiceEngine:
         """The log-probability of the first token of each choice, among the `TOP` most likely ones.
 
         Tokens that begin a choice and no other count for it, whatever their case and blanks; a choice without such a
-        token gets that of the least likely token. The answer does not depend on `prune_margin`.
+        token gets that of the least likely token. Where no token begins a choice, as when the model writes something
+        else first, and for a request that is refused alone, all scores are nan: the output is invalid.
 
         Raises:
             EngineError: if choices cannot be told apart by their first characters, or the service gives no
                 log-probabilities.
         """
         del prune_margin
-        scored = list(zip(requests, choices, strict=True))
-        return self._each(lambda pair: self._score(*pair), scored)
+        return self._each(lambda pair: self._score(*pair), list(zip(requests, choices, strict=True)))
 
     def _each(self, answer: Callable[[Any], Result], asked: Sequence[Any]) -> list[Result]:
         futures = [self._pool.submit(answer, one) for one in asked]
@@ -93,11 +104,18 @@ class ServiceEngine:
             for future in futures:
                 future.cancel()
 
+    def _answered(self, request: Request) -> Completion:
+        try:
+            return self._completed(request)
+        except (RequestRefused, UnusableAnswer) as error:
+            warnings.warn(f"the service refused a request: {error.what}", stacklevel=2)
+            return Completion("", "stop", 0, 0)
+
     def _score(self, request: Request, choices: Sequence[str]) -> ChoiceScores:
-        first = Request(request.messages, max_new_tokens=1, sampling=Sampling(logprobs=TOP))
-        completion = self._completed(first)
-        if not completion.logprobs or not completion.logprobs[0].top:
-            raise EngineError("gives no log-probabilities of its tokens", where=self._client.url, fix=_GENERATE)
+        completion = self._answered(Request(request.messages, max_new_tokens=1, sampling=Sampling(logprobs=TOP)))
+        unknown = ChoiceScores((math.nan,) * len(choices), completion.prompt_tokens, completion.completion_tokens)
+        if not completion.logprobs:  # refused
+            return unknown
         likely = completion.logprobs[0].top
         found: dict[str, list[float]] = {choice: [] for choice in choices}
         for token in likely:
@@ -109,9 +127,11 @@ class ServiceEngine:
                 raise EngineError(
                     f"{both} begin with the same token '{token.text}'", where=self._client.url, fix=_GENERATE
                 )
+        if not any(found.values()):
+            return unknown
         least = min(token.logprob for token in likely)
         scores = tuple(_sum(values) if values else least for values in found.values())
-        return ChoiceScores(scores, completion.prompt_tokens, completion.completion_tokens)
+        return replace(unknown, log_probabilities=scores)
 
     def _completed(self, request: Request) -> Completion:
         body = chat_body(self.model, request)
@@ -122,11 +142,18 @@ class ServiceEngine:
                 raise RequestRefused(error.what, where=error.where, fix=error.fix) from None
             raise
         try:
-            return completion_of(answer, request.sampling)
+            completion = completion_of(answer, request.sampling)
+        except UnusableAnswer:
+            raise
+        except EngineError as error:
+            raise EngineError(error.what, where=self._client.url, fix=_GENERATE) from None
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise EngineError(
                 f"the service's answer is not understood ({type(error).__name__}: {error})", where=self._client.url
             ) from error
+        if request.sampling.logprobs is not None and not (completion.logprobs and completion.logprobs[0].top):
+            raise EngineError("the service gives no log-probabilities", where=self._client.url, fix=_GENERATE)
+        return completion
 
 
 def _begins(token: str, choice: str) -> bool:

@@ -312,7 +312,9 @@ class ServedPipelines:
 def fusion_of(stages: Sequence[StageSettings]) -> tuple[int, StageSettings] | None:
     """Index and settings of the stage whose weights a request can change; None if no stage fuses."""
     place = fusion_place(stages)
-    return None if place is None else (place, stages[place])
+    if place is None or getattr(stages[place], "model", None) is not None:  # a ranking model reads no weights
+        return None
+    return place, stages[place]
 
 
 def _settings_at(stages: Sequence[StageSettings], slot: Slot) -> StageSettings:
