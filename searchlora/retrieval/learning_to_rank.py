@@ -47,7 +47,8 @@ class RankingFeatures:
         PipelineError: for two features of one name.
 
     Examples:
-        >>> features = RankingFeatures(("bm25",), ("votes",), {"a": Document("a", "Red tent", "Tent")}.__getitem__)
+        >>> tent = Document("a", "A red tent.", "Tent", {"votes": "12"})
+        >>> features = RankingFeatures(("bm25",), ("votes",), lambda hit: tent)
         >>> features.names[:3], features.names[-1]
         (('bm25.score', 'bm25.scaled', 'bm25.rank'), 'field.votes')
         >>> ids, matrix = features.of("tent", [[Hit("a", 3.0)]])

@@ -200,7 +200,7 @@ def test_a_limit_without_prices_and_an_adapter_in_place_of_a_service_are_refused
 
 def test_a_row_without_a_field_of_the_prompt_is_found_before_anything_is_asked(ask, queries):
     write(queries, [{"query": "tent"}, {"text": "boot"}])
-    with answering(lambda _: message("tent")) as server, pytest.raises(DataError, match="queries.jsonl, row-2"):
+    with answering(lambda _: message("tent")) as server, pytest.raises(DataError, match=r"queries\.jsonl, row-2"):
         ask(base=None, teacher="big", engine=ServerSettings(url=server.url))
     assert not server.asked
 
