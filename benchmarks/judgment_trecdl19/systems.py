@@ -47,8 +47,10 @@ def judges(test: Pool, pool: Pool, answers: Answers, work: Path) -> dict[str, di
         name: {record["id"]: grade for record, grade in zip(records, grades, strict=True)}
         for name, grades in fitted_baselines(records, training.records("train"), scale).items()
     }
-    found |= over_encoder(records, training.records("train"), FrozenEncoder(ENCODER))
+    boosting = over_encoder(records, training.records("train"), FrozenEncoder(ENCODER))
+    found |= {name: grades for name, grades in boosting.items() if "cosine" not in name}  # `ENCODED` is the cosine
     found |= tuned_and_not(records, answers.adapter, answers.base, answers.tuned, held_out)
+    found[ENCODED] = _by_threshold(answers.cosines, records, held_out)
     found[BOTH] = _by_threshold(_summed(answers, held_out), records, held_out)
     return found
 

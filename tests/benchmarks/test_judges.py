@@ -12,7 +12,7 @@ from benchmarks import judges
 from benchmarks.judges import grade_records
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
-from searchlora.experiments.judge import llm_judge
+from searchlora.experiments import task_model
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.outputs import Grade
 from searchlora.progress import silent
@@ -73,7 +73,7 @@ def test_grades_of_another_text_or_rendering_version_are_not_reused(judge, tiny_
     for records in (PAIRS, PAIRS, others, others):
         grade_records(judge, records, tmp_path / "log", silent)
     assert asked == [PAIRS, others]
-    monkeypatch.setattr(llm_judge, "RENDERING", RENDERING + 1)
+    monkeypatch.setattr(task_model, "RENDERING", RENDERING + 1)
     grade_records(_load(tiny_base, tmp_path), PAIRS, tmp_path / "log", silent)
     assert asked == [PAIRS, others, PAIRS]
 

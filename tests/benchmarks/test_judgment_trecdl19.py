@@ -99,7 +99,10 @@ def _squad(real_data):
 
 
 @pytest.mark.slow
-def test_human_grades_agree_with_themselves_and_bm25_matches_published_values(dl19_pool, pool, perfect, tmp_path):
+def test_human_grades_agree_with_themselves_and_bm25_matches_published_values(
+    dl19_pool, pool, perfect, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(systems, "over_encoder", lambda *_: {})  # minutes; `test_judgment_chorus` runs it
     perfect.save(tmp_path / "answers.json")
     assert Answers.load(tmp_path / "answers.json") == perfect
     judges = systems.judges(dl19_pool, pool, perfect, tmp_path)

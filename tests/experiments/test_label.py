@@ -12,9 +12,10 @@ from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.card import read_card
+from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.judge.llm_judge import load_judge
 from searchlora.experiments.label import Prices, label, merge_labels
-from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.row_sample import RowSample
 from searchlora.experiments.sharding import Sharding
 from searchlora.experiments.train import train
@@ -83,6 +84,9 @@ def test_rows_are_labelled_and_a_student_has_the_teacher_among_its_ancestors(ask
     options = TrainingOptions(("optim.max_steps=3", "validation.generate_rows=0"), base=str(tiny_base.path))
     student = train("intent", tmp_path / "data", "student", options, store=tmp_path / "store")
     assert ancestors(Store(tmp_path / "store"), student.reference) == (teacher,)
+    how = EvaluationOptions(split="train", limit=4, baseline_encoder=None)
+    with pytest.raises(UsageError, match="circular"):
+        evaluate(student.reference, tmp_path / "data", how, store=tmp_path / "store")
 
 
 @pytest.mark.slow
