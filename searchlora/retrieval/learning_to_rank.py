@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from searchlora.retrieval.fusion import Fused, Source
 Matrix = NDArray[np.float64]
 
 _WORDS = Analyzer(stopwords=None)
+
+#: Texts whose words are kept in memory.
+_TEXTS = 1 << 15
 
 
 class RankingFeatures:
@@ -86,18 +89,25 @@ class RankingFeatures:
         return ids, np.array(rows, dtype=np.float64).reshape(len(ids), len(self.names))
 
     def _of_document(self, asked: set[str], document: Document) -> list[float]:
-        title, text = _WORDS(document.title), _WORDS(document.text)
-        in_title = asked.intersection(title)
+        (in_title, title), (in_text, text) = _words(document.title), _words(document.text)
+        shared = len(asked & in_title)
         return [
             len(asked),
             sum(any(map(str.isdigit, word)) for word in asked),
-            len(title),
-            len(text),
-            len(in_title) / max(1, len(asked)),
-            len(asked.intersection(text)) / max(1, len(asked)),
-            len(in_title) / max(1, len(set(title))),
+            title,
+            text,
+            shared / max(1, len(asked)),
+            len(asked & in_text) / max(1, len(asked)),
+            shared / max(1, len(in_title)),
             *(_number(document.field(field)) for field in self._fields),
         ]
+
+
+@lru_cache(_TEXTS)
+def _words(text: str) -> tuple[frozenset[str], int]:
+    """The different words of a text, and the number of all. Popular documents are candidates of many queries."""
+    words = _WORDS(text)
+    return frozenset(words), len(words)
 
 
 def _of_part(hits: Sequence[Hit]) -> dict[str, tuple[float, float, float]]:
