@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -89,13 +90,14 @@ def _applied(
 def _check_result(stage: Stage, before: Sequence[SearchContext], after: Sequence[SearchContext]) -> None:
     """Refuse what no stage may return.
 
-    Results are shown in the order of the list, and a run is ordered by score: the two must not differ.
+    Results are shown in the order of the list, and a run is ordered by score, in single precision as `trec.ranked`
+    does it: the two must not differ.
     """
     if len(after) != len(before):
         raise PipelineError(f"returned {len(after)} searches for {len(before)}", where=f"stage {stage.label}")
     for search, own in zip(before, after, strict=True):
         hits = own.get("hits", ())
-        if hits is not search.get("hits") and any(a.score < b.score for a, b in pairwise(hits)):
+        if hits is not search.get("hits") and any(a < b for a, b in pairwise(array("f", (hit.score for hit in hits)))):
             raise PipelineError(
                 f"returned hits for the search '{own.get('id')}' that are not in the order of their scores",
                 where=f"stage {stage.label}",

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from searchlora.errors import DeadlineExceeded, EngineError, PipelineError, RequestRefused
+from searchlora.eval.trec import ranked
 from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.pipelines.explain import explain
 from searchlora.pipelines.pipeline import Pipeline
@@ -51,6 +52,14 @@ def test_what_no_stage_may_return_is_an_error_that_names_the_stage():
         pipeline.execute(searches("tent", "boot"))
     with pytest.raises(PipelineError, match="stage own: returned 1 searches for 2"):
         Pipeline("p", [Returning(ordered)]).execute(searches("tent", "boot"))
+
+
+def test_scores_that_are_equal_in_single_precision_are_ties_as_in_trec_eval():
+    """Reciprocal ranks with weights differ in the last digits, and `ranked` orders such documents by their ids."""
+    scores = {"d1": 0.01 + 1e-12, "d2": 0.01}
+    hits = [Hit(document, scores[document]) for document in ranked(scores)]
+    assert [hit.document for hit in hits] == ["d2", "d1"]
+    assert Pipeline("p", [Returning(hits)]).search("tent")["hits"][0]["document"] == "d2"
 
 
 def test_only_the_refused_search_goes_on_without_the_stage():
