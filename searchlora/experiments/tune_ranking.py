@@ -230,8 +230,9 @@ def _topics(fusion: JudgedFusion, features: RankingFeatures) -> list[_Topic]:
         id_ = str(search["id"])
         hits, queries, grades = fusion.searched.hits[id_], searched_queries(search), grades_of[id_]
         candidates = [features.of(query, of_query) for query, of_query in zip(queries, hits, strict=True)]
-        # Grades by their order: LambdaMART doubles the gain with each.
-        graded = [scale.index(max(0, grades.get(document, 0))) for document in candidates[-1][0]]
+        # Grades by their order, since LambdaMART doubles the gain with each; LightGBM knows 31 of them.
+        step = max(1.0, (len(scale) - 1) / 30)
+        graded = [int(scale.index(max(0, grades.get(document, 0))) / step) for document in candidates[-1][0]]
         fused = {hit.document: hit.score for hit in fusion.settings.fused_hits(hits, fusion.settings.part_weights)}
         group = normalised(str(search["query"])) or id_
         read.append(_Topic(id_, group, queries, candidates, graded, fused))

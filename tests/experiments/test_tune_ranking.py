@@ -128,9 +128,10 @@ def test_the_identity_of_a_fusion_has_the_model_of_a_fusion_in_it(tmp_path):
 
 
 def test_grades_of_any_size_are_learned_from(tmp_path):
-    folder = shop(tmp_path / "shop", 30)
+    folder = shop(tmp_path / "shop", 40)
     text = (folder / "qrels.txt").read_text(encoding="utf-8")
-    (folder / "qrels.txt").write_text(text.replace(" 1\n", " 100\n"), encoding="utf-8")
+    graded = "".join(line.replace(" 1\n", f" {100 + number}\n") for number, line in enumerate(text.splitlines(True)))
+    (folder / "qrels.txt").write_text(graded, encoding="utf-8")
     assert tuned(folder, fields=["votes", "votes"]).model.is_file()
 
 
