@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -201,6 +202,18 @@ def _draft(target: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the target may have no folder
             draft.unlink()
+
+
+def finished_card(draft: Mapping[str, Any], graded: int, invalid: int) -> JudgmentsCard:
+    """The card of an LLM's grades when they are complete.
+
+    Args:
+        draft: The card before, as JSON.
+        graded, invalid: Numbers of valid and of invalid answers.
+    """
+    card = TypeAdapter(JudgmentsCard).validate_json(json.dumps(draft))
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return replace(card, created=created, counts={"llm": graded}, invalid=invalid)
 
 
 @contextmanager

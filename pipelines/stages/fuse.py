@@ -72,21 +72,14 @@ class FuseSettings(RetrieveSettings):
         # Parts know what they are filtered by, so that each can be built without the fusion.
         return tuple(_filtered_by(stage, filter_by) for stage in of)
 
-    @field_validator("weights")
+    @field_validator("weights", "model_parts")
     @classmethod
-    def _one_per_stage(cls, weights: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
+    def _one_per_stage(cls, values: tuple[Any, ...] | None, info: ValidationInfo) -> tuple[Any, ...] | None:
         stages = info.data.get("of")
-        if weights is not None and stages is not None and len(weights) != len(stages):
-            raise ValueError(f"there are {len(weights)} weights for {len(stages)} stages")
-        return weights
-
-    @field_validator("model_parts")
-    @classmethod
-    def _one_name_per_stage(cls, names: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
-        stages = info.data.get("of")
-        if names is not None and stages is not None and len(names) != len(stages):
-            raise ValueError(f"there are {len(names)} names for {len(stages)} stages")
-        return names
+        if values is not None and stages is not None and len(values) != len(stages):
+            what = "weights" if info.field_name == "weights" else "names"
+            raise ValueError(f"there are {len(values)} {what} for {len(stages)} stages")
+        return values
 
     @property
     def parts(self) -> tuple[RetrieveSettings, ...]:

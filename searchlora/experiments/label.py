@@ -12,17 +12,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.judgments.card import JudgmentsCard, card_first, check_new
+from searchlora.eval.judgments.card import JudgmentsCard, card_first, check_new, finished_card
 from searchlora.experiments.row_sample import RowSample
 from searchlora.experiments.sharding import WHOLE, Sharding, run_shards
 from searchlora.experiments.task_model import TaskModel, load_task_model
@@ -180,18 +176,8 @@ def _label_shard(
     if model["teacher"] is not None and not (isinstance(spec, Graded) and not spec.reasoned):
         # Labels often begin alike, and the first token is all that a service tells.
         loaded = replace(loaded, generate=True)
-    card = JudgmentsCard(
-        source="llm",
-        created="",
-        judge=loaded.reference,
-        judge_lineage=loaded.lineage,
-        base=loaded.base,
-        engine=loaded.engine_id,
-        prompt_hash=prompt_hash(loaded.task),
-        judge_queries=loaded.queries,
-        made_from={rows.name: file_sha256(rows)},
-    )
-    about = {"kind": "label", "card": asdict(card), "prices": [prices.prompt, prices.output]}
+    card = asdict(loaded.card({rows.name: file_sha256(rows)}))
+    about = {"kind": "label", "card": card, "prices": [prices.prompt, prices.output]}
     budget = _Budget(prices, shard, parts.folder)
     # With a limit, little is spent beyond it.
     batch = BATCH_SIZE if prices.most is not None else max(BATCH_SIZE, loaded.engine.call_size)
@@ -297,12 +283,7 @@ def merge_labels(out: str | Path) -> LabelResult:
     labelled = outputs.total()
     if not labelled:
         raise DataError(f"none of the {merged.rows} outputs parses", where=str(faults), fix="Read them.")
-    card = replace(
-        TypeAdapter(JudgmentsCard).validate_json(json.dumps(merged.about["card"])),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        counts={"llm": labelled},
-        invalid=invalid,
-    )
+    card = finished_card(merged.about["card"], labelled, invalid)
     with card_first(target, card) as (draft, finish):
         with atomic_text(draft) as written:
             written.writelines(_line(row["record"]) for row in merged if "invalid" not in row)

@@ -6,7 +6,7 @@ A judge grades pairs with it, a teacher labels rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import EngineError, InvalidName, NotInStore, PromptTooLong, UsageError
+from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.experiments.training_runs import dataset_for
 from searchlora.inference.engine import Engine
 from searchlora.inference.engines import make_engine
@@ -66,6 +67,24 @@ class TaskModel:
     def key(self) -> dict[str, str]:
         """All that an answer depends on besides the record."""
         return {"judge": self.conditions, "prompt": prompt_hash(self.task)}
+
+    def card(self, made_from: Mapping[str, str]) -> JudgmentsCard:
+        """The card of what it grades or labels, without what only the answers tell.
+
+        Args:
+            made_from: Name of each input file -> its sha256.
+        """
+        return JudgmentsCard(
+            source="llm",
+            created="",
+            judge=self.reference,
+            judge_lineage=self.lineage,
+            base=self.base,
+            engine=self.engine_id,
+            prompt_hash=prompt_hash(self.task),
+            judge_queries=self.queries,
+            made_from=made_from,
+        )
 
     def ask(self, records: Sequence[Record], engine: Engine | None = None) -> list[Any]:
         """One output per record, in order, computed as one batch; `InvalidOutput` for a text that does not parse.

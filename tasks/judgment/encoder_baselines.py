@@ -6,6 +6,7 @@ rows: for boosting on its scores of queries that it has not learned from.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -32,45 +33,56 @@ _FOLDS = 5
 _BOOSTING = {"max_iter": 50, "learning_rate": 0.05, "max_leaf_nodes": 7, "min_samples_leaf": 20, "random_state": 0}
 
 
-class CosineBaseline(EncoderBaseline):
-    """The cosine of query and passage, cut into grades.
+class _CutBaseline(EncoderBaseline):
+    """A score of each pair, cut into grades by thresholds.
 
     Args:
         scale: The grades in ascending order.
     """
+
+    def __init__(self, scale: Sequence[int]) -> None:
+        self._scale = scale
+
+    def fit(self, training: Sequence[Record], validation: Sequence[Record], encode: Encode) -> None:
+        del validation
+        rows = list(islice(training, TRAINING_ROWS))
+        gold, groups = [int(row["grade"]) for row in rows], [str(row["group"]) for row in rows]
+        self._thresholds = best_thresholds(self._learn(rows, encode), gold, groups, self._scale)
+
+    def predict(self, records: Sequence[Record], encode: Encode) -> Sequence[Grade]:
+        scores = self._scores(records, encode)
+        return [Grade(grade_of(float(score), self._thresholds, self._scale)) for score in scores]
+
+    @abstractmethod
+    def _learn(self, rows: Sequence[Record], encode: Encode) -> Any:
+        """Learn the score, and return those of the rows by which the thresholds are chosen."""
+
+    @abstractmethod
+    def _scores(self, records: Sequence[Record], encode: Encode) -> Any:
+        """One score per record."""
+
+
+class CosineBaseline(_CutBaseline):
+    """The cosine of query and passage, cut into grades."""
 
     name = "cosine, cut"
 
-    def __init__(self, scale: Sequence[int]) -> None:
-        self._scale = scale
+    def _learn(self, rows: Sequence[Record], encode: Encode) -> Any:
+        return cosines(rows, encode)
 
-    def fit(self, training: Sequence[Record], validation: Sequence[Record], encode: Encode) -> None:
-        del validation
-        rows = list(islice(training, TRAINING_ROWS))
-        self._thresholds = _thresholds(cosines(rows, encode), rows, self._scale)
-
-    def predict(self, records: Sequence[Record], encode: Encode) -> Sequence[Grade]:
-        return [Grade(grade_of(score, self._thresholds, self._scale)) for score in cosines(records, encode)]
+    def _scores(self, records: Sequence[Record], encode: Encode) -> Any:
+        return cosines(records, encode)
 
 
-class BoostingBaseline(EncoderBaseline):
-    """Gradient-boosted trees over classical features of a pair (`features`), cut into grades.
-
-    Args:
-        scale: The grades in ascending order.
-    """
+class BoostingBaseline(_CutBaseline):
+    """Gradient-boosted trees over classical features of a pair (`features`), cut into grades."""
 
     name = "+ boosting"
 
-    def __init__(self, scale: Sequence[int]) -> None:
-        self._scale = scale
-
-    def fit(self, training: Sequence[Record], validation: Sequence[Record], encode: Encode) -> None:
+    def _learn(self, rows: Sequence[Record], encode: Encode) -> Any:
         from sklearn.ensemble import HistGradientBoostingRegressor
         from sklearn.model_selection import GroupKFold, cross_val_predict
 
-        del validation
-        rows = list(islice(training, TRAINING_ROWS))
         inputs, shares = features(rows, encode), np.array([rater_shares(row, self._scale) for row in rows])
         expected = shares @ np.array(self._scale)
         groups = [str(row["group"]) for row in rows]
@@ -78,14 +90,11 @@ class BoostingBaseline(EncoderBaseline):
         self._model: Any = model.fit(inputs, expected)
         folds = min(_FOLDS, len(set(groups)))
         if folds > 1:
-            unseen = cross_val_predict(model, inputs, expected, groups=groups, cv=GroupKFold(folds))
-        else:  # deep pools of one query
-            unseen = model.predict(inputs)
-        self._thresholds = _thresholds(unseen, rows, self._scale)
+            return cross_val_predict(model, inputs, expected, groups=groups, cv=GroupKFold(folds))
+        return model.predict(inputs)  # deep pools of one query
 
-    def predict(self, records: Sequence[Record], encode: Encode) -> Sequence[Grade]:
-        scores = self._model.predict(features(records, encode))
-        return [Grade(grade_of(float(score), self._thresholds, self._scale)) for score in scores]
+    def _scores(self, records: Sequence[Record], encode: Encode) -> Any:
+        return self._model.predict(features(records, encode))
 
 
 def cosines(records: Sequence[Record], encode: Encode) -> NDArray[np.float64]:
@@ -126,7 +135,3 @@ def features(records: Sequence[Record], encode: Encode) -> NDArray[np.float64]:
 
 def _text(record: Record) -> str:
     return f"{record.get('title', '')} {record['passage']}".strip()
-
-
-def _thresholds(scores: Any, rows: Sequence[Record], scale: Sequence[int]) -> tuple[float, ...]:
-    return best_thresholds(scores, [int(row["grade"]) for row in rows], [str(row["group"]) for row in rows], scale)

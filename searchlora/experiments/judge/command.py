@@ -9,12 +9,11 @@ same grades as an uninterrupted one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile, corpus_path, mapped_sha256
 from searchlora.eval.judgments.card import JudgmentsCard, check_new
@@ -194,15 +193,4 @@ def _systems(runs: Sequence[str | Path]) -> dict[str, RunLineage | None]:
 def _card(judge: Judge, made_from: Mapping[str, str]) -> JudgmentsCard:
     """The card without what only the grades tell."""
     relevant = judge.task.settings.get("relevant")
-    return JudgmentsCard(
-        source="llm",
-        created="",
-        judge=judge.reference,
-        judge_lineage=judge.lineage,
-        base=judge.base,
-        engine=judge.engine_id,
-        prompt_hash=prompt_hash(judge.task),
-        judge_queries=judge.queries,
-        made_from=made_from,
-        relevant=relevant if type(relevant) is int else None,
-    )
+    return replace(judge.card(made_from), relevant=relevant if type(relevant) is int else None)

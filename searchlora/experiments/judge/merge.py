@@ -6,18 +6,15 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from searchlora.errors import DataError
 from searchlora.eval.judge.labels import write_probabilities
-from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, write_judgments
+from searchlora.eval.judgments.card import JudgmentsCard, check_new, finished_card, invalid_path, write_judgments
 from searchlora.eval.trec import StreamedQrels
 from searchlora.files import atomic_text, check_writable
 from searchlora.files.shards import Merged, Parts
@@ -68,13 +65,8 @@ def merge_grades(out: str | Path) -> JudgeResult:
             where=str(invalid_path(target)),
             fix="Score the labels of the scale: omit --generate.",
         )
-    card = replace(
-        TypeAdapter(JudgmentsCard).validate_json(json.dumps(merged.about["card"])),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        scale=scales.pop() if len(scales) == 1 else (),
-        counts={"llm": grades.total()},
-        invalid=invalid,
-    )
+    card = finished_card(merged.about["card"], grades.total(), invalid)
+    card = replace(card, scale=scales.pop() if len(scales) == 1 else ())
     if merged.about["scored"]:
         file = Path(f"{target}.probabilities.jsonl")
         write_probabilities(file, map(itemgetter("topic", "document", "probabilities", "reason"), _valid(merged)))
