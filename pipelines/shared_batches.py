@@ -135,6 +135,7 @@ def _groups(stages: Sequence[Stage], settings: Sequence[StageSettings]) -> dict[
 
 
 def _may_share(stage: AdapterStage, policy: StageSettings | None) -> bool:
-    """Whether what a stage reads and writes is known, its time need not be told apart, and it looks up no answers."""
+    """Whether a stage can be asked with others: what it reads is known, it is not timed, and looks up no answers."""
     timed = policy is not None and policy.budget_s is not None
-    return stage.task.reads_as_declared and not timed and not isinstance(stage.engine, MeteredEngine)
+    alone = timed or stage.only_undecided
+    return stage.task.reads_as_declared and not alone and not isinstance(stage.engine, MeteredEngine)

@@ -18,6 +18,7 @@ from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.inference.settings import EngineSettings, engine_settings
 from searchlora.outputs import ClosedSet, Continued, InvalidOutput
 from searchlora.pipelines.results import INVALID, plain
+from searchlora.pipelines.stages.deciding import UNDECIDED, Decides, with_decision
 from searchlora.pipelines.stages.retrieve import searched_queries
 from searchlora.pipelines.stages.stage import (
     FUSED_QUERIES,
@@ -76,6 +77,15 @@ class AdapterSettings(StageSettings):
         description="tuned values that replace those in the adapter's manifest, such as `{abstain: judge}` for"
         " rag_answer; `searchlora tune` fits them",
     )
+    decides: Decides | None = Field(
+        None,
+        description="lowest probability of an answer that is acted on, as `{above: 0.93}`, for one label of a closed"
+        " set; below it the search stays as it was, and `undecided` has the probability; `searchlora tune --risk` fits"
+        " it",
+    )
+    only_undecided: bool = Field(
+        False, description="answer only where an earlier stage of the same task was not sure enough: escalation"
+    )
 
     @field_validator("engine", mode="before")
     @classmethod
@@ -90,7 +100,8 @@ class AdapterSettings(StageSettings):
         return None if self.zero_shot else self.name
 
     def with_adapter(self, reference: str | None) -> Self:
-        update = {"zero_shot": True} if reference is None else {"name": reference, "zero_shot": False}
+        update: dict[str, Any] = {"zero_shot": True} if reference is None else {"name": reference, "zero_shot": False}
+        update |= {"decides": None}  # it was fitted for the other one
         return self.model_copy(update=update)
 
     def with_default_engine(self, engine: EngineSettings) -> Self:
@@ -101,6 +112,11 @@ class AdapterSettings(StageSettings):
 
     def untuned(self) -> Self:
         return self.model_copy(update={"tuned": {}, "continue_after_choice": False})
+
+    def decides_for(self, task: str, store: Store) -> bool:
+        if self.only_undecided or self.zero_shot:
+            return False
+        return store.get(self.name).manifest.task == task
 
     @property
     def slot_name(self) -> str:
@@ -127,6 +143,8 @@ class AdapterSettings(StageSettings):
         options = manifest.prompt_options if own else None
         local = context.engines.get(model, manifest.precision, settings=self.engine, prompt_options=options)
         check_renders(stored, task, local.renderer)
+        if self.decides is not None:
+            self.decides.check(stored.reference, task, constrained=self.constrained)
         engine: Engine = local
         adapter = None if self.zero_shot else engine.pin(self.name)
         if context.cache is not None:
@@ -145,6 +163,8 @@ class AdapterSettings(StageSettings):
             constrained=self.constrained,
             continue_after_choice=self.continue_after_choice,
             fuse_rewrite=self.rewrite == "fuse",
+            decides=self.decides,
+            only_undecided=self.only_undecided,
         )
 
     def _task(self, stored: StoredAdapter, context: BuildContext) -> GenerationTask:
@@ -186,6 +206,8 @@ class AdapterStage(Stage):
         continue_after_choice: Generate the text that follows a scored choice, such as the reason of a grade, or the
             answer where the model does not abstain. It follows the choice after tuning.
         fuse_rewrite: Where the task rewrites the query, let retrievers search with the one before, too.
+        decides: The lowest probability of an answer that is acted on; None: every answer is.
+        only_undecided: Only searches that an earlier stage of the task left undecided are answered.
     """
 
     task: GenerationTask
@@ -195,6 +217,8 @@ class AdapterStage(Stage):
     constrained: bool = True
     continue_after_choice: bool = True
     fuse_rewrite: bool = False
+    decides: Decides | None = None
+    only_undecided: bool = False
 
     @property
     def label(self) -> str:
@@ -202,6 +226,13 @@ class AdapterStage(Stage):
         return f"{name}(rewrite=fuse)" if self.fuse_rewrite else name
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
+        answered = iter(self._answered([search for search in searches if self._answers(search)]))
+        return [next(answered) if self._answers(search) else search for search in searches]
+
+    def _answers(self, search: SearchContext) -> bool:
+        return not self.only_undecided or self.task.name in search.get(UNDECIDED, ())
+
+    def _answered(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
         records = [self.task.records_from(search) for search in searches]
         flat = [record for of_search in records for record in of_search]
         outputs = iter(self.ask(flat))
@@ -209,7 +240,8 @@ class AdapterStage(Stage):
             with_outputs(self.task, search, of_search, [next(outputs) for _ in of_search])
             for search, of_search in zip(searches, records, strict=True)
         ]
-        return [self._with_queries(before, after) for before, after in zip(searches, done, strict=True)]
+        decided = [with_decision(self.decides, self.task, *states) for states in zip(searches, done, strict=True)]
+        return [self._with_queries(before, after) for before, after in zip(searches, decided, strict=True)]
 
     def requests(self, searches: Sequence[SearchContext]) -> list[tuple[Request, tuple[str, ...]]]:
         """The first request for each record of the searches, with its choices; none where it generates."""
@@ -322,13 +354,21 @@ class AdapterStage(Stage):
             },
         }
         flags = ["cached"] if distinct and all(exchange.known for exchange in distinct) else []
+        flags += ["undecided"] if self._undecided(before, after) else []
         return row, [*flags, *(f"invalid: {reason}" for reason in self._invalid(before, after))]
 
     def notes(self, before: SearchContext, after: SearchContext, rank: int | None) -> Iterator[str]:
-        """Why outputs are invalid."""
+        """Why outputs are invalid, or not acted on."""
         del rank
+        if self.decides is not None and self._undecided(before, after):
+            probability = after[UNDECIDED][self.task.name]
+            below = f"{probability:.4f}, below {self.decides.above:.4f}"
+            yield f"{self.label} did not decide: its answer has probability {below}"
         for reason in self._invalid(before, after):
             yield f"an output of {self.label} is invalid: {reason}"
+
+    def _undecided(self, before: SearchContext, after: SearchContext) -> bool:
+        return after is not before and self.task.name in after.get(UNDECIDED, ())
 
     def _invalid(self, before: SearchContext, after: SearchContext) -> list[str]:
         outputs = after.get("outputs", {}).get(self.task.name, ()) if after is not before else ()

@@ -204,6 +204,11 @@ class StageSettings(Settings):
         """The stage without tuned values, as they are fitted on its outputs."""
         raise NotImplementedError
 
+    def decides_for(self, task: str, store: Store) -> bool:
+        """Whether the stage has the first say on a task, so that `tune --risk` can fit when it decides alone."""
+        del task, store
+        return False
+
     @property
     def adapter_reference(self) -> str | None:
         """The adapter that takes part; None without one."""
@@ -237,14 +242,18 @@ class StageSettings(Settings):
         return False
 
     def identity(self) -> dict[str, Any]:
-        """The settings on which hits and outputs depend, as JSON. An empty filter is left out."""
-        return _without_empty_filters(self.model_dump(mode="json"))
+        """The settings on which hits and outputs depend, as JSON. Empty keys of `_LATER` are left out."""
+        return _without_later_keys(self.model_dump(mode="json"))
 
 
-def _without_empty_filters(content: dict[str, Any]) -> dict[str, Any]:
-    identity = {key: value for key, value in content.items() if key != "filter_by" or value}
+#: Keys that came after the first results were stored under identities: without a value they change no identity.
+_LATER = frozenset({"filter_by", "decides", "only_undecided"})
+
+
+def _without_later_keys(content: dict[str, Any]) -> dict[str, Any]:
+    identity = {key: value for key, value in content.items() if key not in _LATER or value}
     if isinstance(identity.get("of"), list):
-        identity["of"] = [_without_empty_filters(part) for part in identity["of"]]
+        identity["of"] = [_without_later_keys(part) for part in identity["of"]]
     return identity
 
 

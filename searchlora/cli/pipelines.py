@@ -210,6 +210,11 @@ def tune(
     options: PipelineOptions,
     engine: EngineOptions,
     data: Annotated[Path | None, option("--data FOLDER", "Dataset folder, from `data build`: fit thresholds.")] = None,
+    risk: Annotated[
+        float | None,
+        option("--risk RATE", "With --data: highest error rate at which the stage decides alone, such as 0.02."),
+    ] = None,
+    split: Annotated[str, option("--split SPLIT", "With --risk: the split of --data to use.")] = "validation",
     topics: Annotated[Path | None, option("--topics FILE", "Validation topics: choose fusion weights.")] = None,
     qrels: Annotated[Path | None, option("--qrels FILE", "Relevance judgments of the topics (qrels).")] = None,
     measure: MeasureOption = "nDCG@10",
@@ -222,7 +227,7 @@ def tune(
     ] = [],
     allow_circular: AllowCircularOption = False,
 ) -> None:
-    """Fit thresholds of an adapter stage (--data), or weights or a ranking model of a fusion (--topics, --qrels).
+    """Fit thresholds of an adapter stage (--data), also at a stated risk (--risk), or a fusion (--topics, --qrels).
 
     Writes the pipeline with the fitted values and pinned adapters. Use validation data, not test data.
     """
@@ -232,6 +237,11 @@ def tune(
 
     if (data is None) == (topics is None) or (topics is None) != (qrels is None):
         raise UsageError("tune needs --data, or --topics and --qrels", fix="Give one of the two.")
+    if risk is not None:
+        if data is None:
+            raise UsageError("a risk is kept on labelled rows", where="--risk", fix="Give a dataset with --data.")
+        _tune_risk(options, engine, pipeline, out, data, split, risk)
+        return
     stored = {"store": options.store, "tasks": options.tasks}
     if data is not None:
         with progress_bars() as steps:
@@ -265,6 +275,28 @@ def tune(
     if chosen.circular:
         typer.echo(f"circular: {chosen.circular}")
     typer.echo(f"Wrote {chosen.path}. The weights were chosen on these topics: expect less on others.")
+
+
+def _tune_risk(
+    options: PipelineOptions, engine: EngineOptions, pipeline: str, out: Path, data: Path, split: str, risk: float
+) -> None:
+    from searchlora.cli.terminal import progress_bars
+    from searchlora.experiments.tune_risk import tune_risk
+
+    with progress_bars() as steps:
+        config = options.read(pipeline, engine)
+        stored = {"store": options.store, "tasks": options.tasks}
+        result = tune_risk(config, data, out, risk, split=split, steps=steps, **stored)
+    rule = result.rule
+    if result.invalid:
+        typer.echo(f"{result.invalid} answers are invalid; they are not among the rows below")
+    if result.unknown:
+        typer.echo(f"warning: it is unknown what {result.adapter} was trained on; it may have seen the rows", err=True)
+    typer.echo(
+        f"{result.adapter} decides alone where its probability is {rule.above:.4f} or higher: {rule.coverage:.1%} of"
+        f" {rule.rows} rows, {rule.errors} errors; the error rate is at most {rule.risk:g} (confidence 95%)"
+    )
+    typer.echo(f"Wrote {result.path}")
 
 
 def _tune_ranking(

@@ -85,11 +85,9 @@ def tune(
     records = dataset.records("validation")
     if not records:
         raise DataError("has no validation records", where=str(dataset.folder))
-    size = built.batch_size
-    seen = _through(built.stages[:-1], task, records, size, steps("Judging"))
-    outputs = ask_in_batches(stage, seen, size, steps("Answering"))
+    seen, outputs = ask_stage(built, task, records, steps)
     task = task.bound(task.settings, {**task.tuned, **asked})
-    tuned = {**task.tune(seen, outputs), "origin": _origin(dataset, built)}
+    tuned = {**task.tune(seen, outputs), "origin": origin(dataset, built, "validation")}
     write_tuned(out, config, stages, place, {"tuned": tuned}, "`origin` says on what the values were fitted.")
     return TuneResult(out, stage.label, tuned)
 
@@ -104,6 +102,15 @@ def _tuned_stage(stages: Sequence[StageSettings], store: Store, task: str, where
         where=where,
         fix="Give the stage 'tuned', as in '- adapter: {name: shop-answers, tuned: {abstain: judge}}'.",
     )
+
+
+def ask_stage(
+    built: Pipeline, task: GenerationTask, records: Sequence[Record], steps: Steps
+) -> tuple[list[Record], list[Any]]:
+    """The records as the last stage of a pipeline sees them after the others, and its outputs."""
+    size = built.batch_size
+    seen = _through(built.stages[:-1], task, records, size, steps("Judging"))
+    return seen, ask_in_batches(built.stages[-1], seen, size, steps("Answering"))
 
 
 def _through(
@@ -123,7 +130,7 @@ def _through(
     return seen
 
 
-def _origin(dataset: Dataset, built: Pipeline) -> dict[str, Any]:
+def origin(dataset: Dataset, built: Pipeline, split: str) -> dict[str, Any]:
     """Where the values come from: the dataset by its hash, the adapters in the order of their stages, their engines."""
     engines = list(dict.fromkeys(built.engine_id))
-    return {"dataset": dataset.fingerprint, "split": "validation", "adapters": built.labels, "engines": engines}
+    return {"dataset": dataset.fingerprint, "split": split, "adapters": built.labels, "engines": engines}

@@ -32,7 +32,7 @@ from searchlora.tasks.judgment.guideline import OPTIONS, REASON_OPTION, GradeSca
 
 _DIGIT = re.compile("-?[0-9]{1,9}")
 
-REQUIRED_FIELDS = ("id", "group", "query", "passage", "grade")
+REQUIRED_FIELDS = ("id", "group", "query", "passage")
 UNJUDGED = {"unjudged": Option("number of unjudged passages per query to add with grade 0", "whole number ≥ 0", "0")}
 
 
@@ -44,6 +44,8 @@ def _native(source: Path, options: Options) -> FormatRows:
     def graded(record: Record) -> Converted:
         if reasoned and (fault := _reason_fault(record)):
             return fault
+        if "grade" not in record:
+            return record if "teacher" in record else "field 'grade' is missing, and there is no score of a 'teacher'"
         grade = judgments.number_of_grade(record["grade"], numbers)
         return grade if isinstance(grade, str) else {**record, "grade": grade}
 
@@ -155,7 +157,7 @@ FORMATS: Mapping[str, Format] = {
             description=NATIVE,
             read=_native,
             options={
-                **native_columns(*REQUIRED_FIELDS, "title", "kind"),
+                **native_columns(*REQUIRED_FIELDS, "grade", "title", "kind"),
                 **REASON_OPTION,
                 "grade_map": judgments.OPTIONS["grade_map"],
             },

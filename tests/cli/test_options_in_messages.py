@@ -38,6 +38,8 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "pipelines/config.py": ("run", "search", "ablate"),
     "pipelines/explain.py": ("search",),
     "pipelines/index_build.py": ("index build",),
+    "pipelines/stages/adapter.py": ("tune",),
+    "pipelines/stages/deciding.py": ("tune",),
     "pipelines/stages/fuse.py": ("tune",),
     "pipelines/pipeline.py": ("run", "search", "ablate"),
     "searchlora/adapters/operations.py": ("adapters alias",),

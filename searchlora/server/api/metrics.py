@@ -51,6 +51,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.undecided = Counter(
+            "searchlora_undecided",
+            "Answers that were not sure enough to be acted on, by adapter.",
+            ["model"],
+            registry=self.registry,
+        )
+
     def completed(self, model: str, answers: Sequence[Completion], *, invalid: int = 0) -> None:
         """Count the answers to one prompt; `invalid` of them were truncated under a grammar."""
         self.tokens.labels(model, "prompt").inc(answers[0].prompt_tokens)

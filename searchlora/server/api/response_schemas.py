@@ -226,6 +226,22 @@ class Classifications(ListOf[Classified]):
     model: str
 
 
+class Decided(TypedDict):
+    index: int
+    label: str | None
+    probability: float | None
+    decides: bool
+    invalid: NotRequired[str]
+
+
+class Decisions(ListOf[Decided]):
+    id: str
+    created: int
+    model: str
+    above: float
+    risk: float | None
+
+
 class Rewritten(TypedDict):
     object: Literal["rewrite"]
     model: str

@@ -90,6 +90,8 @@ class SearchJob:
             stage, earlier = shared.stage(number - 1, [before])
             (after,) = execute_stage(stage, settings, [before], number, rows.append, earlier, public_message)
             stages.append(self._shown(rows[0]))
+            if "undecided" in rows[0]["flags"]:
+                self.service.metrics.undecided.labels(stage.label).inc()
             self.on_stage({"type": "stage", **stages[-1]})
             evidence = _evidence(stage, before, after) or evidence
             before = after

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from searchlora.errors import RowError
 from searchlora.eval.trec import GREATEST_GRADE
 from searchlora.pipelines.results import INVALID
+from searchlora.pipelines.stages.deciding import UNDECIDED
 from searchlora.pipelines.stages.stage import FAILED_PARTS
 from searchlora.server.api.schemas import Body, Fields
 from searchlora.systems.pipeline import with_history
@@ -20,7 +21,7 @@ GivenGrade: TypeAlias = Annotated[int, Field(ge=0, le=GREATEST_GRADE)]
 GradeKey: TypeAlias = Annotated[int, Field(ge=-GREATEST_GRADE, le=GREATEST_GRADE, strict=False)]
 
 #: Fields that stages write, and a query cannot bring.
-_RESERVED = frozenset({"id", "query", "outputs", "skipped", FAILED_PARTS, INVALID})
+_RESERVED = frozenset({"id", "query", "outputs", "skipped", FAILED_PARTS, INVALID, UNDECIDED})
 
 Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

@@ -30,6 +30,8 @@ from searchlora.outputs import Graded
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.pipeline import Pipeline, own_corpus
+from searchlora.pipelines.stages.adapter import AdapterSettings
+from searchlora.pipelines.stages.deciding import Decides
 from searchlora.pipelines.stages.fuse import part_names
 from searchlora.pipelines.stages.stage import BuildContext, StageSettings, check_order, pinned
 from searchlora.server.api.errors import ApiError, public_text
@@ -222,6 +224,18 @@ class ServedPipelines:
             message = f"This server has no pipeline '{name[:64]}'. {known}."
             raise ApiError(404, "pipeline_not_found", message, param="pipeline")
         return self._by_name[name]
+
+    def rule_of(self, adapter: str) -> Decides:
+        """When a pinned adapter decides alone, as a pipeline says. Raises `ApiError` 400 if none does."""
+        for served in self._by_name.values():
+            for stage in served.pipeline.settings:
+                if isinstance(stage, AdapterSettings) and stage.decides is not None and stage.name == adapter:
+                    return stage.decides
+        message = (
+            f"No pipeline of this server says when {adapter} decides alone. Fit it with `searchlora tune --risk`, and"
+            " serve the pipeline that it writes with --pipeline; /v1/classify gives the probabilities."
+        )
+        raise ApiError(400, "invalid_value", message, param="model")
 
     def variant(self, name: str, slots: Mapping[str, str], weights: Sequence[float] = ()) -> Pipeline:
         """A pipeline with changed slots and weights. It may load adapters: call it in a worker thread.

@@ -1,4 +1,4 @@
-"""Task endpoints: `/v1/tasks/TASK`, and `/v1/rerank`, `/v1/classify` and `/v1/rewrite`.
+"""Task endpoints: `/v1/tasks/TASK`, and `/v1/rerank`, `/v1/classify`, `/v1/decide` and `/v1/rewrite`.
 
 The server renders the task's own prompt, constrains and parses the answer, and applies tuning and fallback, as a stage
 of a pipeline does. Nothing here knows a task by name: the search shapes fill a search context, and a task reads from
@@ -18,6 +18,7 @@ from fastapi import Response
 from searchlora.errors import PipelineError, RenderError
 from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OneLabel
 from searchlora.pipelines.stages.adapter import AdapterStage, with_outputs
+from searchlora.pipelines.stages.deciding import confidence
 from searchlora.records import Record, SearchContext
 from searchlora.server.api.adapter_tasks import input_schema, record_of
 from searchlora.server.api.client_engine import ClientEngine
@@ -26,6 +27,8 @@ from searchlora.server.api.errors import ApiError
 from searchlora.server.api.response_schemas import (
     Classifications,
     Classified,
+    Decided,
+    Decisions,
     Reranked,
     RerankResult,
     Rewritten,
@@ -89,10 +92,7 @@ async def classify(http: ApiRequest, body: ClassifyRequest) -> Response:
     """Give each text a label, with the probability of every label; vLLM's shape."""
 
     def run(stage: AdapterStage) -> Classifications:
-        searches: list[SearchContext] = [{"id": str(number), "query": text} for number, text in enumerate(body.input)]
-        records = [record for search in searches for record in _records(stage, search)]
-        if not isinstance(stage.task.output(records[0]), OneLabel):
-            raise _unfit(stage, "gives no single label")
+        records = _of_texts(stage, body.input)
         data: list[Classified] = []
         for number, (record, output) in enumerate(zip(records, _ask(stage, records), strict=True)):
             value = output_json(stage.task, record, output)
@@ -110,6 +110,40 @@ async def classify(http: ApiRequest, body: ClassifyRequest) -> Response:
                 data[-1]["invalid"] = value["reason"]
         identity = f"classify-{uuid.uuid4().hex}"
         return {"id": identity, "object": "list", "created": int(time.time()), "model": stage.label, "data": data}
+
+    return await _outputs(http, body.model, len(body.input), run)
+
+
+@router.post("/v1/decide", summary="Label texts where the adapter may decide alone", response_model=Decisions)
+async def decide(http: ApiRequest, body: ClassifyRequest) -> Response:
+    """Give each text a label with its probability, and whether that is high enough to act on it alone.
+
+    The threshold is that of a served pipeline, which `searchlora tune --risk` has fitted for this version.
+    """
+
+    def run(stage: AdapterStage) -> Decisions:
+        rule = http.service.pipelines.rule_of(stage.label)
+        outputs = _ask(stage, _of_texts(stage, body.input))
+        data: list[Decided] = []
+        for number, output in enumerate(outputs):
+            probability = confidence(output)
+            decides = probability is not None and probability >= rule.above
+            label = None if isinstance(output, InvalidOutput) else output.value
+            data.append({"index": number, "label": label, "probability": probability, "decides": decides})
+            if isinstance(output, InvalidOutput):
+                data[-1]["invalid"] = output.reason
+        http.service.metrics.undecided.labels(stage.label).inc(
+            sum(not row["decides"] and "invalid" not in row for row in data)
+        )
+        return {
+            "id": f"decide-{uuid.uuid4().hex}",
+            "object": "list",
+            "created": int(time.time()),
+            "model": stage.label,
+            "above": rule.above,
+            "risk": rule.origin.get("risk"),
+            "data": data,
+        }
 
     return await _outputs(http, body.model, len(body.input), run)
 
@@ -183,6 +217,15 @@ def _records(stage: AdapterStage, search: SearchContext) -> Sequence[Record]:
     missing = sorted({name for record in records for name in required if name not in record})
     if missing or not records:
         raise _unfit(stage, f"needs {', '.join(missing) or 'another input'}")
+    return records
+
+
+def _of_texts(stage: AdapterStage, texts: Sequence[str]) -> list[Record]:
+    """A record for each text. Raises `ApiError` 400 for a task that gives no single label."""
+    searches: list[SearchContext] = [{"id": str(number), "query": text} for number, text in enumerate(texts)]
+    records = [record for search in searches for record in _records(stage, search)]
+    if not isinstance(stage.task.output(records[0]), OneLabel):
+        raise _unfit(stage, "gives no single label")
     return records
 
 

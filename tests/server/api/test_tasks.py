@@ -282,3 +282,30 @@ def test_an_alias_that_moves_during_a_chat_does_not_mix_versions(tmp_path, tiny_
             answer = posted(here, path, model="rewriting@production", **body)
             monkeypatch.setattr(service.engine, "pin", pin)
             assert (answer["model"], set(pinned)) == ("rewriting@1", {"rewriting@1"}), path
+
+
+def test_decide_says_where_the_adapter_may_decide_alone(store, tiny_base, tmp_path):
+    texts = ["i want a couch", "send it back", "do you have green tents"]
+    (tmp_path / "p.yaml").write_text("name: p\nstages:\n  - adapter: {name: intent@1}\n")
+    with served(made_service(tiny_base, store)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        refused = posted(client, "/v1/decide", 400, model="intent", input=texts)
+        assert "No pipeline of this server says when intent@1 decides alone" in refused["error"]["message"]
+        classified = posted(client, "/v1/classify", model="intent", input=texts)["data"]
+    highest = [max(each["probs"]) for each in classified]
+    above = sorted(highest)[1]
+    rule = f"{{above: {above}, origin: {{risk: 0.02, adapter: intent@1}}}}"
+    (tmp_path / "p.yaml").write_text(f"name: p\nstages:\n  - adapter: {{name: intent@1, decides: {rule}}}\n")
+    service = made_service(tiny_base, store, pipelines=(tmp_path / "p.yaml",))
+    with served(service) as url, httpx.Client(base_url=url, timeout=60) as client:
+        answer = posted(client, "/v1/decide", model="intent", input=texts)
+        assert (answer["above"], answer["risk"], answer["model"]) == (above, 0.02, "intent@1")
+        assert [each["label"] for each in answer["data"]] == [each["label"] for each in classified]
+        assert [each["probability"] for each in answer["data"]] == pytest.approx(highest, abs=1e-6)
+        assert [each["decides"] for each in answer["data"]] == [each >= above for each in highest]
+        assert 'searchlora_undecided_total{model="intent@1"} 1.0' in client.get("/metrics").text
+        unsure = texts[highest.index(min(highest))]
+        found = posted(client, "/v1/search", pipeline="p", query=unsure)
+        assert found["output"] == {"undecided": {"intent": pytest.approx(min(highest), abs=1e-6)}}
+        assert 'searchlora_undecided_total{model="intent@1"} 2.0' in client.get("/metrics").text
+        refused = posted(client, "/v1/decide", 400, model="judgment", input=["x"])
+        assert "No pipeline of this server" in refused["error"]["message"]

@@ -90,6 +90,19 @@ def test_native_tables_contain_grades_as_digits(tmp_path):
     }
 
 
+def test_native_rows_may_have_the_score_of_a_teacher_in_place_of_a_grade(tmp_path):
+    row = {"group": "red sofa", "query": "red sofa", "passage": "A red sofa."}
+    rows = [{**row, "id": "1", "teacher": -0.5}, {**row, "id": "2", "grade": 2, "teacher": 1.5}]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    found = records(source, "native", tmp_path / "out")
+    assert ("grade" in found["1"], found["1"]["teacher"]) == (False, -0.5)
+    assert (found["2"]["grade"], found["2"]["teacher"]) == (2, 1.5)
+    source.write_text(json.dumps({**row, "id": "3"}))
+    with pytest.raises(RejectedRows, match="field 'grade' is missing, and there is no score of a 'teacher'"):
+        records(source, "native", tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     ("options", "reported"),
     [

@@ -1,0 +1,174 @@
+"""Deciding alone at a stated risk: coverage on BANKING77 and on Chorus, and the error on rows that were not used.
+
+    python -m benchmarks.risk
+
+The adapters are those of `benchmarks.bases` for SmolLM2-135M: intents of BANKING77 after 300 steps, and grades of
+Chorus by cross-validation, if they are trained there (`python -m benchmarks.bases --only "chorus all"`). Beside the
+intents stands logistic regression over a frozen encoder. Thresholds are fitted on one half of the test rows and
+measured on the other, over 200 random halves; of rows of one group only one counts, as they are not independent.
+
+Two rules that a team would use instead: the lowest threshold whose error rate on the same half is at most the risk, and
+the probability 1 - risk, after temperature scaling.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.bases.__main__ import DEFAULT, FOLDER, JOBS, Run
+from benchmarks.common import parser, save_figures
+from searchlora.cli.terminal import progress_bars
+from searchlora.errors import DataError
+from searchlora.eval.formatting import markdown_table
+from searchlora.eval.risk import threshold_at_risk
+from searchlora.experiments.evaluate import evaluate
+from searchlora.experiments.evaluation_result import EvaluationResult
+from searchlora.experiments.options import EvaluationOptions
+from searchlora.pipelines.stages.deciding import confidence
+from searchlora.progress import Steps
+
+NAME = "risk"
+RISKS, SPLITS, SEED = (0.01, 0.02, 0.05), 200, 13
+ENCODER = "frozen encoder"
+
+Floats, Flags = NDArray[np.float64], NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers of one system to the test rows of one dataset.
+
+    Attributes:
+        probabilities: Of each answer.
+        wrong: Whether it differs from the label.
+        groups: The group of each row, which is independent of the others.
+    """
+
+    probabilities: Floats
+    wrong: Flags
+    groups: Sequence[str]
+
+
+def main() -> None:
+    parser(NAME).parse_args()
+    (FOLDER / "data").mkdir(parents=True, exist_ok=True)
+    with progress_bars() as steps:
+        found = {("BANKING77", name): of_system for name, of_system in _answers("banking77", 300, steps).items()}
+        chorus = _answers("chorus", None, steps, only_trained=True)
+    found |= {("Chorus", name): of_system for name, of_system in chorus.items() if name != ENCODER}
+    rows = [
+        {"data": data, "system": system, "rule": name, **_measured(answers, risk, rule)}
+        for (data, system), answers in found.items()
+        for risk in RISKS
+        for name, rule in RULES.items()
+    ]
+    head = ["data", "system", "risk", "rule", "decided", "min-max", "error", "error > risk"]
+    save_figures(NAME, rows, [], {"table": markdown_table(head, map(_line, rows), words=4), "splits": SPLITS})
+
+
+def _answers(job: str, limit: int | None, steps: Steps, *, only_trained: bool = False) -> dict[str, Answers]:
+    """The adapter, and the encoder baseline with probabilities, over the test rows of all parts of a job."""
+    parts, run = JOBS[job].parts(FOLDER / "data"), Run(job, DEFAULT, limit, None)
+    if only_trained and not run.is_trained(parts):
+        return {}
+    options = EvaluationOptions(cache_dir=FOLDER / DEFAULT / "outputs" / job)
+    found: dict[str, list[Answers]] = {}
+    for stored, part in zip(run.train(parts, steps), parts, strict=True):
+        result = evaluate(stored.reference, part.evaluated.folder, options, store=run.store, steps=steps)
+        for name in result.systems:
+            shown = "adapter" if name == stored.reference else ENCODER
+            if (shown == "adapter" or "logistic" in name) and (answers := _of(result, name)) is not None:
+                found.setdefault(shown, []).append(answers)
+    return {name: _joined(parts_of) for name, parts_of in found.items()}
+
+
+def _of(result: EvaluationResult, system: str) -> Answers | None:
+    """The answers of a system; None for one without probabilities."""
+    task, outputs = result.task, result.systems[system].outputs
+    pairs = [each for each in zip(result.records, outputs, strict=True) if confidence(each[1]) is not None]
+    if len(pairs) < len(result.records):
+        return None
+    wrong = [task.baseline_class(task.labelled(row, output)) != task.baseline_class(row) for row, output in pairs]
+    sure = [confidence(output) or 0.0 for _, output in pairs]
+    return Answers(np.array(sure), np.array(wrong), [str(record["group"]) for record, _ in pairs])
+
+
+def _joined(parts: Sequence[Answers]) -> Answers:
+    probabilities, wrong = (
+        np.concatenate([getattr(part, key) for part in parts]) for key in ("probabilities", "wrong")
+    )
+    return Answers(probabilities, wrong, [group for part in parts for group in part.groups])
+
+
+def _ours(probabilities: Floats, wrong: Flags, risk: float) -> float:
+    try:
+        return threshold_at_risk(probabilities.tolist(), wrong.tolist(), risk).above
+    except DataError:
+        return np.inf
+
+
+def _empirical(probabilities: Floats, wrong: Flags, risk: float) -> float:
+    """The lowest threshold whose error rate on these rows is at most the risk."""
+    order = np.argsort(-probabilities, kind="stable")
+    rates = np.cumsum(wrong[order]) / np.arange(1, len(order) + 1)
+    kept = np.flatnonzero(rates <= risk)
+    return float(probabilities[order[kept[-1]]]) if len(kept) else np.inf
+
+
+def _by_probability(probabilities: Floats, wrong: Flags, risk: float) -> float:
+    del probabilities, wrong
+    return 1 - risk
+
+
+RULES: Mapping[str, Callable[[Floats, Flags, float], float]] = {
+    "tune --risk": _ours,
+    "error on the half": _empirical,
+    "probability": _by_probability,
+}
+
+
+def _measured(answers: Answers, risk: float, rule: Callable[[Floats, Flags, float], float]) -> dict[str, Any]:
+    """Coverage and error on the other half, over random splits of the groups; one row of each group."""
+    chance = np.random.default_rng(SEED)
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(answers.groups):
+        members.setdefault(group, []).append(row)
+    coverage, errors, exceeded, none = [], [], 0, 0
+    for _ in range(SPLITS):
+        rows = np.array([chance.choice(of_group) for of_group in members.values()])
+        chance.shuffle(rows)
+        fitted, untouched = np.split(rows, [len(rows) // 2])
+        above = rule(answers.probabilities[fitted], answers.wrong[fitted], risk)
+        decided = untouched[answers.probabilities[untouched] >= above]
+        coverage.append(len(decided) / len(untouched))
+        none += not len(decided)
+        if len(decided):
+            errors.append(float(answers.wrong[decided].mean()))
+            exceeded += errors[-1] > risk
+    return {
+        "risk": risk,
+        "n": len(members) - len(members) // 2,
+        "fitted_on": len(members) // 2,
+        "coverage": statistics.median(coverage),
+        "coverage_min": min(coverage),
+        "coverage_max": max(coverage),
+        "error": statistics.median(errors) if errors else None,
+        "exceeded": exceeded / SPLITS,
+        "no_threshold": none / SPLITS,
+    }
+
+
+def _line(row: Mapping[str, Any]) -> list[str]:
+    error = "" if row["error"] is None else f"{row['error']:.3f}"
+    decided = [f"{row['coverage']:.1%}", f"{row['coverage_min']:.1%}-{row['coverage_max']:.1%}"]
+    return [row["data"], row["system"], f"{row['risk']:.0%}", row["rule"], *decided, error, f"{row['exceeded']:.1%}"]
+
+
+if __name__ == "__main__":
+    main()

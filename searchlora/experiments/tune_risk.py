@@ -1,0 +1,158 @@
+"""`tune --risk`: fit the probability above which a stage decides alone, on labelled rows that its adapter has not seen.
+
+Writes the pipeline with the threshold and pinned adapters.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from searchlora.adapters.store import Store
+from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.errors import DataError, PipelineError, UsageError
+from searchlora.eval.risk import SafeThreshold, threshold_at_risk
+from searchlora.experiments.tune import ask_stage, origin
+from searchlora.experiments.tuned_file import write_tuned
+from searchlora.files import check_writable
+from searchlora.pipelines.config import PipelineConfig, read_pipeline
+from searchlora.pipelines.pipeline import build_pipeline
+from searchlora.pipelines.stages.deciding import check_decides, confidence
+from searchlora.pipelines.stages.stage import StageSettings, pinned
+from searchlora.progress import Steps, no_progress
+from searchlora.records import Record
+from searchlora.systems.lineage import seen_in_training
+from searchlora.task import GenerationTask
+
+#: Chooses the row of each group.
+SEED = 13
+
+
+@dataclass(frozen=True)
+class RiskResult:
+    """What `tune_risk` wrote.
+
+    Attributes:
+        path: The pipeline file.
+        adapter: The stage's adapter, with its version.
+        rule: Threshold, bound, and the rows on which they were fitted.
+        invalid: Number of rows whose output is invalid; they are neither decided nor errors.
+        unknown: Whether it is unknown what the adapter was trained on, so that the rows may be among it.
+    """
+
+    path: Path
+    adapter: str
+    rule: SafeThreshold
+    invalid: int
+    unknown: bool
+
+
+def tune_risk(
+    pipeline: str | Path | PipelineConfig,
+    data: str | Path,
+    out: str | Path,
+    risk: float,
+    *,
+    split: str = "validation",
+    store: Store | str | Path | None = None,
+    tasks: str | Path | None = None,
+    steps: Steps = no_progress,
+) -> RiskResult:
+    """Fit when a stage decides alone, so that at most a share `risk` of its decisions is wrong.
+
+    One row of each group counts, drawn at random. Rows on which the adapter was trained or tuned would make the model
+    look surer than it is; they are refused.
+
+    Args:
+        pipeline: A YAML file, the name of a built-in pipeline, or what `read_pipeline` made of one.
+        data: A labelled dataset of the stage's task.
+        out: The YAML file to write.
+        risk: Highest error rate among the decisions, with 95% confidence.
+        split: The split of `data` whose rows are used.
+
+    Raises:
+        PipelineError: if no stage has the first say on the dataset's task, or its answers have no probability.
+        DataError: for rows that the adapter has seen, or if no threshold keeps the risk.
+        BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
+    """
+    out = Path(out)
+    check_writable(out)
+    store = Store.of(store)
+    dataset = load_dataset(data)
+    config = pipeline if isinstance(pipeline, PipelineConfig) else read_pipeline(pipeline)
+    stages = pinned(config.stages, store.pin)
+    place = _deciding_stage(stages, store, dataset.card.task, config.source)
+    settings = stages[place].model_copy(update={"decides": None})
+    before = [stage for stage in stages[:place] if stage.works_on_records]
+    built = build_pipeline(config.name, [*before, settings], store=store, documents=(), tasks=tasks)
+    (task,) = built.stages[-1].tasks()
+    adapter = built.stages[-1].label
+    check_decides(task, f"{config.source}, {adapter}")
+    task.check_dataset(dataset.settings or task.default_settings)
+    records = _one_of_each_group(dataset.records(split))
+    unknown = _check_unseen(store, adapter, task, dataset, split, records)
+    pairs = [each for each in zip(*ask_stage(built, task, records, steps), strict=True) if confidence(each[1])]
+    rule = threshold_at_risk([confidence(output) or 0.0 for _, output in pairs], _wrong(task, pairs), risk)
+    fitted = {
+        "adapter": adapter,
+        "risk": risk,
+        "confidence": rule.confidence,
+        "rows": rule.rows,
+        "decided": rule.decided,
+        "errors": rule.errors,
+        **origin(dataset, built, split),
+    }
+    values = {"decides": {"above": rule.above, "origin": fitted}}
+    write_tuned(out, config, stages, place, values, "`origin` says on what the threshold was fitted.")
+    return RiskResult(out, adapter, rule, len(records) - len(pairs), unknown)
+
+
+def _deciding_stage(stages: Sequence[StageSettings], store: Store, task: str, where: str) -> int:
+    """The index of the first adapter stage of a task: later ones see only what it left undecided."""
+    for place, stage in enumerate(stages):
+        if stage.decides_for(task, store):
+            return place
+    raise PipelineError(
+        f"no adapter stage of the task '{task}' decides first",
+        where=where,
+        fix="Give --data of the task of one of its adapters, which is neither 'zero_shot' nor 'only_undecided'.",
+    )
+
+
+def _one_of_each_group(records: Sequence[Record]) -> list[Record]:
+    """One row of each group, drawn at random: rows of a group are not independent."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(str(record["group"]), []).append(record)
+    chance = random.Random(SEED)
+    return [chance.choice(rows) for rows in groups.values()]
+
+
+def _check_unseen(
+    store: Store, adapter: str, task: GenerationTask, dataset: Dataset, split: str, records: Sequence[Record]
+) -> bool:
+    """Whether it is unknown what the adapter has seen. Raises `DataError` for rows that it has."""
+    if not records:
+        raise DataError(f"has no {split} records", where=str(dataset.folder), fix="Name another one with --split.")
+    seen = seen_in_training(store, store.get(adapter), task, dataset, split, records)
+    if seen:
+        raise DataError(
+            f"{adapter} was trained or tuned on {len(seen)} of the {len(records)} {split} records ({seen[0]})",
+            where=str(dataset.folder),
+            fix="Label other queries, and build a dataset of them: --split-ratios 0,0,1, then --split test.",
+        )
+    return seen is None
+
+
+def _wrong(task: GenerationTask, pairs: Sequence[tuple[Record, Any]]) -> list[bool]:
+    """Whether each answer differs from the label; a label that the adapter does not know is always an error."""
+    found = []
+    for record, output in pairs:
+        expected = task.baseline_class(record)
+        if expected is None:
+            raise UsageError("has no label", where=f"record {record['id']}", fix="Give labelled rows.")
+        found.append(task.baseline_class(task.labelled(record, output)) != expected)
+    return found
