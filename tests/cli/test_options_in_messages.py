@@ -97,6 +97,7 @@ OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
     ("searchlora/retrieval/index_manifest.py", "--out"): ("index build",),
     ("searchlora/retrieval/index_folder.py", "--pipeline"): ("index build",),
     ("searchlora/adapters/transfer.py", "--store"): ("adapters pull",),
+    ("searchlora/experiments/tune_risk.py", "--split-ratios"): ("data build",),
     ("tasks/rag_answer/deciding.py", "--data"): ("tune",),
     ("tasks/rag_answer/deciding.py", "--out"): ("tune",),
     ("eval/formats/quepid.py", "--format"): ("data build",),
