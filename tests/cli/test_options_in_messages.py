@@ -98,6 +98,7 @@ OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
     ("searchlora/retrieval/index_folder.py", "--pipeline"): ("index build",),
     ("searchlora/adapters/transfer.py", "--store"): ("adapters pull",),
     ("searchlora/experiments/tune_risk.py", "--split-ratios"): ("data build",),
+    ("searchlora/server/api/served_pipelines.py", "--risk"): ("tune",),
     ("tasks/rag_answer/deciding.py", "--data"): ("tune",),
     ("tasks/rag_answer/deciding.py", "--out"): ("tune",),
     ("eval/formats/quepid.py", "--format"): ("data build",),
