@@ -97,6 +97,31 @@ def print_plan(planned: LabelPlan, out: Path) -> None:
     typer.echo(f"Wrote {out}. Label its pairs in their order: searchlora grade serve --plan {out}")
 
 
+@app.command(epilog=example("searchlora grade queue --judged llm.txt --human people.txt --out queue.jsonl"))
+def queue(
+    judged: Annotated[
+        list[Path],
+        option("--judged QRELS", "Grades of an LLM judge, from `judge`; repeatable, for disagreements of several."),
+    ],
+    out: Annotated[Path, option("--out FILE", "Pairs to write, JSONL, the most doubtful first.")],
+    human: Annotated[list[Path], option("--human QRELS", "Human grades: their pairs are left out; repeatable.")] = [],
+    top: Annotated[int | None, option("--top N", "Number of pairs at most.", min=1)] = None,
+) -> None:
+    """Write the pairs that people should grade first: a judge is unsure of them, or judges disagree."""
+    from searchlora.eval.judge.grading_queue import grading_queue, write_queue
+    from searchlora.eval.judge.labels import check_human, check_judge
+
+    for path in judged:
+        check_judge(path)
+    for path in human:
+        check_human(path)
+    waiting = grading_queue(judged, human=human, top=top)
+    write_queue(waiting, out)
+    disputed = sum(each.disagreement > 0 for each in waiting)
+    typer.echo(f"{len(waiting):,} pairs, {disputed:,} of them with different grades.")
+    typer.echo(f"Wrote {out}. Grade them: searchlora grade serve --pairs {out} --as-listed")
+
+
 @app.command(epilog=example("searchlora grade decide --plan plan.json --ratings grades/ratings.jsonl"))
 def decide(
     plan: Annotated[Path, option("--plan FILE", "Label plan, from `grade plan`.")],
@@ -173,6 +198,9 @@ def serve(
         Path | None,
         option("--plan FILE", "Label plan, from `grade plan`, instead of a pool: its order, until it is decided."),
     ] = None,
+    as_listed: Annotated[
+        bool, option("--as-listed", "Show --pairs in their order, from `grade queue`. Default: at random.")
+    ] = False,
     rater: Annotated[
         list[str],
         option("--rater NAME", "Name of a permitted rater; repeatable. Default: any, at most 5 new names per client."),
@@ -183,6 +211,7 @@ def serve(
     from searchlora.errors import UsageError
     from searchlora.eval.judge.few_labels import LabelWatch
     from searchlora.eval.judge.label_plan import LabelPlan
+    from searchlora.eval.judgments.pooling import iterate_pairs
     from searchlora.eval.judgments.ratings import labels
     from searchlora.experiments.judge.pairs import in_order, load_texts, pairs_to_judge
     from searchlora.server.grading.app import serve as run_server
@@ -194,13 +223,17 @@ def serve(
     rules = read_guideline(guideline, parse_grades(scale))
     if plan is not None and (pool.runs or pool.pairs):
         raise UsageError("a label plan names the pairs", fix="Leave out --pool and --pairs, or --plan.")
+    if as_listed and pool.pairs is None:
+        raise UsageError("only a file of pairs has an order", where="--as-listed", fix="Give --pairs.")
     watch = None if plan is None else LabelWatch(LabelPlan.read(plan))
     pooled = pairs_to_judge(*pool) if watch is None else watch.plan.by_topic()
     judged = load_texts(pooled, topics, corpus_of(corpus, columns))
     overlap = options.overlap
     if watch is not None:
         watch.plan.check_scale(tuple(rules.scale))
-        judged = in_order(judged, watch.plan)
+        judged = in_order(judged, ((pair.topic, pair.document) for pair in watch.plan.pairs))
+    elif as_listed and pool.pairs is not None:
+        judged = in_order(judged, iterate_pairs(pool.pairs))
     if overlap is None:
         overlap = 2 if watch is None else 1
     with warnings_on_stderr():
@@ -208,7 +241,16 @@ def serve(
     if log.repaired:
         typer.echo(f"warning: {log.repaired}", err=True)
     try:
-        session = Session(judged, rules, log, overlap=overlap, seed=options.seed, raters=rater or None, watch=watch)
+        session = Session(
+            judged,
+            rules,
+            log,
+            overlap=overlap,
+            seed=options.seed,
+            raters=rater or None,
+            watch=watch,
+            as_listed=as_listed,
+        )
         with bind(*at) as listening:
             raters = f"{overlap} rater{'s' if overlap > 1 else ''} each"
             typer.echo(f"{len(judged)} pairs of {len(pooled)} topics, {raters}; grades go to {log.path}.")

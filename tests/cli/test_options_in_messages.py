@@ -32,6 +32,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "eval/judge/cards_from_files.py": ("judge-card", "prediction-powered"),
     "eval/judge/prediction_powered": ("prediction-powered",),
     "eval/judge/scale.py": ("judge-card", "prediction-powered"),
+    "eval/judge/grading_queue.py": ("grade queue",),
     "eval/judge/merging.py": ("merge-qrels",),
     "eval/judge/label_plan.py": ("grade plan", "grade serve"),
     "eval/policy/decide.py": ("promote",),
@@ -89,6 +90,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
 #: Messages that send the reader to another verb: module and option -> that verb.
 OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
     ("eval/judge/scale.py", "--relevant"): ("judge-card",),
+    ("eval/judge/grading_queue.py", "--generate"): ("judge",),
     ("pipelines/config.py", "--pipeline"): ("index build", "index load"),
     ("pipelines/config.py", "--set"): ("index build", "index load"),
     ("pipelines/stages/stage.py", "--pipeline"): ("index build", "index load"),

@@ -10,7 +10,6 @@ from pathlib import Path
 from searchlora.data.collection import Corpus, read_documents
 from searchlora.errors import DataError, UsageError, some
 from searchlora.eval.formats import read_run, read_topics
-from searchlora.eval.judge.label_plan import LabelPlan
 from searchlora.eval.judgments.pooling import iterate_pairs, pool, read_pairs
 from searchlora.records import Document
 
@@ -74,9 +73,9 @@ def load_texts(pairs: Mapping[str, Iterable[str]], topics: str | Path, corpus: C
     )
 
 
-def in_order(pairs: Iterable[QueryPassage], plan: LabelPlan) -> tuple[QueryPassage, ...]:
-    """The pairs of a label plan in its order."""
-    place = {(pair.topic, pair.document): place for place, pair in enumerate(plan.pairs)}
+def in_order(pairs: Iterable[QueryPassage], order: Iterable[tuple[str, str]]) -> tuple[QueryPassage, ...]:
+    """The pairs in the order of topics and documents that holds all of them."""
+    place = {pair: place for place, pair in enumerate(dict.fromkeys(order))}
     return tuple(sorted(pairs, key=lambda pair: place[pair.topic, pair.document.id]))
 
 

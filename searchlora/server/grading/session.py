@@ -77,6 +77,7 @@ class Session:
         overlap: Raters per pair, at least 1. A pair may get one rater more if a reservation expired before its rating
             arrived; no rating is refused for that.
         watch: The label plan whose decision the ratings shall bring; its pairs are the pairs.
+        as_listed: Show the pairs in their order to every rater, as with a label plan.
         clock: Monotonic time in seconds.
 
     Raises:
@@ -93,6 +94,7 @@ class Session:
         seed: int,
         raters: Collection[str] | None = None,
         watch: LabelWatch | None = None,
+        as_listed: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if overlap < 1:
@@ -106,6 +108,7 @@ class Session:
         self._overlap = overlap
         self._seed = seed
         self._watch = watch
+        self._as_listed = as_listed or watch is not None
         self._estimate: tuple[int, FewLabels] | None = None  # after so many ratings
         self._reservation = RESERVATION_SECONDS if watch is None else PLANNED_RESERVATION_SECONDS
         self._clock = clock
@@ -240,7 +243,7 @@ class Session:
         return self._has_seat(pair, rater) and len(self._raters[pair]) + reserved < self._overlap
 
     def _order(self, rater: str) -> list[str]:
-        if self._watch is not None:
+        if self._as_listed:
             return list(self._pairs)
         if rater not in self._orders:
             topics: dict[str, list[str]] = {}

@@ -60,6 +60,21 @@ def write_files(folder):
 
 
 @pytest.mark.slow
+def test_a_queue_is_shown_in_its_order(tmp_path):
+    files = write_files(tmp_path)
+    order = [("2", "d3"), ("1", "d2"), ("1", "d0")]
+    rows = [{"topic": topic, "document": document, "priority": 1.0} for topic, document in order]
+    (tmp_path / "queue.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    server = Served(*files, "--pairs", tmp_path / "queue.jsonl", "--as-listed", "--overlap", "1")
+    shown = server.next("anna")
+    for _ in order:
+        shown = server.rate("anna", shown["pair"]["id"], 1)
+    server.stop(signal.SIGTERM)
+    rated = [rating.pair for rating in read_ratings(tmp_path / "grades" / "ratings.jsonl")]
+    assert rated == order
+
+
+@pytest.mark.slow
 def test_a_kill_loses_no_grade_and_export_writes_qrels(tmp_path):
     runs = ["--pool", tmp_path / "a.trec", "--pool", tmp_path / "b.trec", "--depth", "2"]
     files = write_files(tmp_path)

@@ -32,7 +32,12 @@ def planned_session(folder, **options):
         for document in documents
     ]
     options = {"overlap": 1, **options}
-    return plan, synthetic_session(folder, pairs=in_order(pairs, plan), watch=LabelWatch(plan), **options)
+    return plan, synthetic_session(
+        folder,
+        pairs=in_order(pairs, ((pair.topic, pair.document) for pair in plan.pairs)),
+        watch=LabelWatch(plan),
+        **options,
+    )
 
 
 def rate(session, rater, shown, grade=None):
