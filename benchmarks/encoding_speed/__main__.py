@@ -23,6 +23,7 @@ from benchmarks.speed import speed_ratio, speed_row, timed
 from searchlora.http_client import HttpClient
 from searchlora.models.load import computed_in
 from searchlora.retrieval.encoder import Encoder
+from searchlora.retrieval.encoding import normalised
 from searchlora.retrieval.remote_encoder import RemoteEncoder
 from searchlora.retrieval.shared_model import Vectors
 
@@ -90,7 +91,7 @@ def agreement(vectors: Mapping[str, Vectors], wanted: Vectors) -> dict[str, dict
     best = _nearest(wanted)
     return {
         name: {
-            "smallest cosine": float((_unit(found) * _unit(wanted)).sum(axis=1).min()),
+            "smallest cosine": float((normalised(found) * normalised(wanted)).sum(axis=1).min()),
             "overlap@10": float(np.mean([len(a & b) / len(b) for a, b in zip(_nearest(found), best, strict=True)])),
         }
         for name, found in vectors.items()
@@ -98,14 +99,9 @@ def agreement(vectors: Mapping[str, Vectors], wanted: Vectors) -> dict[str, dict
 
 
 def _nearest(vectors: Vectors) -> list[set[int]]:
-    scores = _unit(vectors) @ _unit(vectors).T
+    scores = normalised(vectors) @ normalised(vectors).T
     np.fill_diagonal(scores, -np.inf)
     return [set(row[:10]) for row in np.argsort(-scores, axis=1, kind="stable").tolist()]
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
 
 
 if __name__ == "__main__":

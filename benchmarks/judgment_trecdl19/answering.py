@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.common import training_figures
 from benchmarks.judges import BASE, from_graded, graded
 from benchmarks.judgment_trecdl19.pools import Pair, Pool, training_set, validation_topics
@@ -22,7 +20,7 @@ from searchlora.files import atomic_text
 from searchlora.outputs import to_json
 from searchlora.progress import Steps
 from searchlora.retrieval.encoder import Encoder
-from searchlora.retrieval.shared_model import Vectors
+from searchlora.retrieval.encoding import normalised
 
 NAME = "dl19-judge"
 RECIPE = Path(__file__).parent / "recipe.yaml"
@@ -102,14 +100,9 @@ def cosines(encoder: Encoder, pool: Pool, pairs: Sequence[Pair], steps: Steps) -
     of_passages = encoder.encode_documents(
         [pool.passages[document] for document in documents], progress=steps("Encoding")
     )
-    vectors = dict(zip(documents, _unit(of_passages), strict=True))
-    queries = dict(zip(topics, _unit(encoder.encode([pool.queries[topic] for topic in topics])), strict=True))
+    vectors = dict(zip(documents, normalised(of_passages), strict=True))
+    queries = dict(zip(topics, normalised(encoder.encode([pool.queries[topic] for topic in topics])), strict=True))
     return {f"{topic} {document}": float(queries[topic] @ vectors[document]) for topic, document in pairs}
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
 
 
 def pairs_of(pool: Pool, topics: Sequence[str]) -> list[Pair]:

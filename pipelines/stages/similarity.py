@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from searchlora.errors import PipelineError
@@ -14,6 +13,7 @@ from searchlora.models.resolve import public_name
 from searchlora.pipelines.stages.encoder import EncoderSettings
 from searchlora.pipelines.stages.stage import BuildContext, Stage
 from searchlora.records import Document, SearchContext
+from searchlora.retrieval.encoding import normalised
 
 if TYPE_CHECKING:
     from searchlora.retrieval.encoder import TextEncoder
@@ -76,8 +76,7 @@ class SimilarityStage(Stage):
         """Text -> its vector, of length 1. Each text is encoded once."""
         distinct = list(dict.fromkeys(texts))
         vectors = encode(distinct, batch_size=self.settings.batch_size)
-        units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return dict(zip(distinct, units, strict=True))
+        return dict(zip(distinct, normalised(vectors), strict=True))
 
     def inputs(self, search: SearchContext) -> Iterator[tuple[str, Any]]:
         """The query, and the ids of the passages."""

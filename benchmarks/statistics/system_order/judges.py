@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.cranfield_runs.systems import DENSE, ENCODER, FUSIONS, SYSTEMS, Cranfield
 from benchmarks.statistics.system_order.pairs import Part, Pool, cut, write_inputs
 from searchlora.adapters.golden import prompt_hash
@@ -23,7 +21,7 @@ from searchlora.experiments.judge.command import judge
 from searchlora.files import file_sha256
 from searchlora.progress import Steps
 from searchlora.retrieval import Encoder
-from searchlora.retrieval.shared_model import Vectors
+from searchlora.retrieval.encoding import normalised
 from searchlora.task import load_generation_task
 
 #: Grades of Cranfield; 0 for unjudged documents.
@@ -158,15 +156,11 @@ def _cosines(data: Cranfield, pooled: Pool, steps: Steps) -> Run:
     encoder = Encoder.load(ENCODER)
     pooled_ids = {document for row in pooled.values() for document in row}
     texts = {document.id: document.searchable for document in data.documents if document.id in pooled_ids}
-    documents = dict(zip(texts, _unit(encoder.encode(list(texts.values()), progress=steps("Encoding"))), strict=True))
-    queries = dict(zip(pooled, _unit(encoder.encode([data.queries[topic] for topic in pooled])), strict=True))
+    documents = dict(
+        zip(texts, normalised(encoder.encode(list(texts.values()), progress=steps("Encoding"))), strict=True)
+    )
+    queries = dict(zip(pooled, normalised(encoder.encode([data.queries[topic] for topic in pooled])), strict=True))
     return {
         topic: {document: float(queries[topic] @ documents[document]) for document in row}
         for topic, row in pooled.items()
     }
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: Vectors = vectors / lengths
-    return unit
