@@ -30,8 +30,9 @@ from searchlora.eval.risk import threshold_at_risk
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.options import EvaluationOptions
-from searchlora.pipelines.stages.deciding import confidence
+from searchlora.experiments.tune_risk import scored_answers
 from searchlora.progress import Steps
+from searchlora.task import generation_task
 
 NAME = "risk"
 RISKS, SPLITS, SEED = (0.01, 0.02, 0.05), 200, 13
@@ -90,13 +91,11 @@ def _answers(job: str, limit: int | None, steps: Steps, *, only_trained: bool = 
 
 def _of(result: EvaluationResult, system: str) -> Answers | None:
     """The answers of a system; None for one without probabilities."""
-    task, outputs = result.task, result.systems[system].outputs
-    pairs = [each for each in zip(result.records, outputs, strict=True) if confidence(each[1]) is not None]
-    if len(pairs) < len(result.records):
+    answers = scored_answers(generation_task(result.task), result.records, result.systems[system].outputs)
+    if len(answers) < len(result.records):
         return None
-    wrong = [task.baseline_class(task.labelled(row, output)) != task.baseline_class(row) for row, output in pairs]
-    sure = [confidence(output) or 0.0 for _, output in pairs]
-    return Answers(np.array(sure), np.array(wrong), [str(record["group"]) for record, _ in pairs])
+    probabilities, wrong = zip(*answers, strict=True)
+    return Answers(np.array(probabilities), np.array(wrong), [str(record["group"]) for record in result.records])
 
 
 def _joined(parts: Sequence[Answers]) -> Answers:

@@ -19,8 +19,8 @@ from searchlora.errors import DataError, UsageError
 #: Shares of the rows, in steps of one in so many, at which thresholds are tested.
 STEPS = 50
 
-#: The first step has at least so many times the rows that allow no error at all, so that it may have a few.
-_SLACK = 2.0
+#: The first step has so many times the rows that allow no error at all, where there are as many: it may have a few.
+_SLACK = 2
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def threshold_at_risk(
 
     Raises:
         UsageError: for a risk or a confidence outside of its range.
-        DataError: for no row, or if no threshold keeps the risk; says how many rows would be needed.
+        DataError: for too few rows, or if no threshold keeps the risk.
 
     Examples:
         >>> sure, unsure = [0.99] * 400, [0.5] * 100
@@ -71,19 +71,14 @@ def threshold_at_risk(
         >>> found.above, found.decided, found.errors
         (0.99, 400, 0)
     """
-    for name, value in (("risk", risk), ("confidence", confidence)):
-        if not 0 < value < 1:
-            raise UsageError(f"the {name} {value:g} is not between 0 and 1", fix="Give a value such as 0.02.")
     n = len(probabilities)
-    if not n:
-        raise DataError("there is no labelled row to fit a threshold on")
+    needed = check_rows(n, risk, confidence)
     order = np.argsort(-np.asarray(probabilities, dtype=float), kind="stable")
     sorted_probabilities = np.asarray(probabilities, dtype=float)[order]
     errors = np.concatenate([[0], np.cumsum(np.asarray(wrong, dtype=bool)[order])])
-    needed = rows_without_error(risk, confidence)
     found: SafeThreshold | None = None
     tested = 0
-    for decided in _steps(sorted_probabilities, math.ceil(_SLACK * needed)):
+    for decided in _steps(sorted_probabilities, _SLACK * needed if n >= _SLACK * needed else needed):
         tested = tested or decided
         if error_bound(int(errors[decided]), decided, confidence) > risk:
             break
@@ -93,10 +88,29 @@ def threshold_at_risk(
         bound = error_bound(int(errors[tested]), tested, confidence)
         raise DataError(
             f"no threshold keeps an error rate of at most {risk:g}: the {tested} surest of {n} rows have"
-            f" {int(errors[tested])} errors, so the rate may be {bound:.3f}",
-            fix=f"Allow a higher risk, or give more rows: without any error, {needed} rows are needed.",
+            f" {int(errors[tested])} errors, so the rate may be {bound:.4f}",
+            fix="Allow a higher risk, or give more rows.",
         )
     return found
+
+
+def check_rows(n: int, risk: float, confidence: float = 0.95) -> int:
+    """The number of rows without an error that are needed to show a risk, if there are as many.
+
+    Raises:
+        UsageError: for a risk or a confidence outside of its range.
+        DataError: for fewer rows.
+    """
+    for name, value in (("risk", risk), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise UsageError(f"the {name} {value:g} is not between 0 and 1", fix="Give a value such as 0.02.")
+    needed = rows_without_error(risk, confidence)
+    if n < needed:
+        raise DataError(
+            f"{n} independent rows cannot show an error rate of at most {risk:g}; {needed} right ones can",
+            fix="Allow a higher risk, or label more queries.",
+        )
+    return needed
 
 
 def rows_without_error(risk: float, confidence: float = 0.95) -> int:
@@ -106,7 +120,7 @@ def rows_without_error(risk: float, confidence: float = 0.95) -> int:
         >>> rows_without_error(0.02)
         149
     """
-    return math.ceil(math.log(1 - confidence) / math.log(1 - risk))
+    return math.ceil(math.log1p(-confidence) / math.log1p(-risk))
 
 
 def error_bound(errors: int, n: int, confidence: float = 0.95) -> float:

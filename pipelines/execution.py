@@ -81,7 +81,8 @@ def _applied(
         if policy.on_failure == "raise":
             raise
         if len(searches) == 1 or concerns_all(error):
-            return [_skipped(stage, search, describe(error)) for search in searches]
+            reason = describe(error)
+            return [_skipped(stage, search, reason) if stage.takes(search) else search for search in searches]
     half = len(searches) // 2
     halves = searches[:half], searches[half:]
     return [search for part in halves for search in _applied(stage, settings, part, describe)]
@@ -139,8 +140,8 @@ def trace_row(
         generated, null for a bare base, for adapter stages only; `input`, the fields that the stage reads; `requests`
         of an adapter stage: prompt, answer and tokens of each; `output`, the fields that it wrote, in the form of
         `pipelines.results.result`; `tokens`, if there are any, those of cached answers included; and `flags`:
-        `invalid: REASON`, `skipped: REASON`, of a part of a fusion `skipped: PART: REASON`, and `cached` if no answer
-        was computed.
+        `invalid: REASON`, `skipped: REASON`, of a part of a fusion `skipped: PART: REASON`, `undecided` if the answer
+        was not acted on, and `cached` if no answer was computed.
     """
     row: dict[str, Any] = {
         "id": str(before["id"]),

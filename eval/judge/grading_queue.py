@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from searchlora.errors import DataError
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.judge.labels import read_labels, read_probabilities
+from searchlora.eval.text_identity import fingerprint
 from searchlora.files import atomic_text
 
 #: (topic, document)
@@ -60,17 +61,19 @@ def grading_queue(
     """
     labels = [read_labels(path) for path in judged]
     known = {(topic, document) for path in human for topic, grades in read_qrels(path).items() for document in grades}
+    shares = [_probabilities(Path(path), of_judge) for path, of_judge in zip(judged, labels, strict=True)]
     grades = {grade for of_judge in labels for row in of_judge.values() for grade in row.values() if grade is not None}
+    grades |= {grade for of_judge in shares for row in of_judge.values() for grade in row}
     span = max(max(grades, default=1) - min(grades, default=0), 1)
     spread: dict[Pair, float] = {}
-    for path, of_judge in zip(judged, labels, strict=True):
-        for pair, distance in _spreads(Path(path), of_judge):
-            spread[pair] = max(spread.get(pair, 0.0), distance / span)
+    for of_judge_shares in shares:
+        for pair, row in of_judge_shares.items():
+            spread[pair] = max(spread.get(pair, 0.0), _spread(row) / span)
     pairs = dict.fromkeys(
         (topic, document) for of_judge in labels for topic in of_judge for document in of_judge[topic]
     )
     found = [_queued(pair, labels, span, spread.get(pair, 0.0)) for pair in pairs if pair not in known]
-    waiting = sorted((each for each in found if each.priority > 0), key=lambda each: (-each.priority, each.topic))
+    waiting = sorted((each for each in found if round(each.priority, 4) > 0), key=_place)
     if not waiting:
         raise DataError(
             "no pair is unsure or disputed",
@@ -104,12 +107,24 @@ def _queued(pair: Pair, labels: Sequence[Mapping[str, Mapping[str, int | None]]]
     return Queued(topic, document, apart, uncertainty, tuple(of.get(topic, {}).get(document) for of in labels))
 
 
-def _spreads(path: Path, labels: Mapping[str, Mapping[str, int | None]]) -> Iterator[tuple[Pair, float]]:
-    """Each pair with probabilities, and the mean distance of its grade from the expected one."""
+def _place(queued: Queued) -> tuple[float, int]:
+    """The most doubtful first; of equal ones an arbitrary order, so that a cut does not leave whole topics out."""
+    return -round(queued.priority, 4), fingerprint(f"{queued.topic} {queued.document}")
+
+
+def _probabilities(path: Path, labels: Mapping[str, Mapping[str, int | None]]) -> dict[Pair, Mapping[int, float]]:
+    """The probabilities beside a judge's qrels, if there are any."""
     file = Path(f"{path}.probabilities.jsonl")
+    found: dict[Pair, Mapping[int, float]] = {}
     for topic, row in (read_probabilities(file) if file.exists() else {}).items():
         for document, shares in row.items():
             if document not in labels.get(topic, {}):
                 raise DataError(f"holds the pair {topic} {document}, which the qrels do not", where=str(file))
-            mean = math.fsum(grade * share for grade, share in shares.items())
-            yield (topic, document), math.fsum(abs(grade - mean) * share for grade, share in shares.items())
+            found[topic, document] = shares
+    return found
+
+
+def _spread(shares: Mapping[int, float]) -> float:
+    """The expected distance of the grade from its mean."""
+    mean = math.fsum(grade * share for grade, share in shares.items())
+    return math.fsum(abs(grade - mean) * share for grade, share in shares.items())

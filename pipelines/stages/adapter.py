@@ -18,7 +18,7 @@ from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.inference.settings import EngineSettings, engine_settings
 from searchlora.outputs import ClosedSet, Continued, InvalidOutput
 from searchlora.pipelines.results import INVALID, plain
-from searchlora.pipelines.stages.deciding import UNDECIDED, Decides, with_decision
+from searchlora.pipelines.stages.deciding import Decides, is_open, undecided, with_decision
 from searchlora.pipelines.stages.retrieve import searched_queries
 from searchlora.pipelines.stages.stage import (
     FUSED_QUERIES,
@@ -80,11 +80,13 @@ class AdapterSettings(StageSettings):
     decides: Decides | None = Field(
         None,
         description="lowest probability of an answer that is acted on, as `{above: 0.93}`, for one label of a closed"
-        " set; below it the search stays as it was, and `undecided` has the probability; `searchlora tune --risk` fits"
-        " it",
+        " set; below it the search stays as it was, or gets the task's fallback, and `undecided` has the probability;"
+        " `searchlora tune --risk` fits it, and writes its `origin`",
     )
     only_undecided: bool = Field(
-        False, description="answer only where an earlier stage of the same task was not sure enough: escalation"
+        False,
+        description="answer only where no earlier stage of the same task has decided: it was not sure enough, its"
+        " answer was invalid, or it was skipped",
     )
 
     @field_validator("engine", mode="before")
@@ -101,7 +103,8 @@ class AdapterSettings(StageSettings):
 
     def with_adapter(self, reference: str | None) -> Self:
         update: dict[str, Any] = {"zero_shot": True} if reference is None else {"name": reference, "zero_shot": False}
-        update |= {"decides": None}  # it was fitted for the other one
+        if reference != self.adapter_reference:
+            update["decides"] = None  # it was fitted for the other one
         return self.model_copy(update=update)
 
     def with_default_engine(self, engine: EngineSettings) -> Self:
@@ -144,7 +147,7 @@ class AdapterSettings(StageSettings):
         local = context.engines.get(model, manifest.precision, settings=self.engine, prompt_options=options)
         check_renders(stored, task, local.renderer)
         if self.decides is not None:
-            self.decides.check(stored.reference, task, constrained=self.constrained)
+            self.decides.check(None if self.zero_shot else stored.reference, task, constrained=self.constrained)
         engine: Engine = local
         adapter = None if self.zero_shot else engine.pin(self.name)
         if context.cache is not None:
@@ -207,7 +210,7 @@ class AdapterStage(Stage):
             answer where the model does not abstain. It follows the choice after tuning.
         fuse_rewrite: Where the task rewrites the query, let retrievers search with the one before, too.
         decides: The lowest probability of an answer that is acted on; None: every answer is.
-        only_undecided: Only searches that an earlier stage of the task left undecided are answered.
+        only_undecided: Only searches are answered for which no earlier stage of the task has decided.
     """
 
     task: GenerationTask
@@ -226,11 +229,11 @@ class AdapterStage(Stage):
         return f"{name}(rewrite=fuse)" if self.fuse_rewrite else name
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
-        answered = iter(self._answered([search for search in searches if self._answers(search)]))
-        return [next(answered) if self._answers(search) else search for search in searches]
+        answered = iter(self._answered([search for search in searches if self.takes(search)]))
+        return [next(answered) if self.takes(search) else search for search in searches]
 
-    def _answers(self, search: SearchContext) -> bool:
-        return not self.only_undecided or self.task.name in search.get(UNDECIDED, ())
+    def takes(self, search: SearchContext) -> bool:
+        return not self.only_undecided or is_open(self.task, search)
 
     def _answered(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
         records = [self.task.records_from(search) for search in searches]
@@ -361,14 +364,13 @@ class AdapterStage(Stage):
         """Why outputs are invalid, or not acted on."""
         del rank
         if self.decides is not None and self._undecided(before, after):
-            probability = after[UNDECIDED][self.task.name]
-            below = f"{probability:.4f}, below {self.decides.above:.4f}"
+            below = f"{undecided(after)[self.task.name]:.6g}, below {self.decides.above:.6g}"
             yield f"{self.label} did not decide: its answer has probability {below}"
         for reason in self._invalid(before, after):
             yield f"an output of {self.label} is invalid: {reason}"
 
     def _undecided(self, before: SearchContext, after: SearchContext) -> bool:
-        return after is not before and self.task.name in after.get(UNDECIDED, ())
+        return after is not before and self.task.name in undecided(after)
 
     def _invalid(self, before: SearchContext, after: SearchContext) -> list[str]:
         outputs = after.get("outputs", {}).get(self.task.name, ()) if after is not before else ()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
 
 from searchlora.errors import PipelineError
-from searchlora.outputs import ClosedSet, Continued
+from searchlora.outputs import ClosedSet, Continued, Graded, InvalidOutput
 from searchlora.pipelines.stages.stage import Settings
-from searchlora.records import SearchContext
+from searchlora.records import Record, SearchContext
 from searchlora.task import GenerationTask
 
 #: Field of a search: task -> the probability of its answer, where that is too low to act on.
@@ -24,16 +25,18 @@ class Decides(Settings):
         default_factory=dict, description="how `searchlora tune --risk` fitted it: adapter, dataset, risk, coverage"
     )
 
-    def check(self, adapter: str, task: GenerationTask, *, constrained: bool) -> None:
-        """Check that the rule fits the adapter of its stage.
+    def check(self, adapter: str | None, task: GenerationTask, *, constrained: bool) -> None:
+        """Check that the rule fits its stage.
+
+        Args:
+            adapter: The version that answers; None: the base model zero-shot.
 
         Raises:
             PipelineError: for a rule that was fitted for another adapter, and for outputs without a probability.
         """
-        where = f"{adapter}, decides"
+        where = f"{adapter or 'zero-shot'}, decides"
         check_decides(task, where, constrained=constrained)
-        fitted = self.origin.get("adapter", adapter)
-        if fitted != adapter:
+        if (fitted := self.origin.get("adapter", adapter)) != adapter:
             raise PipelineError(
                 f"was fitted for {fitted}", where=where, fix="Fit it again: `searchlora tune --risk`, or leave it out."
             )
@@ -52,16 +55,28 @@ def check_decides(task: GenerationTask, where: str, *, constrained: bool = True)
         )
 
 
-def confidence(output: Any) -> float | None:
-    """The probability of an answer: that of its likeliest choice; None for an output without probabilities.
+def confidence(task: GenerationTask, record: Record, output: Any) -> float | None:
+    """The probability of an answer; None for an output without probabilities.
 
-    Examples:
-        >>> from searchlora.outputs import Label
-        >>> confidence(Label("returns", (0.25, 0.75))), confidence(Label("returns"))
-        (0.75, None)
+    It is that of the answer after tuning: below an out-of-scope threshold, that of the out-of-scope label.
     """
-    probabilities = getattr(output, "probabilities", None)
-    return max(probabilities) if probabilities else None
+    spec, probabilities = task.output(record), getattr(output, "probabilities", None)
+    if not probabilities:
+        return None
+    values = list(spec.scale.values()) if isinstance(spec, Graded) else list(spec.choices or ())
+    return float(probabilities[values.index(output.value)])
+
+
+def undecided(search: SearchContext) -> Mapping[str, float]:
+    """Task -> the probability of its answer, where no stage was sure enough to act on it."""
+    found = search.get(UNDECIDED)
+    return found if isinstance(found, Mapping) else {}
+
+
+def is_open(task: GenerationTask, search: SearchContext) -> bool:
+    """Whether no stage has decided for a task: none answered, or was sure enough, or its answer was invalid."""
+    outputs = search.get("outputs", {}).get(task.name)
+    return not outputs or task.name in undecided(search) or any(isinstance(each, InvalidOutput) for each in outputs)
 
 
 def with_decision(
@@ -69,19 +84,22 @@ def with_decision(
 ) -> SearchContext:
     """A search after a stage that answered, or with the fallback of the task where the stage may not decide.
 
-    The output is kept among `outputs` in either case. An invalid one is not undecided: it is counted apart.
+    The output is kept among `outputs` in either case. An invalid one is not undecided, but what was undecided stays so.
 
     Args:
         decides: None: the stage decides always, so the task is no longer undecided.
     """
-    undecided: dict[str, float] = {key: value for key, value in before.get(UNDECIDED, {}).items() if key != task.name}
+    outputs = after["outputs"][task.name]
+    if any(isinstance(output, InvalidOutput) for output in outputs):
+        return after
+    left = {name: probability for name, probability in undecided(before).items() if name != task.name}
     if decides is not None:
-        (output,) = after["outputs"][task.name]
-        probability = confidence(output)
+        (record,) = task.records_from(before)
+        probability = confidence(task, record, outputs[0])
         if probability is not None and probability < decides.above:
-            undecided[task.name] = probability
-            fallback = task.fallback(task.records_from(before)[0])
+            left[task.name] = probability
+            fallback = task.fallback(record)
             changes = {} if fallback is None else task.updates(before, [fallback])
             after = {**before, **changes, "outputs": after["outputs"]}
     rest = {key: value for key, value in after.items() if key != UNDECIDED}
-    return {**rest, UNDECIDED: undecided} if undecided else rest
+    return {**rest, UNDECIDED: left} if left else rest

@@ -269,6 +269,11 @@ class Stage(ABC):
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
         """The searches in the same order, each a new mapping with the fields that this stage adds."""
 
+    def takes(self, search: SearchContext) -> bool:
+        """Whether the stage does anything with a search; a failure does not concern the others."""
+        del search
+        return True
+
     def engines(self) -> tuple[Engine, ...]:
         """The engines that the stage asks."""
         return ()

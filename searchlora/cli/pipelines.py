@@ -214,7 +214,9 @@ def tune(
         float | None,
         option("--risk RATE", "With --data: highest error rate at which the stage decides alone, such as 0.02."),
     ] = None,
-    split: Annotated[str, option("--split SPLIT", "With --risk: the split of --data to use.")] = "validation",
+    split: Annotated[
+        str | None, option("--split SPLIT", "With --risk: the split of --data to use. Default: validation.")
+    ] = None,
     topics: Annotated[Path | None, option("--topics FILE", "Validation topics: choose fusion weights.")] = None,
     qrels: Annotated[Path | None, option("--qrels FILE", "Relevance judgments of the topics (qrels).")] = None,
     measure: MeasureOption = "nDCG@10",
@@ -238,10 +240,12 @@ def tune(
     if (data is None) == (topics is None) or (topics is None) != (qrels is None):
         raise UsageError("tune needs --data, or --topics and --qrels", fix="Give one of the two.")
     if risk is not None:
-        if data is None:
-            raise UsageError("a risk is kept on labelled rows", where="--risk", fix="Give a dataset with --data.")
-        _tune_risk(options, engine, pipeline, out, data, split, risk)
+        if data is None or topics is not None or ranking_model:
+            raise UsageError("a risk is kept on labelled rows", where="--risk", fix="Give --data, and no --topics.")
+        _tune_risk(options, engine, pipeline, out, data, split or "validation", risk)
         return
+    if split is not None:
+        raise UsageError("only a risk is fitted on a split of your choice", where="--split", fix="Add --risk.")
     stored = {"store": options.store, "tasks": options.tasks}
     if data is not None:
         with progress_bars() as steps:
@@ -289,12 +293,13 @@ def _tune_risk(
         result = tune_risk(config, data, out, risk, split=split, steps=steps, **stored)
     rule = result.rule
     if result.invalid:
-        typer.echo(f"{result.invalid} answers are invalid; they are not among the rows below")
+        typer.echo(f"{result.invalid} answers are invalid; they are never decided")
     if result.unknown:
         typer.echo(f"warning: it is unknown what {result.adapter} was trained on; it may have seen the rows", err=True)
     typer.echo(
-        f"{result.adapter} decides alone where its probability is {rule.above:.4f} or higher: {rule.coverage:.1%} of"
-        f" {rule.rows} rows, {rule.errors} errors; the error rate is at most {rule.risk:g} (confidence 95%)"
+        f"{result.adapter} decides alone where its probability is {rule.above:.4f} or higher: {result.coverage:.1%} of"
+        f" {rule.rows + result.invalid} rows, {rule.errors} errors;"
+        f" the error rate is at most {rule.risk:g} (confidence 95%)"
     )
     typer.echo(f"Wrote {result.path}")
 

@@ -14,10 +14,11 @@ from typing import Any
 from searchlora.adapters.store import Store
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError, PipelineError, UsageError
-from searchlora.eval.risk import SafeThreshold, threshold_at_risk
+from searchlora.eval.risk import SafeThreshold, check_rows, threshold_at_risk
 from searchlora.experiments.tune import ask_stage, origin
 from searchlora.experiments.tuned_file import write_tuned
 from searchlora.files import check_writable
+from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.pipelines.stages.deciding import check_decides, confidence
@@ -39,7 +40,7 @@ class RiskResult:
         path: The pipeline file.
         adapter: The stage's adapter, with its version.
         rule: Threshold, bound, and the rows on which they were fitted.
-        invalid: Number of rows whose output is invalid; they are neither decided nor errors.
+        invalid: Number of further rows, whose output is invalid: they are never decided, and are not in `rule.rows`.
         unknown: Whether it is unknown what the adapter was trained on, so that the rows may be among it.
     """
 
@@ -48,6 +49,11 @@ class RiskResult:
     rule: SafeThreshold
     invalid: int
     unknown: bool
+
+    @property
+    def coverage(self) -> float:
+        """Share of all rows, those with an invalid output among them, that are decided."""
+        return self.rule.decided / (self.rule.rows + self.invalid)
 
 
 def tune_risk(
@@ -92,10 +98,14 @@ def tune_risk(
     adapter = built.stages[-1].label
     check_decides(task, f"{config.source}, {adapter}")
     task.check_dataset(dataset.settings or task.default_settings)
-    records = _one_of_each_group(dataset.records(split))
-    unknown = _check_unseen(store, adapter, task, dataset, split, records)
-    pairs = [each for each in zip(*ask_stage(built, task, records, steps), strict=True) if confidence(each[1])]
-    rule = threshold_at_risk([confidence(output) or 0.0 for _, output in pairs], _wrong(task, pairs), risk)
+    everything = dataset.records(split)
+    unknown = _check_unseen(store, adapter, task, dataset, split, everything)
+    records = _one_of_each_group(everything)
+    check_rows(len(records), risk)
+    answers = scored_answers(task, *ask_stage(built, task, records, steps))
+    probabilities, wrong = zip(*answers, strict=True) if answers else ((), ())
+    rule = threshold_at_risk(probabilities, wrong, risk)
+    invalid = len(records) - len(answers)
     fitted = {
         "adapter": adapter,
         "risk": risk,
@@ -103,11 +113,13 @@ def tune_risk(
         "rows": rule.rows,
         "decided": rule.decided,
         "errors": rule.errors,
+        "invalid": invalid,
+        "training_unknown": unknown,
         **origin(dataset, built, split),
     }
     values = {"decides": {"above": rule.above, "origin": fitted}}
     write_tuned(out, config, stages, place, values, "`origin` says on what the threshold was fitted.")
-    return RiskResult(out, adapter, rule, len(records) - len(pairs), unknown)
+    return RiskResult(out, adapter, rule, invalid, unknown)
 
 
 def _deciding_stage(stages: Sequence[StageSettings], store: Store, task: str, where: str) -> int:
@@ -147,12 +159,19 @@ def _check_unseen(
     return seen is None
 
 
-def _wrong(task: GenerationTask, pairs: Sequence[tuple[Record, Any]]) -> list[bool]:
-    """Whether each answer differs from the label; a label that the adapter does not know is always an error."""
+def scored_answers(task: GenerationTask, records: Sequence[Record], outputs: Sequence[Any]) -> list[tuple[float, bool]]:
+    """The probability of each answer that has one, and whether it differs from the record's label.
+
+    A label that the adapter does not know is always an error. Invalid outputs are left out.
+
+    Raises:
+        UsageError: for a record without a label.
+    """
     found = []
-    for record, output in pairs:
+    for record, output in zip(records, outputs, strict=True):
         expected = task.baseline_class(record)
         if expected is None:
             raise UsageError("has no label", where=f"record {record['id']}", fix="Give labelled rows.")
-        found.append(task.baseline_class(task.labelled(record, output)) != expected)
+        if not isinstance(output, InvalidOutput) and (sure := confidence(task, record, output)) is not None:
+            found.append((sure, task.baseline_class(task.labelled(record, output)) != expected))
     return found

@@ -33,6 +33,7 @@ from searchlora.tasks.judgment.guideline import OPTIONS, REASON_OPTION, GradeSca
 _DIGIT = re.compile("-?[0-9]{1,9}")
 
 REQUIRED_FIELDS = ("id", "group", "query", "passage")
+_NO_GRADE = "field 'grade' is missing, and there is no score of a 'teacher' (another column: --map grade=COLUMN)"
 UNJUDGED = {"unjudged": Option("number of unjudged passages per query to add with grade 0", "whole number ≥ 0", "0")}
 
 
@@ -45,7 +46,7 @@ def _native(source: Path, options: Options) -> FormatRows:
         if reasoned and (fault := _reason_fault(record)):
             return fault
         if "grade" not in record:
-            return record if "teacher" in record else "field 'grade' is missing, and there is no score of a 'teacher'"
+            return record if "teacher" in record else _NO_GRADE
         grade = judgments.number_of_grade(record["grade"], numbers)
         return grade if isinstance(grade, str) else {**record, "grade": grade}
 

@@ -45,7 +45,7 @@ class _CutBaseline(EncoderBaseline):
 
     def fit(self, training: Sequence[Record], validation: Sequence[Record], encode: Encode) -> None:
         del validation
-        rows = list(islice(training, TRAINING_ROWS))
+        rows = list(islice((row for row in training if "grade" in row), TRAINING_ROWS))
         gold, groups = [int(row["grade"]) for row in rows], [str(row["group"]) for row in rows]
         self._thresholds = best_thresholds(self._learn(rows, encode), gold, groups, self._scale)
 

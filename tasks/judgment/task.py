@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,8 @@ class JudgmentTask(GenerationTask):
             raise UsageError(f"{FIRST_STAGE} is {weight!r}", fix="Give a number of at least 0.")
 
     def tune(self, records: Sequence[Record], outputs: Sequence[Grade | InvalidOutput]) -> Mapping[str, Any]:
-        return tuning.tuned(records, outputs, self.grades)
+        graded = [pair for pair in zip(records, outputs, strict=True) if "grade" in pair[0]]
+        return tuning.tuned([record for record, _ in graded], [output for _, output in graded], self.grades)
 
     def apply_tuning(self, output: Grade, record: Record) -> Grade:
         """Probabilities at the tuned temperature; the grade by the tuned thresholds, if there are any."""
@@ -194,7 +196,16 @@ class JudgmentTask(GenerationTask):
         ]
 
     def evaluate(self, inputs: EvaluationInput) -> Evaluation:
-        return evaluator.evaluate(inputs, scale=self.grades, relevant=self.settings["relevant"])
+        """Measure the outputs of records with a grade; those with a teacher's score alone say nothing.
+
+        Raises:
+            UsageError: if no record has a grade.
+        """
+        pairs = [pair for pair in zip(inputs.records, inputs.outputs, strict=True) if "grade" in pair[0]]
+        if not pairs:
+            raise UsageError("no record has a grade to compare with", fix="Give a dataset with human grades.")
+        graded = replace(inputs, records=[record for record, _ in pairs], outputs=[output for _, output in pairs])
+        return evaluator.evaluate(graded, scale=self.grades, relevant=self.settings["relevant"])
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Grade]]:
         return baselines.baseline_outputs(records, dataset, self.grades)

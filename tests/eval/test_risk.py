@@ -46,10 +46,14 @@ def test_all_rows_are_decided_where_no_answer_is_wrong():
 
 
 def test_too_few_rows_are_refused_with_the_number_that_is_needed():
-    with pytest.raises(
-        DataError, match=r"the 100 surest of 100 rows have 0 errors, so the rate may be 0\.030.*149 rows"
-    ):
+    with pytest.raises(DataError, match=r"100 independent rows cannot show an error rate of at most 0\.02; 149 right"):
         threshold_at_risk([0.9] * 100, [False] * 100, 0.02)
+
+
+@pytest.mark.parametrize("n", [160, 200, 297])
+def test_between_one_and_two_times_the_rows_that_are_needed_the_surest_can_decide(n):
+    found = threshold_at_risk(np.linspace(1, 0.1, n), [number >= 149 for number in range(n)], 0.02)
+    assert 149 <= found.decided < 160
 
 
 def test_too_many_errors_are_refused():
@@ -64,7 +68,7 @@ def test_a_risk_is_between_zero_and_one(risk):
 
 
 def test_no_row_is_refused():
-    with pytest.raises(DataError, match="there is no labelled row"):
+    with pytest.raises(DataError, match="0 independent rows cannot show"):
         threshold_at_risk([], [], 0.05)
 
 

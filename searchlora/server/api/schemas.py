@@ -289,6 +289,12 @@ class ClassifyRequest(Body):
     user: Any = None
 
 
+class DecideRequest(ClassifyRequest):
+    """Body of `/v1/decide`; `pipeline` names whose threshold counts where several have one."""
+
+    pipeline: str | None = None
+
+
 class RewriteRequest(Body):
     """Body of `/v1/rewrite`: a query and the conversation before it."""
 

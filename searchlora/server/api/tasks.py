@@ -35,7 +35,7 @@ from searchlora.server.api.response_schemas import (
     TaskOutputs,
 )
 from searchlora.server.api.routing import ApiRequest, api_router
-from searchlora.server.api.schemas import ClassifyRequest, RerankRequest, RewriteRequest, TaskRequest
+from searchlora.server.api.schemas import ClassifyRequest, DecideRequest, RerankRequest, RewriteRequest, TaskRequest
 from searchlora.server.api.service import Service
 from searchlora.task import GenerationTask
 
@@ -115,18 +115,15 @@ async def classify(http: ApiRequest, body: ClassifyRequest) -> Response:
 
 
 @router.post("/v1/decide", summary="Label texts where the adapter may decide alone", response_model=Decisions)
-async def decide(http: ApiRequest, body: ClassifyRequest) -> Response:
-    """Give each text a label with its probability, and whether that is high enough to act on it alone.
-
-    The threshold is that of a served pipeline, which `searchlora tune --risk` has fitted for this version.
-    """
+async def decide(http: ApiRequest, body: DecideRequest) -> Response:
+    """Give each text a label with its probability, and whether that is high enough to act on it alone."""
 
     def run(stage: AdapterStage) -> Decisions:
-        rule = http.service.pipelines.rule_of(stage.label)
-        outputs = _ask(stage, _of_texts(stage, body.input))
+        rule = http.service.pipelines.rule_of(stage.label, body.pipeline)
+        records = _of_texts(stage, body.input)
         data: list[Decided] = []
-        for number, output in enumerate(outputs):
-            probability = confidence(output)
+        for number, (record, output) in enumerate(zip(records, _ask(stage, records), strict=True)):
+            probability = confidence(stage.task, record, output)
             decides = probability is not None and probability >= rule.above
             label = None if isinstance(output, InvalidOutput) else output.value
             data.append({"index": number, "label": label, "probability": probability, "decides": decides})

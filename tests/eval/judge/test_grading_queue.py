@@ -51,6 +51,22 @@ def test_an_invalid_answer_is_as_doubtful_as_a_dispute(judged, tmp_path):
     assert (first.document, first.priority, first.grades) == ("broken", 1.0, (None,))
 
 
+def test_the_span_is_that_of_the_scale_in_the_probabilities(tmp_path):
+    (tmp_path / "one.txt").write_text("q1 0 d1 0\nq1 0 d2 1\n")
+    rows = [("q1", "d1", {0: 0.5, 3: 0.5}, None), ("q1", "d2", {0: 0.0, 1: 1.0, 3: 0.0}, None)]
+    write_probabilities(f"{tmp_path / 'one.txt'}.probabilities.jsonl", rows)
+    (unsure,) = grading_queue([tmp_path / "one.txt"])
+    assert (unsure.document, unsure.uncertainty) == ("d1", 0.5)
+
+
+def test_a_cut_does_not_take_equal_pairs_topic_by_topic(tmp_path):
+    for name, grade in (("one", 0), ("two", 1)):
+        rows = [f"q{topic} 0 d{number} {grade}\n" for topic in range(20) for number in range(10)]
+        (tmp_path / f"{name}.txt").write_text("".join(rows))
+    queue = grading_queue([tmp_path / "one.txt", tmp_path / "two.txt"], top=30)
+    assert len({each.topic for each in queue}) > 10
+
+
 def test_a_judge_without_doubts_is_refused(judged):
     with pytest.raises(DataError, match=r"no pair is unsure or disputed.*Give the qrels of two judges"):
         grading_queue(judged[1:])

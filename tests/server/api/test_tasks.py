@@ -284,6 +284,26 @@ def test_an_alias_that_moves_during_a_chat_does_not_mix_versions(tmp_path, tiny_
             assert (answer["model"], set(pinned)) == ("rewriting@1", {"rewriting@1"}), path
 
 
+@pytest.mark.slow
+def test_decide_takes_no_threshold_of_another_input_and_asks_which_of_two(store, tiny_base, tmp_path):
+    intent = "adapter: {name: intent@1, decides: {above: 0.5}}"
+    (tmp_path / "rewritten.yaml").write_text(
+        f"name: rewritten\nstages:\n  - adapter: {{name: rewriting@1}}\n  - {intent}\n"
+    )
+    for name, above in (("low", 0.2), ("high", 0.9)):
+        rule = intent.replace("0.5", str(above))
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\nstages:\n  - {rule}\n")
+    files = {name: tmp_path / f"{name}.yaml" for name in ("rewritten", "low", "high")}
+    with served(made_service(tiny_base, store, pipelines=(files["rewritten"],))) as url:
+        refused = httpx.post(f"{url}/v1/decide", json={"model": "intent", "input": "x"}).json()
+        assert "on a query as it was typed" in refused["error"]["message"]
+    with served(made_service(tiny_base, store, pipelines=(files["low"], files["high"]))) as url:
+        refused = httpx.post(f"{url}/v1/decide", json={"model": "intent", "input": "x"}).json()
+        assert "The pipelines low, high have different thresholds" in refused["error"]["message"]
+        body = {"model": "intent", "input": "x", "pipeline": "high"}
+        assert httpx.post(f"{url}/v1/decide", json=body).json()["above"] == 0.9
+
+
 def test_decide_says_where_the_adapter_may_decide_alone(store, tiny_base, tmp_path):
     texts = ["i want a couch", "send it back", "do you have green tents"]
     (tmp_path / "p.yaml").write_text("name: p\nstages:\n  - adapter: {name: intent@1}\n")
@@ -307,5 +327,7 @@ def test_decide_says_where_the_adapter_may_decide_alone(store, tiny_base, tmp_pa
         found = posted(client, "/v1/search", pipeline="p", query=unsure)
         assert found["output"] == {"undecided": {"intent": pytest.approx(min(highest), abs=1e-6)}}
         assert 'searchlora_undecided_total{model="intent@1"} 2.0' in client.get("/metrics").text
+        assert posted(client, "/v1/decide", model="intent", input=texts, pipeline="p")["data"] == answer["data"]
+        posted(client, "/v1/decide", 404, model="intent", input=texts, pipeline="other")
         refused = posted(client, "/v1/decide", 400, model="judgment", input=["x"])
         assert "No pipeline of this server" in refused["error"]["message"]

@@ -14,7 +14,9 @@ from searchlora.data.dataset import load_dataset
 from searchlora.errors import DataError, RejectedRows, UsageError
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
+from searchlora.outputs import Grade
 from searchlora.records import Record
+from searchlora.task import EvaluationInput
 from searchlora.tasks.judgment import task
 from searchlora.tasks.judgment.guideline import settings_of
 from tests.data.layouts import layout
@@ -98,6 +100,12 @@ def test_native_rows_may_have_the_score_of_a_teacher_in_place_of_a_grade(tmp_pat
     found = records(source, "native", tmp_path / "out")
     assert ("grade" in found["1"], found["1"]["teacher"]) == (False, -0.5)
     assert (found["2"]["grade"], found["2"]["teacher"]) == (2, 1.5)
+    judge = task.bound(load_dataset(tmp_path / "out").settings)
+    pairs = EvaluationInput(list(found.values()), [Grade(2, (0.1, 0.2, 0.6, 0.1))] * 2)
+    assert judge.evaluate(pairs).values["agreement"] == {"2": 1.0}
+    assert judge.tune(pairs.records, pairs.outputs) == {}
+    with pytest.raises(UsageError, match="no record has a grade"):
+        judge.evaluate(EvaluationInput(pairs.records[:1], pairs.outputs[:1]))
     source.write_text(json.dumps({**row, "id": "3"}))
     with pytest.raises(RejectedRows, match="field 'grade' is missing, and there is no score of a 'teacher'"):
         records(source, "native", tmp_path / "other")
