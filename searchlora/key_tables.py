@@ -18,6 +18,7 @@ _NAMES = {
     "ServerSettings": "mapping",
     "EncoderServer": "mapping",
     "VllmSettings": "mapping",
+    "Decides": "mapping",
 }
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥"}
 
