@@ -100,6 +100,16 @@ class GainMeasure:
             return False
         return True
 
+    @classmethod
+    def choose(cls, measures: Iterable[str], highest: int) -> str:
+        """The first of some measures that is such a sum, else SDCG@10 with this highest grade.
+
+        Examples:
+            >>> GainMeasure.choose(["nDCG@10", "P@5"], 3), GainMeasure.choose(["nDCG@10"], 3)
+            ('P@5', 'SDCG(max_rel=3)@10')
+        """
+        return next((name for name in measures if cls.accepts(name)), f"SDCG(max_rel={highest})@10")
+
     def discounts(self) -> list[float]:
         """The discount of each rank; they add up to 1."""
         if not self.is_graded:

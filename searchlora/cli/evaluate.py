@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -23,7 +24,13 @@ from searchlora.cli.options import (
 from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
+    from searchlora.eval.judge.label_plan import LabelPlan
     from searchlora.experiments.evaluation_result import EvaluationResult
+
+AskOption = Annotated[
+    Path | None,
+    option("--ask FILE", "Write there which pairs people label first to decide on the candidate; see `grade plan`."),
+]
 
 
 class ComparisonOptions(NamedTuple):
@@ -101,15 +108,9 @@ def experiment(
     ] = None,
     accept_changes: AcceptChangesOption = False,
     allow_circular: AllowCircularOption = False,
-    ask: Annotated[
-        Path | None,
-        option(
-            "--ask FILE", "Write there which pairs people label first to decide on the candidate; see `grade plan`."
-        ),
-    ] = None,
+    ask: AskOption = None,
 ) -> None:
     """Compare systems over topics, with intervals and paired tests. Exits with 1 if a policy rule is broken."""
-    from searchlora.cli.grade import print_plan
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
     from searchlora.experiments.experiment import experiment as verb
     from searchlora.experiments.reports import write_decision, write_experiment
@@ -141,13 +142,7 @@ def experiment(
     if result.results:
         print_rules(result.results)
     if ask is not None:
-        try:
-            planned = result.label_plan()
-        except UsageError as error:  # the decision of the policy is not hidden
-            typer.echo(f"warning: there is no label plan: {error}", err=True)
-        else:
-            planned.write(ask)
-            print_plan(planned, ask)
+        _write_plan(result.label_plan, ask)
     if result.refused:
         broken = sum(not rule.passed for rule in result.results)
         typer.echo(f"Refused: {broken} of {len(result.results)} rules are broken.", err=True)
@@ -179,6 +174,7 @@ def promote(
     ] = None,
     accept_changes: AcceptChangesOption = False,
     out: Annotated[Path | None, option("--out FOLDER", "Folder for outputs, report.html and figures.")] = None,
+    ask: AskOption = None,
 ) -> None:
     """Move an alias to a version if it meets the policy; otherwise exit with 1. Either decision is recorded."""
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
@@ -187,7 +183,7 @@ def promote(
     from searchlora.experiments.reports import write_decision, write_evaluation
     from searchlora.files import check_writable
 
-    check_writable(files.junit, files.summary, out / "report.html" if out is not None else None)
+    check_writable(files.junit, files.summary, out / "report.html" if out is not None else None, ask)
     with progress_bars() as steps:
         promotion = verb(
             adapter,
@@ -208,11 +204,26 @@ def promote(
     write_decision(title, evaluated.comparison, results, force or "", junit=files.junit, summary=files.summary)
     if out is not None:
         typer.echo(f"Report: {write_evaluation(evaluated, out, rules=results, forced=force or '')}")
+    if ask is not None:
+        _write_plan(lambda: evaluated.label_plan(promotion.incumbent), ask)
     if promotion.refused:
         broken = sum(not rule.passed for rule in results)
         typer.echo(f"Refused: {broken} of {len(results)} rules are broken; '{to}' is unchanged.", err=True)
         raise typer.Exit(1)
     typer.echo(str(promotion.move))
+
+
+def _write_plan(plan: Callable[[], LabelPlan], file: Path) -> None:
+    """Write which pairs to label, and say so. Without a plan it is a warning: the decision is not hidden."""
+    from searchlora.cli.grade import print_plan
+
+    try:
+        planned = plan()
+    except UsageError as error:
+        typer.echo(f"warning: there is no label plan: {error}", err=True)
+    else:
+        planned.write(file)
+        print_plan(planned, file)
 
 
 def _warn(evaluated: EvaluationResult) -> None:

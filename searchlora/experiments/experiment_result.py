@@ -135,12 +135,10 @@ class ExperimentResult:
         if scale.assumed:
             known = max((grade for row in self.topics.qrels.values() for grade in row.values()), default=1)
             highest = max(highest, known) if known > 1 else 1
-        named = (with_relevant(name, spec.relevant) for name in spec.measures)
-        sums = (name for name in named if GainMeasure.accepts(name))
         return LabelPlan.of(
             candidate,
             baseline,
-            next(sums, f"SDCG(max_rel={highest})@10"),
+            GainMeasure.choose((with_relevant(name, spec.relevant) for name in spec.measures), highest),
             self.topics.qrels,
             names=(spec.candidate, spec.baseline),
             topics=list(self.topics.fields),

@@ -40,11 +40,13 @@ class PromotionResult:
         move: The entry in the adapter's history; a refusal moves no alias.
         results: The result of each rule of the policy.
         evaluated: The evaluation that the decision is based on.
+        incumbent: Name of the system to replace: the alias's version, or the base without one.
     """
 
     move: AliasMove
     results: Sequence[RuleResult]
     evaluated: EvaluationResult
+    incumbent: str = BASE
 
     @property
     def refused(self) -> bool:
@@ -130,4 +132,4 @@ def promote(
         evidence=evidence(evaluated, current),
     )
     move = store.decide(candidate.name, alias, recorded, decision.force or decision.reason, incumbent=incumbent)
-    return PromotionResult(move, results, evaluated)
+    return PromotionResult(move, results, evaluated, current[0] if current else BASE)
