@@ -171,6 +171,9 @@ class Loss(_Section):
     ranking_target: Literal["grade", "teacher"] = Field(
         "grade", description="what the ranking loss follows: the raters' grades, or the `teacher` of the rows"
     )
+    teacher_scale: float = Field(
+        1.0, gt=0, description="factor of a teacher's scores, whose deviation within a query is 1, in the ranking loss"
+    )
     ranking_score: Literal["expected_grade", "log_odds"] = Field(
         "expected_grade",
         description="what the ranking loss ranks: the expected grade, or the log odds of a relevant grade",

@@ -3,8 +3,9 @@
     python -m benchmarks.judgment_trecdl19                train, grade, evaluate
     python -m benchmarks.judgment_trecdl19 --evaluate     evaluate the grades in benchmarks/work; no model is loaded
 
-One adapter, trained on the human grades of TREC DL 2020 and on pairs of SQuAD. Twelve queries of DL 2020 are held out:
-the best step, the thresholds, and the weight of BM25 or of the encoder in the fused rankings are chosen on them.
+One adapter, trained on the human grades of TREC DL 2020 and 2021, and to rank as the strong systems of 2020 to 2022 do.
+24 judged queries are held out: the best step, the thresholds, whether to rank by the expected grade or by the log odds,
+and the weight of BM25 or of the encoder in the fused rankings are chosen on them.
 The test set is the pool of six real systems on the 43 queries of DL 2019. Datasets, adapter and grades in
 `benchmarks/work/judgment_trecdl19` are reused.
 """
@@ -17,8 +18,8 @@ from pathlib import Path
 from benchmarks.common import RESULTS, WORK, parser, real_data, save
 from benchmarks.judges import ADAPTER, ZERO_SHOT_TUNED, labels
 from benchmarks.judgment_trecdl19 import systems as made
-from benchmarks.judgment_trecdl19.answering import WEIGHT, Answers, answer
-from benchmarks.judgment_trecdl19.pools import EACH, VALIDATING, Pool, dl19, dl20
+from benchmarks.judgment_trecdl19.answering import Answers, answer
+from benchmarks.judgment_trecdl19.pools import EACH, PASSAGES, TEACHERS, VALIDATING, Pool, dl19, learning_pool
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.eval.formatting import to_plain
 from searchlora.eval.judge.card import judge_card, to_json
@@ -32,12 +33,12 @@ def main() -> None:
     arguments.add_argument("--evaluate", action="store_true")
     options = arguments.parse_args()
     data, work = real_data(), WORK / NAME
-    test, pool = dl19(data), dl20(data)
+    test, pool = dl19(data), learning_pool(data)
     file = work / "answers.json"
     if not options.evaluate:
         work.mkdir(parents=True, exist_ok=True)
         with progress_bars() as steps:
-            answer(test, pool, data, work, steps).save(file)
+            answer(test, pool, work, steps).save(file)
     evaluate(test, pool, Answers.load(file), work)
 
 
@@ -51,10 +52,16 @@ def evaluate(test: Pool, pool: Pool, answers: Answers, work: Path) -> None:
         judged = labels(systems[system])
         write_qrels(RESULTS / f"{NAME}_{name}.txt", judged)
         cards[name] = to_json(judge_card(test.qrels, judged, name=system))
-    design = {"trained_on": "DL 2020 and SQuAD", "validation_queries": VALIDATING, "most_of_a_grade_and_query": EACH}
+    design = {
+        "trained_on": "DL 2020 to 2022",
+        "validation_queries": VALIDATING,
+        "most_of_a_grade_and_query": EACH,
+        "further_passages_of_a_query": PASSAGES,
+        "teachers": TEACHERS,
+    }
     about = {
         "caption": "figures over all graded pairs and 95% interval by query; alpha and bias are over valid answers",
-        "design": {**design, "weight_of_squad": WEIGHT},
+        "design": design,
         "calibration_error": made.calibration(evaluations),
         "confusions": {name: asdict(evaluation.confusions["grades"]) for name, evaluation in evaluations.items()},
         "order_of_systems": {name: to_plain(asdict(order)) for name, order in orders.items()},

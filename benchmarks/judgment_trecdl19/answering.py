@@ -11,7 +11,6 @@ from typing import Any
 from benchmarks.common import training_figures
 from benchmarks.judges import BASE, from_graded, graded
 from benchmarks.judgment_trecdl19.pools import Pair, Pool, training_set, validation_topics
-from benchmarks.judgment_trecdl19.squad_pairs import squad_set
 from searchlora.adapters.store import Store
 from searchlora.experiments.judge.llm_judge import load_judge
 from searchlora.experiments.options import TrainingOptions
@@ -27,9 +26,6 @@ RECIPE = Path(__file__).parent / "recipe.yaml"
 
 #: An encoder that was trained on web search: a rule beside the adapter, and a second opinion to it.
 ENCODER = "all-minilm-l6-v2"
-
-#: Weight of the rows of SQuAD.
-WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
@@ -66,13 +62,13 @@ class Answers:
         return cls(from_graded(stored["adapter"]), from_graded(stored["base"]), **rest)
 
 
-def answer(test: Pool, pool: Pool, data: Path, work: Path, steps: Steps) -> Answers:
+def answer(test: Pool, pool: Pool, work: Path, steps: Steps) -> Answers:
     """Train the adapter, and grade the pools with adapter and base; what exists is reused."""
     stored = train(
         "judgment",
-        training_set(pool, work / "dl20").folder,
+        training_set(pool, work / "training").folder,
         NAME,
-        TrainingOptions(recipe=RECIPE, more_data={str(squad_set(data, work / "squad").folder): WEIGHT}, reuse=True),
+        TrainingOptions(recipe=RECIPE, reuse=True),
         store=Store(work / "store"),
         steps=steps,
         log=print,
@@ -80,7 +76,7 @@ def answer(test: Pool, pool: Pool, data: Path, work: Path, steps: Steps) -> Answ
     held_out = validation_topics(pool)
     store = Store(work / "store")
     judge = load_judge(adapter=stored.reference, base=None, task=None, generate=False, store=store)
-    bare = load_judge(adapter=None, base=BASE, task="judgment", generate=False, store=store, settings=work / "dl20")
+    bare = load_judge(adapter=None, base=BASE, task="judgment", generate=False, store=store, settings=work / "training")
     parts = [(pool, pairs_of(pool, held_out)), (test, pairs_of(test, list(test.queries)))]
     outputs: dict[str, dict[str, Any]] = {"adapter": {}, "base": {}}
     for name, model in (("adapter", judge), ("base", bare)):

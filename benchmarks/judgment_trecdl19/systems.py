@@ -21,27 +21,30 @@ from searchlora.systems.encoder_baseline import FrozenEncoder
 from searchlora.task import EvaluationInput
 from searchlora.tasks.judgment.baselines import fitted_baselines
 from searchlora.tasks.judgment.evaluator import ALPHA, BIAS, BINARY, CALIBRATION, KAPPA, MAE, QUADRATIC
-from searchlora.tasks.judgment.reranking import expected_grade
-from searchlora.tasks.judgment.task import FIRST_STAGE
+from searchlora.tasks.judgment.reranking import EXPECTED_GRADE, LOG_ODDS, expected_grade
+from searchlora.tasks.judgment.task import FIRST_STAGE, RANK_BY
 from searchlora.tasks.judgment.tuning import best_thresholds, grade_of
 
 FUSED = "adapter and BM25, weighted"
 ENCODED, BOTH, FUSED_ENCODER = "MiniLM", "adapter and MiniLM", "adapter and MiniLM, weighted"
 MEASURES = (KAPPA, BINARY, QUADRATIC, ALPHA, MAE, BIAS)
 
-#: Weights of BM25 or of the encoder among which the validation queries choose.
-WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+#: Scores of the judge to rank by, and weights of BM25 or of the encoder among which the validation queries choose.
+SCORES = (EXPECTED_GRADE, LOG_ODDS)
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+
+OTHER = "adapter, other score"
 
 
 def judges(test: Pool, pool: Pool, answers: Answers, work: Path) -> dict[str, dict[str, Grade]]:
     """System -> id of a graded pair of the test pool -> grade.
 
-    Adapter and base are tuned on the validation queries of DL 2020; the baselines are fitted on its training rows, with
+    Adapter and base are tuned on the validation queries; the baselines are fitted on its training rows, with
     BM25 scores over the passages of both pools.
     """
     scale = judgment_task().grades
     records = [test.record(pair) for pair in test.judged()]
-    training = training_set(pool, work / "dl20")
+    training = training_set(pool, work / "training")
     held_out = [pool.record(pair) for pair in pool.judged(validation_topics(pool))]
     found: dict[str, dict[str, Grade]] = {
         name: {record["id"]: grade for record, grade in zip(records, grades, strict=True)}
@@ -88,32 +91,37 @@ def agreement(test: Pool, systems: Mapping[str, Mapping[str, Grade]]) -> tuple[C
 
 
 def runs(test: Pool, pool: Pool, answers: Answers) -> tuple[dict[str, Run], dict[str, Any]]:
-    """BM25's 100 passages in its order and in those of the judges, and how the weights were chosen."""
+    """BM25's 100 passages in its order and in those of the judges, and how score and weights were chosen."""
     held_out = validation_topics(pool)
+    by_score = {by: _ndcg(fused(pool, held_out, answers.adapter, 0.0, by=by), pool.all_qrels) for by in SCORES}
+    by = max(SCORES, key=by_score.__getitem__)
+    (other,) = set(SCORES) - {by}
     best, chosen = dict[str, float](), dict[str, dict[float, float]]()
     for name, scores in (("BM25", None), (ENCODED, answers.cosines)):
-        tried = {weight: fused(pool, held_out, answers.adapter, weight, scores) for weight in WEIGHTS}
+        tried = {weight: fused(pool, held_out, answers.adapter, weight, scores, by=by) for weight in WEIGHTS}
         chosen[name] = values = {weight: _ndcg(run, pool.all_qrels) for weight, run in tried.items()}
         best[name] = max(WEIGHTS, key=lambda weight: (values[weight], -weight))
     topics = list(test.queries)
     found: dict[str, Run] = {
         "BM25": {topic: test.runs[BM25][topic] for topic in topics},
         ZERO_SHOT: fused(test, topics, answers.base, 0.0),
-        ADAPTER: fused(test, topics, answers.adapter, 0.0),
-        FUSED: fused(test, topics, answers.adapter, best["BM25"]),
+        ADAPTER: fused(test, topics, answers.adapter, 0.0, by=by),
+        OTHER: fused(test, topics, answers.adapter, 0.0, by=other),
+        FUSED: fused(test, topics, answers.adapter, best["BM25"], by=by),
         ENCODED: {
             topic: {document: answers.cosines[f"{topic} {document}"] for _, document in test.retrieved([topic])}
             for topic in topics
         },
-        FUSED_ENCODER: fused(test, topics, answers.adapter, best[ENCODED], answers.cosines),
+        FUSED_ENCODER: fused(test, topics, answers.adapter, best[ENCODED], answers.cosines, by=by),
     }
-    return found, {
+    weights = {
         f"weight of {name}": {
             "chosen": best[name],
             "validation nDCG@10": {f"{weight:g}": value for weight, value in values.items()},
         }
         for name, values in chosen.items()
     }
+    return found, {"score": {"chosen": by, "validation nDCG@10": by_score}, **weights}
 
 
 def fused(
@@ -122,13 +130,16 @@ def fused(
     outputs: Mapping[str, Grade],
     weight: float,
     scores: Mapping[str, float] | None = None,
+    *,
+    by: str = EXPECTED_GRADE,
 ) -> dict[str, dict[str, float]]:
-    """BM25's passages by the task's reranking stage: expected grade plus a weighted first-stage score.
+    """BM25's passages by the task's reranking stage: the judge's score plus a weighted first-stage score.
 
     Args:
         scores: Id of a pair -> first-stage score; None: that of BM25.
+        by: The judge's score, of `SCORES`.
     """
-    reranker = judgment_task().bound(judgment_task().settings, {FIRST_STAGE: weight})
+    reranker = judgment_task().bound(judgment_task().settings, {FIRST_STAGE: weight, RANK_BY: by})
     found = {}
     for topic in topics:
         documents = [document for _, document in pool.retrieved([topic])]

@@ -97,6 +97,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         target, has_target = shares @ grades, is_graded
         if self.loss.ranking_target == "teacher":
             target = torch.tensor([graded.teacher[row] for row in indices], device=logits.device)
+            target *= self.loss.teacher_scale
             has_target = target.isfinite()
         temperature = self.loss.temperature
         scores, target = scores[has_target] / temperature, target[has_target] / temperature

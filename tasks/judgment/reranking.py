@@ -1,4 +1,4 @@
-"""Reranking: the passages of a search ordered by the expected grade."""
+"""Reranking: the passages of a search ordered by the expected grade, or by the log odds of a relevant one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from typing import Any
 
 from searchlora.outputs import Grade
 from searchlora.records import Hit, Record, SearchContext
+
+#: What passages are ordered by.
+EXPECTED_GRADE, LOG_ODDS = "expected_grade", "log_odds"
+
+#: Probabilities are kept so far from 0 and 1 that their log odds are finite.
+_SMALLEST = 1e-9
 
 #: The smallest score difference that trec_eval, which ranks by single-precision scores, distinguishes at any grade.
 _STEP = 2e-6
@@ -30,7 +36,12 @@ def passage_records(context: SearchContext) -> list[Record]:
 
 
 def reranked(
-    context: SearchContext, outputs: Sequence[Grade], scale: Sequence[int], relevant: int, weight: float = 0.0
+    context: SearchContext,
+    outputs: Sequence[Grade],
+    scale: Sequence[int],
+    relevant: int,
+    weight: float = 0.0,
+    rank_by: str = EXPECTED_GRADE,
 ) -> Mapping[str, Any]:
     """The fields that reranking writes to a search context.
 
@@ -40,16 +51,20 @@ def reranked(
         scale: The grades in ascending order.
         relevant: The lowest grade that counts as relevant.
         weight: Weight of the first stage's score, standardised over the passages of the search (mean 0, deviation 1),
-            which is added to the expected grade.
+            which is added to the judge's score.
+        rank_by: The judge's score: `EXPECTED_GRADE`, or `LOG_ODDS` of a relevant grade, standardised likewise.
 
     Returns:
-        `passages` by expected grade, with a weight by the sum, which becomes their `score`; `hits` likewise, followed
-        by the hits without a passage in their previous order and with lower scores; `grades`: for each passage its
-        `id`, `grade`, `expected` grade, `relevance`, which is the probability that it is relevant, `probabilities` (one
+        `passages` by the judge's score, with a weight by the sum, which becomes their `score`; `hits` likewise,
+        followed by the hits without a passage in their previous order and with lower scores; `grades`: for each passage
+        its `id`, `grade`, `expected` grade, `relevance`, the probability that it is relevant, `probabilities` (one
         per grade, or None) and `reason` (or None). The sort is stable.
     """
-    first_stage = _standardised(context) if weight else [0.0] * len(outputs)
-    combined = [expected_grade(out, scale) + weight * score for out, score in zip(outputs, first_stage, strict=True)]
+    first_stage = _standardised(_first_stage(context)) if weight else [0.0] * len(outputs)
+    own = [expected_grade(output, scale) for output in outputs]
+    if rank_by == LOG_ODDS:
+        own = _standardised([log_odds(output, scale, relevant) for output in outputs])
+    combined = [mine + weight * score for mine, score in zip(own, first_stage, strict=True)]
     order = sorted(range(len(outputs)), key=combined.__getitem__, reverse=True)
     judged = [(context["passages"][place], outputs[place]) for place in order]
     scores = _strictly_decreasing([combined[place] for place in order])
@@ -77,10 +92,14 @@ def reranked(
     }
 
 
-def _standardised(context: SearchContext) -> list[float]:
-    """The first stage's score of each passage, with mean 0 and deviation 1; 0 where all are equal."""
+def _first_stage(context: SearchContext) -> list[float]:
+    """The first stage's score of each passage."""
     by_hit = {hit.document: hit.score for hit in context.get("hits", [])}
-    scores = [by_hit.get(passage["id"], passage.get("score", 0.0)) for passage in context["passages"]]
+    return [by_hit.get(passage["id"], passage.get("score", 0.0)) for passage in context["passages"]]
+
+
+def _standardised(scores: Sequence[float]) -> list[float]:
+    """The scores with mean 0 and deviation 1; 0 where all are equal."""
     if not scores:
         return []
     mean, deviation = statistics.fmean(scores), statistics.pstdev(scores)
@@ -99,6 +118,12 @@ def relevance(output: Grade, scale: Sequence[int], relevant: int) -> float:
     if output.probabilities is None:
         return float(output.value >= relevant)
     return math.fsum(share for grade, share in zip(scale, output.probabilities, strict=True) if grade >= relevant)
+
+
+def log_odds(output: Grade, scale: Sequence[int], relevant: int) -> float:
+    """The log odds of the grades from `relevant` on, in nats."""
+    share = min(max(relevance(output, scale, relevant), _SMALLEST), 1 - _SMALLEST)
+    return math.log(share / (1 - share))
 
 
 def _strictly_decreasing(scores: Sequence[float]) -> list[float]:

@@ -24,8 +24,8 @@ from searchlora.tasks.judgment.guideline import guideline_of, settings_of
 #: `max_new_tokens` of the default recipe with reasons: 300 characters of English are about 70 of SmolLM2's tokens.
 REASON_TOKENS = 80
 
-#: Tuned value of a pipeline stage: weight of the first stage's standardised score beside the expected grade.
-FIRST_STAGE = "first_stage_weight"
+#: Tuned values of a pipeline stage: weight of the first stage's standardised score, and what the judge ranks by.
+FIRST_STAGE, RANK_BY = "first_stage_weight", "rank_by"
 
 
 class JudgmentTask(GenerationTask):
@@ -163,16 +163,21 @@ class JudgmentTask(GenerationTask):
     def updates(self, context: SearchContext, outputs: Sequence[Grade]) -> Mapping[str, Any]:
         if "passages" in context:
             weight = float(self.tuned.get(FIRST_STAGE, 0.0))
-            return reranking.reranked(context, outputs, self.grades, self.settings["relevant"], weight)
+            by = self.tuned.get(RANK_BY, reranking.EXPECTED_GRADE)
+            return reranking.reranked(context, outputs, self.grades, self.settings["relevant"], weight, by)
         return super().updates(context, outputs)
 
     def check_tuned(self, tuned: Mapping[str, Any]) -> None:
-        """Accept `first_stage_weight`, a number of at least 0."""
-        weight = tuned.get(FIRST_STAGE, 0.0)
-        if others := sorted(set(tuned) - {FIRST_STAGE}):
-            raise UsageError(f"a judge takes no tuned value '{others[0]}'", fix=f"It takes {FIRST_STAGE}.")
+        """Accept `first_stage_weight`, a number of at least 0, and `rank_by`, the judge's score to rank by."""
+        weight, by = tuned.get(FIRST_STAGE, 0.0), tuned.get(RANK_BY, reranking.EXPECTED_GRADE)
+        if others := sorted(set(tuned) - {FIRST_STAGE, RANK_BY}):
+            raise UsageError(
+                f"a judge takes no tuned value '{others[0]}'", fix=f"It takes {FIRST_STAGE} and {RANK_BY}."
+            )
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise UsageError(f"{FIRST_STAGE} is {weight!r}", fix="Give a number of at least 0.")
+        if by not in (reranking.EXPECTED_GRADE, reranking.LOG_ODDS):
+            raise UsageError(f"{RANK_BY} is {by!r}", fix=f"Give {reranking.EXPECTED_GRADE} or {reranking.LOG_ODDS}.")
 
     def tune(self, records: Sequence[Record], outputs: Sequence[Grade | InvalidOutput]) -> Mapping[str, Any]:
         graded = [pair for pair in zip(records, outputs, strict=True) if "grade" in pair[0]]

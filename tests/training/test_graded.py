@@ -145,10 +145,11 @@ def test_a_teacher_ranks_rows_with_and_without_grades_and_a_row_without_one_has_
     label = -(of_grades[0, 3] + of_grades[1, 0] + of_grades[2, 1] + others.sum()) / 8
     log_odds = of_grades[:, 2:].logsumexp(-1) - of_grades[:, :2].logsumexp(-1)
     scores = (log_odds if score == "log_odds" else of_grades.softmax(-1) @ torch.tensor(GRADES))[[0, 1, 3]]
-    target = torch.tensor([1.0, -0.5, -1.0])
+    target = 1.5 * torch.tensor([1.0, -0.5, -1.0])
     ranking = ranking_loss(scores / 0.5, target / 0.5, torch.ones(3), torch.ones(3), kind="margin_mse")
     settings = ("loss.ranking=1", "loss.ranking_loss=margin_mse", "loss.ranking_target=teacher")
-    found = first_loss(tiny_base, tmp_path / "run", records, *settings, f"loss.ranking_score={score}")
+    own = ("loss.teacher_scale=1.5", f"loss.ranking_score={score}")
+    found = first_loss(tiny_base, tmp_path / "run", records, *settings, *own)
     assert found == pytest.approx((label + ranking).item(), abs=5e-4)
 
 

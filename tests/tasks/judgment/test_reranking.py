@@ -67,9 +67,27 @@ def test_the_first_stage_counts_with_its_weight_and_unjudged_hits_stay_last():
     assert equal["hits"][0].score == 1
 
 
-@pytest.mark.parametrize("tuned", [{"first_stage_weight": -1}, {"first_stage_weight": "much"}, {"thresholds": [1]}])
+def test_log_odds_rank_by_the_probability_of_a_relevant_grade_with_a_deviation_of_one():
+    outputs = [Grade(1, (0.0, 0.6, 0.4, 0.0)), Grade(3, (0.65, 0.0, 0.0, 0.35)), Grade(0, (1.0, 0.0, 0.0, 0.0))]
+    by_grade = [hit.document for hit in task.updates(search(3, 3), outputs)["hits"]]
+    found = task.bound(task.settings, {"rank_by": "log_odds"}).updates(search(3, 3), outputs)["hits"]
+    assert by_grade == ["d0", "d1", "d2"]  # expected grades 1.4, 1.05 and 0
+    assert [hit.document for hit in found] == ["d0", "d1", "d2"]
+    scores = [hit.score for hit in found]
+    assert sum(scores) == pytest.approx(0, abs=1e-4)
+    assert sum(score**2 for score in scores) / 3 == pytest.approx(1, abs=1e-4)
+    sure = [Grade(1, (0.0, 1.0, 0.0, 0.0)), Grade(0, (0.7, 0.0, 0.3, 0.0))]
+    assert [hit.document for hit in task.updates(search(2, 2), sure)["hits"]] == ["d0", "d1"]
+    by_odds = task.bound(task.settings, {"rank_by": "log_odds"}).updates(search(2, 2), sure)["hits"]
+    assert [hit.document for hit in by_odds] == ["d1", "d0"]  # grade 1 is not relevant
+
+
+@pytest.mark.parametrize(
+    "tuned",
+    [{"first_stage_weight": -1}, {"first_stage_weight": "much"}, {"thresholds": [1]}, {"rank_by": "grade"}],
+)
 def test_other_values_of_a_pipeline_are_refused(tuned):
-    task.check_tuned({"first_stage_weight": 0.3})
+    task.check_tuned({"first_stage_weight": 0.3, "rank_by": "log_odds"})
     with pytest.raises(UsageError):
         task.check_tuned(tuned)
 
