@@ -1,11 +1,12 @@
 """Deciding alone at a stated risk: coverage on BANKING77 and on Chorus, and the error on rows that were not used.
 
-    python -m benchmarks.risk
+    python -m benchmarks.risk                  all systems
+    python -m benchmarks.risk --only-encoder   the classical model of BANKING77; results of the adapters are kept
 
 The adapters are those of `benchmarks.bases` for SmolLM2-135M: intents of BANKING77 after 300 steps, and grades of
-Chorus by cross-validation, if they are trained there (`python -m benchmarks.bases --only "chorus all"`). Beside the
-intents stands logistic regression over a frozen encoder. Thresholds are fitted on one half of the test rows and
-measured on the other, over 200 random halves; of rows of one group only one counts, as they are not independent.
+Chorus by cross-validation. Beside the intents stands logistic regression over a frozen encoder. Thresholds are fitted
+on one half of the test rows and measured on the other, over 200 random halves; of rows of one group only one counts, as
+they are not independent.
 
 Two rules that a team would use instead: the lowest threshold whose error rate on the same half is at most the risk, and
 the probability 1 - risk, after temperature scaling.
@@ -22,21 +23,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.bases.__main__ import DEFAULT, FOLDER, JOBS, Run
-from benchmarks.common import parser, save_figures
+from benchmarks.common import parser, read_results, save_figures
 from searchlora.cli.terminal import progress_bars
 from searchlora.errors import DataError
 from searchlora.eval.formatting import markdown_table
 from searchlora.eval.risk import threshold_at_risk
 from searchlora.experiments.evaluate import evaluate
-from searchlora.experiments.evaluation_result import EvaluationResult
-from searchlora.experiments.options import EvaluationOptions
+from searchlora.experiments.options import DEFAULT_ENCODER, EvaluationOptions
 from searchlora.experiments.tune_risk import scored_answers
 from searchlora.progress import Steps
-from searchlora.task import generation_task
+from searchlora.records import Record
+from searchlora.systems.encoder_baseline import FrozenEncoder
+from searchlora.task import GenerationTask, generation_task, load_task
 
 NAME = "risk"
 RISKS, SPLITS, SEED = (0.01, 0.02, 0.05), 200, 13
-ENCODER = "frozen encoder"
+ADAPTER, ENCODER = "adapter", "frozen encoder + logistic regression"
+
+#: Name of the data, job of `benchmarks.bases`, and its number of steps.
+JOBS_OF_DATA = (("BANKING77", "banking77", 300), ("Chorus", "chorus", None))
 
 Floats, Flags = NDArray[np.float64], NDArray[np.bool_]
 
@@ -57,13 +62,16 @@ class Answers:
 
 
 def main() -> None:
-    parser(NAME).parse_args()
+    arguments = parser(NAME)
+    arguments.add_argument("--only-encoder", action="store_true", help="measure no adapter")
+    options = arguments.parse_args()
     (FOLDER / "data").mkdir(parents=True, exist_ok=True)
+    found = {("BANKING77", ENCODER): _classical()}
     with progress_bars() as steps:
-        found = {("BANKING77", name): of_system for name, of_system in _answers("banking77", 300, steps).items()}
-        chorus = _answers("chorus", None, steps, only_trained=True)
-    found |= {("Chorus", name): of_system for name, of_system in chorus.items() if name != ENCODER}
-    rows = [
+        for data, job, limit in () if options.only_encoder else JOBS_OF_DATA:
+            found[data, ADAPTER] = _adapter(job, limit, steps)
+    known = [row for row in read_results(NAME).get("rows", []) if (row["data"], row["system"]) not in found]
+    rows = known + [
         {"data": data, "system": system, "rule": name, **_measured(answers, risk, rule)}
         for (data, system), answers in found.items()
         for risk in RISKS
@@ -73,29 +81,34 @@ def main() -> None:
     save_figures(NAME, rows, [], {"table": markdown_table(head, map(_line, rows), words=4), "splits": SPLITS})
 
 
-def _answers(job: str, limit: int | None, steps: Steps, *, only_trained: bool = False) -> dict[str, Answers]:
-    """The adapter, and the encoder baseline with probabilities, over the test rows of all parts of a job."""
+def _classical() -> Answers:
+    """The baseline of `evaluate` for intents, over the test rows of BANKING77."""
+    (part,) = JOBS["banking77"].parts(FOLDER / "data")
+    task = generation_task(load_task("intent")).bound(part.evaluated.settings)
+    (baseline,) = task.encoder_baselines()
+    encoder = FrozenEncoder(DEFAULT_ENCODER)
+    training, validation, test = (part.evaluated.records(split) for split in ("train", "validation", "test"))
+    baseline.fit(training, validation, encoder.encode_once)
+    return _of(task, test, baseline.predict(test, encoder.encode_once))
+
+
+def _adapter(job: str, limit: int | None, steps: Steps) -> Answers:
+    """An adapter over the test rows of all parts of a job."""
     parts, run = JOBS[job].parts(FOLDER / "data"), Run(job, DEFAULT, limit, None)
-    if only_trained and not run.is_trained(parts):
-        return {}
     options = EvaluationOptions(cache_dir=FOLDER / DEFAULT / "outputs" / job)
-    found: dict[str, list[Answers]] = {}
+    found = []
     for stored, part in zip(run.train(parts, steps), parts, strict=True):
         result = evaluate(stored.reference, part.evaluated.folder, options, store=run.store, steps=steps)
-        for name in result.systems:
-            shown = "adapter" if name == stored.reference else ENCODER
-            if (shown == "adapter" or "logistic" in name) and (answers := _of(result, name)) is not None:
-                found.setdefault(shown, []).append(answers)
-    return {name: _joined(parts_of) for name, parts_of in found.items()}
+        task = generation_task(result.task)
+        found.append(_of(task, result.records, result.systems[stored.reference].outputs))
+    return _joined(found)
 
 
-def _of(result: EvaluationResult, system: str) -> Answers | None:
-    """The answers of a system; None for one without probabilities."""
-    answers = scored_answers(generation_task(result.task), result.records, result.systems[system].outputs)
-    if len(answers) < len(result.records):
-        return None
+def _of(task: GenerationTask, records: Sequence[Record], outputs: Sequence[Any]) -> Answers:
+    answers = scored_answers(task, records, outputs)
+    assert len(answers) == len(records)  # each has a probability
     probabilities, wrong = zip(*answers, strict=True)
-    return Answers(np.array(probabilities), np.array(wrong), [str(record["group"]) for record in result.records])
+    return Answers(np.array(probabilities), np.array(wrong), [str(record["group"]) for record in records])
 
 
 def _joined(parts: Sequence[Answers]) -> Answers:
