@@ -42,11 +42,6 @@ class SafeThreshold:
     decided: int
     errors: int
 
-    @property
-    def coverage(self) -> float:
-        """Share of the rows that are decided."""
-        return self.decided / self.rows
-
 
 def threshold_at_risk(
     probabilities: Sequence[float], wrong: Sequence[bool], risk: float, *, confidence: float = 0.95

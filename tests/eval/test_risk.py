@@ -36,7 +36,7 @@ def test_the_error_rate_of_future_decisions_exceeds_the_risk_in_less_than_one_of
 def test_rows_of_equal_probability_are_decided_together():
     probabilities = [0.9] * 500 + [0.8] * 500
     found = threshold_at_risk(probabilities, [False] * 500 + [True] * 500, 0.02)
-    assert (found.above, found.decided, found.errors, found.coverage) == (0.9, 500, 0, 0.5)
+    assert (found.above, found.decided, found.errors, found.rows) == (0.9, 500, 0, 1000)
 
 
 def test_all_rows_are_decided_where_no_answer_is_wrong():
