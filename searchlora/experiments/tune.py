@@ -5,7 +5,7 @@ Both write the pipeline with the fitted values and pinned adapters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,31 +65,72 @@ def tune(
         DataError: if the dataset has no validation records, or records on which nothing can be fitted.
         BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
     """
-    out = Path(out)
+    out, store = Path(out), Store.of(store)
     check_writable(out)
-    store = Store.of(store)
-    dataset = load_dataset(data)
-    config = pipeline if isinstance(pipeline, PipelineConfig) else read_pipeline(pipeline)
-    stages = pinned(config.stages, store.pin)
-    place = _tuned_stage(stages, store, dataset.card.task, config.source)
-    before = [stage for stage in stages[:place] if stage.works_on_records]
-    built = build_pipeline(
-        config.name,
-        [*before, stages[place].untuned()],
-        store=store,
-        documents=(),
-        tasks=tasks,
-    )
-    stage = built.stages[-1]
-    (task,), asked = stage.tasks(), stages[place].to_tune(dataset.card.task, store)
+    opened = OpenedStage.of(pipeline, data, store, tasks, _tuned_stage, lambda settings: settings.untuned())
+    dataset, built, task = opened.dataset, opened.built, opened.task
+    asked = opened.stages[opened.place].to_tune(dataset.card.task, store)
     records = dataset.records("validation")
     if not records:
         raise DataError("has no validation records", where=str(dataset.folder))
     seen, outputs = ask_stage(built, task, records, steps)
     task = task.bound(task.settings, {**task.tuned, **asked})
     tuned = {**task.tune(seen, outputs), "origin": origin(dataset, built, "validation")}
-    write_tuned(out, config, stages, place, {"tuned": tuned}, "`origin` says on what the values were fitted.")
-    return TuneResult(out, stage.label, tuned)
+    opened.write(out, {"tuned": tuned}, "`origin` says on what the values were fitted.")
+    return TuneResult(out, built.stages[-1].label, tuned)
+
+
+@dataclass(frozen=True)
+class OpenedStage:
+    """The stage of a pipeline whose values are fitted, built behind the earlier ones that work on records.
+
+    Attributes:
+        stages, place: All stages with pinned adapters, and the index of this one.
+        built: The pipeline up to this stage, which has no fitted values.
+    """
+
+    config: PipelineConfig
+    stages: Sequence[StageSettings]
+    place: int
+    dataset: Dataset
+    built: Pipeline
+
+    @classmethod
+    def of(
+        cls,
+        pipeline: str | Path | PipelineConfig,
+        data: str | Path,
+        store: Store,
+        tasks: str | Path | None,
+        find: Callable[[Sequence[StageSettings], Store, str, str], int],
+        plain: Callable[[StageSettings], StageSettings],
+    ) -> OpenedStage:
+        """Build the stage.
+
+        Args:
+            find: The index of the stage, of all stages, the store, the dataset's task and the pipeline's file.
+            plain: The stage without fitted values.
+
+        Raises:
+            As `tune`.
+        """
+        dataset = load_dataset(data)
+        config = pipeline if isinstance(pipeline, PipelineConfig) else read_pipeline(pipeline)
+        stages = pinned(config.stages, store.pin)
+        place = find(stages, store, dataset.card.task, config.source)
+        before = [stage for stage in stages[:place] if stage.works_on_records]
+        built = build_pipeline(config.name, [*before, plain(stages[place])], store=store, documents=(), tasks=tasks)
+        return cls(config, stages, place, dataset, built)
+
+    @property
+    def task(self) -> GenerationTask:
+        """The task of the stage."""
+        (task,) = self.built.stages[-1].tasks()
+        return task
+
+    def write(self, out: Path, values: Mapping[str, Any], origin: str) -> None:
+        """Write the pipeline with fitted values of the stage."""
+        write_tuned(out, self.config, self.stages, self.place, values, origin)
 
 
 def _tuned_stage(stages: Sequence[StageSettings], store: Store, task: str, where: str) -> int:

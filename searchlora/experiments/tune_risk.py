@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
-from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.risk import SafeThreshold, check_rows, threshold_at_risk
-from searchlora.experiments.tune import ask_stage, origin
-from searchlora.experiments.tuned_file import write_tuned
+from searchlora.experiments.tune import OpenedStage, ask_stage, origin
 from searchlora.files import check_writable
 from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.config import PipelineConfig, read_pipeline
-from searchlora.pipelines.pipeline import build_pipeline
+from searchlora.pipelines.config import PipelineConfig
 from searchlora.pipelines.stages.deciding import check_decides, confidence
-from searchlora.pipelines.stages.stage import StageSettings, pinned
+from searchlora.pipelines.stages.stage import StageSettings
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Record
 from searchlora.systems.lineage import seen_in_training
@@ -84,19 +82,14 @@ def tune_risk(
         DataError: for rows that the adapter has seen, or if no threshold keeps the risk.
         BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
     """
-    out = Path(out)
+    out, store = Path(out), Store.of(store)
     check_writable(out)
-    store = Store.of(store)
-    dataset = load_dataset(data)
-    config = pipeline if isinstance(pipeline, PipelineConfig) else read_pipeline(pipeline)
-    stages = pinned(config.stages, store.pin)
-    place = _deciding_stage(stages, store, dataset.card.task, config.source)
-    settings = stages[place].model_copy(update={"decides": None})
-    before = [stage for stage in stages[:place] if stage.works_on_records]
-    built = build_pipeline(config.name, [*before, settings], store=store, documents=(), tasks=tasks)
-    (task,) = built.stages[-1].tasks()
+    opened = OpenedStage.of(
+        pipeline, data, store, tasks, _deciding_stage, lambda settings: settings.model_copy(update={"decides": None})
+    )
+    dataset, built, task = opened.dataset, opened.built, opened.task
     adapter = built.stages[-1].label
-    check_decides(task, f"{config.source}, {adapter}")
+    check_decides(task, f"{opened.config.source}, {adapter}")
     task.check_dataset(dataset.settings or task.default_settings)
     everything = dataset.records(split)
     unknown = _check_unseen(store, adapter, task, dataset, split, everything)
@@ -118,7 +111,7 @@ def tune_risk(
         **origin(dataset, built, split),
     }
     values = {"decides": {"above": rule.above, "origin": fitted}}
-    write_tuned(out, config, stages, place, values, "`origin` says on what the threshold was fitted.")
+    opened.write(out, values, "`origin` says on what the threshold was fitted.")
     return RiskResult(out, adapter, rule, invalid, unknown)
 
 
