@@ -40,6 +40,10 @@ def train(
     resume: Annotated[
         bool, option("--resume", "Continue an unfinished training run from its last checkpoint.")
     ] = False,
+    start_from: Annotated[
+        str | None,
+        option("--start-from NAME[@VERSION]", "Train a stored adapter of the task further, in place of a new one."),
+    ] = None,
     gpus: Annotated[
         int,
         option("--gpus N", "Train on N GPUs; a step has `optim.batch_size` rows on each of them.", min=1),
@@ -66,7 +70,7 @@ def train(
             task,
             folder,
             name,
-            recipe.read(resume=resume, processes=max(gpus, launched), more_data=more_data),
+            recipe.read(resume=resume, start_from=start_from, processes=max(gpus, launched), more_data=more_data),
             **stored.given(),
             log=typer.echo,
             steps=steps,

@@ -36,6 +36,7 @@ class EncoderJob(TrainingJob):
             validate=self._validator(records),
             encode_documents=self._encode_documents,
             resume=resume,
+            start=None if self.start is None else self.start.path,
             progress=self.steps("Training"),
         )
 

@@ -19,6 +19,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.significance import detectable_effect
 from searchlora.experiments.encoder_train import EncoderJob
 from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.start import Start, check_unseen
 from searchlora.experiments.training_runs import (
     TrainingJob,
     dataset_for,
@@ -82,8 +83,12 @@ def train(
     """
     store = Store.of(store)
     check_name(name)
+    if options.start_from is not None:
+        options = replace(options, start_from=store.pin(options.start_from))
     with chosen_gpus(options.processes, log or no_log):
-        job = _job(task, data, options, tasks, steps, log)
+        job = _job(task, data, options, tasks, store, steps, log)
+        if job.start is not None:
+            check_unseen(store, job.start, job.task, job.dataset)
         if log is not None and not options.reuse:
             log(_memory(job, options.processes))
             log(_plan(job))
@@ -97,15 +102,18 @@ def _job(
     data: str | Path,
     options: TrainingOptions,
     tasks: str | Path | None,
+    store: Store | str,
     steps: Steps,
     log: Callable[[str], None] | None = None,
 ) -> TrainingJob:
     """The training job of a task.
 
     Raises:
-        UsageError: for several datasets or processes of an encoder task, or a task without a prompt and an encoder.
+        UsageError: for several datasets or processes of an encoder task, a task without a prompt and an encoder, or an
+            adapter to start from that is of another task.
         RecipeError, DataError, BaseModelError.
     """
+    store = Store.of(store)
     plugin = load_task(task, tasks)
     if not isinstance(plugin, EncoderTask):
         generation_task(plugin)
@@ -115,18 +123,20 @@ def _job(
         raise UsageError("an encoder is trained by one process", where="--gpus", fix="Leave it out.")
     dataset = dataset_for(plugin, data)
     bound = plugin.bound(dataset.settings)
-    recipe = recipe_for(bound, options.recipe, options.settings)
-    rebuild = partial(_job, task, data, options, tasks)
+    start = None if options.start_from is None else Start.of(store, options.start_from, bound)
+    recipe = recipe_for(bound, options.recipe, options.settings, start)
+    base = resolve(recipe.base) if start is None else start.base(recipe)
+    adapter = None if start is None else start.adapter
+    rebuild = partial(_job, task, data, options, tasks, store.place)
     if isinstance(bound, EncoderTask):
         assert isinstance(recipe, EncoderRecipe)
-        return EncoderJob(bound, recipe, dataset, resolve(recipe.base), rebuild, steps)
+        return EncoderJob(bound, recipe, dataset, base, rebuild, steps, adapter)
     assert isinstance(bound, GenerationTask) and isinstance(recipe, Recipe)
     more = tuple((dataset_for(bound, folder), weight) for folder, weight in options.more_data.items())
     bound.check_training(Mixture(bound, dataset, more).rows()[0])
-    base = resolve(recipe.base)
-    default = for_size(bound.default_recipe, base_memory(base.path).parameters)
-    recipe = load_recipe(default, options.recipe, options.settings)
-    return PromptedJob(bound, recipe, dataset, base, rebuild, steps, more, log)
+    default = bound.default_recipe if start is None else start.default(bound.default_recipe)
+    recipe = load_recipe(for_size(default, base_memory(base.path).parameters), options.recipe, options.settings)
+    return PromptedJob(bound, recipe, dataset, base, rebuild, steps, adapter, more, log)
 
 
 def _memory(job: TrainingJob, processes: int) -> str:
@@ -206,6 +216,7 @@ class PromptedJob(TrainingJob):
             weights=weights,
             validate=self._validator(in_place=in_place or rank() > 0),
             resume=resume,
+            start=None if self.start is None else self.start.path,
             progress=self.steps("Training"),
         )
         if self.recipe.optim.tokens_per_step is not None:

@@ -27,6 +27,7 @@ from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.mixture import Mixture
 from searchlora.errors import DataError, RecipeError, TrainingError
 from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.start import Start
 from searchlora.files import parse_json
 from searchlora.models.devices import rank
 from searchlora.models.fingerprint import fingerprint
@@ -57,6 +58,7 @@ class TrainingJob(ABC):
         task: Bound to the settings of the dataset.
         base: The resolved base of the recipe.
         rebuild: Makes this job in another process, from the steps of that process.
+        start: The adapter to train further; None: a new one.
         verb: Past participle of what the job does, for messages.
     """
 
@@ -68,6 +70,7 @@ class TrainingJob(ABC):
     base: BaseModel
     rebuild: Callable[[Steps], TrainingJob] = field(compare=False)
     steps: Steps = field(default=no_progress, compare=False)
+    start: StoredAdapter | None = None
 
     @abstractmethod
     def train(self, folder: Path, resume: bool) -> TrainingResult:
@@ -93,7 +96,7 @@ class TrainingJob(ABC):
 
     def parents(self) -> Sequence[StoredAdapter]:
         """The adapters from which this one is made; their training queries count as its own."""
-        return ()
+        return () if self.start is None else (self.start,)
 
     def tune(self, adapter: Path) -> Mapping[str, Any]:
         """Values chosen on validation rows with the trained adapter, see `Task.tune`."""
@@ -108,6 +111,7 @@ class TrainingJob(ABC):
             "recipe": self.recipe.model_dump(),
             **self.data(),
             "base": fingerprint(self.base.path).model_dump(),
+            "adapter to start from": self.start.reference if self.start else None,
         }
 
     def data(self) -> dict[str, Any]:
@@ -132,6 +136,7 @@ class TrainingJob(ABC):
             and _more_data(manifest.dataset.card) == self.mixture.identity()
             and self._read(manifest.recipe) == self.recipe
             and manifest.base.fingerprint == fingerprint(self.base.path)
+            and manifest.parents == [parent.reference for parent in self.parents()]
         )
 
 
@@ -380,10 +385,19 @@ def dataset_for(task: Task, data: str | Path) -> Dataset:
     return dataset
 
 
-def recipe_for(task: Task, file: str | Path | None = None, overrides: Sequence[str] = ()) -> AnyRecipe:
-    """A task's recipe, overridden by a user's file and by `key=value` settings. Raises `RecipeError`."""
+def recipe_for(
+    task: Task, file: str | Path | None = None, overrides: Sequence[str] = (), start: Start | None = None
+) -> AnyRecipe:
+    """A task's recipe, overridden by a user's file and by `key=value` settings. Raises `RecipeError`.
+
+    Args:
+        start: The adapter to train further, whose settings the recipe keeps.
+    """
     load = load_encoder_recipe if isinstance(task, EncoderTask) else load_recipe
-    return load(task.default_recipe, file, overrides)
+    recipe = load(task.default_recipe if start is None else start.default(task.default_recipe), file, overrides)
+    if start is not None:
+        start.check(recipe)
+    return recipe
 
 
 def _dataset_summary(job: TrainingJob) -> dict[str, Any]:

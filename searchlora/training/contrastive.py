@@ -32,6 +32,7 @@ def train_encoder(
     validate: Validate | None = None,
     encode_documents: EncodeDocuments | None = None,
     resume: bool = False,
+    start: Path | None = None,
     progress: Progress = silent,
 ) -> TrainingResult:
     """Train with sentence-transformers' trainer and the multiple negatives ranking loss.
@@ -39,6 +40,7 @@ def train_encoder(
     Args:
         rows: Training rows from `pairs.pair_rows`.
         encode_documents: Encodes documents with the unchanged base, for `sides = query`.
+        start: The adapter to train further, a plain PEFT folder with the LoRA settings of the recipe; None: a new one.
         Otherwise as `TrainingRun`.
 
     Returns:
@@ -59,7 +61,7 @@ def train_encoder(
     run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
     model = load_encoder(base, quantization=recipe.quantization)
     parameters = number_of_parameters(model)
-    save = _prepare(model, recipe, base)
+    save = _prepare(model, recipe, base, start)
     with quiet():
         loss = (
             _loss(model, recipe, rows) if recipe.sides == "both" else _query_loss(model, recipe, rows, encode_documents)
@@ -77,14 +79,18 @@ def train_encoder(
     return result
 
 
-def _prepare(model: SentenceTransformer, recipe: EncoderRecipe, base: BaseModel) -> Callable[[Path], None]:
+def _prepare(
+    model: SentenceTransformer, recipe: EncoderRecipe, base: BaseModel, start: Path | None
+) -> Callable[[Path], None]:
     """Set the length limit and add the adapter, or unfreeze all weights; returns what saves the trained weights."""
-    from searchlora.adapters.attach import new_adapter, save_adapter
+    from searchlora.adapters.attach import load_weights, new_adapter, save_adapter
 
     limit = model.max_seq_length
     model.max_seq_length = recipe.max_tokens if limit is None else min(limit, recipe.max_tokens)
     if not recipe.is_full:
         adapted = new_adapter(model, recipe)
+        if start is not None:
+            load_weights(adapted, start)
         return lambda target: save_adapter(adapted, target, recipe, base.revision)
     model.requires_grad_(True)
 

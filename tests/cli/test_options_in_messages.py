@@ -51,6 +51,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/demo_search.py": ("serve",),
     "searchlora/systems/compared.py": ("evaluate", "promote"),
     "searchlora/experiments/encoder_train.py": ("train",),
+    "searchlora/experiments/start.py": ("train",),
     "searchlora/experiments/train.py": ("train",),
     "searchlora/experiments/experiment": ("experiment",),
     "searchlora/experiments/judge": ("judge",),

@@ -79,9 +79,8 @@ def test_on_a_gpu_training_loads_no_second_copy_of_the_base(tiny_base, tmp_path,
             module, "load_model", lambda *args, _load=load, **options: (loaded.append(1), _load(*args, **options))[1]
         )
     monkeypatch.setattr(verb, "uses_gpu", lambda: True)
-    job = verb._job(
-        "rewriting", dataset(tmp_path), verb.TrainingOptions(OPTIONS, tiny_base.name), None, lambda _: print
-    )
+    options = verb.TrainingOptions(OPTIONS, tiny_base.name)
+    job = verb._job("rewriting", dataset(tmp_path), options, None, str(tmp_path / "store"), lambda _: print)
     result = job.train(tmp_path / "run", resume=False)
     assert len(loaded) == 1
     assert result.validated == "nf4" and result.summary["best"]["loss"] > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,11 +9,11 @@ from pathlib import Path
 from searchlora.adapters.references import check_name
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.data.dataset import Dataset
-from searchlora.errors import RecipeError, UsageError, some
+from searchlora.errors import RecipeError, UsageError
 from searchlora.eval.measures import parse_measure
 from searchlora.experiments.improve.job import DEFAULT_PIPELINE, ImproveJob
 from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.start import check_unseen
 from searchlora.experiments.training_runs import dataset_for, train_and_store
 from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.models.devices import chosen_gpus
@@ -22,8 +21,7 @@ from searchlora.models.memory import base_memory
 from searchlora.models.resolve import resolve
 from searchlora.progress import Steps, no_log, no_progress
 from searchlora.recipe import for_size, load_recipe, parse_recipe
-from searchlora.systems.lineage import seen_in_training
-from searchlora.task import GenerationTask, load_generation_task
+from searchlora.task import load_generation_task
 
 #: Rows of a batch of samples, unless the engine's settings say otherwise.
 BATCH_ROWS = 64
@@ -75,6 +73,8 @@ def improve(
     check_name(name)
     with chosen_gpus(1, log or no_log):
         job = _job(adapter, data, options, pipeline, store, tasks, engine, steps)
+        if job.start is not None:
+            check_unseen(store, job.start, job.task, job.dataset)
         return train_and_store(job, name, store, options, log)
 
 
@@ -94,6 +94,8 @@ def _job(
 
     if options.more_data:
         raise UsageError("improve samples for the rows of one dataset", where="more_data", fix="Leave it out.")
+    if options.start_from is not None:
+        raise UsageError("improve starts from the adapter that it improves", where="start_from", fix="Leave it out.")
     if options.processes > 1:
         raise UsageError("improve trains by one process", where="processes", fix="Leave it out.")
     parent = store.get(store.pin(reference)) if reference is not None else None
@@ -124,8 +126,6 @@ def _job(
             where="recipe",
             fix=f"Leave the section lora as in {parent.reference}, or set improve.start=base.",
         )
-    if parent is not None:
-        _check_lineage(store, parent, task, dataset)
     if parent is not None and own is not None and recipe.base == own.base:
         base = parent.manifest.base.resolve()
     else:
@@ -143,29 +143,8 @@ def _job(
         base,
         partial(_job, reference, data, options, pipeline, store.place, tasks, engine),
         steps,
+        parent,
         store=store,
-        parent=parent,
         pipeline=str(pipeline),
         engine=settings,
     )
-
-
-def _check_lineage(store: Store, parent: StoredAdapter, task: GenerationTask, dataset: Dataset) -> None:
-    """Raise `UsageError` for an adapter that was trained on test rows, whose improvement could not be measured here.
-
-    If its training data is unknown, it is improved with a warning: another dataset may measure the result.
-    """
-    records = dataset.records("test")
-    seen = seen_in_training(store, parent, task, dataset, "test", records)
-    if seen:
-        raise UsageError(
-            f"was trained on {len(seen)} of the {len(records)} test rows ({some(seen)})",
-            where=parent.reference,
-            fix="Improve it on a dataset whose test rows it has not seen, or start from the bare base.",
-        )
-    if seen is None:
-        warnings.warn(
-            f"it is unknown whether {parent.reference} was trained on test rows of {dataset.folder}: on them, the "
-            "improved adapter breaks a policy with 'held_out: required'",
-            stacklevel=4,
-        )

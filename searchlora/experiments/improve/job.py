@@ -71,7 +71,6 @@ class ImproveJob(PromptedJob):
     """Rounds of rejection-sampling fine-tuning as one training run.
 
     Attributes:
-        parent: The adapter to improve; None: the bare base.
         pipeline: Name of the pipeline whose retriever rewards rewrites.
         engine: Where candidates are sampled and rounds are validated.
     """
@@ -79,14 +78,13 @@ class ImproveJob(PromptedJob):
     verb: ClassVar[str] = "improved"
 
     store: Store = field(default_factory=Store, compare=False)
-    parent: StoredAdapter | None = None
     pipeline: str = DEFAULT_PIPELINE
     engine: EngineSettings = field(default_factory=LocalSettings)
 
     def train(self, folder: Path, resume: bool) -> TrainingResult:
         del resume  # rounds that are complete are never computed again
         engine = self._engines.get(self.base, self.recipe.precision, prompt_options=self.recipe.prompt)
-        parent = None if self.parent is None else (self.parent.reference, self.parent.path)
+        parent = None if self.start is None else (self.start.reference, self.start.path)
         rounds = Rounds(
             self.task, self.recipe, self.base, self.dataset, engine, self._context, folder, self.steps, parent
         )
@@ -100,7 +98,7 @@ class ImproveJob(PromptedJob):
     def _result(self, folder: Path, rounds: Sequence[Round], start: Mapping[str, Any]) -> TrainingResult:
         chosen = max(rounds, key=lambda done: done.reward)
         about = {
-            "parent": self.parent.reference if self.parent else None,
+            "parent": self.start.reference if self.start else None,
             "pipeline": self.pipeline,
             "retriever": self._retriever.label if self._retriever else None,
             "reward": self.recipe.improve.reward or f"the reward of the task {self.task.name}",
@@ -123,24 +121,18 @@ class ImproveJob(PromptedJob):
         }
         return TrainingResult(chosen.adapter, chosen.adapter.parent, summary, files)
 
-    def parents(self) -> Sequence[StoredAdapter]:
-        return () if self.parent is None else (self.parent,)
-
     def produced(self, stored: StoredAdapter) -> bool:
         about = stored.manifest.training.get("improve")
-        parents = [parent.reference for parent in self.parents()]
         return (
             isinstance(about, dict)
             and about.get("pipeline") == self.pipeline
             and about.get("engine", self._default_engine) == self._engine_id
-            and stored.manifest.parents == parents
             and super().produced(stored)
         )
 
     def identity(self) -> dict[str, Any]:
         return {
             **super().identity(),
-            "adapter to improve": self.parent.reference if self.parent else None,
             "pipeline": self.pipeline,
             **({"engine": self._engine_id} if self._engine_id != self._default_engine else {}),
         }
