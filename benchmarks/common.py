@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.errors import UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.formatting import markdown_table, to_plain
@@ -24,6 +26,7 @@ from searchlora.machine import machine, versions
 from searchlora.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from searchlora.adapters.store import Store
     from searchlora.adapters.stored import StoredAdapter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +85,24 @@ def native_dataset(folder: Path, task: str, rows: Iterable[Mapping[str, Any]], *
     if not folder.is_dir():
         write_rows(source, rows)
     return dataset(folder, task, source, format="native", **options)
+
+
+def copied(source: Store, name: str, target: Path, fix: str) -> None:
+    """Copy all versions of an adapter to another store, those that it lacks.
+
+    Raises:
+        UsageError: with `fix`, for an adapter that was not trained yet.
+    """
+    versions = source.versions(name)
+    if not versions:
+        raise UsageError(f"there is no adapter '{name}'", where=str(source.root), fix=fix)
+    for version in versions:
+        folder = target / name / str(version)
+        if not folder.is_dir():
+            partial = folder.with_name(f".{version}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(source.root / name / str(version), partial)
+            partial.rename(folder)
 
 
 def remembered(

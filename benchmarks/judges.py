@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from searchlora.eval.evaluation import Evaluation
 from searchlora.experiments.judge.command import BATCH_SIZE
@@ -18,11 +20,17 @@ from searchlora.records import Record
 from searchlora.systems.encoder_baseline import FrozenEncoder, system_name
 from searchlora.task import load_task
 from searchlora.tasks.judgment import JudgmentTask
+from searchlora.tasks.judgment.encoder_baselines import BoostingBaseline
+from searchlora.tasks.judgment.reranking import expected_grade, log_odds
 from searchlora.tasks.judgment.tuning import tuned, with_tuning
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 BASE = "smollm2-135m-instruct-q4_1"
 
 ADAPTER, LIKELIEST = "adapter", "adapter, likeliest grade"
+BOOSTED = "boosting with the adapter's score"
 ZERO_SHOT, ZERO_SHOT_TUNED = "base zero-shot", "base zero-shot, tuned"
 
 #: Id of a pair, topic and document -> grade.
@@ -111,6 +119,27 @@ def over_encoder(
         by_id = {str(record["id"]): grade for record, grade in zip(records, grades, strict=True)}
         found[system_name(encoder.model, baseline)] = by_id
     return found
+
+
+def boosted_with_adapter(
+    records: Sequence[Record], training: Sequence[Record], encoder: FrozenEncoder, adapter: Grades
+) -> dict[str, Grade]:
+    """Id of a record -> grade by boosting with two features more: the adapter's expected grade and log odds.
+
+    Args:
+        adapter: Its grades of all records, each by an adapter that has not learned from the record.
+    """
+    task = judgment_task()
+    scale, relevant = task.grades, int(task.settings["relevant"])
+
+    def scores(of: Sequence[Record]) -> NDArray[np.float64]:
+        outputs = [adapter[str(record["id"])] for record in of]
+        return np.array([(expected_grade(output, scale), log_odds(output, scale, relevant)) for output in outputs])
+
+    baseline = BoostingBaseline(scale, scores)
+    baseline.fit(training, (), encoder.encode_once)
+    grades = baseline.predict(records, encoder.encode_once)
+    return {str(record["id"]): grade for record, grade in zip(records, grades, strict=True)}
 
 
 def labels(grades: Grades) -> dict[str, dict[str, int]]:

@@ -4,9 +4,10 @@
     python -m benchmarks.judgment_chorus --evaluate    evaluate the grades in benchmarks/work; no model is loaded
 
 Chorus: 3,188 pairs of 135 queries, each graded by three people. Three folds by query: each query is graded by an
-adapter that was trained on the other folds, on the shares of the raters' grades (soft labels) and with RankNet. The
-quadratic kappa of the adapter with each person is shown beside that of people with each other, the ceiling.
-Datasets, adapters and grades in `benchmarks/work/judgment_chorus` are reused.
+adapter that was trained on the other folds, on the shares of the raters' grades (soft labels) and with RankNet. Its
+training starts from the judge of passages that `judgment_trecdl19` trains. The quadratic kappa of the adapter with each
+person is shown beside that of people with each other, the ceiling. Datasets, adapters and grades in
+`benchmarks/work/judgment_chorus` are reused.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, WORK, named_comparison, real_data, save, training_figures
+from benchmarks.common import RESULTS, WORK, copied, named_comparison, real_data, save, training_figures
 from benchmarks.judges import (
     ADAPTER,
     BASE,
+    BOOSTED,
+    boosted_with_adapter,
     from_graded,
     graded,
     judgment_task,
@@ -30,6 +33,8 @@ from benchmarks.judges import (
     with_measures,
 )
 from benchmarks.judgment_chorus.folds import FOLDS, OPTIONS, VALIDATING, Chorus
+from benchmarks.judgment_trecdl19.__main__ import NAME as WEB
+from benchmarks.judgment_trecdl19.answering import NAME as WEB_JUDGE
 from searchlora.adapters.store import Store
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.eval.judge.card import judge_card, to_json
@@ -75,6 +80,7 @@ def main() -> None:
 def answer(chorus: Chorus, work: Path, file: Path, steps: Steps) -> None:
     """Train missing adapters, grade ungraded pairs, and write the outputs, before tuned values are applied."""
     store = Store(work / "store")
+    copied(Store(WORK / WEB / "store"), WEB_JUDGE, store.root, f"Train it: python -m benchmarks.{WEB}.")
     adapter: dict[str, Any] = {}
     values, training = [], {}
     for number, groups in enumerate(chorus.folds()):
@@ -83,7 +89,7 @@ def answer(chorus: Chorus, work: Path, file: Path, steps: Steps) -> None:
             "judgment",
             dataset.folder,
             f"chorus-judge-{number + 1}",
-            TrainingOptions(recipe=RECIPE, reuse=True),
+            TrainingOptions(recipe=RECIPE, start_from=f"{WEB_JUDGE}@1", reuse=True),
             store=store,
             steps=steps,
             log=print,
@@ -110,6 +116,7 @@ def judges(chorus: Chorus, answers: Mapping[str, Any]) -> dict[str, dict[str, Gr
             found.setdefault(name, {}).update(zip((record["id"] for record in records), grades, strict=True))
         by_system = over_encoder(records, others, encoder)
         by_system |= tuned_and_not(records, adapter, base, answers["tuned"][number], others)
+        by_system[BOOSTED] = boosted_with_adapter(records, others, encoder, adapter)
         for name, by_id in by_system.items():
             found.setdefault(name, {}).update(by_id)
     return found

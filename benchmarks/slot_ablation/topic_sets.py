@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK
+from benchmarks.common import WORK, copied
 from benchmarks.embedding_msrd.__main__ import QUERY, SYSTEMS
 from benchmarks.judgment_chorus.folds import FOLDS as CHORUS_FOLDS
 from benchmarks.judgment_chorus.folds import Chorus
@@ -20,7 +19,6 @@ from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.data.collection import CorpusFile
 from searchlora.data.dataset import load_dataset
-from searchlora.errors import UsageError
 
 #: Retrieval measures of the tables; the first is tested.
 MEASURES = ("nDCG@10", "MRR@10", "Recall@100")
@@ -137,25 +135,9 @@ def gathered(test: TestSet, slots: Sequence[str], store: Path, work: Path = WORK
     for fold in test.folds:
         for slot in slots:
             place, name, benchmark = TRAINED[test.name][slot]
-            _copy(Store(work / place), name.format(fold=fold.number), store, slot, benchmark)
+            fix = f"Train it: python -m benchmarks.{benchmark}. Or leave the slot empty: --without {slot}."
+            copied(Store(work / place), name.format(fold=fold.number), store, fix)
     return Store(store)
-
-
-def _copy(source: Store, name: str, store: Path, slot: str, benchmark: str) -> None:
-    versions = source.versions(name)
-    if not versions:
-        raise UsageError(
-            f"there is no adapter '{name}' for the slot '{slot}'",
-            where=str(source.root),
-            fix=f"Train it: python -m benchmarks.{benchmark}. Or leave the slot empty: --without {slot}.",
-        )
-    for version in versions:
-        target = store / name / str(version)
-        if not target.is_dir():
-            partial = target.with_name(f".{version}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(source.root / name / str(version), partial)
-            partial.rename(target)
 
 
 def _named(test: str, slots: Sequence[str], fold: int | None = None) -> dict[str, str | int]:

@@ -7,7 +7,7 @@ rows: for boosting on its scores of queries that it has not learned from.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -75,15 +75,27 @@ class CosineBaseline(_CutBaseline):
 
 
 class BoostingBaseline(_CutBaseline):
-    """Gradient-boosted trees over classical features of a pair (`features`), cut into grades."""
+    """Gradient-boosted trees over classical features of a pair (`features`), cut into grades.
+
+    Args:
+        more: Further features of records, shape (records, features); of training records as of unknown ones.
+    """
 
     name = "+ boosting"
+
+    def __init__(self, scale: Sequence[int], more: Callable[[Sequence[Record]], NDArray[np.float64]] | None = None):
+        super().__init__(scale)
+        self._more = more
+
+    def _features(self, records: Sequence[Record], encode: Encode) -> NDArray[np.float64]:
+        own = features(records, encode)
+        return own if self._more is None else np.hstack([own, self._more(records)])
 
     def _learn(self, rows: Sequence[Record], encode: Encode) -> Any:
         from sklearn.ensemble import HistGradientBoostingRegressor
         from sklearn.model_selection import GroupKFold, cross_val_predict
 
-        inputs, shares = features(rows, encode), np.array([rater_shares(row, self._scale) for row in rows])
+        inputs, shares = self._features(rows, encode), np.array([rater_shares(row, self._scale) for row in rows])
         expected = shares @ np.array(self._scale)
         groups = [str(row["group"]) for row in rows]
         model = HistGradientBoostingRegressor(**_BOOSTING)
@@ -94,7 +106,7 @@ class BoostingBaseline(_CutBaseline):
         return model.predict(inputs)  # deep pools of one query
 
     def _scores(self, records: Sequence[Record], encode: Encode) -> Any:
-        return self._model.predict(features(records, encode))
+        return self._model.predict(self._features(records, encode))
 
 
 def cosines(records: Sequence[Record], encode: Encode) -> NDArray[np.float64]:
