@@ -394,6 +394,21 @@ class HardNegatives(_Section):
     )
 
 
+class QuerySide(_Section):
+    """What the query side learns beside the pairs, with `sides: query`."""
+
+    teacher: str | None = Field(
+        None,
+        description="adapter of both sides in the store, a reference; its scores of all documents are learned, too",
+    )
+    weight: float = Field(
+        1.0, gt=0, description="weight of the cross-entropy to the teacher's probabilities, beside that of the pairs"
+    )
+    titles: int = Field(
+        0, ge=0, description="number of rows per document in which its title is the query; 0: only the pairs"
+    )
+
+
 class EncoderValidation(_Section):
     """Validation during training, on a separate copy of the model."""
 
@@ -414,6 +429,7 @@ class EncoderRecipe(_WithMethod):
         description="query: the adapter encodes queries only; documents stay as the base encodes them, so an index is "
         "kept (arXiv:2601.04646)",
     )
+    query_side: QuerySide = QuerySide()
     lora: EncoderLora = EncoderLora()
     optim: EncoderOptim = EncoderOptim()
     loss: Literal["mnrl", "cached_mnrl"] = Field(
@@ -447,6 +463,8 @@ class EncoderRecipe(_WithMethod):
             raise ValueError("lora.plus_ratio is not available for encoders")
         if self.sides == "query" and (self.is_full or self.loss != "mnrl" or self.matryoshka is not None):
             raise ValueError("sides = query needs method lora or qlora, loss = mnrl and no matryoshka")
+        if self.sides == "both" and self.query_side != QuerySide():
+            raise ValueError("query_side needs sides = query")
         if self.matryoshka is not None and (not self.matryoshka or min(self.matryoshka) < 1):
             raise ValueError("matryoshka is a list of dimensions from 1 on")
         return self

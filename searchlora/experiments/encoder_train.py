@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import RecipeError, TrainingError
 from searchlora.experiments.training_runs import TrainingJob
 from searchlora.experiments.validation import EncoderValidator
@@ -15,16 +18,21 @@ from searchlora.retrieval.retriever import Retriever
 from searchlora.retrieval.shared_model import Vectors
 from searchlora.task import EncoderTask
 from searchlora.training.contrastive import train_encoder
-from searchlora.training.pairs import PairRow, pair_rows
+from searchlora.training.pairs import PairRow, pair_rows, title_rows
 from searchlora.training.training_run import TrainingResult
 
 
 @dataclass(frozen=True)
 class EncoderJob(TrainingJob):
-    """Contrastive training of an encoder task."""
+    """Contrastive training of an encoder task.
+
+    Attributes:
+        store: That of the teacher.
+    """
 
     task: EncoderTask
     recipe: EncoderRecipe
+    store: Store = field(default_factory=Store, compare=False)
 
     def train(self, folder: Path, resume: bool) -> TrainingResult:
         records = self.dataset.records("train")
@@ -35,6 +43,7 @@ class EncoderJob(TrainingJob):
             folder,
             validate=self._validator(records),
             encode_documents=self._encode_documents,
+            teach=self._teach if self._teacher is not None else None,
             resume=resume,
             start=None if self.start is None else self.start.path,
             progress=self.steps("Training"),
@@ -45,6 +54,23 @@ class EncoderJob(TrainingJob):
         from searchlora.retrieval.encoder import Encoder
 
         return Encoder(load_encoder(self.base), self.base.name).encode(texts, progress=self.steps("Encoding"))
+
+    @cached_property
+    def _teacher(self) -> StoredAdapter | None:
+        reference = self.recipe.query_side.teacher
+        return None if reference is None else self.store.get(reference)
+
+    def parents(self) -> Sequence[StoredAdapter]:
+        return (*super().parents(), *([self._teacher] if self._teacher is not None else []))
+
+    def _teach(self, queries: Sequence[str], documents: Sequence[str]) -> tuple[Vectors, Vectors]:
+        """The teacher's vectors."""
+        from searchlora.retrieval.encoder import Encoder
+
+        assert self._teacher is not None
+        encoder = Encoder.load(self.base.name, adapter=self._teacher)
+        progress = self.steps("Encoding: teacher")
+        return encoder.encode(queries, progress=progress), encoder.encode_documents(documents, progress=progress)
 
     def queries(self) -> Iterator[str]:
         return (
@@ -64,7 +90,16 @@ class EncoderJob(TrainingJob):
         mined: dict[str, list[str]] = {}
         if settings.source != "none" and records and self.task.label(records[0]) is None:
             mined = self._mined(records)
-        return pair_rows(self.task, records, mined=mined, negatives=settings.per_query, seed=self.recipe.seed)
+        rows = pair_rows(self.task, records, mined=mined, negatives=settings.per_query, seed=self.recipe.seed)
+        titles = self.recipe.query_side.titles
+        titled = title_rows(self.dataset.documents() or () if titles else (), titles)
+        if titles and not titled:
+            raise RecipeError(
+                "query_side.titles needs documents with titles, which the dataset lacks",
+                where="recipe",
+                fix="Build it with --corpus and --qrels, or leave the key out.",
+            )
+        return [*rows, *titled]
 
     def _mined(self, records: Sequence[Record]) -> dict[str, list[str]]:
         """Hard negatives of the training records, mined from the dataset's documents."""
@@ -99,3 +134,23 @@ class EncoderJob(TrainingJob):
             for record in records
         ]
         return mine(sought, documents, retrievers, settings, self.recipe.seed, self.steps("Mining negatives"))
+
+
+def pinned(recipe: EncoderRecipe, store: Store) -> EncoderRecipe:
+    """A recipe with the version of its teacher.
+
+    Raises:
+        NotInStore: for a teacher that is not there.
+        RecipeError: for one of the query side.
+    """
+    if recipe.query_side.teacher is None:
+        return recipe
+    teacher = store.get(store.pin(recipe.query_side.teacher))
+    if teacher.manifest.query_side_only:
+        raise RecipeError(
+            f"{teacher.reference} encodes queries only, so it teaches nothing about documents",
+            where="query_side.teacher",
+            fix="Name an adapter that was trained with sides=both.",
+        )
+    named = recipe.query_side.model_copy(update={"teacher": teacher.reference})
+    return recipe.model_copy(update={"query_side": named})

@@ -17,7 +17,7 @@ from searchlora.data.dataset import Dataset
 from searchlora.data.mixture import Mixture
 from searchlora.errors import UsageError
 from searchlora.eval.significance import detectable_effect
-from searchlora.experiments.encoder_train import EncoderJob
+from searchlora.experiments.encoder_train import EncoderJob, pinned
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.start import Start, check_unseen
 from searchlora.experiments.training_runs import (
@@ -87,8 +87,8 @@ def train(
         options = replace(options, start_from=store.pin(options.start_from))
     with chosen_gpus(options.processes, log or no_log):
         job = _job(task, data, options, tasks, store, steps, log)
-        if job.start is not None:
-            check_unseen(store, job.start, job.task, job.dataset)
+        for parent in job.parents():
+            check_unseen(store, parent, job.task, job.dataset)
         if log is not None and not options.reuse:
             log(_memory(job, options.processes))
             log(_plan(job))
@@ -130,7 +130,7 @@ def _job(
     rebuild = partial(_job, task, data, options, tasks, store.place)
     if isinstance(bound, EncoderTask):
         assert isinstance(recipe, EncoderRecipe)
-        return EncoderJob(bound, recipe, dataset, base, rebuild, steps, adapter)
+        return EncoderJob(bound, pinned(recipe, store), dataset, base, rebuild, steps, adapter, store)
     assert isinstance(bound, GenerationTask) and isinstance(recipe, Recipe)
     more = tuple((dataset_for(bound, folder), weight) for folder, weight in options.more_data.items())
     bound.check_training(Mixture(bound, dataset, more).rows()[0])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from searchlora.training.callbacks import Validate
-    from searchlora.training.contrastive_losses import EncodeDocuments
+    from searchlora.training.contrastive_losses import EncodeDocuments, Teach
 
 
 def train_encoder(
@@ -31,6 +31,7 @@ def train_encoder(
     *,
     validate: Validate | None = None,
     encode_documents: EncodeDocuments | None = None,
+    teach: Teach | None = None,
     resume: bool = False,
     start: Path | None = None,
     progress: Progress = silent,
@@ -40,6 +41,7 @@ def train_encoder(
     Args:
         rows: Training rows from `pairs.pair_rows`.
         encode_documents: Encodes documents with the unchanged base, for `sides = query`.
+        teach: Encodes queries and documents with the teacher of the query side.
         start: The adapter to train further, a plain PEFT folder with the LoRA settings of the recipe; None: a new one.
         Otherwise as `TrainingRun`.
 
@@ -64,7 +66,9 @@ def train_encoder(
     save = _prepare(model, recipe, base, start)
     with quiet():
         loss = (
-            _loss(model, recipe, rows) if recipe.sides == "both" else _query_loss(model, recipe, rows, encode_documents)
+            _loss(model, recipe, rows)
+            if recipe.sides == "both"
+            else _query_loss(model, recipe, rows, encode_documents, teach)
         )
         checkpointing = recipe.optim.gradient_checkpointing
         arguments = SentenceTransformerTrainingArguments(**run.arguments(), gradient_checkpointing=checkpointing)
@@ -103,7 +107,11 @@ def _prepare(
 
 
 def _query_loss(
-    model: SentenceTransformer, recipe: EncoderRecipe, rows: Sequence[PairRow], encode: EncodeDocuments | None
+    model: SentenceTransformer,
+    recipe: EncoderRecipe,
+    rows: Sequence[PairRow],
+    encode: EncodeDocuments | None,
+    teach: Teach | None,
 ) -> torch.nn.Module:
     from searchlora.training.contrastive_losses import FrozenDocumentsLoss
 
@@ -113,7 +121,7 @@ def _query_loss(
         )
     if encode is None:
         raise RecipeError("sides = query needs vectors of the documents", where="recipe")
-    return FrozenDocumentsLoss(model, encode, rows, recipe.temperature)
+    return FrozenDocumentsLoss(model, encode, rows, recipe.temperature, teach, recipe.query_side.weight)
 
 
 def _loss(model: SentenceTransformer, recipe: EncoderRecipe, rows: Sequence[PairRow]) -> torch.nn.Module:

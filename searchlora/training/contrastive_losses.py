@@ -18,7 +18,11 @@ from sentence_transformers.sentence_transformer.losses import CachedMultipleNega
 from searchlora.training.pair_batches import documents_of
 from searchlora.training.pairs import PairRow
 
-EncodeDocuments: TypeAlias = Callable[[Sequence[str]], NDArray[np.float32]]
+Matrix: TypeAlias = NDArray[np.float32]
+EncodeDocuments: TypeAlias = Callable[[Sequence[str]], Matrix]
+
+#: Vectors of queries and of documents by a teacher.
+Teach: TypeAlias = Callable[[Sequence[str], Sequence[str]], tuple[Matrix, Matrix]]
 
 #: Documents that a query is compared with in a step, at most; of more documents, a random part.
 MAX_DOCUMENTS = 16_384
@@ -108,19 +112,38 @@ class FrozenDocumentsLoss(torch.nn.Module):
     LoRA, arXiv:2601.04646). They are encoded once, before training, so that each can be a negative of every query.
     Other positives of the same query are masked.
 
+    A teacher that encodes both sides adds the cross-entropy to its probabilities of all documents, of which none is
+    masked: what its documents have learned, the queries learn (distillation, arXiv:1503.02531).
+
     Args:
         model: The `SentenceTransformer` that is trained; it encodes the queries.
         encode: Encodes the documents as an index of the base does, on another copy of it; shape (texts, dimensions).
+        teach: Encodes queries and documents with the teacher; None: without a teacher.
+        weight: Of the teacher.
     """
 
-    def __init__(self, model: Any, encode: EncodeDocuments, rows: Sequence[PairRow], temperature: float) -> None:
+    def __init__(
+        self,
+        model: Any,
+        encode: EncodeDocuments,
+        rows: Sequence[PairRow],
+        temperature: float,
+        teach: Teach | None = None,
+        weight: float = 1.0,
+    ) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
+        self.weight = weight
         texts = documents_of(rows)
         numbers = {text: number for number, text in enumerate(texts)}
-        vectors = torch.from_numpy(encode(list(texts)))
-        self.documents = torch.nn.functional.normalize(vectors, dim=1).to(model.device)
+        self.documents = _unit(encode(list(texts))).to(model.device)
+        self.taught: tuple[torch.Tensor, torch.Tensor] | None = None
+        if teach is not None:
+            places = {text: place for place, text in enumerate(dict.fromkeys(row.anchor for row in rows))}
+            queries, documents = map(_unit, teach(list(places), list(texts)))
+            self.query_of_row = torch.tensor([places[row.anchor] for row in rows])
+            self.taught = queries.to(model.device), documents.to(model.device)
         by_key: dict[int, list[int]] = {}
         for number, key in enumerate(texts.values()):
             by_key.setdefault(key, []).append(number)
@@ -140,7 +163,15 @@ class FrozenDocumentsLoss(torch.nn.Module):
         masked = torch.zeros_like(scores, dtype=torch.bool)
         for place, row in enumerate(rows):
             masked[place, self.relevant[row]] = True
-        if len(self.documents) > MAX_DOCUMENTS:
-            left_out = torch.rand(len(self.documents), device=scores.device) > MAX_DOCUMENTS / len(self.documents)
-            masked |= left_out
-        return masked_cross_entropy(scores, masked, positives)
+        kept = torch.rand(len(self.documents), device=scores.device) * len(self.documents) < MAX_DOCUMENTS
+        loss = masked_cross_entropy(scores, masked | ~kept, positives)
+        if self.taught is None:
+            return loss
+        of_queries, of_documents = self.taught
+        taught = of_queries[self.query_of_row[rows]] @ of_documents[kept].T / self.temperature
+        distilled = torch.nn.functional.cross_entropy(scores[:, kept], torch.softmax(taught, dim=1))
+        return loss + self.weight * distilled
+
+
+def _unit(vectors: Matrix) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1)

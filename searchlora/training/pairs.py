@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from searchlora.errors import TrainingError
 from searchlora.eval.text_identity import fingerprint, normalised
-from searchlora.records import Record
+from searchlora.records import Document, Record
 from searchlora.task import EncoderTask
 
 
@@ -74,6 +74,29 @@ def pair_rows(
     if len(rows) < 2:
         raise TrainingError("there are no two pairs to train on", fix="Check the dataset's train.jsonl.")
     return rows
+
+
+def title_rows(documents: Sequence[Document], times: int) -> list[PairRow]:
+    """Rows whose query is the title of a document; others with the same title are relevant, too.
+
+    Args:
+        times: Rows per document with a title and a text.
+    """
+    titled = [document for document in documents if document.title and document.text]
+    relevant: dict[int, set[int]] = {}
+    for document in titled:
+        relevant.setdefault(text_key(document.title), set()).add(text_key(document.searchable))
+    rows = [
+        PairRow(
+            document.title,
+            document.searchable,
+            (),
+            frozenset(relevant[text_key(document.title)]),
+            (text_key(document.searchable),),
+        )
+        for document in titled
+    ]
+    return rows * times
 
 
 def _rows_by_text(

@@ -23,6 +23,7 @@ from searchlora.retrieval.dense import DenseIndex
 from searchlora.retrieval.encoder import Encoder
 from searchlora.training import contrastive_losses
 from searchlora.training.contrastive_losses import FrozenDocumentsLoss
+from searchlora.training.pairs import text_key, title_rows
 from tests.experiments.test_encoders import rows
 from tests.server.api.serving import made_service, served
 from tests.training.test_contrastive import pair
@@ -58,6 +59,75 @@ def test_the_loss_is_over_all_documents_without_other_positives(encoder_base):
         scores = np.array([vectors[text] @ query / np.linalg.norm(query) / 0.1 for text in candidates])
         expected.append(np.logaddexp.reduce(scores) - scores[candidates.index(row.positive)])
     assert found == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def test_a_teacher_adds_the_cross_entropy_to_its_probabilities_of_all_documents(encoder_base):
+    made = [pair("tent", "A tent.", relevant=("Two tents.",)), pair("tents", "Two tents."), pair("tent", "A rope.")]
+    model = load_encoder(encoder_base, device="cpu")
+    encoder = Encoder(model, "base")
+    taught = (
+        {"tent": [3.0, 0.0], "tents": [0.0, 1.0]},
+        {"A tent.": [1.0, 1.0], "Two tents.": [0.0, 2.0], "A rope.": [1, 0]},
+    )
+
+    def teach(queries, documents):
+        assert list(queries) == ["tent", "tents"] and list(documents) == ["A tent.", "Two tents.", "A rope."]
+        return tuple(
+            np.array([by[text] for text in texts], np.float32)
+            for by, texts in zip(taught, (queries, documents), strict=True)
+        )
+
+    features, rows_of_batch = model.preprocess(["tents", "tent"]), torch.tensor([1, 2])
+    plain, distilled = (
+        float(FrozenDocumentsLoss(model, encoder.encode, made, 0.1, given, 0.5)([dict(features)], rows_of_batch))
+        for given in (None, teach)
+    )
+    unit = lambda vectors: np.array(vectors) / np.linalg.norm(vectors, axis=1, keepdims=True)  # noqa: E731
+    scores = (
+        unit(encoder.encode(["tents", "tent"])) @ unit(encoder.encode(["A tent.", "Two tents.", "A rope."])).T / 0.1
+    )
+    of_teacher = np.exp(unit([taught[0]["tents"], taught[0]["tent"]]) @ unit([*taught[1].values()]).T / 0.1)
+    shares = of_teacher / of_teacher.sum(axis=1, keepdims=True)
+    expected = -(shares * (scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))).sum(axis=1).mean()
+    assert distilled - plain == pytest.approx(0.5 * expected, rel=1e-4)
+
+
+def test_the_title_of_a_document_is_a_query_for_it_and_for_others_of_that_title():
+    documents = [Document("1", "A king.", "Lear"), Document("2", "A play.", "LEAR!"), Document("3", "A ship.")]
+    first, second = title_rows(documents, 1)
+    assert (first.anchor, first.positive) == ("Lear", "Lear A king.") and first.negatives == ()
+    assert first.relevant == second.relevant == {text_key("Lear A king."), text_key("LEAR! A play.")}
+    assert first.shown == (text_key("Lear A king."),)
+    assert len(title_rows(documents, 3)) == 6 and title_rows(documents, 0) == []
+
+
+@pytest.mark.slow
+def test_the_query_side_learns_from_titles_and_from_an_adapter_of_both_sides(place, encoder_base):
+    data = place.root.parent / "titled"
+    source, corpus = place.root.parent / "titled.jsonl", place.root.parent / "documents.jsonl"
+    made = [{**row, "title": row["query"]} for row in rows(False)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+    texts = [{"id": row["id"], "title": row["query"], "text": row["positives"][0]} for row in made]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in texts), encoding="utf-8")
+    qrels = source.with_name("qrels.txt")
+    qrels.write_text("".join(f"{row['id']} 0 {row['id']} 1\n" for row in made), encoding="utf-8")
+    build("embedding", source, format="native", out=data, corpus=corpus, qrels=qrels)
+    base = f"base={encoder_base.path}"
+    train("embedding", data, "both", TrainingOptions(overrides=(base, *FAST, "optim.max_steps=4")), store=place)
+    taught = ("sides=query", "query_side.teacher=both", "query_side.titles=2", "optim.max_steps=4")
+    stored = train("embedding", data, "taught", TrainingOptions(overrides=(base, *FAST, *taught)), store=place)
+    assert stored.manifest.recipe["query_side"] == {"teacher": "both@1", "weight": 1.0, "titles": 2}
+    assert stored.manifest.parents == ["both@1"]
+    assert stored.manifest.training["rows"] == 36 + 2 * 60
+    again = TrainingOptions(overrides=(base, *FAST, *taught), reuse=True)
+    assert train("embedding", data, "taught", again, store=place).reference == "taught@1"
+    with pytest.raises(RecipeError, match=r"query_side\.titles needs documents with titles"):
+        train("embedding", place.root.parent / "pairs", "untitled", again, store=place)
+    with pytest.raises(RecipeError, match="query_side needs sides = query"):
+        load_encoder_recipe({}, overrides=["query_side.titles=1"])
+    with pytest.raises(RecipeError, match="asker@1 encodes queries only, so it teaches nothing about documents"):
+        options = TrainingOptions(overrides=(base, *FAST, "sides=query", "query_side.teacher=asker"))
+        train("embedding", data, "other", options, store=place)
 
 
 def test_of_many_documents_a_random_part_and_the_positives_are_compared(encoder_base, monkeypatch):
