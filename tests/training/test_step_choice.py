@@ -85,7 +85,7 @@ def test_a_run_trains_with_what_was_chosen_and_keeps_it_when_resumed(tiny_base, 
     assert chosen.batch_size > 1 and any("batches of" in sentence for sentence in said)
     assert stored.manifest.recipe["optim"]["tokens_per_step"] == 2000
 
-    job = _job("rewriting", tmp_path / "data", options, None, no_progress)
+    job = _job("rewriting", tmp_path / "data", options, None, str(tmp_path / "store"), no_progress)
     resolved = job.resolve_recipe(tmp_path, False, 1)
     assert resolved == chosen.applied(job.recipe)
     monkeypatch.setattr("searchlora.experiments.train.free_memory", lambda *_: 10_000)
