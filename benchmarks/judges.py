@@ -126,6 +126,9 @@ def boosted_with_adapter(
 ) -> dict[str, Grade]:
     """Id of a record -> grade by boosting with two features more: the adapter's expected grade and log odds.
 
+    With cross-validation, an adapter that grades training records has learned from the records that are tested here:
+    its outputs do not show their grades, but the adapters are not nested.
+
     Args:
         adapter: Its grades of all records, each by an adapter that has not learned from the record.
     """

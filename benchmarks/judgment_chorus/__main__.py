@@ -89,7 +89,7 @@ def answer(chorus: Chorus, work: Path, file: Path, steps: Steps) -> None:
             "judgment",
             dataset.folder,
             f"chorus-judge-{number + 1}",
-            TrainingOptions(recipe=RECIPE, start_from=f"{WEB_JUDGE}@1", reuse=True),
+            TrainingOptions(recipe=RECIPE, start_from=WEB_JUDGE, reuse=True),
             store=store,
             steps=steps,
             log=print,

@@ -21,8 +21,8 @@ TRAINING_QUERIES = "training_queries.txt"
 
 
 def ancestors(store: Store, reference: str) -> tuple[str, ...]:
-    """References of all models that one was combined or copied from, that were merged into its base, or that labelled
-    its training rows.
+    """References of all models that one was combined, copied or trained further from, that were merged into its base,
+    or that taught it or labelled its training rows.
 
     Each is named once, nearest first. The parents of an adapter that is not in the store are unknown; the adapter
     itself is still named. Cycles in damaged or forged manifests are followed once.

@@ -180,7 +180,8 @@ class ManifestDraft(_Part):
         tuned: Values chosen on validation rows by `Task.tune`: a temperature, thresholds.
         metrics: Measures by name.
         training: `seconds`, `parameters_trained`, steps, tokens, ...
-        parents: References `name@3` of the adapters that this one was combined or copied from.
+        parents: References `name@3` of the adapters that this one was combined, copied or trained further from, and of
+            the teacher of a query side.
     """
 
     task: _Name

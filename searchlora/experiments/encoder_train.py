@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
+from searchlora.adapters.load_check import check_files
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import RecipeError, TrainingError
 from searchlora.experiments.training_runs import TrainingJob
 from searchlora.experiments.validation import EncoderValidator
+from searchlora.models.resolve import BaseModel
 from searchlora.recipe import EncoderRecipe
 from searchlora.records import Record
 from searchlora.retrieval.retriever import Retriever
 from searchlora.retrieval.shared_model import Vectors
 from searchlora.task import EncoderTask
 from searchlora.training.contrastive import train_encoder
-from searchlora.training.pairs import PairRow, pair_rows, title_rows
+from searchlora.training.pairs import PairRow, one_relevance, pair_rows, text_key, title_rows
 from searchlora.training.training_run import TrainingResult
 
 
@@ -61,21 +64,21 @@ class EncoderJob(TrainingJob):
         return None if reference is None else self.store.get(reference)
 
     def parents(self) -> Sequence[StoredAdapter]:
-        return (*super().parents(), *([self._teacher] if self._teacher is not None else []))
+        both = [*super().parents(), *([self._teacher] if self._teacher is not None else [])]
+        return [*{parent.reference: parent for parent in both}.values()]
 
     def _teach(self, queries: Sequence[str], documents: Sequence[str]) -> tuple[Vectors, Vectors]:
         """The teacher's vectors."""
         from searchlora.retrieval.encoder import Encoder
 
         assert self._teacher is not None
-        encoder = Encoder.load(self.base.name, adapter=self._teacher)
+        encoder = Encoder.load(self._teacher.manifest.base.name, adapter=self._teacher)
         progress = self.steps("Encoding: teacher")
         return encoder.encode(queries, progress=progress), encoder.encode_documents(documents, progress=progress)
 
     def queries(self) -> Iterator[str]:
-        return (
-            self.task.query(record) for split in ("train", "validation") for record in self.dataset.iter_records(split)
-        )
+        records = (record for split in ("train", "validation") for record in self.dataset.iter_records(split))
+        return chain(map(self.task.query, records), (row.anchor for row in self._titles()))
 
     def _validator(self, labelled: Sequence[Record]) -> EncoderValidator | None:
         """None if the validation split has no two pairs, for example one record per class."""
@@ -90,16 +93,42 @@ class EncoderJob(TrainingJob):
         mined: dict[str, list[str]] = {}
         if settings.source != "none" and records and self.task.label(records[0]) is None:
             mined = self._mined(records)
-        rows = pair_rows(self.task, records, mined=mined, negatives=settings.per_query, seed=self.recipe.seed)
-        titles = self.recipe.query_side.titles
-        titled = title_rows(self.dataset.documents() or () if titles else (), titles)
-        if titles and not titled:
+        rows = pair_rows(
+            self.task,
+            records,
+            mined=mined,
+            negatives=settings.per_query,
+            judged=self._judged() if self.recipe.query_side.titles else {},
+            seed=self.recipe.seed,
+        )
+        titled = self._titles()
+        return one_relevance([*rows, *titled]) if titled else rows
+
+    def _titles(self) -> list[PairRow]:
+        """The rows of the documents' titles, without those that are queries of validation or test rows."""
+        if not self.recipe.query_side.titles:
+            return []
+        held_out = {
+            text_key(self.task.query(record))
+            for split in ("validation", "test")
+            for record in self.dataset.iter_records(split)
+        }
+        rows = [row for row in title_rows(self.dataset.documents() or ()) if text_key(row.anchor) not in held_out]
+        if not rows:
             raise RecipeError(
                 "query_side.titles needs documents with titles, which the dataset lacks",
                 where="recipe",
                 fix="Build it with --corpus and --qrels, or leave the key out.",
             )
-        return [*rows, *titled]
+        return rows * self.recipe.query_side.titles
+
+    def _judged(self) -> dict[str, frozenset[int]]:
+        """Record id -> keys of the documents that were judged relevant to any degree: no negatives of its query."""
+        keys = {document.id: text_key(document.searchable) for document in self.dataset.documents() or ()}
+        return {
+            topic: frozenset(keys[name] for name, grade in grades.items() if grade > 0 and name in keys)
+            for topic, grades in (self.dataset.qrels() or {}).items()
+        }
 
     def _mined(self, records: Sequence[Record]) -> dict[str, list[str]]:
         """Hard negatives of the training records, mined from the dataset's documents."""
@@ -136,21 +165,24 @@ class EncoderJob(TrainingJob):
         return mine(sought, documents, retrievers, settings, self.recipe.seed, self.steps("Mining negatives"))
 
 
-def pinned(recipe: EncoderRecipe, store: Store) -> EncoderRecipe:
+def pinned(recipe: EncoderRecipe, task: EncoderTask, base: BaseModel, store: Store) -> EncoderRecipe:
     """A recipe with the version of its teacher.
 
     Raises:
         NotInStore: for a teacher that is not there.
-        RecipeError: for one of the query side.
+        LoadCheckFailed: for a teacher with another base, or changed files.
+        RecipeError: for one of another task, or of the query side.
     """
     if recipe.query_side.teacher is None:
         return recipe
     teacher = store.get(store.pin(recipe.query_side.teacher))
-    if teacher.manifest.query_side_only:
+    if teacher.manifest.task != task.name or teacher.manifest.query_side_only:
+        what = "encodes queries only" if teacher.manifest.task == task.name else f"is of '{teacher.manifest.task}'"
         raise RecipeError(
-            f"{teacher.reference} encodes queries only, so it teaches nothing about documents",
+            f"{teacher.reference} {what}, so it teaches nothing about documents",
             where="query_side.teacher",
-            fix="Name an adapter that was trained with sides=both.",
+            fix=f"Name an adapter of '{task.name}' that was trained with sides=both.",
         )
+    check_files(teacher, base)
     named = recipe.query_side.model_copy(update={"teacher": teacher.reference})
     return recipe.model_copy(update={"query_side": named})

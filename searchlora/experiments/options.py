@@ -29,7 +29,8 @@ class TrainingOptions:
         overrides: `key=value` settings of the recipe, for example `lora.r=8`; they override the file.
         base: Base model instead of the recipe's.
         recipe: A YAML file whose keys override the task's recipe.
-        start_from: Reference of an adapter whose weights are trained further; None: a new adapter.
+        start_from: Reference of an adapter whose weights are trained further; None: a new adapter. To resume or reuse,
+            the version must be the same.
         resume: Continue an interrupted run from its last checkpoint. Recipe, base and data must be the same.
         restart: Delete an interrupted run and start anew.
         reuse: Train nothing if the newest version of the name came from the same datasets, recipe, version of the task

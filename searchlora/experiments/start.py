@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from searchlora.adapters.load_check import check_files
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.errors import RecipeError, UsageError, some
-from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.recipe import AnyRecipe, parse_encoder_recipe, parse_recipe
 from searchlora.systems.lineage import seen_in_training
@@ -43,7 +43,9 @@ class Start:
         adapter = store.get(store.pin(reference))
         if adapter.manifest.task != task.name:
             raise UsageError(
-                f"is an adapter of the task '{adapter.manifest.task}', not of '{task.name}'", where=adapter.reference
+                f"is an adapter of the task '{adapter.manifest.task}', not of '{task.name}'",
+                where=adapter.reference,
+                fix="Name an adapter of the same task.",
             )
         parse = parse_encoder_recipe if isinstance(task, EncoderTask) else parse_recipe
         recipe: AnyRecipe = parse(adapter.manifest.recipe, adapter.reference)
@@ -72,15 +74,15 @@ class Start:
             )
 
     def base(self, recipe: AnyRecipe) -> BaseModel:
-        """The base of the recipe, which must be that of the adapter. Raises `BaseModelError`, `RecipeError`."""
-        own = self.adapter.manifest.base
-        if recipe.base == self.recipe.base:
-            return own.resolve()
-        base = resolve(recipe.base)
-        if fingerprint(base.path) != own.fingerprint:
-            raise RecipeError(
-                f"{self.adapter.reference} was trained on {own.name}, not on {recipe.base}", where="recipe: base"
-            )
+        """The base of the recipe, for which the files of the adapter are checked.
+
+        Raises:
+            BaseModelError: for a base that is not found.
+            LoadCheckFailed: for another base than the adapter's, or changed files.
+        """
+        same = recipe.base == self.recipe.base
+        base = self.adapter.manifest.base.resolve() if same else resolve(recipe.base)
+        check_files(self.adapter, base)
         return base
 
 
@@ -96,7 +98,7 @@ def check_unseen(store: Store, adapter: StoredAdapter, task: Task, dataset: Data
         raise UsageError(
             f"was trained on {len(seen)} of the {len(records)} test rows ({some(seen)})",
             where=adapter.reference,
-            fix="Take a dataset whose test rows it has not seen, or start from the bare base.",
+            fix="Take a dataset whose test rows it has not seen, or leave this adapter out.",
         )
     if seen is None:
         warnings.warn(

@@ -84,7 +84,14 @@ def train(
     store = Store.of(store)
     check_name(name)
     if options.start_from is not None:
-        options = replace(options, start_from=store.pin(options.start_from))
+        pinned_start = store.pin(options.start_from)
+        if options.start_from == name:  # the next call, or `resume`, would start from what this one stores
+            raise UsageError(
+                f"the newest '{name}' will be another one",
+                where="--start-from",
+                fix=f"Name the version: {pinned_start}.",
+            )
+        options = replace(options, start_from=pinned_start)
     with chosen_gpus(options.processes, log or no_log):
         job = _job(task, data, options, tasks, store, steps, log)
         for parent in job.parents():
@@ -130,7 +137,7 @@ def _job(
     rebuild = partial(_job, task, data, options, tasks, store.place)
     if isinstance(bound, EncoderTask):
         assert isinstance(recipe, EncoderRecipe)
-        return EncoderJob(bound, pinned(recipe, store), dataset, base, rebuild, steps, adapter, store)
+        return EncoderJob(bound, pinned(recipe, bound, base, store), dataset, base, rebuild, steps, adapter, store)
     assert isinstance(bound, GenerationTask) and isinstance(recipe, Recipe)
     more = tuple((dataset_for(bound, folder), weight) for folder, weight in options.more_data.items())
     bound.check_training(Mixture(bound, dataset, more).rows()[0])

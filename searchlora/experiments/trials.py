@@ -21,6 +21,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import SearchloraError, UsageError
 from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.start import Start
 from searchlora.experiments.train import train
 from searchlora.experiments.training_runs import recipe_for
 from searchlora.files.yaml_text import parse_yaml
@@ -87,8 +88,11 @@ def train_trials(
     plugin = load_task(task, tasks)
     if not isinstance(plugin, EncoderTask):
         generation_task(plugin)
+    start = None if options.start_from is None else Start.of(store, options.start_from, plugin)
+    if start is not None:
+        options = replace(options, start_from=start.adapter.reference)
     for trial in trials:
-        recipe = recipe_for(plugin, options.recipe, trial.options(options).settings)
+        recipe = recipe_for(plugin, options.recipe, trial.options(options).settings, start)
         if engine is not None:
             engine.check_recipe(recipe, trial.name)
     trained = []

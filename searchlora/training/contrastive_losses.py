@@ -163,14 +163,18 @@ class FrozenDocumentsLoss(torch.nn.Module):
         masked = torch.zeros_like(scores, dtype=torch.bool)
         for place, row in enumerate(rows):
             masked[place, self.relevant[row]] = True
-        kept = torch.rand(len(self.documents), device=scores.device) * len(self.documents) < MAX_DOCUMENTS
-        loss = masked_cross_entropy(scores, masked | ~kept, positives)
+        left_out = None
+        if len(self.documents) > MAX_DOCUMENTS:
+            left_out = torch.rand(len(self.documents), device=scores.device) > MAX_DOCUMENTS / len(self.documents)
+            masked |= left_out
+        loss = masked_cross_entropy(scores, masked, positives)
         if self.taught is None:
             return loss
         of_queries, of_documents = self.taught
-        taught = of_queries[self.query_of_row[rows]] @ of_documents[kept].T / self.temperature
-        distilled = torch.nn.functional.cross_entropy(scores[:, kept], torch.softmax(taught, dim=1))
-        return loss + self.weight * distilled
+        if left_out is not None:
+            scores, of_documents = scores[:, ~left_out], of_documents[~left_out]
+        taught = torch.softmax(of_queries[self.query_of_row[rows]] @ of_documents.T / self.temperature, dim=1)
+        return loss + self.weight * torch.nn.functional.cross_entropy(scores, taught)
 
 
 def _unit(vectors: Matrix) -> torch.Tensor:

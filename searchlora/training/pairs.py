@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from searchlora.errors import TrainingError
 from searchlora.eval.text_identity import fingerprint, normalised
@@ -49,6 +49,7 @@ def pair_rows(
     records: Sequence[Record],
     *,
     mined: Mapping[str, Sequence[str]] | None = None,
+    judged: Mapping[str, frozenset[int]] | None = None,
     negatives: int = 1,
     seed: int = 13,
 ) -> list[PairRow]:
@@ -57,6 +58,7 @@ def pair_rows(
     Args:
         records: Training records of the task.
         mined: Record id -> hard negatives, used after the record's own.
+        judged: Record id -> keys of further relevant texts.
         negatives: Number per row if any record has some. Missing ones are filled with positives of other records.
         seed: For the choice among the texts of a label.
 
@@ -69,24 +71,20 @@ def pair_rows(
     rows = (
         list(_rows_by_label(task, records, seed))
         if any(labelled)
-        else _rows_by_text(task, records, mined or {}, negatives)
+        else _rows_by_text(task, records, mined or {}, judged or {}, negatives)
     )
     if len(rows) < 2:
         raise TrainingError("there are no two pairs to train on", fix="Check the dataset's train.jsonl.")
     return rows
 
 
-def title_rows(documents: Sequence[Document], times: int) -> list[PairRow]:
-    """Rows whose query is the title of a document; others with the same title are relevant, too.
-
-    Args:
-        times: Rows per document with a title and a text.
-    """
+def title_rows(documents: Sequence[Document]) -> list[PairRow]:
+    """Rows whose query is the title of a document with a text; others with the same title are relevant, too."""
     titled = [document for document in documents if document.title and document.text]
     relevant: dict[int, set[int]] = {}
     for document in titled:
         relevant.setdefault(text_key(document.title), set()).add(text_key(document.searchable))
-    rows = [
+    return [
         PairRow(
             document.title,
             document.searchable,
@@ -96,11 +94,23 @@ def title_rows(documents: Sequence[Document], times: int) -> list[PairRow]:
         )
         for document in titled
     ]
-    return rows * times
+
+
+def one_relevance(rows: Sequence[PairRow]) -> list[PairRow]:
+    """The rows, where rows of the same query have what is relevant to any of them."""
+    relevant: dict[int, frozenset[int]] = {}
+    for row in rows:
+        key = text_key(row.anchor)
+        relevant[key] = relevant.get(key, frozenset()) | row.relevant
+    return [replace(row, relevant=relevant[text_key(row.anchor)]) for row in rows]
 
 
 def _rows_by_text(
-    task: EncoderTask, records: Sequence[Record], mined: Mapping[str, Sequence[str]], negatives: int
+    task: EncoderTask,
+    records: Sequence[Record],
+    mined: Mapping[str, Sequence[str]],
+    judged: Mapping[str, frozenset[int]],
+    negatives: int,
 ) -> list[PairRow]:
     candidates = [(record, [*task.negatives(record), *mined.get(str(record["id"]), ())]) for record in records]
     count = negatives if any(texts for _, texts in candidates) else 0
@@ -108,7 +118,7 @@ def _rows_by_text(
     fillers = itertools.cycle(positives)
     rows = []
     for record, texts in candidates:
-        relevant = frozenset(map(text_key, task.positives(record)))
+        relevant = frozenset(map(text_key, task.positives(record))) | judged.get(str(record["id"]), frozenset())
         for positive in task.positives(record):
             chosen = _completed(texts, count, relevant, fillers, len(positives))
             shown = tuple(map(text_key, [positive, *chosen]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,9 @@ from searchlora.adapters.operations import verify
 from searchlora.adapters.peft_folder import read_weights
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
-from searchlora.errors import NotInStore, RecipeError, UsageError
+from searchlora.errors import BaseMismatch, NotInStore, RecipeError, TamperedAdapter, UsageError
 from searchlora.eval.judgments.lineage import query_hash
+from searchlora.experiments.improve.command import improve
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.testing import build_tiny_base
@@ -109,14 +110,26 @@ def test_what_does_not_fit_the_weights_is_refused(first, tmp_path):
     with pytest.raises(RecipeError, match="method = full trains no adapter further"):
         begin("method=full")
     other = build_tiny_base(tmp_path / "other", hidden=32)
-    with pytest.raises(
-        RecipeError, match=re.escape(f"r@1 was trained on {first.get('r').manifest.base.name}, not on ")
-    ):
+    with pytest.raises(BaseMismatch, match="r@1"):
         begin(base=str(other))
     with pytest.raises(UsageError, match="adapter of the task 'rewriting', not of 'intent'"):
         begin(task="intent", data=dataset(tmp_path / "intents", "pink grey white", task="intent"))
     with pytest.raises(NotInStore):
         begin(start_from="missing")
+    with pytest.raises(UsageError, match=r"newest 'r' will be another one\. Name the version: r@1"):
+        train("rewriting", rows, "r", TrainingOptions(start_from="r"), store=first)
+    with pytest.raises(UsageError, match="improve starts from the adapter that it improves"):
+        improve("r", rows, "new", TrainingOptions(start_from="r"), store=first)
+
+
+def test_changed_weights_are_not_trained_further(first, tmp_path):
+    store = Store(tmp_path / "store")
+    shutil.copytree(first.root / "r", store.root / "r")
+    file = store.get("r").path / "adapter_model.safetensors"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(TamperedAdapter):
+        train("rewriting", dataset(tmp_path, "pink"), "new", TrainingOptions(start_from="r"), store=store)
 
 
 def test_test_rows_that_the_adapter_was_trained_on_are_refused(first, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from searchlora.adapters.operations import verify
+from searchlora.adapters.peft_folder import read_weights
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.errors import RecipeError
@@ -23,7 +24,7 @@ from searchlora.retrieval.dense import DenseIndex
 from searchlora.retrieval.encoder import Encoder
 from searchlora.training import contrastive_losses
 from searchlora.training.contrastive_losses import FrozenDocumentsLoss
-from searchlora.training.pairs import text_key, title_rows
+from searchlora.training.pairs import one_relevance, text_key, title_rows
 from tests.experiments.test_encoders import rows
 from tests.server.api.serving import made_service, served
 from tests.training.test_contrastive import pair
@@ -94,11 +95,13 @@ def test_a_teacher_adds_the_cross_entropy_to_its_probabilities_of_all_documents(
 
 def test_the_title_of_a_document_is_a_query_for_it_and_for_others_of_that_title():
     documents = [Document("1", "A king.", "Lear"), Document("2", "A play.", "LEAR!"), Document("3", "A ship.")]
-    first, second = title_rows(documents, 1)
+    first, second = title_rows(documents)
     assert (first.anchor, first.positive) == ("Lear", "Lear A king.") and first.negatives == ()
     assert first.relevant == second.relevant == {text_key("Lear A king."), text_key("LEAR! A play.")}
     assert first.shown == (text_key("Lear A king."),)
-    assert len(title_rows(documents, 3)) == 6 and title_rows(documents, 0) == []
+    merged = one_relevance([pair("lear", "A third."), pair("ship", "A ship."), first])
+    assert merged[0].relevant == merged[2].relevant == first.relevant | {text_key("A third.")}
+    assert merged[1].relevant == {text_key("A ship.")}
 
 
 @pytest.mark.slow
@@ -106,6 +109,7 @@ def test_the_query_side_learns_from_titles_and_from_an_adapter_of_both_sides(pla
     data = place.root.parent / "titled"
     source, corpus = place.root.parent / "titled.jsonl", place.root.parent / "documents.jsonl"
     made = [{**row, "title": row["query"]} for row in rows(False)]
+    untitled = sum(row["split"] in ("validation", "test") for row in made)  # their queries are held out
     source.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
     texts = [{"id": row["id"], "title": row["query"], "text": row["positives"][0]} for row in made]
     corpus.write_text("".join(json.dumps(row) + "\n" for row in texts), encoding="utf-8")
@@ -118,7 +122,12 @@ def test_the_query_side_learns_from_titles_and_from_an_adapter_of_both_sides(pla
     stored = train("embedding", data, "taught", TrainingOptions(overrides=(base, *FAST, *taught)), store=place)
     assert stored.manifest.recipe["query_side"] == {"teacher": "both@1", "weight": 1.0, "titles": 2}
     assert stored.manifest.parents == ["both@1"]
-    assert stored.manifest.training["rows"] == 36 + 2 * 60
+    name, tensor = max(read_weights(stored.path).items(), key=lambda item: item[1].abs().max())
+    assert stored.manifest.training["rows"] == 36 + 2 * (60 - untitled) and untitled == 24
+    alone = [*taught[:1], *taught[2:]]
+    other = train("embedding", data, "alone", TrainingOptions(overrides=(base, *FAST, *alone)), store=place)
+    assert other.manifest.parents == []
+    assert abs(read_weights(other.path)[name] - tensor).max() > 1e-6
     again = TrainingOptions(overrides=(base, *FAST, *taught), reuse=True)
     assert train("embedding", data, "taught", again, store=place).reference == "taught@1"
     with pytest.raises(RecipeError, match=r"query_side\.titles needs documents with titles"):

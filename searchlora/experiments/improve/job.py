@@ -131,8 +131,10 @@ class ImproveJob(PromptedJob):
         )
 
     def identity(self) -> dict[str, Any]:
+        identity = super().identity()
         return {
-            **super().identity(),
+            **identity,
+            "adapter to improve": identity.pop("adapter to start from"),
             "pipeline": self.pipeline,
             **({"engine": self._engine_id} if self._engine_id != self._default_engine else {}),
         }
