@@ -58,6 +58,7 @@ LINES = (
     Line(
         *("judgment", "Chorus", "judgment_chorus", "kappa quadratic", "pairs"),
         *("BM25 score, cut", "base zero-shot", "adapter"),
+        ("judgment_chorus", "all-minilm-l6-v2 cosine, cut"),
     ),
     Line(
         *("rag_answer", "MT-RAG", "rag_mtrag", "answerability F1", "questions"),
@@ -87,7 +88,7 @@ def summary() -> str:
         "so intervals are wider than the number of questions suggests. p is of the paired randomisation test over the\n"
         "same groups, corrected for all comparisons of the benchmark. *adapter is*: better or worse at corrected\n"
         "p ≤ 0.05. Where it is not better, use the system without a neural model. *frozen encoder*: all-MiniLM-L6-v2\n"
-        "on the same rows, with logistic regression for intent and its cosine for reranking, in a fraction of the\n"
+        "on the same rows, with logistic regression for intent and its cosine for judgment, in a fraction of the\n"
         "time. Its difference to the adapter is not tested here; where it is higher, use it. `evaluate` tests it."
     )
     named = {f"{line.task}, {line.data}": _compared(line) for line in LINES}

@@ -399,7 +399,7 @@ class QuerySide(_Section):
 
     teacher: str | None = Field(
         None,
-        description="adapter of both sides in the store, a reference; its scores of all documents are learned, too",
+        description="adapter of both sides in the store; its scores of the documents of all rows are learned, too",
     )
     weight: float = Field(
         1.0, gt=0, description="weight of the cross-entropy to the teacher's probabilities, beside that of the pairs"
