@@ -3,10 +3,11 @@
     python -m benchmarks.risk                  all systems
     python -m benchmarks.risk --only-encoder   the classical model of BANKING77; results of the adapters are kept
 
-The adapters are those of `benchmarks.bases` for SmolLM2-135M: intents of BANKING77 after 300 steps, and grades of
-Chorus by cross-validation. Beside the intents stands logistic regression over a frozen encoder. Thresholds are fitted
-on one half of the test rows and measured on the other, over 200 random halves; of rows of one group only one counts, as
-they are not independent.
+The adapters are those of SmolLM2-135M: intents of BANKING77 after 300 steps (`benchmarks.bases`), and grades of Chorus
+by cross-validation (`benchmarks.judgment_chorus`, whose outputs are read). Beside the intents stands logistic
+regression over a frozen encoder; the classical models of Chorus give grades without probabilities. Thresholds are
+fitted on one half of the test rows and measured on the other, over 200 random halves; of rows of one group only one
+counts, as they are not independent.
 
 Two rules that a team would use instead: the lowest threshold whose error rate on the same half is at most the risk, and
 the probability 1 - risk, after temperature scaling.
@@ -14,7 +15,9 @@ the probability 1 - risk, after temperature scaling.
 
 from __future__ import annotations
 
+import json
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.bases.__main__ import DEFAULT, FOLDER, JOBS, Run
-from benchmarks.common import parser, read_results, save_figures
+from benchmarks.common import WORK, parser, read_results, real_data, save_figures
+from benchmarks.judges import from_graded, judgment_task
+from benchmarks.judgment_chorus.__main__ import NAME as CHORUS
+from benchmarks.judgment_chorus.folds import Chorus
 from searchlora.cli.terminal import progress_bars
 from searchlora.errors import DataError
 from searchlora.eval.formatting import markdown_table
@@ -35,13 +41,13 @@ from searchlora.progress import Steps
 from searchlora.records import Record
 from searchlora.systems.encoder_baseline import FrozenEncoder
 from searchlora.task import GenerationTask, generation_task, load_task
+from searchlora.tasks.judgment.tuning import with_tuning
 
 NAME = "risk"
 RISKS, SPLITS, SEED = (0.01, 0.02, 0.05), 200, 13
 ADAPTER, ENCODER = "adapter", "frozen encoder + logistic regression"
 
-#: Name of the data, job of `benchmarks.bases`, and its number of steps.
-JOBS_OF_DATA = (("BANKING77", "banking77", 300), ("Chorus", "chorus", None))
+INTENTS, GRADES = "BANKING77", "Chorus"
 
 Floats, Flags = NDArray[np.float64], NDArray[np.bool_]
 
@@ -66,10 +72,10 @@ def main() -> None:
     arguments.add_argument("--only-encoder", action="store_true", help="measure no adapter")
     options = arguments.parse_args()
     (FOLDER / "data").mkdir(parents=True, exist_ok=True)
-    found = {("BANKING77", ENCODER): _classical()}
-    with progress_bars() as steps:
-        for data, job, limit in () if options.only_encoder else JOBS_OF_DATA:
-            found[data, ADAPTER] = _adapter(job, limit, steps)
+    found = {(INTENTS, ENCODER): _classical()}
+    if not options.only_encoder:
+        with progress_bars() as steps:
+            found |= {(GRADES, ADAPTER): _grades(), (INTENTS, ADAPTER): _intents(steps)}
     known = [row for row in read_results(NAME).get("rows", []) if (row["data"], row["system"]) not in found]
     rows = known + [
         {"data": data, "system": system, "rule": name, **_measured(answers, risk, rule)}
@@ -92,16 +98,30 @@ def _classical() -> Answers:
     return _of(task, test, baseline.predict(test, encoder.encode_once))
 
 
-def _adapter(job: str, limit: int | None, steps: Steps) -> Answers:
-    """An adapter over the test rows of all parts of a job."""
-    parts, run = JOBS[job].parts(FOLDER / "data"), Run(job, DEFAULT, limit, None)
-    options = EvaluationOptions(cache_dir=FOLDER / DEFAULT / "outputs" / job)
-    found = []
-    for stored, part in zip(run.train(parts, steps), parts, strict=True):
-        result = evaluate(stored.reference, part.evaluated.folder, options, store=run.store, steps=steps)
-        task = generation_task(result.task)
-        found.append(_of(task, result.records, result.systems[stored.reference].outputs))
-    return _joined(found)
+def _intents(steps: Steps) -> Answers:
+    """The adapter over the test rows of BANKING77."""
+    (part,), run = JOBS["banking77"].parts(FOLDER / "data"), Run("banking77", DEFAULT, 300, None)
+    (stored,) = run.train([part], steps)
+    options = EvaluationOptions(cache_dir=FOLDER / DEFAULT / "outputs" / run.job)
+    result = evaluate(stored.reference, part.evaluated.folder, options, store=run.store, steps=steps)
+    return _of(generation_task(result.task), result.records, result.systems[stored.reference].outputs)
+
+
+def _grades() -> Answers:
+    """The adapters over all pairs of Chorus, each trained on the other folds of a pair."""
+    work, task = WORK / CHORUS, judgment_task()
+    chorus, file = Chorus.read(real_data(), work / "all"), work / "answers.json"
+    if not file.is_file():
+        sys.exit(f"{file} does not exist. Write it: python -m benchmarks.{CHORUS}.")
+    answers = json.loads(file.read_text(encoding="utf-8"))
+    outputs = from_graded(answers["adapter"])
+    records: list[Record] = []
+    grades: list[Any] = []
+    for groups, tuning in zip(chorus.folds(), answers["tuned"], strict=True):
+        of_fold = chorus.of(groups)
+        records += of_fold
+        grades += [with_tuning(outputs[record["id"]], tuning, task.grades) for record in of_fold]
+    return _of(task, records, grades)
 
 
 def _of(task: GenerationTask, records: Sequence[Record], outputs: Sequence[Any]) -> Answers:
@@ -109,13 +129,6 @@ def _of(task: GenerationTask, records: Sequence[Record], outputs: Sequence[Any])
     assert len(answers) == len(records)  # each has a probability
     probabilities, wrong = zip(*answers, strict=True)
     return Answers(np.array(probabilities), np.array(wrong), [str(record["group"]) for record in records])
-
-
-def _joined(parts: Sequence[Answers]) -> Answers:
-    probabilities, wrong = (
-        np.concatenate([getattr(part, key) for part in parts]) for key in ("probabilities", "wrong")
-    )
-    return Answers(probabilities, wrong, [group for part in parts for group in part.groups])
 
 
 def _ours(probabilities: Floats, wrong: Flags, risk: float) -> float:
