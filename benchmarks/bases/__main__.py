@@ -144,7 +144,8 @@ class Run:
         """The adapters of the run; those that exist are reused, and an interrupted training is resumed."""
         job = JOBS[self.job]
         limit = () if self.steps is None else (f"optim.max_steps={self.steps}",)
-        options = TrainingOptions((*job.overrides, *limit, *self._rate()), self.path, job.recipe, reuse=True)
+        rate = () if self.path is None else rate_of(self.path, job)
+        options = TrainingOptions((*job.overrides, *limit, *rate), self.path, job.recipe, reuse=True)
         how: dict[str, Any] = {"store": self.store, "steps": steps, "log": print}
         return [
             improve(None, part.training.folder, self.name(number), options, **how)
@@ -152,17 +153,6 @@ class Run:
             else train(job.task, part.training.folder, self.name(number), options, **how)
             for number, part in enumerate(parts)
         ]
-
-    def _rate(self) -> tuple[str, ...]:
-        """The learning rate of the base's size, where it is below that of the recipe, which was chosen for 135M."""
-        if self.path is None:
-            return ()
-        job = JOBS[self.job]
-        default = load_generation_task(job.task).default_recipe
-        recipe = load_recipe(default, job.recipe, job.overrides)
-        size = base_memory(resolve(self.path).path).parameters
-        rates = for_size({"optim": {"learning_rate": recipe.optim.learning_rate}}, size)["optim"]
-        return (f"optim.learning_rate={rates['learning_rate']}",)
 
     def is_trained(self, parts: list[Part]) -> bool:
         """Whether all adapters of the run are stored."""
@@ -177,6 +167,14 @@ class Run:
             for stored, part in zip(adapters, parts, strict=True)
         ]
         return adapters, {"adapter": _joined(results, adapters), BASE: _joined(results, [BASE] * len(results))}
+
+
+def rate_of(path: str, job: Job) -> tuple[str, ...]:
+    """The learning rate of a base's size, where it is below that of the job's recipe, which was chosen for 135M."""
+    recipe = load_recipe(load_generation_task(job.task).default_recipe, job.recipe, job.overrides)
+    size = base_memory(resolve(path).path).parameters
+    rates = for_size({"optim": {"learning_rate": recipe.optim.learning_rate}}, size)["optim"]
+    return (f"optim.learning_rate={rates['learning_rate']}",)
 
 
 def _joined(results: list[EvaluationResult], systems: list[Any]) -> Evaluation:

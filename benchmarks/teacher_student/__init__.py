@@ -1,0 +1,1 @@
+"""How many labels an intent needs, and what labels of a teacher are worth."""

@@ -1,0 +1,215 @@
+"""Intents of BANKING77 from 5, 10, 50 and all labels of people a class, and from 10 with the labels of a teacher.
+
+    python -m benchmarks.teacher_student                                              labels of people only
+    python -m benchmarks.teacher_student --teacher FOLDER/qwen2.5-coder-0.5b-instruct-q8_0.gguf     the teacher, too
+    python -m benchmarks.teacher_student --only "10"                                  one set of labels, and no results
+
+Three systems learn from each set of labels: an adapter of SmolLM2-135M, logistic regression over a frozen encoder, and
+the same over the encoder with an adapter. The teacher is an adapter of a larger base that learns from the 10 labels a
+class; `data label` lets it label further training rows, which are chosen to be diverse. All are tested on the official
+test rows. The 280 validation rows fit the temperature of probabilities only.
+
+Adapters, labels and outputs in `benchmarks/work/teacher_student` are reused, and a killed run is resumed. Sets of
+labels that are not trained yet are trained; that takes hours on two cores.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bases.__main__ import JOBS, rate_of
+from benchmarks.common import WORK, named_comparison, native_dataset, parser, save, training_figures, write_rows
+from benchmarks.encoders import trained_encoder
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.cli.terminal import print_comparison, progress_bars
+from searchlora.data.dataset import Dataset
+from searchlora.eval.evaluation import Evaluation
+from searchlora.experiments.evaluate import evaluate
+from searchlora.experiments.label import label
+from searchlora.experiments.options import DEFAULT_ENCODER, EvaluationOptions, TrainingOptions
+from searchlora.experiments.row_sample import RowSample
+from searchlora.experiments.train import train
+from searchlora.files import read_rows, strict
+from searchlora.progress import Steps
+from searchlora.records import Record
+from searchlora.retrieval.encoder import Encoder
+from searchlora.task import EvaluationInput, generation_task
+from searchlora.tasks.intent.baselines import LogisticRegressionBaseline
+
+NAME, MEASURE = "teacher_student", "accuracy"
+FOLDER = WORK / NAME
+HERE = Path(__file__).parent
+JOB = JOBS["banking77"]
+
+#: Labels of people a class -> epochs, so that few labels are seen often enough. None: all labels.
+EPOCHS: Mapping[int | None, int] = {5: 8, 10: 6, 50: 3, None: 2}
+
+#: Likewise for the adapter of the encoder: 180 to 300 steps of 64 rows for each set of labels.
+LABELS, ENCODER_EPOCHS = 77, {5: 32, 10: 24, 35: 5, 50: 3}
+
+#: Labels a class from which the teacher learns, rows that it labels, and the student's epochs over both.
+FEW, TAUGHT, TAUGHT_EPOCHS = 10, 2000, 3
+
+ADAPTER, FROZEN, ENCODER = (
+    "adapter",
+    "frozen encoder + logistic regression",
+    "encoder with an adapter + logistic regression",
+)
+SEED = 13
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A set of labelled rows.
+
+    Attributes:
+        title: As tables show it.
+        training: The labelled rows.
+        epochs: Of the LLM adapter.
+    """
+
+    title: str
+    training: Sequence[Record]
+    epochs: int
+
+    @property
+    def name(self) -> str:
+        return self.title.replace(" ", "-").replace("+", "and")
+
+
+def main() -> None:
+    arguments = parser(NAME)
+    arguments.add_argument("--teacher", metavar="PATH", help="weights of the teacher's base")
+    arguments.add_argument("--only", metavar="LABELS", help="such as 10 or all; train and evaluate, write no results")
+    options = arguments.parse_args()
+    (FOLDER / "data").mkdir(parents=True, exist_ok=True)
+    (part,) = JOB.parts(FOLDER / "data")
+    store = Store(FOLDER / "store")
+    evaluations: dict[str, Evaluation] = {}
+    trained: dict[str, Any] = {}
+    with progress_bars() as steps:
+        for labels in _sets(part.training, store, options.teacher, options.only, steps):
+            stored, found = _evaluated(labels, part.training, store, steps)
+            evaluations |= {f"{system}, {labels.title}": evaluation for system, evaluation in found.items()}
+            trained[labels.title] = {"rows": len(labels.training), **training_figures(stored)}
+    against = next(reversed(trained))
+    comparison = named_comparison(evaluations, {}, f"{ADAPTER}, {against}", MEASURE)
+    print_comparison(comparison)
+    if options.only is None:
+        save(NAME, comparison, {"training": trained, **_of_teacher(part.training)})
+
+
+def people(rows: Sequence[Record], count: int | None) -> list[Record]:
+    """A number of rows per label, at random; those of a smaller number are among those of a larger one."""
+    if count is None:
+        return list(rows)
+    by_label: dict[str, list[Record]] = {}
+    for row in sorted(rows, key=lambda row: random.Random(f"{SEED} {row['id']}").random()):
+        by_label.setdefault(str(row["label"]), []).append(row)
+    return [row for of_label in by_label.values() for row in of_label[:count]]
+
+
+def _sets(dataset: Dataset, store: Store, teacher: str | None, only: str | None, steps: Steps) -> Iterator[Labels]:
+    rows = dataset.records("train")
+    for count, epochs in EPOCHS.items():
+        title = "all" if count is None else str(count)
+        if only in (None, title):
+            yield Labels(title, people(rows, count), epochs)
+    if teacher is not None and only in (None, "taught"):
+        few = people(rows, FEW)
+        yield Labels(f"{FEW} + teacher", [*few, *_taught(rows, few, dataset, store, teacher, steps)], TAUGHT_EPOCHS)
+
+
+def _taught(
+    rows: Sequence[Record], few: Sequence[Record], dataset: Dataset, store: Store, path: str, steps: Steps
+) -> list[Record]:
+    """Further rows with the labels of the teacher, in place of those of people."""
+    out = FOLDER / "taught.jsonl"
+    if not out.is_file():
+        chosen = {row["id"] for row in few}
+        unlabelled = FOLDER / "unlabelled.jsonl"
+        write_rows(
+            unlabelled, [{key: row[key] for key in ("id", "group", "query")} for row in rows if row["id"] not in chosen]
+        )
+        adapter = _train(
+            "teacher", _dataset(Labels(str(FEW), few, 0), dataset), store, EPOCHS[FEW], steps, path, rate_of(path, JOB)
+        )
+        label("intent", unlabelled, out, adapter=adapter.reference, sample=RowSample("diverse", TAUGHT), store=store)
+    return [row.data for row in strict(read_rows(out))]
+
+
+def _of_teacher(dataset: Dataset) -> dict[str, Any]:
+    """How often the labels of the teacher are those of people."""
+    out = FOLDER / "taught.jsonl"
+    if not out.is_file():
+        return {}
+    by_people = {row["id"]: row["label"] for row in dataset.records("train")}
+    taught = [row.data for row in strict(read_rows(out))]
+    right = sum(row["label"] == by_people[row["id"]] for row in taught)
+    return {"teacher": {"rows": len(taught), "right": right / len(taught)}}
+
+
+def _dataset(labels: Labels, dataset: Dataset) -> Dataset:
+    """The labelled rows for training, with the validation and test rows of the dataset."""
+    file = FOLDER / "labels.txt"
+    file.write_text("".join(f"{name}\n" for name in dataset.settings["labels"]), encoding="utf-8")
+    rows = [
+        {"id": row["id"], "group": row["group"], "query": row["query"], "label": row["label"], "split": split}
+        for split, of_split in (
+            ("train", labels.training),
+            ("validation", dataset.records("validation")),
+            ("test", dataset.records("test")),
+        )
+        for row in of_split
+    ]
+    return native_dataset(FOLDER / "data" / f"labels-{labels.name}", "intent", rows, options={"labels": str(file)})
+
+
+def _train(
+    name: str,
+    dataset: Dataset,
+    store: Store,
+    epochs: int,
+    steps: Steps,
+    base: str | None = None,
+    overrides: Sequence[str] = (),
+) -> StoredAdapter:
+    options = TrainingOptions((f"optim.epochs={epochs}", *overrides), base, JOB.recipe, reuse=True)
+    return train("intent", dataset.folder, name, options, store=store, steps=steps, log=print)
+
+
+def _evaluated(
+    labels: Labels, dataset: Dataset, store: Store, steps: Steps
+) -> tuple[StoredAdapter, dict[str, Evaluation]]:
+    """The LLM adapter, and the evaluations of the three systems."""
+    own = _dataset(labels, dataset)
+    stored = _train(f"intent-{labels.name}", own, store, labels.epochs, steps)
+    options = EvaluationOptions(cache_dir=FOLDER / "outputs")
+    result = evaluate(stored.reference, own.folder, options, store=store, steps=steps)
+    frozen = next(name for name in result.systems if name.startswith(DEFAULT_ENCODER))
+    passes = (f"optim.epochs={ENCODER_EPOCHS.get(len(labels.training) // LABELS, 2)}",)
+    encoded = trained_encoder(f"encoder-{labels.name}", _vectors(labels, own), store, HERE / "encoder.yaml", passes)
+    encoder, head = Encoder.load(encoded.manifest.base.name, adapter=encoded), LogisticRegressionBaseline(own.settings)
+    head.fit(own.records("train"), own.records("validation"), encoder.encode)
+    predicted = head.predict(result.records, encoder.encode)
+    return stored, {
+        ADAPTER: result.systems[stored.reference].evaluation,
+        FROZEN: result.systems[frozen].evaluation,
+        ENCODER: generation_task(result.task).evaluate(EvaluationInput(result.records, predicted)),
+    }
+
+
+def _vectors(labels: Labels, own: Dataset) -> Path:
+    """The dataset of the encoder: texts with the same labels."""
+    splits = ("train", "validation", "test")
+    rows = [{**row, "split": split} for split in splits for row in own.records(split)]
+    return native_dataset(FOLDER / "data" / f"vectors-{labels.name}", "embedding", rows).folder
+
+
+if __name__ == "__main__":
+    main()
