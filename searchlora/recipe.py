@@ -407,6 +407,9 @@ class QuerySide(_Section):
     titles: int = Field(
         0, ge=0, description="number of rows per document in which its title is the query; 0: only the pairs"
     )
+    made: int = Field(
+        0, ge=0, description="number of rows per document whose query is made of its title and words of its text"
+    )
 
 
 class EncoderValidation(_Section):

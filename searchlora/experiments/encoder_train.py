@@ -21,7 +21,7 @@ from searchlora.retrieval.retriever import Retriever
 from searchlora.retrieval.shared_model import Vectors
 from searchlora.task import EncoderTask
 from searchlora.training.contrastive import train_encoder
-from searchlora.training.pairs import PairRow, one_relevance, pair_rows, text_key, title_rows
+from searchlora.training.pairs import PairRow, made_rows, one_relevance, pair_rows, text_key, title_rows
 from searchlora.training.training_run import TrainingResult
 
 
@@ -78,7 +78,7 @@ class EncoderJob(TrainingJob):
 
     def queries(self) -> Iterator[str]:
         records = (record for split in ("train", "validation") for record in self.dataset.iter_records(split))
-        return chain(map(self.task.query, records), (row.anchor for row in self._titles()))
+        return chain(map(self.task.query, records), (row.anchor for row in self._from_documents))
 
     def _validator(self, labelled: Sequence[Record]) -> EncoderValidator | None:
         """None if the validation split has no two pairs, for example one record per class."""
@@ -98,29 +98,34 @@ class EncoderJob(TrainingJob):
             records,
             mined=mined,
             negatives=settings.per_query,
-            judged=self._judged() if self.recipe.query_side.titles else {},
+            judged=self._judged() if self._from_documents else {},
             seed=self.recipe.seed,
         )
-        titled = self._titles()
-        return one_relevance([*rows, *titled]) if titled else rows
+        return one_relevance([*rows, *self._from_documents]) if self._from_documents else rows
 
-    def _titles(self) -> list[PairRow]:
-        """The rows of the documents' titles, without those that are queries of validation or test rows."""
-        if not self.recipe.query_side.titles:
+    @cached_property
+    def _from_documents(self) -> list[PairRow]:
+        """The rows with titles and made queries, without those that are queries of validation or test rows."""
+        wanted = self.recipe.query_side
+        if not wanted.titles and not wanted.made:
             return []
         held_out = {
             text_key(self.task.query(record))
             for split in ("validation", "test")
             for record in self.dataset.iter_records(split)
         }
-        rows = [row for row in title_rows(self.dataset.documents() or ()) if text_key(row.anchor) not in held_out]
-        if not rows:
+        documents = self.dataset.documents() or ()
+        titled = title_rows(documents) * wanted.titles
+        made = chain(*(made_rows(documents, f"{self.recipe.seed} {number}") for number in range(wanted.made)))
+        rows = [row for row in (*titled, *made) if text_key(row.anchor) not in held_out]
+        if not rows or (wanted.titles and not titled):
+            key, what = ("titles", "documents with titles") if wanted.titles else ("made", "documents")
             raise RecipeError(
-                "query_side.titles needs documents with titles, which the dataset lacks",
+                f"query_side.{key} needs {what}, which the dataset lacks",
                 where="recipe",
                 fix="Build it with --corpus and --qrels, or leave the key out.",
             )
-        return rows * self.recipe.query_side.titles
+        return rows
 
     def _judged(self) -> dict[str, frozenset[int]]:
         """Record id -> keys of the documents that were judged relevant to any degree: no negatives of its query."""

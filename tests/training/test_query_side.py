@@ -24,7 +24,7 @@ from searchlora.retrieval.dense import DenseIndex
 from searchlora.retrieval.encoder import Encoder
 from searchlora.training import contrastive_losses
 from searchlora.training.contrastive_losses import FrozenDocumentsLoss
-from searchlora.training.pairs import one_relevance, text_key, title_rows
+from searchlora.training.pairs import made_rows, one_relevance, text_key, title_rows
 from tests.experiments.test_encoders import rows
 from tests.server.api.serving import made_service, served
 from tests.training.test_contrastive import pair
@@ -104,6 +104,21 @@ def test_the_title_of_a_document_is_a_query_for_it_and_for_others_of_that_title(
     assert merged[1].relevant == {text_key("A ship.")}
 
 
+def test_a_query_is_made_of_a_title_and_words_that_stand_together():
+    text = "alpha beta gamma delta epsilon zeta eta theta"
+    documents = [Document(str(number), text, "The Ship") for number in range(200)]
+    made = made_rows(documents, "1")
+    alone = [row.anchor for row in made if not row.anchor.startswith("the ship ")]
+    beside = [row.anchor.removeprefix("the ship ") for row in made if row.anchor.startswith("the ship ")]
+    assert all(words in text for words in (*alone, *beside))
+    assert {len(words.split()) for words in beside} == {1, 2, 3} and {len(words.split()) for words in alone} == {6}
+    assert 20 < len(alone) < 60
+    assert {row.relevant for row in made} == {frozenset({text_key(f"The Ship {text}")})}
+    assert [row.anchor for row in made_rows(documents, "2")] != [row.anchor for row in made]
+    (short,) = made_rows([Document("1", "A king."), Document("2", "")], "1")
+    assert (short.anchor, short.positive) == ("a king", "A king.")
+
+
 @pytest.mark.slow
 def test_the_query_side_learns_from_titles_and_from_an_adapter_of_both_sides(place, encoder_base):
     data = place.root.parent / "titled"
@@ -120,10 +135,13 @@ def test_the_query_side_learns_from_titles_and_from_an_adapter_of_both_sides(pla
     train("embedding", data, "both", TrainingOptions(overrides=(base, *FAST, "optim.max_steps=4")), store=place)
     taught = ("sides=query", "query_side.teacher=both", "query_side.titles=2", "optim.max_steps=4")
     stored = train("embedding", data, "taught", TrainingOptions(overrides=(base, *FAST, *taught)), store=place)
-    assert stored.manifest.recipe["query_side"] == {"teacher": "both@1", "weight": 1.0, "titles": 2}
+    assert stored.manifest.recipe["query_side"] == {"teacher": "both@1", "weight": 1.0, "titles": 2, "made": 0}
     assert stored.manifest.parents == ["both@1"]
     name, tensor = max(read_weights(stored.path).items(), key=lambda item: item[1].abs().max())
     assert stored.manifest.training["rows"] == 36 + 2 * (60 - untitled) and untitled == 24
+    words = ("sides=query", "query_side.made=2", "optim.max_steps=4")
+    made = train("embedding", data, "made", TrainingOptions(overrides=(base, *FAST, *words)), store=place)
+    assert made.manifest.training["rows"] == 36 + 2 * 60
     alone = [*taught[:1], *taught[2:]]
     other = train("embedding", data, "alone", TrainingOptions(overrides=(base, *FAST, *alone)), store=place)
     assert other.manifest.parents == []
