@@ -23,9 +23,6 @@ from searchlora.data.dataset import load_dataset
 #: Retrieval measures of the tables; the first is tested.
 MEASURES = ("nDCG@10", "MRR@10", "Recall@100")
 
-#: Hits that the judges grade.
-DEPTH = 10
-
 #: Test set -> slot -> the store in `benchmarks/work` with its adapter, the adapter's name, and the benchmark that
 #: trains it; `{fold}` stands for the number of the fold.
 TRAINED: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
@@ -56,7 +53,7 @@ def chorus(data: Path, slots: Sequence[str]) -> TestSet:
         topics = {str(record["id"]).split()[0]: str(record["query"]) for record in pairs.of(groups)}
         qrels.update({topic: graded[query] for topic, query in topics.items() if query in graded})
         rows = [{"id": topic, "query": query} for topic, query in topics.items() if topic in qrels]
-        folds.append(Fold(number, {**_named("chorus", slots, number), "depth": DEPTH}, rows))
+        folds.append(Fold(number, _named("chorus", slots, number), rows))
     assert len(folds) == CHORUS_FOLDS
     columns = {"text": ("short_description",), "brand": ("supplier",), "category": ("attr_t_product_type",)}
     corpus = CorpusFile(data / "chorus" / "products.jsonl.gz", columns)
@@ -102,7 +99,7 @@ def mtrag(data: Path, slots: Sequence[str]) -> TestSet:
     folds = [
         Fold(
             number + 1,
-            {**_named("mtrag", slots, number + 1), "depth": DEPTH},
+            _named("mtrag", slots, number + 1),
             [
                 {**_conversation(questions[row["id"]]), "conversation": str(row["group"])}
                 for row in rows
