@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
-import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date, datetime
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from searchlora.errors import DataError, RecipeError
-from searchlora.files import read_bytes
-from searchlora.files.yaml_text import parse_yaml
+from searchlora.recipe_reading import Method, Section, WithMethod
 
 #: Largest rank of an adapter.
 MAX_RANK = 1024
@@ -26,32 +21,10 @@ ModuleName = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9_-]+(\.[A-Za
 #: Groups of linear layers, resolved for each base; see `adapters.target_modules`.
 TargetGroup = Literal["all-linear", "qv", "qkv", "attention", "mlp"]
 
-#: Which weights are trained.
-Method = Literal["full", "lora", "qlora"]
-
-#: Keys that `method` replaced -> their values -> its value.
-_OLD_KEYS: dict[str, dict[Any, Method]] = {
-    "quantization": {"nf4": "qlora", "none": "lora"},
-    "full": {True: "full", False: "lora"},
-}
-
-_LOG = logging.getLogger(__name__)
-
 _ARGUMENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
-#: Parts of a key in `--set` at most; recipes have sections of one level.
-_MAX_DEPTH = 8
 
-#: Shortens refused values: with aliases, a few lines of YAML can hold a value of any size.
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel = 2
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Lora(_Section):
+class Lora(Section):
     """The adapter: ΔW = (alpha / r) · B · A (Hu et al. 2021, arXiv:2106.09685)."""
 
     r: int = Field(16, ge=1, le=MAX_RANK, description="rank of the update")
@@ -82,7 +55,7 @@ _RESERVED_ARGUMENTS = frozenset(
 )
 
 
-class PromptOptions(_Section):
+class PromptOptions(Section):
     """Date and arguments with which the base's chat template is rendered, in training and inference alike.
 
     They belong to an adapter: its manifest keeps them, so its prompts never change.
@@ -127,7 +100,7 @@ class PromptOptions(_Section):
         return values
 
 
-class Optim(_Section):
+class Optim(Section):
     """The optimiser and its schedule."""
 
     learning_rate: float = Field(
@@ -153,7 +126,7 @@ class Optim(_Section):
     max_steps: int | None = Field(None, ge=1, description="number of optimiser steps; overrides `epochs`")
 
 
-class Loss(_Section):
+class Loss(Section):
     """The training loss: label · L_label + ranking · L_ranking.
 
     L_label is the mean negative log-likelihood of the completion tokens in nats. L_ranking compares the scores of the
@@ -192,7 +165,7 @@ class Loss(_Section):
         return self
 
 
-class Validation(_Section):
+class Validation(Section):
     """Validation during training."""
 
     every_steps: int | None = Field(
@@ -209,91 +182,14 @@ class Validation(_Section):
     )
 
 
-class Checkpoints(_Section):
+class Checkpoints(Section):
     """Checkpoints with optimiser state, for `--resume`."""
 
     every_steps: int = Field(50, ge=1, description="steps between checkpoints")
     keep: int = Field(2, ge=1, description="number of checkpoints to keep")
 
 
-class _WithMethod(_Section):
-    """What every recipe has: the weights that are trained, and how the base is held meanwhile."""
-
-    method: Method = Field(
-        "lora",
-        description="full: all weights, the result is a model; lora: A and B on the frozen base; qlora: A and B on the "
-        "base in 4 bits (nf4 with double quantisation, arXiv:2305.14314)",
-    )
-
-    @property
-    def quantization(self) -> Literal["nf4", "none"]:
-        """Quantisation of the base in training."""
-        return "nf4" if self.method == "qlora" else "none"
-
-    @property
-    def is_full(self) -> bool:
-        """Whether all weights are trained, so that the result is a model."""
-        return self.method == "full"
-
-    @classmethod
-    def load(cls, default: Mapping[str, Any], file: str | Path | None = None, overrides: Sequence[str] = ()) -> Self:
-        """A task's default recipe, updated by a recipe file and then by `key.key=value` overrides.
-
-        Args:
-            default: The task's own recipe as a mapping.
-            file: A YAML file with some of the keys.
-            overrides: For example `("lora.r=8", "optim.epochs=2")`; values are read as YAML.
-
-        Raises:
-            RecipeError: for a file that is missing or not YAML, an unknown key, a value out of range, or an override of
-                the learning rate for LoRA where all weights are trained.
-
-        Examples:
-            >>> load_recipe({"lora": {"r": 4}}, overrides=["optim.epochs=2", "prompt.date=2025-01-31"]).prompt.date
-            '2025-01-31'
-        """
-        where = "recipe"
-        values = _accepted(default, where)
-        if file is not None:
-            where = str(file)
-            values = _merged(values, _with_batch_size(_accepted(read_recipe(Path(file)), where)))
-        given: dict[str, Any] = {}
-        for override in overrides:
-            given = _merged(given, _override(override))
-        recipe = cls._validated(_merged(values, _with_batch_size(given)), where, given)
-        rates = given.get("optim", {})
-        if recipe.is_full and "learning_rate" in rates and "full_learning_rate" not in rates:
-            raise RecipeError(
-                "has no effect on method = full",
-                where="--set optim.learning_rate",
-                fix="Set optim.full_learning_rate.",
-            )
-        return recipe
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any], where: str = "recipe") -> Self:
-        """Validate a mapping as a recipe, also one of a manifest from before `method`. Raises `RecipeError`."""
-        return cls._validated(with_method(values, where), where)
-
-    @classmethod
-    def _validated(cls, values: Mapping[str, Any], where: str, given: Mapping[str, Any] = {}) -> Self:
-        """Validate values; those in `given` come from `--set`, the others from `where`."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = _override_of(first["loc"], given) or where
-            key = ".".join(str(part) for part in first["loc"])
-            if first["type"] == "extra_forbidden":
-                known = ", ".join(_known(cls, first["loc"][:-1]))
-                raise RecipeError(f"unknown key '{key}'", where=where, fix=f"Known keys there: {known}.") from None
-            if not key:  # a rule over several keys
-                raise RecipeError(first["msg"].removeprefix("Value error, "), where=where) from None
-            value = _SHORT.repr(first["input"])[:200]
-            raise RecipeError(f"'{key}' = {value} is refused: {first['msg'].lower()}", where=where) from None
-
-
-class Improve(_Section):
+class Improve(Section):
     """Rejection-sampling fine-tuning by `searchlora improve`: sample, reward, keep the best, train, repeat."""
 
     rounds: int = Field(2, ge=1, le=99, description="maximum number of rounds")
@@ -325,13 +221,13 @@ class Improve(_Section):
     beta: float = Field(0.1, ge=0, description="weight of the divergence from the adapter that DPO or GRPO starts from")
 
 
-class Recipe(_WithMethod):
+class Recipe(WithMethod):
     """Recipe of a prompted task: base model, method, prompt, LoRA, optimiser, validation."""
 
     base: str = Field(
         "smollm2-135m-instruct-q4_1", description="base model: hub id, folder, GGUF file or catalogue name"
     )
-    method: Method = Field("qlora", description=_WithMethod.model_fields["method"].description)
+    method: Method = Field("qlora", description=WithMethod.model_fields["method"].description)
     precision: Literal["bf16", "fp32"] = Field(
         "bf16",
         description="precision of the base model; trained weights are held in fp32. A processor that cannot multiply"
@@ -378,7 +274,7 @@ class EncoderOptim(Optim):
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
 
 
-class HardNegatives(_Section):
+class HardNegatives(Section):
     """Hard negatives, mined before training; see `retrieval.mining`."""
 
     source: Literal["none", "bm25", "model", "both"] = Field(
@@ -394,7 +290,7 @@ class HardNegatives(_Section):
     )
 
 
-class QuerySide(_Section):
+class QuerySide(Section):
     """What the query side learns beside the pairs, with `sides: query`."""
 
     teacher: str | None = Field(
@@ -412,7 +308,7 @@ class QuerySide(_Section):
     )
 
 
-class EncoderValidation(_Section):
+class EncoderValidation(Section):
     """Validation during training, on a separate copy of the model."""
 
     every_steps: int | None = Field(
@@ -423,7 +319,7 @@ class EncoderValidation(_Section):
     patience: int | None = Field(None, ge=1, description="early stopping: number of validations without improvement")
 
 
-class EncoderRecipe(_WithMethod):
+class EncoderRecipe(WithMethod):
     """Recipe of an encoder task: base encoder, method, LoRA, loss, optimiser, validation. Training is in float32."""
 
     base: str = Field("all-minilm-l6-v2", description="encoder: hub id, folder or catalogue name")
@@ -484,46 +380,6 @@ load_recipe, parse_recipe = Recipe.load, Recipe.parse
 load_encoder_recipe, parse_encoder_recipe = EncoderRecipe.load, EncoderRecipe.parse
 
 
-def with_method(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A recipe's keys with `method` in place of `quantization` and `full`, which earlier versions had.
-
-    Raises:
-        RecipeError: for an old key beside `method`, or with a value that it never had.
-
-    Examples:
-        >>> with_method({"base": "b", "quantization": "none"}, "recipe")
-        {'base': 'b', 'method': 'lora'}
-    """
-    result = dict(values)
-    for key, methods in _OLD_KEYS.items():
-        if key not in result:
-            continue
-        old = result.pop(key)
-        known = isinstance(old, str | bool) and old in methods
-        if "method" in result or not known:
-            raise RecipeError(
-                f"'{key}' was replaced by 'method'", where=where, fix="Write method: full, lora or qlora."
-            )
-        result["method"] = methods[old]
-    return result
-
-
-def _accepted(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A user's keys; an old one is accepted with a note that names the new one."""
-    result = with_method(values, where)
-    for key in _OLD_KEYS.keys() & values.keys():
-        _LOG.warning("%s: '%s: %s' is now 'method: %s'", where, key, values[key], result["method"])
-    return result
-
-
-def _with_batch_size(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A layer of a recipe in which an explicit batch size replaces tokens per step, also those of layers below."""
-    optim = values.get("optim")
-    if not isinstance(optim, dict) or "batch_size" not in optim:
-        return values
-    return {**values, "optim": {**optim, "tokens_per_step": None}}
-
-
 #: Parameters up to which learning rates hold -> the largest of LoRA; that of full fine-tuning is a tenth of it.
 _RATES = ((4e8, math.inf), (5e9, 5e-4), (13.5e9, 2e-4), (math.inf, 1e-4))
 
@@ -547,60 +403,3 @@ def for_size(default: Mapping[str, Any], parameters: int) -> dict[str, Any]:
     for name, rate in (("learning_rate", largest), ("full_learning_rate", largest / 10)):
         optim[name] = min(optim.get(name, Optim.model_fields[name].default), rate)
     return {**default, "optim": optim}
-
-
-def _override(override: str) -> dict[str, Any]:
-    """The keys that an override `key.key=value` sets. Raises `RecipeError`."""
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise RecipeError(f"'{override}' is not of the form key=value", where="--set")
-    try:
-        nested: Any = parse_yaml(value)
-    except ValueError:
-        raise RecipeError(f"'{value[:100]}' is not a YAML value", where=f"--set {key[:100]}") from None
-    parts = key.split(".")
-    if len(parts) > _MAX_DEPTH:
-        raise RecipeError(f"a key of {len(parts)} parts", where="--set", fix="Write section.key=value.")
-    for part in reversed(parts):
-        nested = {part: nested}
-    return _accepted(nested, f"--set {key[:100]}")
-
-
-def _override_of(location: Sequence[int | str], given: Mapping[str, Any]) -> str | None:
-    """The `--set KEY` that a refused value comes from; None if it comes from elsewhere."""
-    at: Any = given
-    for depth, part in enumerate(location, 1):
-        if part not in at:
-            return None
-        at = at[part]
-        if not isinstance(at, dict):
-            return f"--set {'.'.join(map(str, location[:depth]))[:100]}"
-    return None
-
-
-def _known(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    model: Any = kind
-    for part in path:
-        model = model.model_fields[part].annotation
-    return sorted(model.model_fields)
-
-
-def read_recipe(file: Path) -> Mapping[str, Any]:
-    """The keys and values of a recipe file, unchecked. Raises `RecipeError` where it is missing or no YAML mapping."""
-    try:
-        values = parse_yaml(read_bytes(file))
-    except DataError as error:
-        raise RecipeError(f"cannot be read: {error.what}", where=str(file), fix=error.fix) from None
-    except ValueError as error:
-        raise RecipeError(str(error), where=str(file), fix="Write the recipe as plain YAML in UTF-8.") from None
-    if not isinstance(values, dict):
-        raise RecipeError("is not a mapping of keys to values", where=str(file))
-    return values
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(below)
-    for key, value in above.items():
-        old = result.get(key)
-        result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return result

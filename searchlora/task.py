@@ -30,7 +30,7 @@ from searchlora.eval.trec import Qrels, Run
 from searchlora.files import json_object
 from searchlora.outputs import InvalidOutput, OutputSpec
 from searchlora.plugins import Plugin, installed_plugins
-from searchlora.recipe import read_recipe
+from searchlora.recipe_reading import read_recipe
 from searchlora.records import Evidence, Format, GradedTarget, Judgment, Options, Record, SearchContext
 from searchlora.renamed import warn_renamed
 from searchlora.rewards import INVALID, RewardContext

@@ -14,7 +14,8 @@ from searchlora.files import parse_json, read_bounded
 from searchlora.models.fingerprint import Fingerprint
 from searchlora.models.resolve import BaseModel as LocalBase
 from searchlora.models.resolve import resolve
-from searchlora.recipe import PromptOptions, with_method
+from searchlora.recipe import PromptOptions
+from searchlora.recipe_reading import with_method
 
 #: Incremented whenever a field is added, renamed or changes its meaning. 3: searchlora 0.1, the oldest that is read.
 #: 4: prompts are rendered by rule 4 (`prompts.RENDERING`), and the recipe has `prompt`.

@@ -22,7 +22,8 @@ from searchlora.models.processor import uses_gpu
 from searchlora.models.resolve import resolve
 from searchlora.progress import Steps, no_log, no_progress
 from searchlora.prompts import Renderer
-from searchlora.recipe import Method, Recipe, load_recipe
+from searchlora.recipe import Recipe, load_recipe
+from searchlora.recipe_reading import Method
 from searchlora.records import Record
 from searchlora.task import GenerationTask, generation_task, load_task
 from searchlora.training.memory import BatchSize, Target, TrainedModel, batch_size

@@ -33,7 +33,8 @@ from searchlora.models.devices import rank
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Steps, no_log, no_progress
-from searchlora.recipe import AnyRecipe, load_encoder_recipe, load_recipe, with_method
+from searchlora.recipe import AnyRecipe, load_encoder_recipe, load_recipe
+from searchlora.recipe_reading import with_method
 from searchlora.task import EncoderTask, Task
 from searchlora.training.processes import run_in_children
 from searchlora.training.training_run import TrainingResult

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from searchlora.errors import UsageError
 from searchlora.models.fingerprint import tensor_shapes
 from searchlora.models.resolve import read_json_object
-from searchlora.recipe import Method
+from searchlora.recipe_reading import Method
 from searchlora.threads import control_groups
 
 #: Bytes per weight in nf4 with double quantisation: 4 bits, an 8-bit scale per block of 64 and a 32-bit scale per 256

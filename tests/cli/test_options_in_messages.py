@@ -77,7 +77,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/inference/remote/service.py": ("judge", "data label"),
     "searchlora/models/devices.py": ("train",),
     "searchlora/models/memory.py": ("size",),
-    "searchlora/recipe.py": ("train",),
+    "searchlora/recipe_reading.py": ("train",),
     "searchlora/retrieval/learning_to_rank.py": ("tune",),
     "searchlora/scaffold": ("tasks new",),
     "searchlora/server/api": ("serve",),

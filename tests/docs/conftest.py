@@ -11,7 +11,7 @@ import yaml
 
 from searchlora.eval.policy import read_policy
 from searchlora.models.resolve import BaseModel
-from searchlora.recipe import read_recipe
+from searchlora.recipe_reading import read_recipe
 from searchlora.task import Task
 
 #: Laid over each task's own recipe, so that a training run takes a second.
