@@ -13,8 +13,9 @@ import numpy as np
 from searchlora.eval.evaluation import Evaluation
 from searchlora.experiments.judge.command import BATCH_SIZE
 from searchlora.experiments.judge.llm_judge import Judge
+from searchlora.experiments.task_model import TaskModel
 from searchlora.files.shards import Job, Parts
-from searchlora.outputs import Grade, InvalidOutput, from_json, to_json
+from searchlora.outputs import Grade, from_json, to_json
 from searchlora.progress import Progress, Steps
 from searchlora.records import Record
 from searchlora.systems.encoder_baseline import FrozenEncoder, system_name
@@ -48,33 +49,31 @@ def graded(judge: Judge, records: Sequence[Record], folder: Path, steps: Steps) 
     """Id of a pair -> output as JSON holds it, before tuned values are applied; what is in the folder is reused."""
     plain = replace(judge, task=judge.task.bound(judge.task.settings))
     asked = [{name: value for name, value in record.items() if name not in ("grade", "votes")} for record in records]
-    outputs = grade_records(plain, asked, folder, steps(f"Grading: {judge.reference}"))
+    outputs = answered(plain, asked, folder, steps(f"Grading: {judge.reference}"))
     return {record["id"]: to_json(output) for record, output in zip(records, outputs, strict=True)}
 
 
-def grade_records(
-    judge: Judge, records: Sequence[Record], folder: Path, progress: Progress
-) -> list[Grade | InvalidOutput]:
-    """One grade per record, in order. Grades of an earlier run are taken from the parts in `folder`.
+def answered(model: TaskModel, records: Sequence[Record], folder: Path, progress: Progress) -> list[Any]:
+    """One output per record, in order. Those of an earlier run are taken from the parts in `folder`.
 
-    A stored grade is used only for the same judge, decoding options and records; a changed text is graded again.
+    A stored output is used only for the same model, decoding options and records; a changed text is asked again.
 
     Raises:
-        UsageError: when another process is grading with this folder.
+        UsageError: when another process asks with this folder.
         DataError: when the folder cannot be written to, or a part is malformed.
     """
     contents = [json.dumps(record, sort_keys=True) for record in records]
     order = sorted(range(len(records)), key=lambda index: (str(records[index]["id"]), contents[index]))
 
     def compute(rows: Sequence[Record]) -> list[Any]:
-        return [to_json(grade) for grade in judge.grade(rows)]
+        return [to_json(output) for output in model.ask(rows)]
 
-    batch = max(BATCH_SIZE, judge.engine.call_size)
+    batch = max(BATCH_SIZE, model.engine.call_size)
     parts = Parts(folder)
-    job = Job(judge.key, [records[index] for index in order], compute, batch)
+    job = Job(model.key, [records[index] for index in order], compute, batch)
     parts.compute(job, progress=progress, total=len(records))
-    grades = dict(zip(order, map(from_json, parts.merged()), strict=True))
-    return [grades[index] for index in range(len(records))]
+    outputs = dict(zip(order, map(from_json, parts.merged()), strict=True))
+    return [outputs[index] for index in range(len(records))]
 
 
 def from_graded(outputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,15 +27,15 @@ from numpy.typing import NDArray
 
 from benchmarks.bases.__main__ import DEFAULT, FOLDER, JOBS, Run
 from benchmarks.common import WORK, parser, read_results, real_data, save_figures
-from benchmarks.judges import from_graded, judgment_task
+from benchmarks.judges import answered, from_graded, judgment_task
 from benchmarks.judgment_chorus.__main__ import NAME as CHORUS
 from benchmarks.judgment_chorus.folds import Chorus
 from searchlora.cli.terminal import progress_bars
 from searchlora.errors import DataError
 from searchlora.eval.formatting import markdown_table
 from searchlora.eval.risk import threshold_at_risk
-from searchlora.experiments.evaluate import evaluate
-from searchlora.experiments.options import DEFAULT_ENCODER, EvaluationOptions
+from searchlora.experiments.options import DEFAULT_ENCODER
+from searchlora.experiments.task_model import load_task_model
 from searchlora.experiments.tune_risk import scored_answers
 from searchlora.progress import Steps
 from searchlora.records import Record
@@ -102,9 +102,10 @@ def _intents(steps: Steps) -> Answers:
     """The adapter over the test rows of BANKING77."""
     (part,), run = JOBS["banking77"].parts(FOLDER / "data"), Run("banking77", DEFAULT, 300, None)
     (stored,) = run.train([part], steps)
-    options = EvaluationOptions(cache_dir=FOLDER / DEFAULT / "outputs" / run.job)
-    result = evaluate(stored.reference, part.evaluated.folder, options, store=run.store, steps=steps)
-    return _of(generation_task(result.task), result.records, result.systems[stored.reference].outputs)
+    model = load_task_model(adapter=stored.reference, base=None, task=None, generate=False, store=run.store)
+    records = part.evaluated.records("test")
+    asked = [{key: value for key, value in record.items() if key != "label"} for record in records]
+    return _of(model.task, records, answered(model, asked, WORK / NAME / "answers", steps("Answering")))
 
 
 def _grades() -> Answers:

@@ -1,4 +1,4 @@
-"""Grades of the benchmarks on disk: those of an interrupted run are reused for the same judge and prompt."""
+"""Outputs of the benchmarks on disk: those of an interrupted run are reused for the same judge and prompt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import judges
-from benchmarks.judges import grade_records
+from benchmarks.judges import answered
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.experiments import task_model
@@ -59,22 +59,22 @@ def _load(base, folder) -> Judge:
 def test_reasons_are_logged_with_their_grades(judge, tmp_path):
     assert judge.max_new_tokens == 80
     longer = replace(judge, max_new_tokens=1300)
-    grades = grade_records(longer, PAIRS, tmp_path / "log", silent)
+    grades = answered(longer, PAIRS, tmp_path / "log", silent)
     assert all(isinstance(each, Grade) and each.reason and each.probabilities for each in grades)
     unasked = replace(longer, engine=UNASKED)
-    assert grade_records(unasked, PAIRS, tmp_path / "log", silent) == grades
+    assert answered(unasked, PAIRS, tmp_path / "log", silent) == grades
 
 
 def test_grades_of_another_text_or_rendering_version_are_not_reused(judge, tiny_base, monkeypatch, tmp_path):
     """The same chat may render to other token ids under another version of the renderer."""
     asked = []
-    monkeypatch.setattr(Judge, "grade", lambda _, records: asked.append(records) or [Grade(1)] * len(records))
+    monkeypatch.setattr(Judge, "ask", lambda _, records: asked.append(records) or [Grade(1)] * len(records))
     others = [{**PAIRS[0], "passage": "It sleeps nobody."}, PAIRS[1]]
     for records in (PAIRS, PAIRS, others, others):
-        grade_records(judge, records, tmp_path / "log", silent)
+        answered(judge, records, tmp_path / "log", silent)
     assert asked == [PAIRS, others]
     monkeypatch.setattr(task_model, "RENDERING", RENDERING + 1)
-    grade_records(_load(tiny_base, tmp_path), PAIRS, tmp_path / "log", silent)
+    answered(_load(tiny_base, tmp_path), PAIRS, tmp_path / "log", silent)
     assert asked == [PAIRS, others, PAIRS]
 
 
@@ -90,10 +90,10 @@ def test_grades_depend_neither_on_the_order_of_the_pairs_nor_on_an_interruption(
         batches.append(len(batch))
         return [Grade(1, (n / 100, 1 - n / 100)) for n, _ in enumerate(batch)]
 
-    judge = SimpleNamespace(engine=UNASKED, key="", grade=coupled)
+    judge = SimpleNamespace(engine=UNASKED, key="", ask=coupled)
 
     def grades(order, name):
-        found = grade_records(judge, order, tmp_path / name, silent)
+        found = answered(judge, order, tmp_path / name, silent)
         return {record["id"]: grade for record, grade in zip(order, found, strict=True)}
 
     stop = None
