@@ -300,11 +300,17 @@ class QuerySide(Section):
     weight: float = Field(
         1.0, gt=0, description="weight of the cross-entropy to the teacher's probabilities, beside that of the pairs"
     )
-    titles: int = Field(
-        0, ge=0, description="number of rows per document in which its title is the query; 0: only the pairs"
+    titles: int | None = Field(
+        None,
+        ge=0,
+        description="number of rows per document in which its title is the query; null: 1, for at most as many"
+        " documents as there are pairs",
     )
-    made: int = Field(
-        0, ge=0, description="number of rows per document whose query is made of its title and words of its text"
+    made: int | None = Field(
+        None,
+        ge=0,
+        description="number of rows per document whose query is made of its title and words of its text; null:"
+        " likewise, for documents with a title",
     )
 
 

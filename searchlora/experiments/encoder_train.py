@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from searchlora.adapters.load_check import check_files
 from searchlora.adapters.store import Store
@@ -15,8 +17,8 @@ from searchlora.errors import RecipeError, TrainingError
 from searchlora.experiments.training_runs import TrainingJob
 from searchlora.experiments.validation import EncoderValidator
 from searchlora.models.resolve import BaseModel
-from searchlora.recipe import EncoderRecipe
-from searchlora.records import Record
+from searchlora.recipe import AnyRecipe, EncoderRecipe
+from searchlora.records import Document, Record
 from searchlora.retrieval.retriever import Retriever
 from searchlora.retrieval.shared_model import Vectors
 from searchlora.task import EncoderTask
@@ -106,26 +108,43 @@ class EncoderJob(TrainingJob):
     @cached_property
     def _from_documents(self) -> list[PairRow]:
         """The rows with titles and made queries, without those that are queries of validation or test rows."""
-        wanted = self.recipe.query_side
-        if not wanted.titles and not wanted.made:
+        if self.recipe.sides != "query":
             return []
+        wanted, seed = self.recipe.query_side, self.recipe.seed
+        documents = self.dataset.documents() or ()
+        usual = self._as_many_as_pairs([document for document in documents if document.title and document.text])
+        keys = {text_key(document.searchable) for document in usual}
+        titled = title_rows(documents)
+        if wanted.titles and not titled:
+            raise RecipeError(
+                "query_side.titles needs documents with titles, which the dataset lacks",
+                where="recipe",
+                fix="Build it with --corpus and --qrels, or leave the key out.",
+            )
+        if wanted.titles is None:
+            titled = [row for row in titled if row.shown[0] in keys]
+        else:
+            titled *= wanted.titles
+        if wanted.made is None:
+            made = made_rows(usual, f"{seed} 0")
+        else:
+            made = [row for number in range(wanted.made) for row in made_rows(documents, f"{seed} {number}")]
         held_out = {
             text_key(self.task.query(record))
             for split in ("validation", "test")
             for record in self.dataset.iter_records(split)
         }
-        documents = self.dataset.documents() or ()
-        titled = title_rows(documents) * wanted.titles
-        made = chain(*(made_rows(documents, f"{self.recipe.seed} {number}") for number in range(wanted.made)))
-        rows = [row for row in (*titled, *made) if text_key(row.anchor) not in held_out]
-        if not rows or (wanted.titles and not titled):
-            key, what = ("titles", "documents with titles") if wanted.titles else ("made", "documents")
-            raise RecipeError(
-                f"query_side.{key} needs {what}, which the dataset lacks",
-                where="recipe",
-                fix="Build it with --corpus and --qrels, or leave the key out.",
-            )
-        return rows
+        return [row for row in (*titled, *made) if text_key(row.anchor) not in held_out]
+
+    def _as_many_as_pairs(self, documents: Sequence[Document]) -> Sequence[Document]:
+        """All documents, or as many at random as there are pairs to train on."""
+        pairs = sum(len(self.task.positives(record)) for record in self.dataset.iter_records("train"))
+        return documents if len(documents) <= pairs else random.Random(self.recipe.seed).sample(documents, pairs)
+
+    def _read(self, recipe: Mapping[str, Any]) -> AnyRecipe | None:
+        if recipe.get("sides") == "query":  # before titles and made queries had a default, there were none
+            recipe = {**recipe, "query_side": {"titles": 0, "made": 0, **recipe.get("query_side", {})}}
+        return super()._read(recipe)
 
     def _judged(self) -> dict[str, frozenset[int]]:
         """Record id -> keys of the documents that were judged relevant to any degree: no negatives of its query."""

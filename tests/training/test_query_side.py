@@ -13,15 +13,18 @@ from searchlora.adapters.operations import verify
 from searchlora.adapters.peft_folder import read_weights
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
 from searchlora.errors import RecipeError
+from searchlora.experiments.encoder_train import EncoderJob
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.models.load import load_encoder
-from searchlora.recipe import load_encoder_recipe
+from searchlora.recipe import QuerySide, load_encoder_recipe
 from searchlora.records import Document
 from searchlora.retrieval.dense import DenseIndex
 from searchlora.retrieval.encoder import Encoder
+from searchlora.task import load_task
 from searchlora.training import contrastive_losses
 from searchlora.training.contrastive_losses import FrozenDocumentsLoss
 from searchlora.training.pairs import made_rows, one_relevance, text_key, title_rows
@@ -133,15 +136,17 @@ def test_the_query_side_learns_from_titles_and_from_an_adapter_of_both_sides(pla
     build("embedding", source, format="native", out=data, corpus=corpus, qrels=qrels)
     base = f"base={encoder_base.path}"
     train("embedding", data, "both", TrainingOptions(overrides=(base, *FAST, "optim.max_steps=4")), store=place)
-    taught = ("sides=query", "query_side.teacher=both", "query_side.titles=2", "optim.max_steps=4")
+    taught = ("sides=query", "query_side.teacher=both", "query_side.titles=2", "query_side.made=0", "optim.max_steps=4")
     stored = train("embedding", data, "taught", TrainingOptions(overrides=(base, *FAST, *taught)), store=place)
     assert stored.manifest.recipe["query_side"] == {"teacher": "both@1", "weight": 1.0, "titles": 2, "made": 0}
     assert stored.manifest.parents == ["both@1"]
     name, tensor = max(read_weights(stored.path).items(), key=lambda item: item[1].abs().max())
     assert stored.manifest.training["rows"] == 36 + 2 * (60 - untitled) and untitled == 24
-    words = ("sides=query", "query_side.made=2", "optim.max_steps=4")
+    words = ("sides=query", "query_side.titles=0", "query_side.made=2", "optim.max_steps=4")
     made = train("embedding", data, "made", TrainingOptions(overrides=(base, *FAST, *words)), store=place)
     assert made.manifest.training["rows"] == 36 + 2 * 60
+    usual = train("embedding", data, "usual", TrainingOptions((base, *FAST, "sides=query")), store=place)
+    assert usual.manifest.training["rows"] in range(36 + 36 + 1, 36 + 2 * 36)  # of 36 of 60 documents; titles held out
     alone = [*taught[:1], *taught[2:]]
     other = train("embedding", data, "alone", TrainingOptions(overrides=(base, *FAST, *alone)), store=place)
     assert other.manifest.parents == []
@@ -215,3 +220,14 @@ def test_a_server_encodes_documents_with_the_base(place, tiny_base, encoder_base
         assert (vector("asker", input_type="document") == base).all()
         assert abs(vector("asker") - base).max() > 1e-3
         assert (vector("asker", input_type="query") == vector("asker")).all()
+
+
+def test_an_adapter_from_before_titles_had_a_default_was_trained_without_them(place, encoder_base):
+    settings = (f"base={encoder_base.path}", *FAST, "sides=query", "query_side.titles=0", "query_side.made=0")
+    recipe = load_encoder_recipe(load_task("embedding").default_recipe, overrides=settings)
+    data = load_dataset(place.root.parent / "pairs")
+    job = EncoderJob(load_task("embedding"), recipe, data, encoder_base, rebuild=lambda _: job, store=place)
+    older = {key: value for key, value in recipe.model_dump().items() if key != "query_side"}
+    assert job._read(older) == recipe
+    both = {**older, "sides": "both"}
+    assert job._read(both).query_side == QuerySide()
