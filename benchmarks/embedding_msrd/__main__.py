@@ -51,7 +51,7 @@ DOCUMENTS = ("query_side.titles=1", "query_side.made=1")
 SYSTEMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     BOTH: ("msrd-method-lora", ("method=lora",)),
     FULL: ("msrd-method-full", ("method=full",)),
-    PAIRS: ("msrd-query-pairs", ("sides=query", *BATCHES, *CHOSEN)),
+    PAIRS: ("msrd-query-pairs", ("sides=query", *BATCHES, *CHOSEN, "query_side.titles=0", "query_side.made=0")),
     MADE: ("msrd-query-made", ("sides=query", *BATCHES, *CHOSEN, *DOCUMENTS)),
     QUERY: ("msrd-query", ("sides=query", *BATCHES, *CHOSEN, *DOCUMENTS, "query_side.teacher=msrd-method-lora@1")),
 }
