@@ -368,7 +368,8 @@ class EncoderRecipe(WithMethod):
             raise ValueError("lora.plus_ratio is not available for encoders")
         if self.sides == "query" and (self.is_full or self.loss != "mnrl" or self.matryoshka is not None):
             raise ValueError("sides = query needs method lora or qlora, loss = mnrl and no matryoshka")
-        if self.sides == "both" and self.query_side != QuerySide():
+        side = self.query_side
+        if self.sides == "both" and (side.teacher or side.titles or side.made):
             raise ValueError("query_side needs sides = query")
         if self.matryoshka is not None and (not self.matryoshka or min(self.matryoshka) < 1):
             raise ValueError("matryoshka is a list of dimensions from 1 on")

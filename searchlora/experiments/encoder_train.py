@@ -142,9 +142,10 @@ class EncoderJob(TrainingJob):
         return documents if len(documents) <= pairs else random.Random(self.recipe.seed).sample(documents, pairs)
 
     def _read(self, recipe: Mapping[str, Any]) -> AnyRecipe | None:
-        if recipe.get("sides") == "query":  # before titles and made queries had a default, there were none
-            recipe = {**recipe, "query_side": {"titles": 0, "made": 0, **recipe.get("query_side", {})}}
-        return super()._read(recipe)
+        section = recipe.get("query_side", {})
+        # Before titles and made queries had a default, there were none, and 0 for both sides.
+        older = {"query_side": {"titles": 0, "made": 0, **section}} if recipe.get("sides") == "query" else {}
+        return super()._read({**{key: value for key, value in recipe.items() if key != "query_side"}, **older})
 
     def _judged(self) -> dict[str, frozenset[int]]:
         """Record id -> keys of the documents that were judged relevant to any degree: no negatives of its query."""

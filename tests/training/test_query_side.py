@@ -229,5 +229,6 @@ def test_an_adapter_from_before_titles_had_a_default_was_trained_without_them(pl
     job = EncoderJob(load_task("embedding"), recipe, data, encoder_base, rebuild=lambda _: job, store=place)
     older = {key: value for key, value in recipe.model_dump().items() if key != "query_side"}
     assert job._read(older) == recipe
-    both = {**older, "sides": "both"}
-    assert job._read(both).query_side == QuerySide()
+    assert load_encoder_recipe({**recipe.model_dump(), "sides": "both"}).sides == "both"
+    for both in ({**older, "sides": "both"}, {**recipe.model_dump(), "sides": "both"}):
+        assert job._read(both).query_side == QuerySide()
