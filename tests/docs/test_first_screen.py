@@ -6,7 +6,7 @@ import json
 import re
 
 from benchmarks.common import RESULTS
-from benchmarks.summary import LINES
+from benchmarks.summary import LINES, Line
 from searchlora.cli.doctor import _DEFAULT_BASE
 from searchlora.pipelines.stages.kinds import stage_classes
 from searchlora.server.api.app import PATHS
@@ -66,19 +66,21 @@ def test_the_speed_is_the_benchmarks():
 
 
 def test_the_numbers_of_training_rows_are_those_of_the_results():
-    counts = [rows for line in LINES for rows in training_rows(line.results)]
+    counts = [rows for line in LINES for rows in training_rows(line)]
     said = re.search(r"the results below use ([\d,]+) to ([\d,]+) training rows", SCREEN)
     assert said is not None
     assert [said[1], said[2]] == [f"{min(counts):,}", f"{max(counts):,}"]
 
 
-def training_rows(name: str) -> list[int]:
-    """How many rows each adapter of a results file was trained on."""
-    file = RESULTS / f"{name.removesuffix('_rerank')}.json"  # the same adapter, on another task
+def training_rows(line: Line) -> list[int]:
+    """How many rows each adapter of a line was trained on."""
+    file = RESULTS / f"{line.results.removesuffix('_rerank')}.json"  # the same adapter, on another task
     results = json.loads(file.read_text(encoding="utf-8"))
     if "improve" in results:  # rounds on all rows of the dataset
         return [results["trained_on"]["rows"]["train"]]
     training = results["training"]
+    if line.adapter in training:  # beside other systems
+        return [training[line.adapter]["rows"]]
     runs = training if isinstance(training, list) else [training] if "rows" in training else list(training.values())
     return [run["rows"] for run in runs]
 
