@@ -12,6 +12,7 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.progress import Steps
 from searchlora.retrieval.dense import DenseIndex
 from searchlora.retrieval.encoder import Encoder
+from searchlora.retrieval.encoding import normalised
 from searchlora.task import EvaluationInput, load_encoder_task
 
 #: Weight of the distance from the identity, the best of 30, 100 and 300 on validation queries.
@@ -34,7 +35,7 @@ class MappedEncoder:
 
     def encode(self, texts: Any, **options: Any) -> NDArray[np.float32]:
         """The mapped vectors, of length 1."""
-        return _unit(self._encoder.encode(texts, **options) @ self._weights).astype(np.float32)
+        return normalised(self._encoder.encode(texts, **options) @ self._weights).astype(np.float32)
 
 
 def fitted(queries: Matrix, documents: Matrix) -> Matrix:
@@ -57,13 +58,10 @@ def mapped(dataset: Dataset, model: str, limit: int | None, steps: Steps) -> Eva
     training, records = dataset.records("train"), dataset.records("test")[:limit]
     relevant = [[places[name] for name, grade in qrels[str(row["id"])].items() if grade > 0] for row in training]
     means = np.stack([index.vectors[rows].mean(axis=0) for rows in relevant])
-    weights = fitted(_unit(encoder.encode([task.query(row) for row in training])), _unit(means))
+    queries = encoder.encode([task.query(row) for row in training])
+    weights = fitted(*(normalised(vectors).astype(np.float64) for vectors in (queries, means)))
     hits = index.searched_by(MappedEncoder(encoder, weights)).search([task.query(row) for row in records], DEPTH)
     run = {
         str(row["id"]): {hit.document: hit.score for hit in of_row} for row, of_row in zip(records, hits, strict=True)
     }
     return task.evaluate(EvaluationInput(records, [None] * len(records), run, qrels, dataset.relevant))
-
-
-def _unit(vectors: NDArray[Any]) -> Matrix:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float64)  # type: ignore[no-any-return]

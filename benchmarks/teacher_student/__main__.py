@@ -23,6 +23,7 @@ from typing import Any
 
 from benchmarks.bases.__main__ import JOBS, rate_of
 from benchmarks.common import WORK, named_comparison, native_dataset, parser, save, training_figures, write_rows
+from benchmarks.embedding_squad.__main__ import HERE as EMBEDDING
 from benchmarks.encoders import trained_encoder
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
@@ -43,8 +44,7 @@ from searchlora.tasks.intent.baselines import LogisticRegressionBaseline
 
 NAME, MEASURE = "teacher_student", "accuracy"
 FOLDER = WORK / NAME
-HERE = Path(__file__).parent
-JOB = JOBS["banking77"]
+JOB, ENCODER_RECIPE = JOBS["banking77"], EMBEDDING / "classes.yaml"
 
 #: Labels of people a class -> epochs, so that few labels are seen often enough. None: all labels.
 EPOCHS: Mapping[int | None, int] = {5: 8, 10: 6, 50: 3, None: 2}
@@ -193,7 +193,7 @@ def _evaluated(
     result = evaluate(stored.reference, own.folder, options, store=store, steps=steps)
     frozen = next(name for name in result.systems if name.startswith(DEFAULT_ENCODER))
     passes = (f"optim.epochs={ENCODER_EPOCHS.get(len(labels.training) // LABELS, 2)}",)
-    encoded = trained_encoder(f"encoder-{labels.name}", _vectors(labels, own), store, HERE / "encoder.yaml", passes)
+    encoded = trained_encoder(f"encoder-{labels.name}", _vectors(labels, own), store, ENCODER_RECIPE, passes)
     encoder, head = Encoder.load(encoded.manifest.base.name, adapter=encoded), LogisticRegressionBaseline(own.settings)
     head.fit(own.records("train"), own.records("validation"), encoder.encode)
     predicted = head.predict(result.records, encoder.encode)
