@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from searchlora.adapters.store import Store
 from searchlora.eval.evaluation import Evaluation
 from searchlora.experiments.judge.command import BATCH_SIZE
 from searchlora.experiments.judge.llm_judge import Judge
-from searchlora.experiments.task_model import TaskModel
+from searchlora.experiments.task_model import TaskModel, load_task_model
 from searchlora.files.shards import Job, Parts
 from searchlora.outputs import Grade, from_json, to_json
 from searchlora.progress import Progress, Steps
 from searchlora.records import Record
 from searchlora.systems.encoder_baseline import FrozenEncoder, system_name
-from searchlora.task import load_task
+from searchlora.task import GenerationTask, load_task
 from searchlora.tasks.judgment import JudgmentTask
 from searchlora.tasks.judgment.encoder_baselines import BoostingBaseline
 from searchlora.tasks.judgment.reranking import expected_grade, log_odds
@@ -74,6 +75,15 @@ def answered(model: TaskModel, records: Sequence[Record], folder: Path, progress
     parts.compute(job, progress=progress, total=len(records))
     outputs = dict(zip(order, map(from_json, parts.merged()), strict=True))
     return [outputs[index] for index in range(len(records))]
+
+
+def answers_of(
+    adapter: str, store: Store, records: Sequence[Record], label: str, folder: Path, steps: Steps
+) -> tuple[GenerationTask, list[Any]]:
+    """The task of an adapter and its outputs for records, from which the label is taken; the bare base is not asked."""
+    model = load_task_model(adapter=adapter, base=None, task=None, generate=False, store=store)
+    asked = [{name: value for name, value in record.items() if name != label} for record in records]
+    return model.task, answered(model, asked, folder, steps(f"Answering: {adapter}"))
 
 
 def from_graded(outputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from benchmarks.bases.__main__ import DEFAULT, FOLDER, JOBS, Run
 from benchmarks.common import WORK, parser, read_results, real_data, save_figures
-from benchmarks.judges import answered, from_graded, judgment_task
+from benchmarks.judges import answers_of, from_graded, judgment_task
 from benchmarks.judgment_chorus.__main__ import NAME as CHORUS
 from benchmarks.judgment_chorus.folds import Chorus
 from searchlora.cli.terminal import progress_bars
@@ -35,7 +35,6 @@ from searchlora.errors import DataError
 from searchlora.eval.formatting import markdown_table
 from searchlora.eval.risk import threshold_at_risk
 from searchlora.experiments.options import DEFAULT_ENCODER
-from searchlora.experiments.task_model import load_task_model
 from searchlora.experiments.tune_risk import scored_answers
 from searchlora.progress import Steps
 from searchlora.records import Record
@@ -102,10 +101,9 @@ def _intents(steps: Steps) -> Answers:
     """The adapter over the test rows of BANKING77."""
     (part,), run = JOBS["banking77"].parts(FOLDER / "data"), Run("banking77", DEFAULT, 300, None)
     (stored,) = run.train([part], steps)
-    model = load_task_model(adapter=stored.reference, base=None, task=None, generate=False, store=run.store)
     records = part.evaluated.records("test")
-    asked = [{key: value for key, value in record.items() if key != "label"} for record in records]
-    return _of(model.task, records, answered(model, asked, WORK / NAME / "answers", steps("Answering")))
+    task, outputs = answers_of(stored.reference, run.store, records, "label", WORK / NAME / "answers", steps)
+    return _of(task, records, outputs)
 
 
 def _grades() -> Answers:

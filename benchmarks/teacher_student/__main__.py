@@ -25,21 +25,22 @@ from benchmarks.bases.__main__ import JOBS, rate_of
 from benchmarks.common import WORK, named_comparison, native_dataset, parser, save, training_figures, write_rows
 from benchmarks.embedding_squad.__main__ import HERE as EMBEDDING
 from benchmarks.encoders import trained_encoder
+from benchmarks.judges import answers_of
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.dataset import Dataset
 from searchlora.eval.evaluation import Evaluation
-from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.label import label
-from searchlora.experiments.options import DEFAULT_ENCODER, EvaluationOptions, TrainingOptions
+from searchlora.experiments.options import DEFAULT_ENCODER, TrainingOptions
 from searchlora.experiments.row_sample import RowSample
 from searchlora.experiments.train import train
 from searchlora.files import read_rows, strict
 from searchlora.progress import Steps
 from searchlora.records import Record
 from searchlora.retrieval.encoder import Encoder
-from searchlora.task import EvaluationInput, generation_task
+from searchlora.systems.encoder_baseline import FrozenEncoder
+from searchlora.task import EvaluationInput
 from searchlora.tasks.intent.baselines import LogisticRegressionBaseline
 
 NAME, MEASURE = "teacher_student", "accuracy"
@@ -189,19 +190,20 @@ def _evaluated(
     """The LLM adapter, and the evaluations of the three systems."""
     own = _dataset(labels, dataset)
     stored = _train(f"intent-{labels.name}", own, store, labels.epochs, steps)
-    options = EvaluationOptions(cache_dir=FOLDER / "outputs")
-    result = evaluate(stored.reference, own.folder, options, store=store, steps=steps)
-    frozen = next(name for name in result.systems if name.startswith(DEFAULT_ENCODER))
+    records = own.records("test")
+    task, outputs = answers_of(stored.reference, store, records, "label", FOLDER / "answers" / labels.name, steps)
     passes = (f"optim.epochs={ENCODER_EPOCHS.get(len(labels.training) // LABELS, 2)}",)
     encoded = trained_encoder(f"encoder-{labels.name}", _vectors(labels, own), store, ENCODER_RECIPE, passes)
-    encoder, head = Encoder.load(encoded.manifest.base.name, adapter=encoded), LogisticRegressionBaseline(own.settings)
-    head.fit(own.records("train"), own.records("validation"), encoder.encode)
-    predicted = head.predict(result.records, encoder.encode)
-    return stored, {
-        ADAPTER: result.systems[stored.reference].evaluation,
-        FROZEN: result.systems[frozen].evaluation,
-        ENCODER: generation_task(result.task).evaluate(EvaluationInput(result.records, predicted)),
+    encoders = {
+        FROZEN: FrozenEncoder(DEFAULT_ENCODER).encode_once,
+        ENCODER: Encoder.load(encoded.manifest.base.name, adapter=encoded).encode,
     }
+    found: dict[str, Sequence[Any]] = {ADAPTER: outputs}
+    for system, encode in encoders.items():
+        head = LogisticRegressionBaseline(own.settings)
+        head.fit(own.records("train"), own.records("validation"), encode)
+        found[system] = head.predict(records, encode)
+    return stored, {system: task.evaluate(EvaluationInput(records, of_system)) for system, of_system in found.items()}
 
 
 def _vectors(labels: Labels, own: Dataset) -> Path:
