@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from statistics import fmean as mean
 from typing import TypeAlias
 
 from searchlora.eval.measures import parse_measure, retrieval_values, with_relevant
@@ -30,14 +31,14 @@ class RewardContext:
     """What a task may reward outputs by, besides the records.
 
     Attributes:
-        search: The retriever of the dataset; None without documents.
+        searches: The retrievers over the dataset's documents, whose rewards are averaged; none without documents.
         qrels: Topic (record id) -> document -> grade.
         relevant: The lowest grade that counts as relevant.
         measure: The measure that replaces the task's own reward, such as `nDCG@10`; None: the task's own.
         documents: The documents by id.
     """
 
-    search: Search | None = None
+    searches: Sequence[Search] = ()
     qrels: Qrels = field(default_factory=dict)
     relevant: int = 1
     measure: str | None = None
@@ -59,7 +60,7 @@ def rank_reward(rank: int | None) -> float:
 def retrieval_rewards(
     topics: Sequence[str], queries: Sequence[str | InvalidOutput], context: RewardContext
 ) -> list[float | None]:
-    """The reward of each query for its topic: by rank, or by the measure of the context.
+    """The reward of each query for its topic: by rank, or by the measure of the context; the mean over its retrievers.
 
     Equal queries are searched once.
 
@@ -74,7 +75,7 @@ def retrieval_rewards(
         UsageError: for an unknown measure.
         ValueError: for a context without retriever.
     """
-    if context.search is None:
+    if not context.searches:
         raise ValueError("the context has no retriever")
     relevant = {
         topic: {document for document, grade in context.qrels.get(topic, {}).items() if grade >= context.relevant}
@@ -82,16 +83,19 @@ def retrieval_rewards(
     }
     cutoff = DEPTH if context.measure is None else parse_measure(context.measure).cutoff or DEEP
     texts = list(dict.fromkeys(query for query in queries if isinstance(query, str)))
-    rankings = dict(zip(texts, context.search(texts, cutoff), strict=True))
-    retrieved = {
-        row: rankings[query]
-        for row, (topic, query) in enumerate(zip(topics, queries, strict=True))
-        if relevant[topic] and isinstance(query, str)
-    }
-    if context.measure is None:
-        reward_of = {row: rank_reward(_first(hits, relevant[topics[row]])) for row, hits in retrieved.items()}
-    else:
-        reward_of = _measured(retrieved, topics, context.measure, context)
+    found: list[dict[int, float]] = []
+    for search in context.searches:
+        rankings = dict(zip(texts, search(texts, cutoff), strict=True))
+        retrieved = {
+            row: rankings[query]
+            for row, (topic, query) in enumerate(zip(topics, queries, strict=True))
+            if relevant[topic] and isinstance(query, str)
+        }
+        if context.measure is None:
+            found.append({row: rank_reward(_first(hits, relevant[topics[row]])) for row, hits in retrieved.items()})
+        else:
+            found.append(_measured(retrieved, topics, context.measure, context))
+    reward_of = {row: mean(rewards[row] for rewards in found) for row in found[0]}
     return [reward_of.get(row, INVALID) if relevant[topic] else None for row, topic in enumerate(topics)]
 
 

@@ -33,19 +33,19 @@ def test_the_rank_reward_falls_from_two_to_zero():
 
 def test_a_query_is_rewarded_by_the_rank_of_its_first_relevant_document():
     retriever = Retriever()
-    context = RewardContext(retriever.search, QRELS)
+    context = RewardContext([retriever.search], QRELS)
     topics, queries = ["1", "2", "1", "3", "2"], ["up", "up", "down", "up", InvalidOutput("", "empty")]
     assert retrieval_rewards(topics, queries, context) == [2.0, pytest.approx(2 - 8 / 9), 0.0, None, INVALID]
     assert retriever.searched == ["up", "down"]  # equal queries once
 
 
 def test_the_lowest_relevant_grade_counts():
-    context = RewardContext(Retriever().search, QRELS, relevant=2)
+    context = RewardContext([Retriever().search], QRELS, relevant=2)
     assert retrieval_rewards(["1", "2"], ["up", "up"], context) == [pytest.approx(2 - 2 / 9), None]
 
 
 def test_a_measure_of_ir_measures_replaces_the_rank_reward():
-    context = RewardContext(Retriever().search, QRELS, measure="MRR@10")
+    context = RewardContext([Retriever().search], QRELS, measure="MRR@10")
     assert retrieval_rewards(["1", "2", "2"], ["up", "up", "down"], context) == [1.0, pytest.approx(1 / 9), 0.0]
     with pytest.raises(UsageError, match="not a measure"):
-        retrieval_rewards(["1"], ["up"], RewardContext(Retriever().search, QRELS, measure="nonsense"))
+        retrieval_rewards(["1"], ["up"], RewardContext([Retriever().search], QRELS, measure="nonsense"))

@@ -2,9 +2,10 @@
 
     python -m benchmarks.rewriting_msrd
 
-The adapter is made by `searchlora improve` from the bare base: in the first round from the rules' best, then from its
-own samples too. Queries are split by family (`searchlora.data.formats.msrd`). The test queries are searched by BM25
-and, with the same rewrites, by the pipeline `hybrid` (BM25 and dense retrieval, fused); the reward knows BM25 only.
+The adapter is made by `searchlora improve` from the bare base, which learns the best of the rules' rewrites. Queries
+are split by family (`searchlora.data.formats.msrd`). The test queries are searched by BM25 and, with the same rewrites,
+by the pipeline `hybrid` (BM25 and dense retrieval, fused); the reward is the mean of both. The rule that leaves out
+listed words learns its list for each retriever from the same training queries.
 `benchmarks/work` is reused, and an interrupted run is resumed.
 """
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.common import WORK, dataset, real_data, save
@@ -23,7 +23,7 @@ from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.dataset import Dataset
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.experiments.improve.command import improve
-from searchlora.experiments.improve.job import retrieve_stage
+from searchlora.experiments.improve.job import QUERY_BATCH_SIZE, retrieve_stage
 from searchlora.experiments.options import TrainingOptions
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput
@@ -34,16 +34,17 @@ from searchlora.systems.measure import SystemResult, run_system
 from searchlora.systems.measures import TaskMeasures
 from searchlora.systems.models import EngineSystem
 from searchlora.systems.system import BASE
-from searchlora.task import UNCHANGED, load_generation_task
+from searchlora.task import load_generation_task
+from searchlora.tasks.rewriting.listed_words import LISTED, listed_words, without
 
 NAME = "msrd-rewriter"
 SHARES = (0.7, 0.1, 0.2)
 HERE = Path(__file__).parent
-RAW, WORDS, ADAPTER = "raw query", "without listed words", "adapter"
+RAW, ADAPTER = "raw query", "adapter"
 HEADLINE = "nDCG@10"
 
-#: The rule `without listed words`: words of so many training queries whose removal gains more than two standard errors.
-LISTED_FROM = 30
+#: Result file -> pipeline; the reward is the mean over both retrievers.
+PIPELINES = {"rewriting_msrd": "bm25", "rewriting_msrd_hybrid": "hybrid"}
 
 
 def main() -> None:
@@ -51,34 +52,32 @@ def main() -> None:
         data = dataset_of_queries()
         store = Store(WORK / "store")
         recipe = HERE / "recipe.yaml"
+        options = TrainingOptions(recipe=recipe, reuse=True)
         stored = improve(
-            None, data.folder, NAME, TrainingOptions(recipe=recipe, reuse=True), store=store, steps=steps, log=print
+            None, data.folder, NAME, options, pipeline=",".join(PIPELINES.values()), store=store, steps=steps, log=print
         )
         documents = data.documents() or []
-        bm25 = retrieve_stage("bm25", documents, store, steps)
         records = data.records("test")
-        words = listed_words(data, bm25.retriever.search)
         task = load_generation_task("rewriting").bound(data.settings)
         limit = int(stored.manifest.recipe["max_new_tokens"])
         engine = LocalEngine(stored.manifest.base.resolve(), store)
         systems = [
-            FixedResults(RAW, records, [record["query"] for record in records]),
-            FixedResults(WORDS, records, [without(record["query"], words) for record in records]),
             EngineSystem(BASE, task, engine, max_new_tokens=limit),
             EngineSystem(ADAPTER, task, engine, stored.reference, max_new_tokens=limit),
         ]
-        measures = TaskMeasures(task, data.qrels(), retrieve=bm25)
-        results = {
-            system.name: run_system(system, records, measures, progress=steps(system.name)) for system in systems
-        }
-        about = _about(stored, records, results, words)
-        _report("rewriting_msrd", results, about)
-        hybrid = replace(measures, retrieve=retrieve_stage("hybrid", documents, store, steps))
-        again = {
-            name: run_system(FixedResults(name, records, result.outputs), records, hybrid)
-            for name, result in results.items()
-        }
-        _report("rewriting_msrd_hybrid", again, about)
+        outputs: dict[str, Sequence[Any]] = {RAW: [record["query"] for record in records], LISTED: []}
+        outputs |= {system.name: system.run(records, steps(system.name)).outputs for system in systems}
+        for name, pipeline in PIPELINES.items():
+            retrieve = retrieve_stage(pipeline, documents, store, steps, QUERY_BATCH_SIZE)
+            context = RewardContext([retrieve.retriever.search], data.qrels() or {}, measure=HEADLINE)
+            words = listed_words(data.records("train"), context)
+            outputs[LISTED] = [without(record["query"], words) for record in records]
+            measures = TaskMeasures(task, data.qrels(), retrieve=retrieve)
+            results = {
+                system: run_system(FixedResults(system, records, of_system), records, measures)
+                for system, of_system in outputs.items()
+            }
+            _report(name, results, _about(stored, records, results, words))
 
 
 def dataset_of_queries() -> Dataset:
@@ -94,44 +93,6 @@ def dataset_of_queries() -> Dataset:
         split_ratios=SHARES,
         judgments_source="human",
     )
-
-
-def listed_words(data: Dataset, search: Any) -> list[str]:
-    """Words whose removal raises the reward over the training queries that have them, most frequent first."""
-    records = data.records("train")
-    context = RewardContext(search, data.qrels() or {}, measure=HEADLINE)
-    task = load_generation_task("rewriting").bound(data.settings)
-    named = task.candidates(records, data.folder, context)
-    pairs = [
-        (record, name, text)
-        for record, texts in zip(records, named, strict=True)
-        for name, text in texts.items()
-        if name == UNCHANGED or (name.startswith("without: ") and "," not in name)
-    ]
-    rewards = task.reward([record for record, _, _ in pairs], [text for _, _, text in pairs], context)
-    before: dict[str, float] = {}
-    gains: dict[str, list[float]] = {}
-    for (record, name, _), reward in zip(pairs, rewards, strict=True):
-        if reward is None:
-            continue
-        if name == UNCHANGED:
-            before[record["id"]] = reward
-        elif record["id"] in before:
-            gains.setdefault(name.removeprefix("without: "), []).append(reward - before[record["id"]])
-    listed = [
-        word for word, changes in gains.items() if len(changes) >= LISTED_FROM and mean(changes) > 2 * sem(changes)
-    ]
-    return sorted(listed, key=lambda word: -len(gains[word]))
-
-
-def sem(values: Sequence[float]) -> float:
-    """Standard error of the mean."""
-    return stdev(values) / len(values) ** 0.5
-
-
-def without(query: str, words: Sequence[str]) -> str:
-    """The query without the listed words; unchanged if nothing would be left."""
-    return " ".join(word for word in query.split() if word not in words) or query
 
 
 def _about(

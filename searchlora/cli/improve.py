@@ -38,7 +38,11 @@ def improve(
     ] = None,
     settings: SetOption = [],
     pipeline: Annotated[
-        str, option("--pipeline PIPELINE", "Pipeline that retrieves with each rewrite to compute its reward.")
+        str,
+        option(
+            "--pipeline PIPELINE,...",
+            "Pipeline that retrieves with each rewrite to compute its reward; the rewards of several are averaged.",
+        ),
     ] = "bm25",
     recipe: Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the adapter's recipe.")] = None,
     resume: Annotated[bool, option("--resume", "Continue an unfinished run where it stopped.")] = False,

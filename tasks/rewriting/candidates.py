@@ -16,9 +16,7 @@ from searchlora.records import Record
 from searchlora.rewards import RewardContext
 from searchlora.task import REFERENCE, UNCHANGED
 from searchlora.tasks.rewriting import baselines
-
-#: A query with more words is not reduced.
-MAX_REDUCED = 12
+from searchlora.tasks.rewriting.listed_words import MAX_REDUCED, listed_words
 
 #: Number of titles of the best graded documents that are candidates.
 TITLES = 2
@@ -33,12 +31,14 @@ def rule_candidates(records: Sequence[Record], dataset: Path, context: RewardCon
     * `reference`: the record's rewrite, if it has one.
     * the rules of `baselines`.
     * `first turn + reference`, and so on: the first question before each.
-    * `without: WORD`, `without: WORD, WORD`: the query without one or two words, where there is no conversation.
+    * `without: WORD`, `without: WORD, WORD`: the query without one or two words, or without all words whose removal
+      gains over all records (`listed_words`), where there is no conversation.
     * `title: 1`, `query + title: 1`, `reference + title: 1`: titles of the documents with the highest
       grade, without "(film)" at the end, if all of their words are in the query or the conversation.
     """
     rules = baselines.baseline_outputs(records, dataset)
     names = {"raw query": UNCHANGED, baselines.REFERENCE: REFERENCE}
+    listed = listed_words(records, context) if context.searches else []
     candidates: list[dict[str, str]] = []
     for row, record in enumerate(records):
         queries = {names.get(name, name): outputs[row] for name, outputs in rules.items()}
@@ -46,7 +46,7 @@ def rule_candidates(records: Sequence[Record], dataset: Path, context: RewardCon
             queries[REFERENCE] = record["rewrite"]
             queries.update(variants(record, str(record["rewrite"]), REFERENCE))
         if not record.get("history"):
-            queries.update(_reduced(str(record["query"])))
+            queries.update(_reduced(str(record["query"]), listed))
         queries.update(_titles(record, context))
         candidates.append(_distinct(queries))
     return candidates
@@ -64,15 +64,16 @@ def keeps_protected(record: Record, rewrite: str) -> bool:
     return all(f" {' '.join(words(phrase))} " in text for phrase in (*record.get("protected", ()), *codes))
 
 
-def _reduced(query: str) -> Iterator[tuple[str, str]]:
+def _reduced(query: str, listed: Sequence[str]) -> Iterator[tuple[str, str]]:
     tokens = query.split()
     if len(tokens) > MAX_REDUCED:
         return
-    for size in (1, 2):
-        for left_out in combinations(range(len(tokens)), size):
-            rest = [word for place, word in enumerate(tokens) if place not in left_out]
-            if rest:
-                yield f"without: {', '.join(tokens[place] for place in left_out)}", " ".join(rest)
+    of_list = tuple(place for place, word in enumerate(tokens) if word in listed)
+    choices = [left_out for size in (1, 2) for left_out in combinations(range(len(tokens)), size)]
+    for left_out in [*choices, of_list] if len(of_list) > 2 else choices:
+        rest = [word for place, word in enumerate(tokens) if place not in left_out]
+        if rest:
+            yield f"without: {', '.join(tokens[place] for place in left_out)}", " ".join(rest)
 
 
 def _titles(record: Record, context: RewardContext) -> Iterator[tuple[str, str]]:

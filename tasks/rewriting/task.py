@@ -93,7 +93,7 @@ class RewritingTask(GenerationTask):
         self, records: Sequence[Record], outputs: Sequence[str | InvalidOutput], context: RewardContext
     ) -> list[float | None]:
         """By retrieval, see `rewards.retrieval_rewards`. Raises `UsageError` for a dataset without documents."""
-        if context.search is None:
+        if not context.searches:
             raise UsageError(
                 "a rewrite is rewarded by what it retrieves, and the dataset has no documents",
                 fix="Build it with --corpus and --qrels.",

@@ -122,7 +122,7 @@ def test_candidates_are_rules_samples_and_variants_each_once_and_rewarded_once()
     history = [{"role": "user", "text": "camping"}, {"role": "assistant", "text": "yes"}]
     record = {"id": "q", "group": "q", "query": "and which one?", "history": history}
     retriever = Retriever()
-    rewarder = Rewarder(task, RewardContext(retriever.search, {"q": {"d": 1}}))
+    rewarder = Rewarder(task, RewardContext([retriever.search], {"q": {"d": 1}}))
     samples = [("tent", "stop"), (" tent", "stop"), ("tent and", "length"), ("", "stop")]
     for _ in range(2):
         (found,) = gather(task, [record], [{"unchanged": "and which one?"}], [samples], rewarder)

@@ -53,6 +53,7 @@ def improve(
         name: Of the improved adapter.
         options: The section `improve` is the recipe's part for this verb. The default is the recipe of the adapter.
         pipeline: A pipeline whose retrieve stage rewards rewrites: a YAML file, or a built-in name such as `hybrid`.
+            The rewards of several, with commas between them, are averaged.
         engine: Where candidates are sampled and rounds are validated; None: in this process. A server must be able to
             load the adapters of the rounds: `searchlora serve` on the same store, or vLLM with `load`.
         store: The adapter store; SEARCHLORA_STORE or `./store` if None.

@@ -71,7 +71,8 @@ class ImproveJob(PromptedJob):
     """Rounds of rejection-sampling fine-tuning as one training run.
 
     Attributes:
-        pipeline: Name of the pipeline whose retriever rewards rewrites.
+        pipeline: Name of the pipeline whose retriever rewards rewrites; of several, with commas between their names,
+            the rewards are averaged.
         engine: Where candidates are sampled and rounds are validated.
     """
 
@@ -100,7 +101,7 @@ class ImproveJob(PromptedJob):
         about = {
             "parent": self.start.reference if self.start else None,
             "pipeline": self.pipeline,
-            "retriever": self._retriever.label if self._retriever else None,
+            "retriever": ", ".join(stage.label for stage in self._retrievers) or None,
             "reward": self.recipe.improve.reward or f"the reward of the task {self.task.name}",
             "seed": self.recipe.seed,
             "engine": self._engine_id,
@@ -153,21 +154,23 @@ class ImproveJob(PromptedJob):
         return LocalSettings(batch_invariant=True).engine_id(self.recipe.precision)
 
     @cached_property
-    def _retriever(self) -> RetrieveStage | None:
-        """The retrieve stage of the pipeline over the dataset's documents; None for a task that writes no query."""
+    def _retrievers(self) -> list[RetrieveStage]:
+        """The retrieve stages of the pipelines over the dataset's documents; none for a task that writes no query."""
         documents = self.dataset.documents() if self.task.writes == "query" else None
         if not documents:
-            return None
-        return retrieve_stage(self.pipeline, documents, self.store, self.steps, QUERY_BATCH_SIZE)
+            return []
+        return [
+            retrieve_stage(pipeline, documents, self.store, self.steps, QUERY_BATCH_SIZE)
+            for pipeline in self.pipeline.split(",")
+        ]
 
     @cached_property
     def _context(self) -> RewardContext:
         """The retriever, and the judgments of training and validation rows: those of test rows are out of reach."""
         seen = {str(record["id"]) for split in ("train", "validation") for record in self.dataset.iter_records(split)}
         qrels = {topic: grades for topic, grades in (self.dataset.qrels() or {}).items() if topic in seen}
-        retriever = self._retriever
         return RewardContext(
-            retriever.retriever.search if retriever else None,
+            [stage.retriever.search for stage in self._retrievers],
             qrels,
             self.dataset.relevant,
             self.recipe.improve.reward,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from searchlora.eval.text_identity import words
 from searchlora.recipe import Improve
@@ -13,11 +15,8 @@ from searchlora.task import UNCHANGED
 #: Rewards that differ by less are equal.
 _EQUAL = 1e-9
 
-#: Rows from which on a name counts as a kind of its own.
+#: Rows from which on a part of a name has an effect of its own.
 MANY = 30
-
-#: Iterations of the fit of kinds.
-_ITERATIONS = 30
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,14 @@ class Candidate:
     def kind(self) -> str:
         """The name without the detail after its colon."""
         return self.name.partition(": ")[0]
+
+    @property
+    def parts(self) -> list[str]:
+        """`without: a` and `without: b` of `without: a, b`; nothing of the unchanged input."""
+        kind, _, detail = self.name.partition(": ")
+        if self.name == UNCHANGED:
+            return []
+        return [f"{kind}: {part}" for part in detail.split(", ")] if detail else [kind]
 
 
 @dataclass(frozen=True)
@@ -70,9 +77,11 @@ def choose(rows: Sequence[Row], settings: Improve) -> list[Candidate | None]:
     The highest reward wins; the unchanged input wins unless another candidate gains more than `min_gain`; of equal
     candidates the shortest wins. Candidates that do not parse or lose a protected word never win.
 
-    A row's reward is noisy, often the rank of one document. With `kind_weight` w, w times the effect of a candidate's
-    kind over all rows is added to its reward: of its name, if at least `MANY` rows have it, else of the part before the
-    colon. A candidate with a lower reward than the unchanged input still never wins.
+    A row's reward is noisy, often the rank of one document. With `kind_weight` w, w times the effect of what the
+    candidate changes, over all rows, is added to its reward. The effects of the parts of a name add up: that of
+    `without: new, movie` is that of `without: new` plus that of `without: movie`. A part that fewer than `MANY` rows
+    have shares one effect with the other rare ones of its kind. A candidate with a lower reward than the unchanged
+    input still never wins.
 
     Examples:
         >>> row = Row("1", (Candidate("unchanged", "red tent", 1.0), Candidate("sample: 1", "tent", 1.0)))
@@ -82,11 +91,11 @@ def choose(rows: Sequence[Row], settings: Improve) -> list[Candidate | None]:
         >>> [winner.text for winner in choose([better, row], Improve())]
         ['a red tent', 'red tent']
     """
-    gains = _kind_effects(rows) if settings.kind_weight else {}
-    return [_best(row, settings, gains) for row in rows]
+    effects = _effects(rows) if settings.kind_weight else {}
+    return [_best(row, settings, effects) for row in rows]
 
 
-def _best(row: Row, settings: Improve, gains: Mapping[str, float]) -> Candidate | None:
+def _best(row: Row, settings: Improve, effects: Mapping[str, float]) -> Candidate | None:
     eligible = [
         candidate
         for candidate in row.candidates
@@ -96,9 +105,7 @@ def _best(row: Row, settings: Improve, gains: Mapping[str, float]) -> Candidate 
         return None
 
     def score(candidate: Candidate) -> float:
-        return (candidate.reward or 0.0) + settings.kind_weight * gains.get(
-            candidate.name, gains.get(candidate.kind, 0.0)
-        )
+        return (candidate.reward or 0.0) + settings.kind_weight * effects.get(candidate.name, 0.0)
 
     unchanged = next((candidate for candidate in eligible if candidate.name == UNCHANGED), None)
     if unchanged is not None:  # what its kind gains elsewhere is no reason to lose here
@@ -113,32 +120,31 @@ def _best(row: Row, settings: Improve, gains: Mapping[str, float]) -> Candidate 
     )
 
 
-def _kind_effects(rows: Sequence[Row]) -> dict[str, float]:
-    """Effect of each kind of candidate on the reward, over that of the unchanged input.
+def _effects(rows: Sequence[Row]) -> dict[str, float]:
+    """Name of a candidate -> effect of what it changes on the reward, over that of the unchanged input.
 
-    Kinds are compared within rows, since some are there for easy rows only: a reward is the effect of its row plus that
-    of its kind, fitted by alternating least squares (a two-way additive model).
+    Candidates are compared within rows, since some are there for easy rows only: a reward is the effect of its row plus
+    those of the parts of its name, fitted by least squares (a two-way additive model).
     """
-    numbers = Counter(candidate.name for row in rows for candidate in row.candidates if candidate.reward is not None)
-    observed: list[list[tuple[str, float]]] = [
-        [
-            (candidate.name if numbers[candidate.name] >= MANY else candidate.kind, candidate.reward)
-            for candidate in row.candidates
-            if candidate.reward is not None
-        ]
-        for row in rows
-    ]
-    effects: dict[str, float] = defaultdict(float)
-    for _ in range(_ITERATIONS):
-        residuals: dict[str, list[float]] = defaultdict(list)
-        for of_row in observed:
-            if of_row:
-                row_effect = sum(reward - effects[kind] for kind, reward in of_row) / len(of_row)
-                for kind, reward in of_row:
-                    residuals[kind].append(reward - row_effect)
-        effects.update({kind: sum(values) / len(values) for kind, values in residuals.items()})
-    base = effects.get(UNCHANGED, 0.0)
-    return {kind: effect - base for kind, effect in effects.items()}
+    having = Counter(part for row in rows for part in {part for each in row.candidates for part in each.parts})
+    columns: dict[str, int] = {}
+    places: dict[str, list[int]] = {}
+    for row in rows:
+        for candidate in row.candidates:
+            features = (part if having[part] >= MANY else candidate.kind for part in candidate.parts)
+            places[candidate.name] = [columns.setdefault(feature, len(columns)) for feature in features]
+    squares, products = np.zeros((len(columns), len(columns))), np.zeros(len(columns))
+    for row in rows:
+        rewarded = [candidate for candidate in row.candidates if candidate.reward is not None]
+        if len(rewarded) < 2:
+            continue
+        used = sorted({place for candidate in rewarded for place in places[candidate.name]})
+        design = np.array([[places[candidate.name].count(place) for place in used] for candidate in rewarded], float)
+        design -= design.mean(axis=0)  # without the effect of the row
+        squares[np.ix_(used, used)] += design.T @ design
+        products[used] += design.T @ np.array([candidate.reward for candidate in rewarded])
+    effects = np.linalg.lstsq(squares, products, rcond=None)[0]
+    return {name: float(effects[of_name].sum()) for name, of_name in places.items()}
 
 
 def worst(row: Row) -> Candidate | None:

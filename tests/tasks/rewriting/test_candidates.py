@@ -67,7 +67,7 @@ def test_protected_words_and_numbers_are_kept():
 
 def test_rewrites_are_rewarded_by_what_they_retrieve():
     records = [{"id": "q", "group": "q", "query": "insidious netflix"}] * 3
-    context = RewardContext(BM25Index(FILMS).search, {"q": {"1": 1}})
+    context = RewardContext([BM25Index(FILMS).search], {"q": {"1": 1}})
     assert task.reward(records, ["netflix insidious", "netflix", InvalidOutput("", "")], context) == [2.0, 0.0, -0.1]
     with pytest.raises(UsageError, match="no documents"):
         task.reward(records, ["a", "b", "c"], RewardContext())
