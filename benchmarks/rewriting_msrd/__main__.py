@@ -20,6 +20,7 @@ from benchmarks.common import WORK, dataset, real_data, save
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
+from searchlora.data.collection import CORPUS_FILE
 from searchlora.data.dataset import Dataset
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.experiments.improve.command import improve
@@ -27,6 +28,8 @@ from searchlora.experiments.improve.job import QUERY_BATCH_SIZE, retrieve_stage
 from searchlora.experiments.options import TrainingOptions
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput
+from searchlora.pipelines.corpus import open_corpus
+from searchlora.pipelines.index_build import build_index
 from searchlora.records import Record
 from searchlora.rewards import RewardContext
 from searchlora.systems.fixed import FixedResults
@@ -43,6 +46,9 @@ HERE = Path(__file__).parent
 RAW, ADAPTER = "raw query", "adapter"
 HEADLINE = "nDCG@10"
 
+#: Shared with the benchmark `ranking`, which encodes the same documents.
+INDEX = WORK / "ranking" / "msrd" / "index"
+
 #: Result file -> pipeline; the reward is the mean over both retrievers.
 PIPELINES = {"rewriting_msrd": "bm25", "rewriting_msrd_hybrid": "hybrid"}
 
@@ -53,10 +59,19 @@ def main() -> None:
         store = Store(WORK / "store")
         recipe = HERE / "recipe.yaml"
         options = TrainingOptions(recipe=recipe, reuse=True)
+        pipelines = list(PIPELINES.values())
+        index = build_index(data.folder / CORPUS_FILE, INDEX, pipelines=pipelines, store=store, steps=steps).folder
         stored = improve(
-            None, data.folder, NAME, options, pipeline=",".join(PIPELINES.values()), store=store, steps=steps, log=print
+            None,
+            data.folder,
+            NAME,
+            options,
+            pipeline=",".join(pipelines),
+            index=index,
+            store=store,
+            steps=steps,
+            log=print,
         )
-        documents = data.documents() or []
         records = data.records("test")
         task = load_generation_task("rewriting").bound(data.settings)
         limit = int(stored.manifest.recipe["max_new_tokens"])
@@ -67,8 +82,9 @@ def main() -> None:
         ]
         outputs: dict[str, Sequence[Any]] = {RAW: [record["query"] for record in records], LISTED: []}
         outputs |= {system.name: system.run(records, steps(system.name)).outputs for system in systems}
+        corpus = open_corpus(index)
         for name, pipeline in PIPELINES.items():
-            retrieve = retrieve_stage(pipeline, documents, store, steps, QUERY_BATCH_SIZE)
+            retrieve = retrieve_stage(pipeline, corpus, store, steps, QUERY_BATCH_SIZE)
             context = RewardContext([retrieve.retriever.search], data.qrels() or {}, measure=HEADLINE)
             words = listed_words(data.records("train"), context)
             outputs[LISTED] = [without(record["query"], words) for record in records]

@@ -44,6 +44,10 @@ def improve(
             "Pipeline that retrieves with each rewrite to compute its reward; the rewards of several are averaged.",
         ),
     ] = "bm25",
+    index: Annotated[
+        Path | None,
+        option("--index FOLDER", "Index folder of the dataset's documents. Default: they are indexed for this run."),
+    ] = None,
     recipe: Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the adapter's recipe.")] = None,
     resume: Annotated[bool, option("--resume", "Continue an unfinished run where it stopped.")] = False,
     restart: RestartOption = False,
@@ -62,6 +66,7 @@ def improve(
             name,
             TrainingOptions(overrides, recipe=recipe, resume=resume, restart=restart),
             pipeline=pipeline,
+            index=index,
             **stored.given(),
             engine=engine.read(),
             steps=steps,

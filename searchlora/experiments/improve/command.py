@@ -34,6 +34,7 @@ def improve(
     options: TrainingOptions = TrainingOptions(),
     *,
     pipeline: str | Path = DEFAULT_PIPELINE,
+    index: str | Path | None = None,
     engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
@@ -54,6 +55,7 @@ def improve(
         options: The section `improve` is the recipe's part for this verb. The default is the recipe of the adapter.
         pipeline: A pipeline whose retrieve stage rewards rewrites: a YAML file, or a built-in name such as `hybrid`.
             The rewards of several, with commas between them, are averaged.
+        index: An index folder of the dataset's documents for these pipelines; None: the documents are indexed anew.
         engine: Where candidates are sampled and rounds are validated; None: in this process. A server must be able to
             load the adapters of the rounds: `searchlora serve` on the same store, or vLLM with `load`.
         store: The adapter store; SEARCHLORA_STORE or `./store` if None.
@@ -73,7 +75,7 @@ def improve(
     store = Store.of(store)
     check_name(name)
     with chosen_gpus(1, log or no_log):
-        job = _job(adapter, data, options, pipeline, store, tasks, engine, steps)
+        job = _job(adapter, data, options, pipeline, index, store, tasks, engine, steps)
         if job.start is not None:
             check_unseen(store, job.start, job.task, job.dataset)
         return train_and_store(job, name, store, options, log)
@@ -84,6 +86,7 @@ def _job(
     data: str | Path,
     options: TrainingOptions,
     pipeline: str | Path,
+    index: str | Path | None,
     store: Store | str,
     tasks: str | Path | None,
     engine: EngineSettings | None,
@@ -142,10 +145,11 @@ def _job(
         recipe,
         dataset,
         base,
-        partial(_job, reference, data, options, pipeline, store.place, tasks, engine),
+        partial(_job, reference, data, options, pipeline, index, store.place, tasks, engine),
         steps,
         parent,
         store=store,
         pipeline=str(pipeline),
+        index=None if index is None else Path(index),
         engine=settings,
     )

@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.errors import PipelineError
+from searchlora.errors import DataError, PipelineError
 from searchlora.experiments.improve.report import write_report
 from searchlora.experiments.improve.rounds import Round, Rounds
 from searchlora.experiments.train import PromptedJob
 from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.pipelines.config import read_pipeline
+from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.pipelines.stages.retrieve import RetrieveStage
 from searchlora.pipelines.stages.stage import StageSettings, pinned
@@ -34,7 +35,7 @@ QUERY_BATCH_SIZE = 64
 
 def retrieve_stage(
     pipeline: str | Path,
-    documents: Sequence[Document],
+    documents: Sequence[Document] | IndexedCorpus,
     store: Store,
     steps: Steps = no_progress,
     query_batch_size: int = 1,
@@ -73,6 +74,7 @@ class ImproveJob(PromptedJob):
     Attributes:
         pipeline: Name of the pipeline whose retriever rewards rewrites; of several, with commas between their names,
             the rewards are averaged.
+        index: An index folder of the documents; None: they are indexed for this run.
         engine: Where candidates are sampled and rounds are validated.
     """
 
@@ -80,6 +82,7 @@ class ImproveJob(PromptedJob):
 
     store: Store = field(default_factory=Store, compare=False)
     pipeline: str = DEFAULT_PIPELINE
+    index: Path | None = None
     engine: EngineSettings = field(default_factory=LocalSettings)
 
     def train(self, folder: Path, resume: bool) -> TrainingResult:
@@ -159,10 +162,22 @@ class ImproveJob(PromptedJob):
         documents = self.dataset.documents() if self.task.writes == "query" else None
         if not documents:
             return []
+        corpus = IndexedCorpus(documents) if self.index is None else self._opened(self.index, documents)
         return [
-            retrieve_stage(pipeline, documents, self.store, self.steps, QUERY_BATCH_SIZE)
+            retrieve_stage(pipeline, corpus, self.store, self.steps, QUERY_BATCH_SIZE)
             for pipeline in self.pipeline.split(",")
         ]
+
+    def _opened(self, index: Path, documents: Sequence[Document]) -> IndexedCorpus:
+        corpus = open_corpus(index)
+        missing = next((document.id for document in documents if document.id not in corpus.documents), None)
+        if missing is not None:
+            raise DataError(
+                f"lacks the document {missing} of the dataset {self.dataset.folder}",
+                where=str(index),
+                fix="Build the index of the dataset's corpus.jsonl: `searchlora index build`.",
+            )
+        return corpus
 
     @cached_property
     def _context(self) -> RewardContext:

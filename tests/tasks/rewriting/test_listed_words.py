@@ -1,0 +1,77 @@
+"""The rule that leaves out words whose removal helps, and what `improve` makes of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from searchlora.experiments.improve.candidates import Rewarder, gather
+from searchlora.experiments.improve.selection import MANY, choose
+from searchlora.recipe import Improve
+from searchlora.records import Hit
+from searchlora.rewards import RewardContext
+from searchlora.tasks.rewriting import task
+from searchlora.tasks.rewriting.candidates import rule_candidates
+from searchlora.tasks.rewriting.listed_words import QUERIES, listed_words, without
+
+NOISE = ("netflix", "online", "watch")
+
+
+def search(queries, k):
+    """The tent comes first for a query with `tent`, and a place later for each word of noise."""
+    fillers = [Hit(f"filler-{n}", 9.0 - n) for n in range(4)]
+    found = []
+    for query in queries:
+        place = sum(word in query.split() for word in NOISE)
+        hits = [*fillers[:place], *([Hit("tent", 5.0)] if "tent" in query.split() else []), *fillers[place:]]
+        found.append([Hit(hit.document, float(-n)) for n, hit in enumerate(hits)][:k])
+    return found
+
+
+def records(number=QUERIES + 5):
+    return [
+        {"id": f"q{n}", "group": f"q{n}", "query": f"watch {'netflix' if n % 2 else 'x'} tent online"}
+        for n in range(number)
+    ] + [{"id": f"r{n}", "group": f"r{n}", "query": f"netflix tent {n}"} for n in range(number)]
+
+
+def context(rows, **settings):
+    return RewardContext([search], {row["id"]: {"tent": 1} for row in rows}, **settings)
+
+
+def test_words_are_listed_whose_removal_helps_in_enough_queries():
+    rows = records()
+    assert set(listed_words(rows, context(rows))) == {"netflix", "online", "watch"}
+    few = records(QUERIES // 2 - 2)
+    assert listed_words(few, context(few)) == []
+    assert listed_words([{**row, "history": [{"role": "user", "text": "hi"}]} for row in rows], context(rows)) == []
+    assert listed_words(rows, RewardContext([search])) == []  # nothing is judged
+
+
+def test_a_query_without_all_listed_words_is_a_candidate():
+    rows = records()
+    candidates = rule_candidates(rows, task.folder, context(rows))
+    assert candidates[1]["without: watch, netflix, online"] == "tent"
+    assert "without: watch, x, online" not in candidates[0]
+    assert without("watch netflix", NOISE) == "watch netflix"
+
+
+def test_the_effects_of_words_add_up_so_that_all_of_them_are_left_out():
+    rows, settings = records(MANY), Improve(kind_weight=2.0)
+    rewarder = Rewarder(task, context(rows))
+    odd = {"id": "odd", "group": "odd", "query": "netflix tent online"}
+    rewarder.context.qrels["odd"] = {"filler-0": 1}
+    gathered = list(
+        gather(task, [*rows, odd], task.candidates([*rows, odd], task.folder, rewarder.context), [], rewarder)
+    )
+    chosen = dict(zip([row.id for row in gathered], choose(gathered, settings), strict=True))
+    assert chosen["q1"].text == "tent"
+    assert chosen["r3"].text == "tent 3"
+    assert chosen["odd"].reward == 2.0  # leaving out both words would lose here
+
+
+def test_the_rewards_of_several_retrievers_are_averaged():
+    def nothing(queries, _):
+        return [[] for _ in queries]
+
+    both = RewardContext([search, nothing], {"q": {"tent": 1}}, measure="MRR@10")
+    assert task.reward([{"id": "q", "query": "tent"}], ["tent online"], both) == [pytest.approx(0.25)]
