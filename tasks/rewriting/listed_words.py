@@ -6,9 +6,11 @@ those whose removal raises the reward of the queries that have them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import mean, stdev
 
+from searchlora.data.dataset import load_dataset
 from searchlora.records import Record
 from searchlora.rewards import RewardContext, retrieval_rewards
 
@@ -17,6 +19,9 @@ LISTED = "without listed words"
 
 #: A word is listed that at least so many queries have, and whose removal gains more than so many standard errors.
 QUERIES, STANDARD_ERRORS = 30, 2.0
+
+#: By which the words of the baseline are chosen.
+MEASURE = "nDCG@10"
 
 #: A query with more words is not reduced.
 MAX_REDUCED = 12
@@ -67,6 +72,22 @@ def without(query: str, listed: Sequence[str]) -> str:
         ('heat', 'watch')
     """
     return " ".join(word for word in query.split() if word not in listed) or query
+
+
+def baseline_outputs(records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[str]]:
+    """The rule with the words that the dataset's training split lists by nDCG@10 of BM25.
+
+    Nothing for a dataset without training rows, documents or judgments.
+    """
+    from searchlora.retrieval.bm25 import BM25Index
+
+    built = load_dataset(dataset)
+    training, documents, qrels = built.records("train"), built.documents(), built.qrels()
+    if not training or not documents or not qrels:
+        return {}
+    context = RewardContext([BM25Index(documents).search], qrels, built.relevant, MEASURE)
+    listed = listed_words(training, context)
+    return {LISTED: [without(str(record["query"]), listed) for record in records]}
 
 
 def _raises(gains: Sequence[float]) -> bool:

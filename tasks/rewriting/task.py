@@ -13,7 +13,7 @@ from searchlora.prompts import truncated_history
 from searchlora.records import Options, Record
 from searchlora.rewards import RewardContext, retrieval_rewards
 from searchlora.task import EvaluationInput, GenerationTask
-from searchlora.tasks.rewriting import baselines, candidates, evaluator, reduction
+from searchlora.tasks.rewriting import baselines, candidates, evaluator, listed_words, reduction
 from searchlora.tasks.rewriting.dataset import FORMATS
 
 #: The prompt keeps the opening turn, which names the subject, and this many of the latest turns.
@@ -101,8 +101,10 @@ class RewritingTask(GenerationTask):
         return retrieval_rewards([str(record["id"]) for record in records], outputs, context)
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[str]]:
-        return baselines.baseline_outputs(records, dataset)
+        """The rules; where rewrites only leave words out, also the rule that learns which from the judgments."""
+        learned = listed_words.baseline_outputs(records, dataset) if reduction.WORDS in self.settings else {}
+        return {**baselines.baseline_outputs(records, dataset), **learned}
 
     def learned_baselines(self, records: Sequence[Record]) -> frozenset[str]:
         del records
-        return frozenset()
+        return frozenset({listed_words.LISTED}) if reduction.WORDS in self.settings else frozenset()

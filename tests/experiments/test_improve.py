@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from searchlora.adapters.ancestry import training_queries
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
-from searchlora.errors import PipelineError, RecipeError, TrainingError, UsageError
+from searchlora.errors import DataError, PipelineError, RecipeError, TrainingError, UsageError
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.experiments.improve import command
 from searchlora.experiments.improve.candidates import Rewarder, gather, sample
@@ -26,6 +28,7 @@ from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.inference.engine import Completion
 from searchlora.outputs import InvalidOutput
+from searchlora.pipelines.index_build import build_index
 from searchlora.progress import no_progress
 from searchlora.recipe import Improve
 from searchlora.records import Document, Hit
@@ -174,7 +177,7 @@ def test_a_large_base_without_an_adapter_has_the_learning_rates_of_its_size(tiny
     def rate(parameters: int, *overrides: str) -> float:
         monkeypatch.setattr(command, "base_memory", lambda _: SimpleNamespace(parameters=parameters))
         options = TrainingOptions(overrides, tiny_base.name)
-        job = command._job(None, data, options, "bm25", Store("store"), None, None, no_progress)
+        job = command._job(None, data, options, "bm25", None, Store("store"), None, None, no_progress)
         return job.recipe.optim.learning_rate
 
     assert rate(10**8) > rate(10**9) == 5e-4
@@ -220,6 +223,21 @@ def improved(tiny_base, judged, tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("improved") / "store")
     overrides = (*SHORT, f"base={tiny_base.name}", "improve.reward=MRR@10")
     return improve(None, judged, "r", TrainingOptions(overrides=overrides), store=store), store
+
+
+@pytest.mark.slow
+def test_retrievers_search_an_index_folder_of_the_documents(tiny_base, judged, tmp_path):
+    def searches(corpus: Path) -> Sequence[Any]:
+        index = build_index(corpus, tmp_path / corpus.stem, pipelines=["bm25"]).folder
+        options = TrainingOptions(base=tiny_base.name)
+        job = command._job(None, judged, options, "bm25,bm25", index, Store("store"), None, None, no_progress)
+        return job._context.searches
+
+    first, second = searches(judged / "corpus.jsonl")
+    assert first(["red"], 1)[0][0].document == second(["red"], 1)[0][0].document == "shoe"
+    (tmp_path / "few.jsonl").write_text('{"id": "k1", "text": "red"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="lacks the document shoe of the dataset"):
+        searches(tmp_path / "few.jsonl")
 
 
 @pytest.mark.slow

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from searchlora.data.building import build
+from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.experiments.improve.candidates import Rewarder, gather
 from searchlora.experiments.improve.selection import MANY, choose
+from searchlora.experiments.learned_baselines import learn_baselines
 from searchlora.recipe import Improve
 from searchlora.records import Hit
 from searchlora.rewards import RewardContext
 from searchlora.tasks.rewriting import task
 from searchlora.tasks.rewriting.candidates import rule_candidates
-from searchlora.tasks.rewriting.listed_words import QUERIES, listed_words, without
+from searchlora.tasks.rewriting.listed_words import LISTED, QUERIES, baseline_outputs, listed_words, without
 
 NOISE = ("netflix", "online", "watch")
 
@@ -67,6 +72,35 @@ def test_the_effects_of_words_add_up_so_that_all_of_them_are_left_out():
     assert chosen["q1"].text == "tent"
     assert chosen["r3"].text == "tent 3"
     assert chosen["odd"].reward == 2.0  # leaving out both words would lose here
+
+
+def test_the_rule_is_a_baseline_that_learns_from_training_rows_where_words_are_left_out(tmp_path):
+    rows = [{"id": f"q{n}", "query": f"{NOISE[n % 2]} tent {n} red"} for n in range(3 * QUERIES)]
+    documents = [{"id": word, "text": word} for word in NOISE]
+    documents.append({"id": "tent", "text": f"a tent and {'many more words ' * 9}"})
+    lines = {"rows.jsonl": rows, "docs.jsonl": documents}
+    for name, objects in lines.items():
+        (tmp_path / name).write_text("".join(json.dumps(each) + "\n" for each in objects), encoding="utf-8")
+    (tmp_path / "qrels.txt").write_text("".join(f"{row['id']} 0 tent 1\n" for row in rows), encoding="utf-8")
+
+    def built(name: str, *words: str) -> Dataset:
+        options = dict(pair.split("=") for pair in words)
+        build(
+            "rewriting", tmp_path / "rows.jsonl", format="queries", out=tmp_path / name, split_ratios=(0.8, 0.0, 0.2),
+            corpus=tmp_path / "docs.jsonl", qrels=tmp_path / "qrels.txt", options=options,
+        )  # fmt: skip
+        return load_dataset(tmp_path / name)
+
+    data = built("reduced", "words=query")
+    bound, records = task.bound(data.settings), data.records("test")
+    assert bound.learned_baselines(records) == {LISTED} and task.learned_baselines(records) == frozenset()
+    learned = learn_baselines(bound, data, records, "test").outputs
+    assert learned["raw query"][0].startswith(NOISE) and learned[LISTED][0].startswith("tent")
+    free = built("free")
+    assert set(learn_baselines(task.bound(free.settings), free, records, "test").outputs) == {"raw query"}
+    few = tmp_path / "few"
+    build("rewriting", tmp_path / "rows.jsonl", format="queries", out=few)
+    assert baseline_outputs(records, few) == {}  # there are no judgments
 
 
 def test_the_rewards_of_several_retrievers_are_averaged():
