@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def rule_candidates(records: Sequence[Record], dataset: Path, context: RewardCon
     """
     rules = baselines.baseline_outputs(records, dataset)
     names = {"raw query": UNCHANGED, baselines.REFERENCE: REFERENCE}
-    listed = listed_words(records, context) if context.searches else []
+    # The first retriever is enough for a list of which each candidate is rewarded by all.
+    listed = listed_words(records, replace(context, searches=context.searches[:1])) if context.searches else []
     candidates: list[dict[str, str]] = []
     for row, record in enumerate(records):
         queries = {names.get(name, name): outputs[row] for name, outputs in rules.items()}

@@ -13,14 +13,14 @@ from searchlora.errors import RecipeError, UsageError
 from searchlora.eval.measures import parse_measure
 from searchlora.experiments.improve.job import DEFAULT_PIPELINE, ImproveJob
 from searchlora.experiments.options import TrainingOptions
-from searchlora.experiments.start import check_unseen
+from searchlora.experiments.start import Start, check_unseen
 from searchlora.experiments.training_runs import dataset_for, train_and_store
 from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.models.devices import chosen_gpus
 from searchlora.models.memory import base_memory
 from searchlora.models.resolve import resolve
 from searchlora.progress import Steps, no_log, no_progress
-from searchlora.recipe import for_size, load_recipe, parse_recipe
+from searchlora.recipe import for_size, load_recipe
 from searchlora.task import load_generation_task
 
 #: Rows of a batch of samples, unless the engine's settings say otherwise.
@@ -106,8 +106,8 @@ def _job(
     task = load_generation_task(parent.manifest.task if parent else load_dataset(data).card.task, tasks)
     dataset = dataset_for(task, data)
     task = task.bound(dataset.settings)
-    own = parse_recipe(parent.manifest.recipe, parent.reference) if parent else None
-    default = task.default_recipe if own is None else own.model_dump()
+    start = None if reference is None else Start.of(store, reference, task)
+    default = task.default_recipe if start is None else start.recipe.model_dump()
     # A parent may have been trained with chosen batches.
     default = {**default, "optim": {**default.get("optim", {}), "tokens_per_step": None}}
     recipe = load_recipe(default, options.recipe, options.settings)
@@ -115,7 +115,7 @@ def _job(
         raise RecipeError(
             "is for `train`, which chooses batches by it", where="optim.tokens_per_step", fix="Set optim.batch_size."
         )
-    if recipe.is_full or (own is not None and own.is_full):
+    if recipe.is_full:
         raise RecipeError(
             "improve trains adapters, not all weights", where="recipe", fix="Set method=lora or qlora, on an adapter."
         )
@@ -123,18 +123,10 @@ def _job(
         raise RecipeError("improve.then = grpo compares samples of a row", where="recipe", fix="Set improve.samples=8.")
     if recipe.improve.reward is not None and task.writes == "query":
         parse_measure(recipe.improve.reward)
-    keeps_lora = recipe.improve.start == "adapter" or recipe.improve.then != "nothing"
-    if keeps_lora and parent is not None and own is not None and recipe.lora != own.lora:
-        raise RecipeError(
-            "improve.start = adapter keeps the LoRA settings of the adapter, and the recipe has others",
-            where="recipe",
-            fix=f"Leave the section lora as in {parent.reference}, or set improve.start=base.",
-        )
-    if parent is not None and own is not None and recipe.base == own.base:
-        base = parent.manifest.base.resolve()
-    else:
-        base = resolve(recipe.base)
-    if parent is None:
+    if start is not None and (recipe.improve.start == "adapter" or recipe.improve.then != "nothing"):
+        start.check(recipe)
+    base = resolve(recipe.base) if start is None else start.base(recipe)
+    if start is None:
         default = for_size(default, base_memory(base.path).parameters)
         recipe = load_recipe(default, options.recipe, options.settings)
     settings = engine or LocalSettings(max_num_seqs=BATCH_ROWS)
