@@ -319,7 +319,7 @@ def test_an_adapter_is_improved_further_from_its_own_weights(tiny_base, data, tm
     }
     assert set(training_queries(store, "r@2")) == queries
     assert first.manifest.parents == []
-    with pytest.raises(RecipeError, match="keeps the LoRA settings"):
+    with pytest.raises(RecipeError, match="keeps its LoRA settings"):
         improve("r@1", data, "s", TrainingOptions(overrides=(*settings, "lora.r=8")), store=store)
 
 
