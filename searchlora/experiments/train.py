@@ -35,7 +35,7 @@ from searchlora.models.processor import uses_gpu
 from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.progress import Steps, no_log, no_progress
 from searchlora.prompts import Renderer
-from searchlora.recipe import EncoderRecipe, Recipe, for_size, load_recipe
+from searchlora.recipe import EncoderRecipe, Recipe, for_size
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
 from searchlora.task import EncoderTask, GenerationTask, Task, generation_task, load_task
 from searchlora.training.memory import TrainedModel, validates_in_place
@@ -141,8 +141,8 @@ def _job(
     assert isinstance(bound, GenerationTask) and isinstance(recipe, Recipe)
     more = tuple((dataset_for(bound, folder), weight) for folder, weight in options.more_data.items())
     bound.check_training(Mixture(bound, dataset, more).rows()[0])
-    default = bound.default_recipe if start is None else start.default(bound.default_recipe)
-    recipe = load_recipe(for_size(default, base_memory(base.path).parameters), options.recipe, options.settings)
+    recipe = recipe_for(bound, options.recipe, options.settings, start, base_memory(base.path).parameters)
+    assert isinstance(recipe, Recipe)
     return PromptedJob(bound, recipe, dataset, base, rebuild, steps, adapter, more, log)
 
 

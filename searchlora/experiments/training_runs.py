@@ -33,7 +33,7 @@ from searchlora.models.devices import rank
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Steps, no_log, no_progress
-from searchlora.recipe import AnyRecipe, load_encoder_recipe, load_recipe
+from searchlora.recipe import AnyRecipe, for_size, load_encoder_recipe, load_recipe
 from searchlora.recipe_reading import with_method
 from searchlora.task import EncoderTask, Task
 from searchlora.training.processes import run_in_children
@@ -387,15 +387,21 @@ def dataset_for(task: Task, data: str | Path) -> Dataset:
 
 
 def recipe_for(
-    task: Task, file: str | Path | None = None, overrides: Sequence[str] = (), start: Start | None = None
+    task: Task,
+    file: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    start: Start | None = None,
+    parameters: int | None = None,
 ) -> AnyRecipe:
     """A task's recipe, overridden by a user's file and by `key=value` settings. Raises `RecipeError`.
 
     Args:
         start: The adapter to train further, whose settings the recipe keeps.
+        parameters: Those of the base, which choose the default learning rate.
     """
     load = load_encoder_recipe if isinstance(task, EncoderTask) else load_recipe
-    recipe = load(task.default_recipe if start is None else start.default(task.default_recipe), file, overrides)
+    default = task.default_recipe if start is None else start.default(task.default_recipe)
+    recipe = load(default if parameters is None else for_size(default, parameters), file, overrides)
     if start is not None:
         start.check(recipe)
     return recipe
