@@ -124,9 +124,9 @@ def finish_judgments(log: SourceLog, qrels: Path, cards: Sequence[JudgmentsCard]
         write_card(qrels, replace(graded_card(cards, log.counts), grade_sources=several))
 
 
-def clicks_card(log: Path, judgments: int, rule: str) -> JudgmentsCard:
-    """The card of judgments that a rule made from a log of clicks; `created` is the modification time of the log."""
-    written = datetime.fromtimestamp(log.stat().st_mtime, UTC).isoformat(timespec="seconds")
+def rule_card(source: Source, file: Path, judgments: int, rule: str) -> JudgmentsCard:
+    """The card of judgments that a rule made from a file, such as a log of clicks; `created` is when it was written."""
+    written = datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds")
     return JudgmentsCard(
-        "clicks", written, counts={"clicks": judgments}, rule=rule, made_from={log.name: file_sha256(log)}
+        source, written, counts={source: judgments}, rule=rule, made_from={file.name: file_sha256(file)}
     )

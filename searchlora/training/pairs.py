@@ -7,13 +7,11 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from searchlora.data.made_queries import made_query
 from searchlora.errors import TrainingError
 from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.records import Document, Record
 from searchlora.task import EncoderTask
-
-#: Made queries: the share without the title, their words, and those beside a title, most often two, as names have.
-_ALONE, _WORDS_ALONE, _WORDS_BESIDE_TITLE = 0.2, 6, (1, 2, 2, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -100,27 +98,13 @@ def title_rows(documents: Sequence[Document]) -> list[PairRow]:
 
 
 def made_rows(documents: Sequence[Document], seed: str) -> list[PairRow]:
-    """A row per document whose query is made of it: its title with one to three words of its text that stand together,
-    as people add an actor or a brand to a title; for a fifth, and without a title, six words of the text alone.
-
-    Args:
-        seed: For the choice of the words; another seed makes other queries.
-    """
+    """A row per document with a query that is made of it, see `made_query`."""
     return [
         PairRow(query, document.searchable, (), frozenset({key}), (key,))
         for document in documents
-        if (query := _made_query(document, random.Random(f"{seed} {document.id}")))
+        if (query := made_query(document, seed))
         for key in (text_key(document.searchable),)
     ]
-
-
-def _made_query(document: Document, chance: random.Random) -> str:
-    words = document.text.split()
-    alone = not document.title or chance.random() < _ALONE
-    count = _WORDS_ALONE if alone else chance.choice(_WORDS_BESIDE_TITLE)
-    first = chance.randrange(max(1, len(words) - count + 1))
-    chosen = " ".join(words[first : first + count]).strip(".,;:()")
-    return (chosen if alone else f"{document.title} {chosen}").strip().lower()
 
 
 def one_relevance(rows: Sequence[PairRow]) -> list[PairRow]:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from searchlora.data.collection import read_documents
 from searchlora.data.formats.clicks import COLUMNS, read_clicks
-from searchlora.data.formats.common import FormatRows, document_id, whole_number
+from searchlora.data.formats.common import FormatRows, document_id, pair_id, whole_number
 from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, Judged, corpus_file
-from searchlora.data.grade_sources import clicks_card
+from searchlora.data.grade_sources import rule_card
+from searchlora.data.made_queries import made_query
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.clicks import MINIMUM, ClickCounts, clean_query, click_qrels, topic_id
 from searchlora.eval.text_identity import normalised
@@ -32,6 +33,10 @@ MAX_NEGATIVES = 5
 CLICKS_RELEVANT = 2
 
 _FIELDS = {"query": "query", "document": "document id", "position": "position, from 1", "clicked": "click, 1 or true"}
+DOCUMENTS_OPTIONS: Mapping[str, Option] = {
+    **CORPUS_COLUMNS,
+    "queries": Option("queries made of each document, beside its title", "whole number", "1"),
+}
 CLICKS_OPTIONS: Mapping[str, Option] = {
     "documents": Option("the documents (id, text, title) of the log", "file", required=True),
     **CORPUS_COLUMNS,
@@ -121,8 +126,29 @@ def judged_clicks(source: Path, options: Options) -> Judged:
         {topic_id(judgment.query): clean_query(judgment.query) for judgment in judgments.judgments},
         lambda: read_documents(documents),
         {None: click_qrels(judgments)},
-        judged_by=clicks_card(source, len(judgments.judgments), judgments.rule),
+        judged_by=rule_card("clicks", source, len(judgments.judgments), judgments.rule),
     )
+
+
+def made_queries(source: Path, options: Options) -> Judged:
+    """Documents as a test collection whose queries are made of them: the title of each, and queries of `made_query`.
+
+    Raises:
+        UsageError: if the option `queries` is not a number.
+        DataError: if the file cannot be read, or a row is not a document.
+    """
+    file, count = corpus_file(source, options), whole_number(options, "queries", 1)
+    queries: dict[str, str] = {}
+    qrels: dict[str, dict[str, int]] = {}
+    for document in read_documents(file):
+        titles = [document.title] if document.title and document.text else []
+        for query in [*titles, *(made_query(document, str(number)) for number in range(count))]:
+            if query:  # documents with the same title share its query
+                queries[pair_id(query)] = query
+                qrels.setdefault(pair_id(query), {})[document.id] = 1
+    rule = f"queries made of each document: its title, and {count} of its title and words of its text"
+    card = rule_card("synthetic", source, sum(map(len, qrels.values())), rule)
+    return Judged(source.name, queries, lambda: read_documents(file), {None: qrels}, judged_by=card)
 
 
 def _texts(judged: Judged) -> dict[str, str]:

@@ -31,10 +31,12 @@ from searchlora.records import Collection, Format, Option, Options, Record, Reje
 from searchlora.tasks.embedding.collections import (
     CLICKS_OPTIONS,
     CLICKS_RELEVANT,
+    DOCUMENTS_OPTIONS,
     MAX_NEGATIVES,
     collection_of,
     judged_clicks,
     judged_records,
+    made_queries,
     own_texts,
 )
 
@@ -219,6 +221,13 @@ FORMATS: Mapping[str, Format] = {
             graded_by="clicks",
             needs=("query", "document", "position", "clicked"),
             **_judged(lambda source, options: (judged_clicks(source, options), ()), CLICKS_RELEVANT),
+        ),
+        Format(
+            name="documents",
+            description="documents without any label: their titles, and queries made of titles and words of texts",
+            options=DOCUMENTS_OPTIONS,
+            graded_by="synthetic",
+            **_judged(lambda source, options: (made_queries(source, options), ())),
         ),
         Format(
             name="labelled",

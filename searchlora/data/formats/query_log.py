@@ -17,7 +17,7 @@ from searchlora.data.formats.common import FormatRows, number, pair_id, rows_wit
 from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, corpus_file
 from searchlora.data.formats.query_log_mining import COUNTS, LogRow, LogStore, Rules, log_store, mine
 from searchlora.data.formats.tables import rewritten
-from searchlora.data.grade_sources import clicks_card
+from searchlora.data.grade_sources import rule_card
 from searchlora.data.personal_data import mask
 from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
@@ -115,7 +115,7 @@ def clicked_collection(source: Path, options: Mapping[str, str]) -> Collection:
     minimum = whole_number(options, "clicked_sessions", 2, minimum=1)
     rule = f"clicked after the rewrite in {minimum} or more sessions; not corrected for positions"
     judgments = list(_clicked_judgments(source, options, minimum))
-    card = clicks_card(source, len(judgments), rule)
+    card = rule_card("clicks", source, len(judgments), rule)
     return Collection(read_documents(corpus_file(Path(options["corpus"]), options)), judgments, judged_by=card)
 
 
