@@ -180,6 +180,27 @@ def test_clicks_are_corrected_for_position_and_their_card_says_so(tmp_path):
     assert "expected" in card.rule and dataset.relevant == 2
 
 
+def test_documents_without_labels_are_asked_for_by_their_titles_and_by_made_queries(tmp_path):
+    source = tmp_path / "products.csv"
+    rows = [
+        "1,Red tent,A light one for two.",
+        "2,Red tent,A heavy one.",
+        "3,,A lamp of brass for dark evenings.",
+        "4,Rope,",
+    ]
+    source.write_text("id,title,text\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    dataset = built(source, "documents", tmp_path / "out", queries="2")
+    queries = {record["query"]: record["positives"] for record in dataset.records("train")}
+    assert queries["Red tent"] == ["Red tent A light one for two.", "Red tent A heavy one."]
+    assert queries["rope"] == ["Rope"]  # a title without a text is the text
+    assert sum(query.startswith(("a lamp of", "lamp of", "of brass")) for query in queries) == 2
+    assert {document.id for document in dataset.documents() or ()} == {"1", "2", "3", "4"}
+    card = read_card(dataset.folder / "qrels.txt")
+    assert card.source == "synthetic" and "its title, and 2 of" in card.rule
+    with pytest.raises(UsageError, match="synthetic"):
+        built(source, "documents", tmp_path / "human", how={"judgments_source": "human"})
+
+
 def test_rejected_rows_leave_no_texts_in_the_collection(tmp_path):
     rows = [
         {"id": "r0", "group": "a", "query": "tent", "positives": ["good"]},
