@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ _EQUAL = 1e-9
 
 #: Rows from which on a part of a name has an effect of its own.
 MANY = 30
+
+#: Ridge of the effects, in candidates: small beside `MANY`, so that only what has few of them is drawn to 0.
+_RIDGE = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,8 @@ def choose(rows: Sequence[Row], settings: Improve) -> list[Candidate | None]:
 
     A row's reward is noisy, often the rank of one document. With `kind_weight` w, w times the effect of what the
     candidate changes, over all rows, is added to its reward. The effects of the parts of a name add up: that of
-    `without: new, movie` is that of `without: new` plus that of `without: movie`. A part that fewer than `MANY` rows
-    have shares one effect with the other rare ones of its kind. A candidate with a lower reward than the unchanged
-    input still never wins.
+    `without: new, movie` is that of `without: new` plus that of `without: movie`. Parts that fewer than `MANY` rows
+    have share one effect of their kind. A candidate with a lower reward than the unchanged input still never wins.
 
     Examples:
         >>> row = Row("1", (Candidate("unchanged", "red tent", 1.0), Candidate("sample: 1", "tent", 1.0)))
@@ -124,27 +127,28 @@ def _effects(rows: Sequence[Row]) -> dict[str, float]:
     """Name of a candidate -> effect of what it changes on the reward, over that of the unchanged input.
 
     Candidates are compared within rows, since some are there for easy rows only: a reward is the effect of its row plus
-    those of the parts of its name, fitted by least squares (a two-way additive model).
+    those of what its name says, fitted by ridge regression (a two-way additive model).
     """
-    having = Counter(part for row in rows for part in {part for each in row.candidates for part in each.parts})
+    rewarded = [[candidate for candidate in row.candidates if candidate.reward is not None] for row in rows]
+    row_counts = Counter(part for of_row in rewarded for part in {part for each in of_row for part in each.parts})
     columns: dict[str, int] = {}
-    places: dict[str, list[int]] = {}
-    for row in rows:
-        for candidate in row.candidates:
-            features = (part if having[part] >= MANY else candidate.kind for part in candidate.parts)
-            places[candidate.name] = [columns.setdefault(feature, len(columns)) for feature in features]
-    squares, products = np.zeros((len(columns), len(columns))), np.zeros(len(columns))
-    for row in rows:
-        rewarded = [candidate for candidate in row.candidates if candidate.reward is not None]
-        if len(rewarded) < 2:
+    columns_of: dict[str, list[int]] = {}
+    for candidate in itertools.chain.from_iterable(rewarded):
+        features = (part if row_counts[part] >= MANY else candidate.kind for part in candidate.parts)
+        columns_of[candidate.name] = [columns.setdefault(feature, len(columns)) for feature in features]
+    squares, products = _RIDGE * np.eye(len(columns)), np.zeros(len(columns))
+    for of_row in rewarded:
+        used = sorted({column for candidate in of_row for column in columns_of[candidate.name]})
+        if not used:
             continue
-        used = sorted({place for candidate in rewarded for place in places[candidate.name]})
-        design = np.array([[places[candidate.name].count(place) for place in used] for candidate in rewarded], float)
+        design = np.array(
+            [[columns_of[candidate.name].count(column) for column in used] for candidate in of_row], float
+        )
         design -= design.mean(axis=0)  # without the effect of the row
         squares[np.ix_(used, used)] += design.T @ design
-        products[used] += design.T @ np.array([candidate.reward for candidate in rewarded])
-    effects = np.linalg.lstsq(squares, products, rcond=None)[0]
-    return {name: float(effects[of_name].sum()) for name, of_name in places.items()}
+        products[used] += design.T @ np.array([candidate.reward for candidate in of_row])
+    effects = np.linalg.solve(squares, products)
+    return {name: float(effects[of_name].sum()) for name, of_name in columns_of.items()}
 
 
 def worst(row: Row) -> Candidate | None:
