@@ -80,7 +80,7 @@ def answered(model: TaskModel, records: Sequence[Record], folder: Path, progress
 def answers_of(
     adapter: str, store: Store, records: Sequence[Record], label: str, folder: Path, steps: Steps
 ) -> tuple[GenerationTask, list[Any]]:
-    """The task of an adapter and its outputs for records, from which the label is taken; the bare base is not asked."""
+    """The task of an adapter and its outputs for records without their label; the bare base is not asked."""
     model = load_task_model(adapter=adapter, base=None, task=None, generate=False, store=store)
     asked = [{name: value for name, value in record.items() if name != label} for record in records]
     return model.task, answered(model, asked, folder, steps(f"Answering: {adapter}"))

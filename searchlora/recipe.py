@@ -204,7 +204,7 @@ class Improve(Section):
     min_reward: float = Field(0.0, description="rows whose best candidate has no higher reward are skipped")
     min_gain: float = Field(0.0, ge=0, description="a query stays unchanged unless a candidate gains more than this")
     kind_weight: float = Field(
-        0.0, ge=0, description="weight of the effect of a candidate's kind, added to its reward; one rank is noisy"
+        0.0, ge=0, description="weight of the effect over all rows of what a candidate changes, added to its reward"
     )
     titles: bool = Field(True, description="titles of relevant documents are candidates, if the input names them")
     start: Literal["base", "adapter"] = Field(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from statistics import fmean as mean
+from statistics import fmean
 from typing import TypeAlias
 
 from searchlora.eval.measures import parse_measure, retrieval_values, with_relevant
@@ -82,20 +82,23 @@ def retrieval_rewards(
         for topic in set(topics)
     }
     cutoff = DEPTH if context.measure is None else parse_measure(context.measure).cutoff or DEEP
-    texts = list(dict.fromkeys(query for query in queries if isinstance(query, str)))
-    found: list[dict[int, float]] = []
+    rewarded = [
+        (row, topic, query)
+        for row, (topic, query) in enumerate(zip(topics, queries, strict=True))
+        if relevant[topic] and isinstance(query, str)
+    ]
+    texts = list(dict.fromkeys(query for _, _, query in rewarded))
+    by_search: list[dict[int, float]] = []
     for search in context.searches:
         rankings = dict(zip(texts, search(texts, cutoff), strict=True))
-        retrieved = {
-            row: rankings[query]
-            for row, (topic, query) in enumerate(zip(topics, queries, strict=True))
-            if relevant[topic] and isinstance(query, str)
-        }
         if context.measure is None:
-            found.append({row: rank_reward(_first(hits, relevant[topics[row]])) for row, hits in retrieved.items()})
+            by_search.append(
+                {row: rank_reward(_first(rankings[query], relevant[topic])) for row, topic, query in rewarded}
+            )
         else:
-            found.append(_measured(retrieved, topics, context.measure, context))
-    reward_of = {row: mean(rewards[row] for rewards in found) for row in found[0]}
+            retrieved = {row: rankings[query] for row, _, query in rewarded}
+            by_search.append(_measured(retrieved, topics, context.measure, context))
+    reward_of = {row: fmean(rewards[row] for rewards in by_search) for row, _, _ in rewarded}
     return [reward_of.get(row, INVALID) if relevant[topic] else None for row, topic in enumerate(topics)]
 
 

@@ -361,8 +361,9 @@ class GenerationTask(Task):
     ) -> Sequence[Mapping[str, str]]:
         """Completions of training records that need no model, for `searchlora improve`: name -> completion.
 
-        The name `UNCHANGED` is that of the input as it is, which wins over candidates with an equal reward. What
-        follows a colon in a name is a detail: names are counted by what stands before it.
+        The name `UNCHANGED` is that of the input as it is, which wins over candidates with an equal reward. A name is
+        `kind` or `kind: part, part`. Names are counted by their kind; with `improve.kind_weight`, parts have effects
+        of their own, which add up.
 
         Args:
             dataset: The dataset folder, for rules that are fitted on its training split.

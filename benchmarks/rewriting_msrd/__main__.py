@@ -66,7 +66,7 @@ def main() -> None:
             data.folder,
             NAME,
             options,
-            pipeline=",".join(pipelines),
+            pipeline=pipelines,
             index=index,
             store=store,
             steps=steps,

@@ -38,15 +38,15 @@ def improve(
     ] = None,
     settings: SetOption = [],
     pipeline: Annotated[
-        str,
+        list[str],
         option(
-            "--pipeline PIPELINE,...",
-            "Pipeline that retrieves with each rewrite to compute its reward; the rewards of several are averaged.",
+            "--pipeline PIPELINE",
+            "Pipeline that retrieves with each rewrite to compute its reward. Repeatable: the mean of their rewards.",
         ),
-    ] = "bm25",
+    ] = ["bm25"],
     index: Annotated[
         Path | None,
-        option("--index FOLDER", "Index folder of the dataset's documents. Default: they are indexed for this run."),
+        option("--index FOLDER", "Index folder of the dataset's corpus.jsonl. Default: it is indexed for this run."),
     ] = None,
     recipe: Annotated[Path | None, option("--recipe FILE", "YAML file that overrides the adapter's recipe.")] = None,
     resume: Annotated[bool, option("--resume", "Continue an unfinished run where it stopped.")] = False,

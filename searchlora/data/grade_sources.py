@@ -125,7 +125,7 @@ def finish_judgments(log: SourceLog, qrels: Path, cards: Sequence[JudgmentsCard]
 
 
 def rule_card(source: Source, file: Path, judgments: int, rule: str) -> JudgmentsCard:
-    """The card of judgments that a rule made from a file, such as a log of clicks; `created` is when it was written."""
+    """The card of judgments that a rule made from a file, such as a log of clicks; `created` is its last change."""
     written = datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds")
     return JudgmentsCard(
         source, written, counts={source: judgments}, rule=rule, made_from={file.name: file_sha256(file)}

@@ -53,7 +53,7 @@ class Start:
             raise UsageError(
                 "is a whole model, not an adapter",
                 where=adapter.reference,
-                fix="Train it further as a base: --base FOLDER, with its folder in the store.",
+                fix="Train it further as a base, with its folder in the store: --base FOLDER, or --set base=FOLDER.",
             )
         return cls(adapter, recipe)
 
@@ -62,15 +62,15 @@ class Start:
         own = self.recipe.model_dump()
         return {**of_task, **{key: own[key] for key in _OF_THE_WEIGHTS if key in own}}
 
-    def check(self, recipe: AnyRecipe) -> None:
-        """Raise `RecipeError` for a recipe that the weights do not fit."""
+    def check(self, recipe: AnyRecipe, fix: str = "") -> None:
+        """Raise `RecipeError`, with a further `fix`, for a recipe that the weights do not fit."""
         if recipe.is_full:
             raise RecipeError("method = full trains no adapter further", where="recipe", fix="Set method=lora.")
         if recipe.lora != self.recipe.lora:
             raise RecipeError(
                 "an adapter that is trained further keeps its LoRA settings, and the recipe has others",
                 where="recipe",
-                fix=f"Leave the section lora as in {self.adapter.reference}.",
+                fix=f"Leave the section lora as in {self.adapter.reference}. {fix}".strip(),
             )
 
     def base(self, recipe: AnyRecipe) -> BaseModel:

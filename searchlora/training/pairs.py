@@ -98,7 +98,7 @@ def title_rows(documents: Sequence[Document]) -> list[PairRow]:
 
 
 def made_rows(documents: Sequence[Document], seed: str) -> list[PairRow]:
-    """A row per document with a query that is made of it, see `made_query`."""
+    """A row per document with a query that is made of it by `made_query`."""
     return [
         PairRow(query, document.searchable, (), frozenset({key}), (key,))
         for document in documents

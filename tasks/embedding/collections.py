@@ -35,7 +35,7 @@ CLICKS_RELEVANT = 2
 _FIELDS = {"query": "query", "document": "document id", "position": "position, from 1", "clicked": "click, 1 or true"}
 DOCUMENTS_OPTIONS: Mapping[str, Option] = {
     **CORPUS_COLUMNS,
-    "queries": Option("queries made of each document, beside its title", "whole number", "1"),
+    "queries": Option("queries made of each document, beside its title", "whole number ≥ 0", "1"),
 }
 CLICKS_OPTIONS: Mapping[str, Option] = {
     "documents": Option("the documents (id, text, title) of the log", "file", required=True),
@@ -95,7 +95,8 @@ def judged_records(judged: Judged, relevant: int) -> FormatRows:
                 without += 1
                 continue
             query = judged.queries[topic]
-            record = {"id": topic, "group": normalised(query) or topic, "query": query, "positives": positives}
+            group = judged.groups.get(topic) or normalised(query) or topic
+            record = {"id": topic, "group": group, "query": query, "positives": positives}
             if irrelevant := [text for text in negatives if text not in positives][:MAX_NEGATIVES]:
                 record["negatives"] = irrelevant
             yield SourceRow({**record, "split": split} if split else record, where)
@@ -131,7 +132,9 @@ def judged_clicks(source: Path, options: Options) -> Judged:
 
 
 def made_queries(source: Path, options: Options) -> Judged:
-    """Documents as a test collection whose queries are made of them: the title of each, and queries of `made_query`.
+    """Documents as a test collection whose queries are made of them: the title of each, and those of `made_query`.
+
+    All queries of documents with the same title are in one split.
 
     Raises:
         UsageError: if the option `queries` is not a number.
@@ -140,15 +143,17 @@ def made_queries(source: Path, options: Options) -> Judged:
     file, count = corpus_file(source, options), whole_number(options, "queries", 1)
     queries: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}
+    groups: dict[str, str] = {}
     for document in read_documents(file):
         titles = [document.title] if document.title and document.text else []
         for query in [*titles, *(made_query(document, str(number)) for number in range(count))]:
             if query:  # documents with the same title share its query
                 queries[pair_id(query)] = query
                 qrels.setdefault(pair_id(query), {})[document.id] = 1
-    rule = f"queries made of each document: its title, and {count} of its title and words of its text"
+                groups.setdefault(pair_id(query), normalised(document.title) or document.id)
+    rule = f"for each document its title, and {count} made of its title and words of its text, as queries"
     card = rule_card("synthetic", source, sum(map(len, qrels.values())), rule)
-    return Judged(source.name, queries, lambda: read_documents(file), {None: qrels}, judged_by=card)
+    return Judged(source.name, queries, lambda: read_documents(file), {None: qrels}, judged_by=card, groups=groups)
 
 
 def _texts(judged: Judged) -> dict[str, str]:

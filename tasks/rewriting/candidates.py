@@ -70,7 +70,7 @@ def _reduced(query: str, listed: Sequence[str]) -> Iterator[tuple[str, str]]:
     tokens = query.split()
     if len(tokens) > MAX_REDUCED:
         return
-    of_list = tuple(place for place, word in enumerate(tokens) if word in listed)
+    of_list = tuple(place for place, word in enumerate(tokens) if word.lower() in listed)
     choices = [left_out for size in (1, 2) for left_out in combinations(range(len(tokens)), size)]
     for left_out in [*choices, of_list] if len(of_list) > 2 else choices:
         rest = [word for place, word in enumerate(tokens) if place not in left_out]

@@ -23,12 +23,15 @@ QUERIES, STANDARD_ERRORS = 30, 2.0
 #: By which the words of the baseline are chosen.
 MEASURE = "nDCG@10"
 
+#: Records whose queries are searched together.
+_BATCH = 128
+
 #: A query with more words is not reduced.
 MAX_REDUCED = 12
 
 
 def listed_words(records: Sequence[Record], context: RewardContext) -> list[str]:
-    """Words whose removal raises the reward of the queries that have them, the most frequent first.
+    """Words, in lower case, whose removal raises the reward of the queries that have them, the most frequent first.
 
     Queries with a conversation, and those without a relevant document, do not count.
 
@@ -36,24 +39,28 @@ def listed_words(records: Sequence[Record], context: RewardContext) -> list[str]
         UsageError: for an unknown measure.
         ValueError: for a context without retriever.
     """
+    gains: dict[str, list[float]] = {}
+    for start in range(0, len(records), _BATCH):
+        for word, gain in _gains(records[start : start + _BATCH], context):
+            gains.setdefault(word, []).append(gain)
+    listed = [word for word, of_word in gains.items() if _raises(of_word)]
+    return sorted(listed, key=lambda word: -len(gains[word]))
+
+
+def _gains(records: Sequence[Record], context: RewardContext) -> Iterator[tuple[str, float]]:
+    """The words of each record's query in lower case, each once, with what their removal gains."""
     rows = [
-        (str(record["id"]), left_out, text)
+        (str(record["id"]), word.lower(), text)
         for record in records
         if not record.get("history")
-        for left_out, text in (("", str(record["query"])), *without_one(str(record["query"])))
+        for word, text in (("", str(record["query"])), *without_one(str(record["query"])))
     ]
     rewards = retrieval_rewards([topic for topic, _, _ in rows], [text for _, _, text in rows], context)
-    unchanged: dict[str, float] = {}
-    gains: dict[str, dict[str, float]] = {}
-    for (topic, left_out, _), reward in zip(rows, rewards, strict=True):
-        if reward is None:
-            continue
-        if not left_out:
-            unchanged[topic] = reward
-        else:  # the last of equal words in a query
-            gains.setdefault(left_out, {})[topic] = reward - unchanged[topic]
-    listed = [word for word, by_topic in gains.items() if _raises(list(by_topic.values()))]
-    return sorted(listed, key=lambda word: -len(gains[word]))
+    by_word = {(topic, word): reward for (topic, word, _), reward in zip(rows, rewards, strict=True)}
+    for (topic, word), reward in by_word.items():
+        unchanged = by_word[topic, ""]
+        if word and reward is not None and unchanged is not None:
+            yield word, reward - unchanged
 
 
 def without_one(query: str) -> Iterator[tuple[str, str]]:
@@ -68,10 +75,10 @@ def without(query: str, listed: Sequence[str]) -> str:
     """The query without the listed words; unchanged if nothing would be left.
 
     Examples:
-        >>> without("watch heat online", ["online", "watch"]), without("watch", ["online", "watch"])
+        >>> without("Watch heat online", ["online", "watch"]), without("watch", ["online", "watch"])
         ('heat', 'watch')
     """
-    return " ".join(word for word in query.split() if word not in listed) or query
+    return " ".join(word for word in query.split() if word.lower() not in listed) or query
 
 
 def baseline_outputs(records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[str]]:

@@ -17,7 +17,7 @@ from searchlora.adapters.ancestry import training_queries
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
-from searchlora.errors import DataError, PipelineError, RecipeError, TrainingError, UsageError
+from searchlora.errors import PipelineError, RecipeError, TrainingError, UsageError
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.experiments.improve import command
 from searchlora.experiments.improve.candidates import Rewarder, gather, sample
@@ -230,13 +230,13 @@ def test_retrievers_search_an_index_folder_of_the_documents(tiny_base, judged, t
     def searches(corpus: Path) -> Sequence[Any]:
         index = build_index(corpus, tmp_path / corpus.stem, pipelines=["bm25"]).folder
         options = TrainingOptions(base=tiny_base.name)
-        job = command._job(None, judged, options, "bm25,bm25", index, Store("store"), None, None, no_progress)
+        job = command._job(None, judged, options, ["bm25", "bm25"], index, Store("store"), None, None, no_progress)
         return job._context.searches
 
     first, second = searches(judged / "corpus.jsonl")
     assert first(["red"], 1)[0][0].document == second(["red"], 1)[0][0].document == "shoe"
     (tmp_path / "few.jsonl").write_text('{"id": "k1", "text": "red"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match="lacks the document shoe of the dataset"):
+    with pytest.raises(UsageError, match="is not an index of"):
         searches(tmp_path / "few.jsonl")
 
 

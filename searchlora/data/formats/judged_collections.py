@@ -53,6 +53,7 @@ class Judged:
         judged_by: The card of judgments that a rule made, such as clicks.
         teacher: Topic -> document -> score of a teacher, comparable within the topic.
         ungraded: Number of documents per topic to add that have the score of the teacher and no judgment.
+        groups: Topic -> its group, which stays in one split; without an entry, that of its query.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Judged:
     judged_by: JudgmentsCard | None = None
     teacher: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     ungraded: int = 0
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def source_of(self, split: str | None, topic: str, document: str) -> Source | None:
         """Who or what graded a pair; None: the source does not say it."""

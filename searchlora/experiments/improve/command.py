@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from searchlora.adapters.references import check_name
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
+from searchlora.data.collection import CORPUS_FILE
+from searchlora.data.dataset import Dataset
 from searchlora.errors import RecipeError, UsageError
 from searchlora.eval.measures import parse_measure
 from searchlora.experiments.improve.job import DEFAULT_PIPELINE, ImproveJob
@@ -21,7 +23,7 @@ from searchlora.models.memory import base_memory
 from searchlora.models.resolve import resolve
 from searchlora.progress import Steps, no_log, no_progress
 from searchlora.recipe import for_size, load_recipe
-from searchlora.task import load_generation_task
+from searchlora.task import GenerationTask, load_generation_task
 
 #: Rows of a batch of samples, unless the engine's settings say otherwise.
 BATCH_ROWS = 64
@@ -33,7 +35,7 @@ def improve(
     name: str,
     options: TrainingOptions = TrainingOptions(),
     *,
-    pipeline: str | Path = DEFAULT_PIPELINE,
+    pipeline: str | Path | Sequence[str | Path] = DEFAULT_PIPELINE,
     index: str | Path | None = None,
     engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
@@ -54,8 +56,8 @@ def improve(
         name: Of the improved adapter.
         options: The section `improve` is the recipe's part for this verb. The default is the recipe of the adapter.
         pipeline: A pipeline whose retrieve stage rewards rewrites: a YAML file, or a built-in name such as `hybrid`.
-            The rewards of several, with commas between them, are averaged.
-        index: An index folder of the dataset's documents for these pipelines; None: the documents are indexed anew.
+            The rewards of several are averaged; the first one chooses the words of the rule `listed_words`.
+        index: An index folder of the dataset's corpus.jsonl for these pipelines; None: it is indexed for this run.
         engine: Where candidates are sampled and rounds are validated; None: in this process. A server must be able to
             load the adapters of the rounds: `searchlora serve` on the same store, or vLLM with `load`.
         store: The adapter store; SEARCHLORA_STORE or `./store` if None.
@@ -66,8 +68,9 @@ def improve(
 
     Raises:
         RecipeError, DataError, BaseModelError, InvalidName, NameTaken, NotInStore: before anything is computed.
-        UsageError: for an adapter of another task, or one that was trained on test rows of the dataset; in a process
-            that a launcher such as torchrun started with others.
+        UsageError: for an adapter of another task, or one that was trained on test rows of the dataset; for an index
+            of other documents, or with a task that writes no query; in a process that a launcher such as torchrun
+            started with others.
         TrainingError: for an unfinished run without `resume` or `restart`, or rows of which none can be rewarded.
         LoadCheckFailed: for an adapter that does not pass verification; its run is kept.
         EngineError: if a server cannot be asked, or loads no adapters.
@@ -85,7 +88,7 @@ def _job(
     reference: str | None,
     data: str | Path,
     options: TrainingOptions,
-    pipeline: str | Path,
+    pipeline: str | Path | Sequence[str | Path],
     index: str | Path | None,
     store: Store | str,
     tasks: str | Path | None,
@@ -106,7 +109,9 @@ def _job(
     task = load_generation_task(parent.manifest.task if parent else load_dataset(data).card.task, tasks)
     dataset = dataset_for(task, data)
     task = task.bound(dataset.settings)
-    start = None if reference is None else Start.of(store, reference, task)
+    if index is not None:
+        _check_index(Path(index), task, dataset)
+    start = None if parent is None else Start.of(store, parent.reference, task)
     default = task.default_recipe if start is None else start.recipe.model_dump()
     # A parent may have been trained with chosen batches.
     default = {**default, "optim": {**default.get("optim", {}), "tokens_per_step": None}}
@@ -124,7 +129,7 @@ def _job(
     if recipe.improve.reward is not None and task.writes == "query":
         parse_measure(recipe.improve.reward)
     if start is not None and (recipe.improve.start == "adapter" or recipe.improve.then != "nothing"):
-        start.check(recipe)
+        start.check(recipe, "Or set improve.start=base, without improve.then.")
     base = resolve(recipe.base) if start is None else start.base(recipe)
     if start is None:
         default = for_size(default, base_memory(base.path).parameters)
@@ -141,7 +146,21 @@ def _job(
         steps,
         parent,
         store=store,
-        pipeline=str(pipeline),
+        pipelines=tuple(map(str, [pipeline] if isinstance(pipeline, str | Path) else pipeline)),
         index=None if index is None else Path(index),
         engine=settings,
     )
+
+
+def _check_index(index: Path, task: GenerationTask, dataset: Dataset) -> None:
+    """Raise `UsageError` unless an index is of the dataset's documents, which the task retrieves."""
+    from searchlora.retrieval.index_manifest import read_manifest
+
+    if task.writes != "query":
+        raise UsageError(f"the task '{task.name}' retrieves nothing", where="index", fix="Leave it out.")
+    if read_manifest(index).corpus.content != (dataset.card.files.get(CORPUS_FILE), {}):
+        raise UsageError(
+            f"is not an index of {dataset.folder / CORPUS_FILE}",
+            where=str(index),
+            fix=f"Build one: searchlora index build {dataset.folder / CORPUS_FILE} --out FOLDER.",
+        )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.errors import DataError, PipelineError
+from searchlora.errors import PipelineError
 from searchlora.experiments.improve.report import write_report
 from searchlora.experiments.improve.rounds import Round, Rounds
 from searchlora.experiments.train import PromptedJob
@@ -72,8 +72,7 @@ class ImproveJob(PromptedJob):
     """Rounds of rejection-sampling fine-tuning as one training run.
 
     Attributes:
-        pipeline: Name of the pipeline whose retriever rewards rewrites; of several, with commas between their names,
-            the rewards are averaged.
+        pipelines: The pipelines whose retrievers reward rewrites; the rewards of several are averaged.
         index: An index folder of the documents; None: they are indexed for this run.
         engine: Where candidates are sampled and rounds are validated.
     """
@@ -81,7 +80,7 @@ class ImproveJob(PromptedJob):
     verb: ClassVar[str] = "improved"
 
     store: Store = field(default_factory=Store, compare=False)
-    pipeline: str = DEFAULT_PIPELINE
+    pipelines: Sequence[str] = (DEFAULT_PIPELINE,)
     index: Path | None = None
     engine: EngineSettings = field(default_factory=LocalSettings)
 
@@ -103,7 +102,7 @@ class ImproveJob(PromptedJob):
         chosen = max(rounds, key=lambda done: done.reward)
         about = {
             "parent": self.start.reference if self.start else None,
-            "pipeline": self.pipeline,
+            "pipeline": self._pipeline,
             "retriever": ", ".join(stage.label for stage in self._retrievers) or None,
             "reward": self.recipe.improve.reward or f"the reward of the task {self.task.name}",
             "seed": self.recipe.seed,
@@ -129,7 +128,7 @@ class ImproveJob(PromptedJob):
         about = stored.manifest.training.get("improve")
         return (
             isinstance(about, dict)
-            and about.get("pipeline") == self.pipeline
+            and about.get("pipeline") == self._pipeline
             and about.get("engine", self._default_engine) == self._engine_id
             and super().produced(stored)
         )
@@ -139,7 +138,7 @@ class ImproveJob(PromptedJob):
         return {
             **identity,
             "adapter to improve": identity.pop("adapter to start from"),
-            "pipeline": self.pipeline,
+            "pipeline": self._pipeline,
             **({"engine": self._engine_id} if self._engine_id != self._default_engine else {}),
         }
 
@@ -156,32 +155,25 @@ class ImproveJob(PromptedJob):
         """The engine of runs that name none: earlier releases had this one only."""
         return LocalSettings(batch_invariant=True).engine_id(self.recipe.precision)
 
+    @property
+    def _pipeline(self) -> str:
+        """The pipelines as manifests and runs hold them."""
+        return ",".join(self.pipelines)
+
     @cached_property
     def _retrievers(self) -> list[RetrieveStage]:
         """The retrieve stages of the pipelines over the dataset's documents; none for a task that writes no query."""
         documents = self.dataset.documents() if self.task.writes == "query" else None
         if not documents:
             return []
-        corpus = IndexedCorpus(documents) if self.index is None else self._opened(self.index, documents)
+        corpus = IndexedCorpus(documents) if self.index is None else open_corpus(self.index)
         return [
-            retrieve_stage(pipeline, corpus, self.store, self.steps, QUERY_BATCH_SIZE)
-            for pipeline in self.pipeline.split(",")
+            retrieve_stage(pipeline, corpus, self.store, self.steps, QUERY_BATCH_SIZE) for pipeline in self.pipelines
         ]
-
-    def _opened(self, index: Path, documents: Sequence[Document]) -> IndexedCorpus:
-        corpus = open_corpus(index)
-        missing = next((document.id for document in documents if document.id not in corpus.documents), None)
-        if missing is not None:
-            raise DataError(
-                f"lacks the document {missing} of the dataset {self.dataset.folder}",
-                where=str(index),
-                fix="Build the index of the dataset's corpus.jsonl: `searchlora index build`.",
-            )
-        return corpus
 
     @cached_property
     def _context(self) -> RewardContext:
-        """The retriever, and the judgments of training and validation rows: those of test rows are out of reach."""
+        """The retrievers, and the judgments of training and validation rows: those of test rows are out of reach."""
         seen = {str(record["id"]) for split in ("train", "validation") for record in self.dataset.iter_records(split)}
         qrels = {topic: grades for topic, grades in (self.dataset.qrels() or {}).items() if topic in seen}
         return RewardContext(

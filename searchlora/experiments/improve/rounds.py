@@ -82,7 +82,7 @@ class Rounds:
     Args:
         folder: Holds a folder for each round.
         parent: The name of the adapter to improve in the engine, and its folder; None: the bare base.
-        context: Retriever and judgments of training and validation rows; none of test rows.
+        context: Retrievers and judgments of training and validation rows; none of test rows.
     """
 
     task: GenerationTask
@@ -182,7 +182,7 @@ class Rounds:
         if (figures := _read_json(file)) is not None:
             return figures
         records = self.validation
-        rules = self.task.candidates(records, self.dataset.folder, self.context)
+        rules = self.task.candidates(records, self.dataset.folder, replace(self.context, searches=()))
         rewarder = Rewarder(self.task, self.context)
         fixed: dict[str, float | None] = {}
         for name in (UNCHANGED, REFERENCE):

@@ -196,7 +196,7 @@ def test_documents_without_labels_are_asked_for_by_their_titles_and_by_made_quer
     assert sum(query.startswith(("a lamp of", "lamp of", "of brass")) for query in queries) == 2
     assert {document.id for document in dataset.documents() or ()} == {"1", "2", "3", "4"}
     card = read_card(dataset.folder / "qrels.txt")
-    assert card.source == "synthetic" and "its title, and 2 of" in card.rule
+    assert card.source == "synthetic" and "its title, and 2 made of" in card.rule
     with pytest.raises(UsageError, match="synthetic"):
         built(source, "documents", tmp_path / "human", how={"judgments_source": "human"})
 
