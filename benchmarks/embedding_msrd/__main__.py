@@ -1,14 +1,14 @@
 """Index-preserving LoRA against LoRA on both sides and full fine-tuning: all-MiniLM-L6-v2 on movie search (MSRD).
 
-The query side learns from the training pairs alone, from titles and made queries as well, and from the adapter of both
-sides. Beside it stands a linear map of the query vectors.
+The query side learns from the documents alone, without any label; from the training pairs alone; from pairs, titles and
+made queries; and from the adapter of both sides as well. Beside it stands a linear map of the query vectors.
 
     python -m benchmarks.embedding_msrd              train what is missing, then compare on the test queries
     python -m benchmarks.embedding_msrd --train      train only; a killed training is resumed by the next call
     python -m benchmarks.embedding_msrd --limit 50 --set optim.max_steps=4     trial; no results are written
 
-Queries are split by families of near-variants (`data.formats.msrd`), as for `rewriting_msrd`. Every model is trained on
-the same rows. Adapters are in `benchmarks/work/embedding_msrd/store`.
+Queries are split by families of near-variants (`data.formats.msrd`), as for `rewriting_msrd`. Every model but the first
+is trained on the same rows. Adapters are in `benchmarks/work/embedding_msrd/store`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from benchmarks.encoders import trained_encoder
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
+from searchlora.data.collection import CORPUS_FILE
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.evaluation import Evaluation
 from searchlora.experiments.evaluate import evaluate
@@ -36,7 +37,12 @@ NAME, MEASURE = "embedding_msrd", "nDCG@10"
 HERE = Path(__file__).parent
 
 ZERO, BOTH, FULL, MAP = "zero-shot", "adapter, both sides", "full fine-tuning", "linear map of queries"
-PAIRS, MADE, QUERY = "query side, pairs only", "query side, made queries", "adapter, query side"
+ALONE, PAIRS, MADE, QUERY = (
+    "query side, documents alone",
+    "query side, pairs only",
+    "query side, made queries",
+    "adapter, query side",
+)
 
 #: No movie is encoded in training of the query side: small batches are as fast, and a whole epoch takes minutes.
 BATCHES = ("optim.batch_size=64", "optim.epochs=1")
@@ -47,11 +53,15 @@ CHOSEN = ("optim.learning_rate=2.0e-3",)
 #: Rows of each movie beside the pairs, chosen on validation queries, as the learning rate.
 DOCUMENTS = ("query_side.titles=1", "query_side.made=1")
 
+#: None of these rows: the pairs are all there is, or are made of the documents themselves.
+NO_DOCUMENTS = ("query_side.titles=0", "query_side.made=0")
+
 #: System -> its name in the store, and what its recipe changes.
 SYSTEMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    ALONE: ("msrd-documents", ("sides=query", *BATCHES, *CHOSEN, *NO_DOCUMENTS)),
     BOTH: ("msrd-method-lora", ("method=lora",)),
     FULL: ("msrd-method-full", ("method=full",)),
-    PAIRS: ("msrd-query-pairs", ("sides=query", *BATCHES, *CHOSEN, "query_side.titles=0", "query_side.made=0")),
+    PAIRS: ("msrd-query-pairs", ("sides=query", *BATCHES, *CHOSEN, *NO_DOCUMENTS)),
     MADE: ("msrd-query-made", ("sides=query", *BATCHES, *CHOSEN, *DOCUMENTS)),
     QUERY: ("msrd-query", ("sides=query", *BATCHES, *CHOSEN, *DOCUMENTS, "query_side.teacher=msrd-method-lora@1")),
 }
@@ -66,9 +76,13 @@ def main() -> None:
     options = arguments.parse_args()
     work = WORK / (f"{NAME}_trial" if is_trial(options) else NAME)
     data = dataset(work / "data", "embedding", real_data() / "msrd", format="msrd", split_ratios=(0.7, 0.1, 0.2)).folder
+    parts = {"format": "documents", "split_ratios": (0.95, 0.05, 0.0)}
+    documents = dataset(work / "documents", "embedding", data / CORPUS_FILE, **parts).folder
     store = Store(work / "store")
     trained = {
-        system: trained_encoder(name, data, store, HERE / "recipe.yaml", [*changes, *options.set])
+        system: trained_encoder(
+            name, documents if system == ALONE else data, store, HERE / "recipe.yaml", [*changes, *options.set]
+        )
         for system, (name, changes) in SYSTEMS.items()
     }
     if options.train:
@@ -89,7 +103,7 @@ def main() -> None:
     against = {name: named_comparison(evaluations, names, name, MEASURE) for name in (QUERY, BOTH)}
     print_comparison(against[QUERY])
     if not is_trial(options):
-        shares = {system: share_of_gain(named, system) for system in (MAP, PAIRS, MADE, QUERY)}
+        shares = {system: share_of_gain(named, system) for system in (MAP, ALONE, PAIRS, MADE, QUERY)}
         save(NAME, against[QUERY], {**_about(against, trained, evaluated), "share_of_gain": shares, "goal": GOAL})
 
 
