@@ -1,4 +1,5 @@
-"""Document collections for evaluating an encoder: test collections, click logs, or the texts of the records."""
+"""Document collections for evaluating an encoder: test collections, click logs, the texts of the records, or
+documents with queries that are made of them."""
 
 from __future__ import annotations
 
