@@ -1,4 +1,4 @@
-"""Source formats of the embedding task: pairs, FAQs, test collections, click logs, labelled texts, and documents alone."""
+"""Source formats of the embedding task: pairs, FAQs, test collections, click logs, labelled texts, documents alone."""
 
 from __future__ import annotations
 

@@ -162,5 +162,5 @@ def _check_index(index: Path, task: GenerationTask, dataset: Dataset) -> None:
         raise UsageError(
             f"is not an index of {dataset.folder / CORPUS_FILE}",
             where=str(index),
-            fix=f"Build one: searchlora index build {dataset.folder / CORPUS_FILE} --out FOLDER.",
+            fix="Build one of this file: searchlora index build.",
         )
