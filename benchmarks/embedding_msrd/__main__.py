@@ -28,6 +28,7 @@ from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.collection import CORPUS_FILE
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.intervals import cluster_sums
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.options import EvaluationOptions
@@ -109,14 +110,10 @@ def main() -> None:
 
 def share_of_gain(evaluations: Mapping[str, Evaluation], system: str, draws: int = 10_000) -> dict[str, float]:
     """What part of the gain of both sides over the base a system has; 95% percentile interval over query families."""
-    families: dict[str, list[str]] = {}
-    for row, family in evaluations[ZERO].clusters.items():
-        families.setdefault(family, []).append(row)
-    sums = {
-        name: np.array([sum(evaluations[name].values[MEASURE][row] for row in rows) for rows in families.values()])
-        for name in (ZERO, BOTH, system)
-    }
-    own, both = sums[system] - sums[ZERO], sums[BOTH] - sums[ZERO]
+    families = evaluations[ZERO].clusters
+    base, *others = ([evaluations[name].values[MEASURE][row] for row in families] for name in (ZERO, system, BOTH))
+    sums, _ = cluster_sums(np.array(others).T - np.array(base)[:, None], list(families.values()))
+    own, both = sums.T
     drawn = np.random.default_rng(13).integers(len(own), size=(draws, len(own)))
     low, high = np.quantile(own[drawn].sum(axis=1) / both[drawn].sum(axis=1), [0.025, 0.975])
     return {"share": float(own.sum() / both.sum()), "low": float(low), "high": float(high)}
