@@ -78,8 +78,9 @@ class Row:
 def choose(rows: Sequence[Row], settings: Improve) -> list[Candidate | None]:
     """The candidate of each row to train on; None if none has a reward above `min_reward`.
 
-    The highest reward wins; the unchanged input wins unless another candidate gains more than `min_gain`; of equal
-    candidates the shortest wins. Candidates that do not parse or lose a protected word never win.
+    The highest reward wins, but each change must gain more than `min_gain`: of the candidates that are within it of the
+    highest, the one with the fewest parts in its name wins, and the unchanged input has none. Of equal candidates the
+    shortest wins. Candidates that do not parse or lose a protected word never win.
 
     A row's reward is noisy, often the rank of one document. With `kind_weight` w, w times the effect of what the
     candidate changes, over all rows, is added to its reward. The effects of the parts of a name add up: that of
@@ -114,13 +115,12 @@ def _best(row: Row, settings: Improve, effects: Mapping[str, float]) -> Candidat
     if unchanged is not None:  # what its kind gains elsewhere is no reason to lose here
         least = (unchanged.reward or 0.0) - _EQUAL
         eligible = [candidate for candidate in eligible if candidate.reward is not None and candidate.reward >= least]
-    highest = max(map(score, eligible))
-    if unchanged is not None and highest - score(unchanged) <= settings.min_gain + _EQUAL:
-        return unchanged
-    return min(
-        (candidate for candidate in eligible if score(candidate) >= highest - _EQUAL),
-        key=lambda candidate: len(candidate.text),
-    )
+    least = max(map(score, eligible)) - settings.min_gain - _EQUAL
+    near = [candidate for candidate in eligible if score(candidate) >= least]
+    fewest = min(len(candidate.parts) for candidate in near)
+    near = [candidate for candidate in near if len(candidate.parts) == fewest]
+    highest = max(map(score, near))
+    return min((each for each in near if score(each) >= highest - _EQUAL), key=lambda candidate: len(candidate.text))
 
 
 def _effects(rows: Sequence[Row]) -> dict[str, float]:
