@@ -202,7 +202,9 @@ class Improve(Section):
     rows: int | None = Field(None, ge=1, description="training rows per round, drawn at random; null: all")
     reward: str | None = Field(None, description="a measure, such as nDCG@10, in place of the task's own reward")
     min_reward: float = Field(0.0, description="rows whose best candidate has no higher reward are skipped")
-    min_gain: float = Field(0.0, ge=0, description="a query stays unchanged unless a candidate gains more than this")
+    min_gain: float = Field(
+        0.0, ge=0, description="of candidates that are within this of the best, the one that changes least wins"
+    )
     kind_weight: float = Field(
         0.0, ge=0, description="weight of the effect over all rows of what a candidate changes, added to its reward"
     )
