@@ -85,6 +85,15 @@ def test_an_unchanged_input_stays_unless_another_gains_more_than_min_gain():
     assert best(better, Improve(min_gain=0.25)).name == "unchanged"
 
 
+def test_each_change_must_gain_more_than_min_gain():
+    one, two = Candidate("without: movie", "the tent", 1.0), Candidate("without: the, movie", "tent", 1.04)
+    found = row(Candidate("unchanged", "the tent movie", 0.5), two, one)
+    assert best(found, Improve()).name == two.name
+    assert best(found, Improve(min_gain=0.05)).name == one.name
+    better = row(*found.candidates, Candidate("without: tent", "the movie", 1.02))
+    assert best(better, Improve(min_gain=0.05)).name == "without: tent"  # of as many changes the best
+
+
 def test_an_invalid_candidate_and_one_without_a_protected_word_never_win():
     found = row(
         Candidate("sample: 1", "tent", 2.0, kept=False),
