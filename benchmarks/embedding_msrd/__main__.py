@@ -101,7 +101,7 @@ def main() -> None:
     names = {BASE: ZERO, **{stored.reference: system for system, stored in trained.items()}}
     evaluations = {MAP: linear, **{name: result.evaluation for name, result in evaluated.systems.items()}}
     named = {names.get(name, name): evaluation for name, evaluation in evaluations.items()}
-    against = {name: named_comparison(evaluations, names, name, MEASURE) for name in (QUERY, BOTH)}
+    against = {name: named_comparison(evaluations, names, name, MEASURE) for name in (QUERY, BOTH, ALONE)}
     print_comparison(against[QUERY])
     if not is_trial(options):
         shares = {system: share_of_gain(named, system) for system in (MAP, ALONE, PAIRS, MADE, QUERY)}
@@ -122,7 +122,7 @@ def share_of_gain(evaluations: Mapping[str, Evaluation], system: str, draws: int
 def _about(
     against: Mapping[str, Comparison], trained: Mapping[str, StoredAdapter], evaluated: EvaluationResult
 ) -> dict[str, Any]:
-    others = [comparison for comparison in against[BOTH].comparisons if comparison.b != QUERY]
+    others = [pair for name in (BOTH, ALONE) for pair in against[name].comparisons if pair.b not in (QUERY, BOTH)]
     return {
         "caption": "MSRD: all-MiniLM-L6-v2 on movie queries; mean and 95% interval over query families",
         "test_queries": len(evaluated.records),
