@@ -2,10 +2,11 @@
 
     python -m benchmarks.rag_mtrag
 
-The reference tasks are in three folds by group (conversation, first turn, document). A judge of the passages decides
-when to abstain and what to cite, and the answer quotes the sentence of a passage that it holds most relevant: an
-embedding adapter, trained on the other folds, by the cosine of question and passage; or the encoder without it. No
-threshold is fitted on a row of its fold. Everything in `benchmarks/work/rag_mtrag` is reused.
+The reference tasks are in three folds by group (conversation, first turn, document). Answers are quoted, as the
+task's baseline does it: cosines of question and passage decide when to abstain and what to cite, and the sentences of
+the cited passages that are nearest to the question are the answer. The encoder is MiniLM, or MiniLM with an embedding
+adapter that was trained on the other folds. No threshold, and no number of sentences, is fitted on a row of its fold.
+Adapters in `benchmarks/work/rag_mtrag` are reused.
 """
 
 from __future__ import annotations
@@ -13,21 +14,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.common import WORK, real_data, save, training_figures
 from benchmarks.rag_mtrag.data import FOLDS, MISSING, SETTINGS, TASK, MtRag, Record, fold_of
 from benchmarks.rag_mtrag.embedder import MODEL, embedders
-from benchmarks.rag_mtrag.grading import graded
-from benchmarks.rag_mtrag.quoting import Judge, quoted
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
+from searchlora.encoder_baseline import Encode
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.pipelines.stages.similarity import SimilaritySettings
-from searchlora.progress import Steps
+from searchlora.systems.encoder_baseline import FrozenEncoder
 from searchlora.task import EvaluationInput, GenerationTask, load_generation_task
 from searchlora.tasks.rag_answer.baselines import fitted_baselines
 
@@ -52,26 +50,38 @@ def main() -> None:
     task = task.bound(task.settings_of(SETTINGS, ()))
     with progress_bars() as steps:
         adapters = embedders(mtrag, work, store, steps)
-        plain = graded(mtrag.official, SimilaritySettings(model=MODEL), store, work / "grades", steps("Encoding"))
-        judges = {ENCODER: Judge.of_all_folds(plain), ADAPTER: _held_out(mtrag, adapters, store, work, steps)}
-    outputs, rules = rules_of_folds(mtrag, str(task.settings["abstention"])), {}
-    for name, judge in judges.items():
-        outputs[name], rules[name] = quoted(task, judge)
+    outputs = rules_of_folds(mtrag, str(task.settings["abstention"]))
+    rules: dict[str, Any] = {}
+    plain = [FrozenEncoder(MODEL).encode_once] * FOLDS
+    adapted = [FrozenEncoder(MODEL, adapter).encode_once for adapter in adapters]
+    others = [frozenset(str(row["id"]) for row in mtrag.official if fold_of(row) != fold) for fold in range(FOLDS)]
+    # An adapter has learned from most of the other rows: its cosines there are not those on new rows.
+    unseen = [mtrag.validation(fold) for fold in range(FOLDS)]
+    for name, encoders, fits in ((ENCODER, plain, others), (ADAPTER, adapted, unseen)):
+        outputs[name], rules[name] = quoted(task, mtrag.official, encoders, fits)
     evaluations = {name: _evaluated(task, mtrag.official, by_id) for name, by_id in outputs.items()}
     comparison = compare(evaluations, candidate=ADAPTER)
     save(NAME, comparison, _about(mtrag, adapters, rules, evaluations))
     print_comparison(comparison)
 
 
-def _held_out(mtrag: MtRag, adapters: Sequence[StoredAdapter], store: Store, work: Path, steps: Steps) -> Judge:
-    """The embedding adapters as judges; the thresholds of a fold are fitted on its validation rows."""
-    fits = [mtrag.validation(fold) for fold in range(FOLDS)]
-    rows = []
-    for fold, adapter in enumerate(adapters):
-        needed = [row for row in mtrag.official if fold_of(row) == fold or row["id"] in fits[fold]]
-        settings = SimilaritySettings(model=MODEL, adapter=adapter.reference)
-        rows.append(graded(needed, settings, store, work / "grades", steps(f"Encoding: {adapter.reference}")))
-    return Judge(rows, fits)
+def quoted(
+    task: GenerationTask, rows: Sequence[Record], encoders: Sequence[Encode], fits: Sequence[frozenset[str]]
+) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+    """Row id -> the quoted answer; and what the baseline of each fold has learned.
+
+    Args:
+        encoders: Of each fold.
+        fits: Of each fold, the ids of the rows that its baseline learns from; none of them is of the fold.
+    """
+    outputs, rules = dict[str, Any](), []
+    for fold, (encode, ids) in enumerate(zip(encoders, fits, strict=True)):
+        tested = [row for row in rows if fold_of(row) == fold]
+        (quoting,) = task.encoder_baselines()
+        quoting.fit([row for row in rows if row["id"] in ids], (), encode)
+        outputs |= {row["id"]: output for row, output in zip(tested, quoting.predict(tested, encode), strict=True)}
+        rules.append(quoting.rules)
+    return outputs, rules
 
 
 def rules_of_folds(mtrag: MtRag, abstention: str) -> dict[str, dict[str, Any]]:
@@ -109,7 +119,7 @@ def _about(
         "design": {
             "folds": FOLDS,
             "share of answerable training rows that are repeated without gold passages": MISSING,
-            "fitted rules of each fold": rules,
+            "what quoting learned for each fold": rules,
         },
         "training": {adapter.reference: training_figures(adapter) for adapter in adapters},
         "confusions": {

@@ -38,7 +38,6 @@ from searchlora.experiments.train import train
 from searchlora.files import read_rows, strict
 from searchlora.progress import Steps
 from searchlora.records import Record
-from searchlora.retrieval.encoder import Encoder
 from searchlora.systems.encoder_baseline import FrozenEncoder
 from searchlora.task import EvaluationInput
 from searchlora.tasks.intent.baselines import LogisticRegressionBaseline
@@ -196,7 +195,7 @@ def _evaluated(
     encoded = trained_encoder(f"encoder-{labels.name}", _vectors(labels, own), store, ENCODER_RECIPE, passes)
     encoders = {
         FROZEN: FrozenEncoder(DEFAULT_ENCODER).encode_once,
-        ENCODER: Encoder.load(encoded.manifest.base.name, adapter=encoded).encode,
+        ENCODER: FrozenEncoder(encoded.manifest.base.name, encoded).encode_once,
     }
     found: dict[str, Sequence[Any]] = {ADAPTER: outputs}
     for system, encode in encoders.items():

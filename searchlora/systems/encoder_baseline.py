@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
 from searchlora.encoder_baseline import EncoderBaseline
 from searchlora.eval.judgments.lineage import RunLineage
 from searchlora.files.result_cache import cache_key
@@ -34,12 +35,14 @@ class FrozenEncoder:
 
     Args:
         model: Catalogue name, folder or hub id.
+        adapter: An adapter of the encoder.
 
     Raises:
         BaseModelError: if the model does not exist.
     """
 
     model: str
+    adapter: StoredAdapter | None = None
     _vectors: dict[str, Vectors] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -47,7 +50,7 @@ class FrozenEncoder:
 
     @cached_property
     def encoder(self) -> Encoder:
-        return Encoder.load(self.model)
+        return Encoder.load(self.model, adapter=self.adapter)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Vectors of length 1, shape (texts, dimensions); equal texts are encoded once."""

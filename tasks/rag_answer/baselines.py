@@ -1,23 +1,44 @@
-"""Baselines of the rag_answer task: the best sentence by BM25, with and without an abstention threshold."""
+"""Baselines of the rag_answer task, which quote: by BM25, and by a frozen encoder.
+
+An encoder decides when to abstain and what to cite, by the cosines of question and passages, and which sentences of
+the cited passages are the answer, by the cosines of question and sentences. Nothing is generated, so nothing is
+unsupported.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from searchlora.data.dataset import load_dataset
+from searchlora.encoder_baseline import Encode, EncoderBaseline
 from searchlora.outputs import CitedAnswer
 from searchlora.records import Document, Record
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25Index
-from searchlora.tasks.rag_answer.citations import ROUND_BRACKETS, sentences, with_marks
+from searchlora.tasks.rag_answer.citations import ROUND_BRACKETS, sentences, with_marks, without_marks
+from searchlora.tasks.rag_answer.deciding import JUDGE, Rule, relevances, relevant_passages, rule_of
+from searchlora.tasks.rag_answer.evaluator import reference_of, token_f1
 from searchlora.tasks.rag_answer.settings import search_text
-from searchlora.tasks.rag_answer.tuning import mean_f1
+from searchlora.tasks.rag_answer.tuning import mean_f1, tuned_rules
 
 ALWAYS, THRESHOLD, FIRST = "always answer", "BM25 threshold", "first passage"
 _TOKENS = Analyzer(stemmer="english", shortest=1)
+
+#: Sentences that are quoted by BM25: as many as the builder's answers have at most by default.
+SENTENCES = 3
+
+#: Numbers of sentences among which the baseline over an encoder chooses, and the training rows that it learns from, the
+#: first ones: to encode the passages of more takes longer than it is worth.
+_COUNTS, _TRAINING_ROWS = range(1, 9), 1_000
+
+#: Sentences in an order: the index of the passage, the place in it, and the text.
+_Ranked: TypeAlias = Sequence[tuple[int, int, str]]
 
 
 def baseline_outputs(records: Sequence[Record], dataset: Path, abstention: str) -> Mapping[str, Sequence[CitedAnswer]]:
@@ -30,18 +51,18 @@ def fitted_baselines(
 ) -> Mapping[str, Sequence[CitedAnswer]]:
     """Baseline name -> one answer per record.
 
-    * `always answer`: from the best passage by BM25, the sentence with the most words of the question, cited.
+    * `always answer`: from the best passage by BM25, the three sentences with the most words of the question, cited.
     * `BM25 threshold`: the same, but the abstention where the best score per word of the question is below a threshold;
       the threshold maximises the mean of abstention and answering F1 on the training rows. Only where these include
       both answerable and unanswerable rows.
-    * `first passage`: the first sentence of passage 1, cited.
+    * `first passage`: the first three sentences of passage 1, cited.
 
     Args:
         abstention: The text of an abstention.
     """
     index = _PassageIndex([*training, *records])
     best = [index.best(record) for record in records]
-    always = [best_sentence(record, passage) for record, (passage, _) in zip(records, best, strict=True)]
+    always = [_best_sentences(record, passage) for record, (passage, _) in zip(records, best, strict=True)]
     outputs: dict[str, Sequence[CitedAnswer]] = {ALWAYS: always}
     if len({bool(record["answerable"]) for record in training}) == 2:
         threshold = best_threshold(
@@ -51,7 +72,7 @@ def fitted_baselines(
         outputs[THRESHOLD] = [
             abstained if score < threshold else answer for answer, (_, score) in zip(always, best, strict=True)
         ]
-    outputs[FIRST] = [_quoted(_sentences(record, 0)[0], 0) for record in records]
+    outputs[FIRST] = [_first_sentences(record, 0) for record in records]
     return outputs
 
 
@@ -86,10 +107,126 @@ def _key(passage: Mapping[str, str]) -> str:
     return f"{passage['id']}\n{passage['text']}"
 
 
-def best_sentence(record: Record, passage: int) -> CitedAnswer:
-    """The sentence of a passage, by its index from 0, with the most words of the question, cited."""
-    question = set(_TOKENS(search_text(record)))
-    return _quoted(max(_sentences(record, passage), key=lambda text: len(question & set(_TOKENS(text)))), passage)
+def _first_sentences(record: Record, passage: int) -> CitedAnswer:
+    return _quoted([(passage, text) for text in _sentences(record, passage)[:SENTENCES]])
+
+
+def _best_sentences(record: Record, passage: int) -> CitedAnswer:
+    """The sentences of a passage, by its index from 0, with the most words of the question, in their order, cited."""
+    question, texts = set(_TOKENS(search_text(record))), _sentences(record, passage)
+    by_words = sorted(range(len(texts)), key=lambda place: -len(question & set(_TOKENS(texts[place]))))
+    return _quoted([(passage, texts[place]) for place in sorted(by_words[:SENTENCES])])
+
+
+class QuotingBaseline(EncoderBaseline):
+    """The sentences of the relevant passages that are nearest to the question.
+
+    From training rows it learns the cosines below which to abstain and from which to cite a passage, as `tune` fits
+    them for a judge, and the number of sentences with the best token F1 with the reference answers. Each cited passage
+    is quoted at least once. Where all training rows are answerable, or none is, it never abstains, and quotes the
+    nearest passage.
+
+    Args:
+        abstention: The text of an abstention.
+        citations: Whether answers cite.
+
+    Attributes:
+        rules: What was learned: `abstain` and `cite` as in a pipeline file, and the number of `sentences`.
+    """
+
+    name = "+ quoting"
+    rules: Mapping[str, Any]
+
+    def __init__(self, abstention: str, *, citations: bool) -> None:
+        self._abstention, self._citations = abstention, citations
+
+    def fit(self, training: Sequence[Record], validation: Sequence[Record], encode: Encode) -> None:
+        del validation
+        rows = _graded(training[:_TRAINING_ROWS], encode)
+        unscored = [CitedAnswer("", (), False, 0.5)] * len(rows)
+        both = len({bool(row["answerable"]) for row in rows}) == 2
+        rules = tuned_rules(rows, unscored, {"abstain": JUDGE, "cite": JUDGE}) if both else {}
+        self._abstain = rule_of(rules, "abstain") or Rule(JUDGE, {"below": 0.0})
+        self._cite = rule_of(rules, "cite") or Rule(JUDGE, {"from": math.inf})
+        answered = [row for row in rows if row["answerable"]]
+        ranked = self._ranked(answered, encode)
+        self._count = max(_COUNTS, key=lambda count: _mean_f1(answered, ranked, count)) if answered else SENTENCES
+        self.rules = {"abstain": self._abstain.plain(), "cite": self._cite.plain(), "sentences": self._count}
+
+    def predict(self, records: Sequence[Record], encode: Encode) -> Sequence[CitedAnswer]:
+        graded, below = _graded(records, encode), self._abstain.numbers["below"]
+        highest = [max(relevances(record) or [-math.inf]) for record in graded]
+        answered = [record for record, relevance in zip(graded, highest, strict=True) if relevance >= below]
+        answers = iter(self._ranked(answered, encode))
+        return [
+            _quotation(next(answers), self._count, marked=self._citations)
+            if relevance >= below
+            else CitedAnswer(self._abstention, (), True, reason=f"relevance {relevance:.3f}, threshold {below:.3f}")
+            for relevance in highest
+        ]
+
+    def _ranked(self, records: Sequence[Record], encode: Encode) -> list[_Ranked]:
+        """The sentences of the passages to cite, nearest to the question first, but before them one of each passage."""
+        of_records = [
+            [
+                (number - 1, place, text)
+                for number in relevant_passages(relevances(record) or [], self._cite.numbers["from"])
+                for place, text in enumerate(_sentences(record, number - 1))
+            ]
+            for record in records
+        ]
+        cosines = _cosines(records, [[text for _, _, text in of_record] for of_record in of_records], encode)
+        return [_one_of_each_first(*each) for each in zip(of_records, cosines, strict=True)]
+
+
+def _one_of_each_first(places: _Ranked, cosines: NDArray[np.float64]) -> _Ranked:
+    order = [places[row] for row in np.argsort(-cosines, kind="stable")]
+    first = list({passage: (passage, place, text) for passage, place, text in reversed(order)}.values())
+    return [*first, *(each for each in order if each not in first)]
+
+
+def _cosines(
+    records: Sequence[Record], texts: Sequence[Sequence[str]], encode: Encode
+) -> Sequence[NDArray[np.float64]]:
+    """Of each record, the cosines of its question and its texts."""
+    if not records:
+        return []
+    questions = encode([str(record["question"]) for record in records])
+    flat = [text for of_record in texts for text in of_record]
+    vectors = encode(flat) if flat else questions[:0]
+    ends = np.cumsum([len(of_record) for of_record in texts])[:-1]
+    parts = np.split(vectors, ends)
+    return [(part @ question).astype(np.float64) for part, question in zip(parts, questions, strict=True)]
+
+
+def _graded(records: Sequence[Record], encode: Encode) -> list[Record]:
+    """The records with `grades`: the cosines of question and passages, as the stage `similarity` writes them."""
+    texts = [
+        [f"{passage.get('title') or ''} {passage['text']}".strip() for passage in record["passages"]]
+        for record in records
+    ]
+    return [
+        {
+            **record,
+            "grades": [
+                {"id": passage["id"], "relevance": float(np.clip((1 + cosine) / 2, 0, 1))}
+                for passage, cosine in zip(record["passages"], cosines, strict=True)
+            ],
+        }
+        for record, cosines in zip(records, _cosines(records, texts, encode), strict=True)
+    ]
+
+
+def _quotation(ranked: _Ranked, count: int, *, marked: bool = True) -> CitedAnswer:
+    """The first sentences, at least one of each passage, in the order of passages and of their places."""
+    least = len({passage for passage, _, _ in ranked})
+    chosen = sorted(ranked[: max(count, least)])
+    return _quoted([(passage, text) for passage, _, text in chosen], marked=marked)
+
+
+def _mean_f1(rows: Sequence[Record], ranked: Sequence[_Ranked], count: int) -> float:
+    texts = [without_marks(_quotation(of_row, count).text) for of_row in ranked]
+    return float(np.mean([token_f1(text, reference_of(row)) for text, row in zip(texts, rows, strict=True)]))
 
 
 def _sentences(record: Record, passage: int) -> list[str]:
@@ -97,5 +234,8 @@ def _sentences(record: Record, passage: int) -> list[str]:
     return [" ".join(sentence.text.split()) for sentence in sentences(text)] or [text]
 
 
-def _quoted(sentence: str, passage: int) -> CitedAnswer:
-    return CitedAnswer(with_marks(sentence, [passage + 1]), (passage + 1,), abstained=False)
+def _quoted(sentences: Sequence[tuple[int, str]], *, marked: bool = True) -> CitedAnswer:
+    """The sentences, each of a passage from 0, which it cites."""
+    text = " ".join(with_marks(sentence, [passage + 1]) if marked else sentence for passage, sentence in sentences)
+    numbers = tuple(dict.fromkeys(passage + 1 for passage, _ in sentences)) if marked else ()
+    return CitedAnswer(text, numbers, abstained=False)

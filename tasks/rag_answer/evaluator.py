@@ -162,7 +162,7 @@ def reward(record: Record, output: CitedAnswer | InvalidOutput, *, citations: bo
     row = _Row(record, output)
     if row.answer is None or not record["answerable"]:
         return float((row.answer is None) != bool(record["answerable"]))
-    values = [_evidence(row, citations), token_f1(without_marks(row.answer.text), _reference(record))]
+    values = [_evidence(row, citations), token_f1(without_marks(row.answer.text), reference_of(record))]
     if citations and row.gold:
         values.append(2 * len(row.cited & row.gold) / (len(row.cited) + len(row.gold)))
     return sum(values) / len(values)
@@ -178,7 +178,8 @@ def _evidence(row: _Row, citations: bool) -> float:
     return sum(known) / len(known) if known else 0.0
 
 
-def _reference(record: Record) -> str:
+def reference_of(record: Record) -> str:
+    """The published answer of an answerable record, or else its training answer, without citations."""
     return without_marks(str(record.get("reference") or record["answer"]))
 
 
@@ -242,7 +243,7 @@ def _support(rows: Sequence[_Row]) -> dict[str, Aggregate]:
 def _similarity(rows: Sequence[_Row]) -> dict[str, dict[str, float]]:
     if not rows:
         return {}
-    references = [_reference(row.record) for row in rows]
+    references = [reference_of(row.record) for row in rows]
     answers = [without_marks(row.answer.text) if row.answer else "" for row in rows]
     return {
         "token F1": {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from searchlora.encoder_baseline import EncoderBaseline
 from searchlora.errors import PipelineError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import CitedAnswer, CitedText, InvalidOutput
@@ -153,6 +154,9 @@ class RagAnswerTask(GenerationTask):
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[CitedAnswer]]:
         return baselines.baseline_outputs(records, dataset, str(self.settings["abstention"]))
+
+    def encoder_baselines(self) -> Sequence[EncoderBaseline]:
+        return (baselines.QuotingBaseline(str(self.settings["abstention"]), citations=self.settings["citations"]),)
 
     def learned_baselines(self, records: Sequence[Record]) -> frozenset[str]:
         del records

@@ -13,7 +13,6 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.task import EvaluationInput
 from searchlora.tasks.rag_answer import task
-from searchlora.tasks.rag_answer.baselines import ALWAYS, FIRST, THRESHOLD, best_threshold, fitted_baselines
 from searchlora.tasks.rag_answer.evaluator import evaluate, token_f1
 
 PASSAGES = [
@@ -149,36 +148,3 @@ def test_slices_are_by_kind_source_and_conversation() -> None:
         "source": {"r1": "shop"},
         "conversation": {"r1": "yes", "r2": "no"},
     }
-
-
-# Baselines
-
-
-def test_baselines_quote_the_best_or_first_passage_or_abstain_below_the_threshold() -> None:
-    training = [_record(1), _record(2, answerable=False, question="Who sings the anthem of Wales?")]
-    asked = [_record(3), _record(4, question="Who sings in the choir?", answerable=False)]
-    found = fitted_baselines(asked, training, SILENCE.text)
-    assert found[ALWAYS][0] == CitedAnswer("The dome tent weighs 2 kilograms [2].", (2,), abstained=False)
-    assert found[FIRST][1] == CitedAnswer("Leather boots are waxed twice a year [1].", (1,), abstained=False)
-    assert [answer.abstained for answer in found[THRESHOLD]] == [False, True]
-    assert found[THRESHOLD][0] == found[ALWAYS][0]
-    for outputs in found.values():
-        assert not any(isinstance(task.parse(answer.text, asked[0]), InvalidOutput) for answer in outputs)
-
-
-def test_no_threshold_without_unanswerable_rows() -> None:
-    assert THRESHOLD not in fitted_baselines([_record(1)], [_record(2)], SILENCE.text)
-
-
-@pytest.mark.slow
-@settings(deadline=None, max_examples=40)
-@given(st.lists(st.tuples(st.integers(0, 5).map(float), st.booleans()), min_size=1, max_size=15))
-def test_no_threshold_has_a_higher_mean_f1_than_the_fitted_one(rows: list[tuple[float, bool]]) -> None:
-    scores, silent = [score for score, _ in rows], [each for _, each in rows]
-
-    def mean_f1(threshold: float) -> float:
-        predicted = [score < threshold for score in scores]
-        return float(f1_score(silent, predicted, average="macro", labels=[False, True], zero_division=0))
-
-    best = max(mean_f1(threshold) for threshold in (0, 1, 2, 3, 4, 5, 6))
-    assert mean_f1(best_threshold(scores, silent)) == pytest.approx(best)
