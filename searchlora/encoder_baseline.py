@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: Turns texts into vectors of length 1, shape (texts, dimensions).
 Encode: TypeAlias = "Callable[[Sequence[str]], NDArray[np.float32]]"
 
+#: A baseline learns from this many training rows, the first ones: to encode more takes longer than it is worth.
+MAX_ROWS = 20_000
+
 
 class EncoderBaseline(ABC):
     """A classical model over the vectors of a frozen encoder. It learns from training rows in seconds.
@@ -22,10 +25,12 @@ class EncoderBaseline(ABC):
     Attributes:
         name: What stands after the name of the encoder, for example `+ logistic regression`.
         version: Increased whenever outputs change.
+        serves: Whether a pipeline may use it: an output depends on nothing but its record.
     """
 
     name: str
     version: int = 1
+    serves: bool = True
 
     @abstractmethod
     def fit(self, training: Sequence[Record], validation: Sequence[Record], encode: Encode) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from searchlora.inference.engine import Engine
-from searchlora.pipelines.stages.adapter import AdapterStage, with_outputs
+from searchlora.pipelines.stages.adapter import AdapterStage
+from searchlora.pipelines.stages.answering import with_outputs
 from searchlora.pipelines.stages.stage import Stage
 from searchlora.records import Record, SearchContext
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -12,20 +12,18 @@ from searchlora.adapters.full_model import base_of
 from searchlora.adapters.load_check import check_renders
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.errors import InvalidScores, PipelineError, SearchloraError, UsageError
+from searchlora.errors import InvalidScores, PipelineError, UsageError
 from searchlora.inference.engine import ChoiceScores, Completion, Engine, Request
 from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.inference.settings import EngineSettings, engine_settings
 from searchlora.outputs import ClosedSet, Continued, InvalidOutput
-from searchlora.pipelines.results import INVALID, plain
-from searchlora.pipelines.stages.deciding import Decides, is_open, undecided, with_decision
+from searchlora.pipelines.stages.answering import AnsweringSettings, AnsweringStage
+from searchlora.pipelines.stages.deciding import Decides
 from searchlora.pipelines.stages.retrieve import searched_queries
 from searchlora.pipelines.stages.stage import (
     FUSED_QUERIES,
     BuildContext,
     Needs,
-    Stage,
-    StageSettings,
     short_name,
 )
 from searchlora.prompts import messages
@@ -42,7 +40,7 @@ PRUNE_MARGIN = 8.0
 SCORING_BATCH = 16
 
 
-class AdapterSettings(StageSettings):
+class AdapterSettings(AnsweringSettings):
     """`- adapter: {name: shop-rewriter@production}`: run an adapter on each query; its manifest names task and base.
 
     With `name: null`, also as the value of a parameter, the stage is left out: the slot is empty.
@@ -76,17 +74,6 @@ class AdapterSettings(StageSettings):
         default_factory=dict,
         description="tuned values that replace those in the adapter's manifest, such as `{abstain: judge}` for"
         " rag_answer; `searchlora tune` fits them",
-    )
-    decides: Decides | None = Field(
-        None,
-        description="lowest probability of an answer that is acted on, as `{above: 0.93}`, for one label of a closed"
-        " set; below it the search stays as it was, or gets the task's fallback, and `undecided` has the probability;"
-        " `searchlora tune --risk` fits it, and writes its `origin`",
-    )
-    only_undecided: bool = Field(
-        False,
-        description="answer only where no earlier stage of the same task has decided: it was not sure enough, its"
-        " answer was invalid, or it was skipped",
     )
 
     @field_validator("engine", mode="before")
@@ -196,7 +183,7 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class AdapterStage(Stage):
+class AdapterStage(AnsweringStage):
     """A stage for any generation task: an adapter, or the base model, generates, and the task updates the search.
 
     Parsed outputs, including `InvalidOutput`, are stored under `outputs[task name]`, one list per search. The task's
@@ -228,30 +215,12 @@ class AdapterStage(Stage):
         name = self.adapter or f"base({self.task.name})"
         return f"{name}(rewrite=fuse)" if self.fuse_rewrite else name
 
-    def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
-        answered = iter(self._answered([search for search in searches if self.takes(search)]))
-        return [next(answered) if self.takes(search) else search for search in searches]
-
-    def takes(self, search: SearchContext) -> bool:
-        return not self.only_undecided or is_open(self.task, search)
-
-    def _answered(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
-        records = [self.task.records_from(search) for search in searches]
-        flat = [record for of_search in records for record in of_search]
-        outputs = iter(self.ask(flat))
-        done = [
-            with_outputs(self.task, search, of_search, [next(outputs) for _ in of_search])
-            for search, of_search in zip(searches, records, strict=True)
-        ]
-        decided = [with_decision(self.decides, self.task, *states) for states in zip(searches, done, strict=True)]
-        return [self._with_queries(before, after) for before, after in zip(searches, decided, strict=True)]
-
     def requests(self, searches: Sequence[SearchContext]) -> list[tuple[Request, tuple[str, ...]]]:
         """The first request for each record of the searches, with its choices; none where it generates."""
         asked = [self._asked(record) for search in searches for record in self.task.records_from(search)]
         return [(each.request, tuple(each.scored.choices or ()) if each.scored else ()) for each in asked]
 
-    def _with_queries(self, before: SearchContext, after: SearchContext) -> SearchContext:
+    def completed(self, before: SearchContext, after: SearchContext) -> SearchContext:
         """The search after the stage, with the queries before it that retrievers search with, too."""
         if after["query"] == before["query"] or not (self.fuse_rewrite or FUSED_QUERIES in before):
             return after
@@ -329,23 +298,16 @@ class AdapterStage(Stage):
     def engines(self) -> tuple[Engine, ...]:
         return (self.engine,)
 
-    def tasks(self) -> tuple[GenerationTask, ...]:
-        return (self.task,)
-
     def with_engines(self, change: Callable[[Engine], Engine]) -> AdapterStage:
         return replace(self, engine=change(self.engine))
 
     # Traces and explanations
 
-    def inputs(self, search: SearchContext) -> Iterator[tuple[str, Any]]:
-        """The records of the task."""
-        yield "records", plain(self._records(search))
-
     def trace(
         self, before: SearchContext, after: SearchContext, exchanges: Mapping[str, Sequence[Exchange]]
     ) -> tuple[dict[str, Any], list[str]]:
         """The version that generated, its requests and answers, and tokens, those of cached answers included."""
-        prompts = dict.fromkeys(repr(messages(self.task, record)) for record in self._records(before))
+        prompts = dict.fromkeys(repr(messages(self.task, record)) for record in self.records(before))
         own = [exchange for prompt in prompts for exchange in exchanges.get(prompt, ())]
         distinct = list({(repr(exchange.request), exchange.choices): exchange for exchange in own}.values())
         row = {
@@ -357,31 +319,8 @@ class AdapterStage(Stage):
             },
         }
         flags = ["cached"] if distinct and all(exchange.known for exchange in distinct) else []
-        flags += ["undecided"] if self._undecided(before, after) else []
-        return row, [*flags, *(f"invalid: {reason}" for reason in self._invalid(before, after))]
-
-    def notes(self, before: SearchContext, after: SearchContext, rank: int | None) -> Iterator[str]:
-        """Why outputs are invalid, or not acted on."""
-        del rank
-        if self.decides is not None and self._undecided(before, after):
-            below = f"{undecided(after)[self.task.name]:.6g}, below {self.decides.above:.6g}"
-            yield f"{self.label} did not decide: its answer has probability {below}"
-        for reason in self._invalid(before, after):
-            yield f"an output of {self.label} is invalid: {reason}"
-
-    def _undecided(self, before: SearchContext, after: SearchContext) -> bool:
-        return after is not before and self.task.name in undecided(after)
-
-    def _invalid(self, before: SearchContext, after: SearchContext) -> list[str]:
-        outputs = after.get("outputs", {}).get(self.task.name, ()) if after is not before else ()
-        return list(dict.fromkeys(output.reason for output in outputs if isinstance(output, InvalidOutput)))
-
-    def _records(self, search: SearchContext) -> list[Record]:
-        """The records of a search; none where it lacks what they need, so that the stage was skipped."""
-        try:
-            return list(self.task.records_from(search))
-        except SearchloraError:
-            return []
+        _, more = super().trace(before, after, exchanges)
+        return row, [*flags, *more]
 
 
 def _request(exchange: Exchange) -> dict[str, Any]:
@@ -415,19 +354,3 @@ def _complete_text(completion: Completion) -> str | InvalidOutput:
     if completion.finish == "stop":
         return completion.text
     return InvalidOutput(completion.text, f"no end within {completion.completion_tokens} tokens")
-
-
-def with_outputs(
-    task: GenerationTask, search: SearchContext, records: Sequence[Record], outputs: Sequence[Any]
-) -> SearchContext:
-    """A search with a task's outputs in it: kept as they are, and acted on with the fallback where one is invalid."""
-    usable = [
-        task.fallback(record) if isinstance(output, InvalidOutput) else output
-        for record, output in zip(records, outputs, strict=True)
-    ]
-    changes = task.updates(search, usable) if all(value is not None for value in usable) else {}
-    all_outputs = {**search.get("outputs", {}), task.name: list(outputs)}
-    # Apart from `outputs`, in which a later stage of the same task replaces those of an earlier one.
-    invalid = [(task.name, output.reason) for output in outputs if isinstance(output, InvalidOutput)]
-    reasons = {INVALID: (*search.get(INVALID, ()), *invalid)} if invalid else {}
-    return {**search, **changes, "outputs": all_outputs, **reasons}

@@ -60,6 +60,7 @@ class Needs:
         encoders: Encoders without an adapter.
         runs: Run files that hits are taken from.
         ranking_models: Files of ranking models.
+        datasets: Folders of datasets that classical models learn from.
         query_hits: Whether hits are taken from the query rows.
         documents: Whether the documents of the corpus are searched.
         texts: Whether the texts of hits are read.
@@ -72,6 +73,7 @@ class Needs:
     encoders: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     ranking_models: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
     query_hits: bool = False
     documents: bool = False
     texts: bool = False

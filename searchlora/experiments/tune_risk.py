@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
-from searchlora.data.dataset import Dataset
+from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.risk import SafeThreshold, check_rows, threshold_at_risk
 from searchlora.experiments.tune import OpenedStage, ask_stage, origin
@@ -23,7 +23,7 @@ from searchlora.pipelines.stages.deciding import check_decides, confidence
 from searchlora.pipelines.stages.stage import StageSettings
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Record
-from searchlora.systems.lineage import seen_in_training
+from searchlora.systems.lineage import seen_in_learning, seen_in_training
 from searchlora.task import GenerationTask
 
 #: Chooses the row of each group.
@@ -36,7 +36,7 @@ class RiskResult:
 
     Attributes:
         path: The pipeline file.
-        adapter: The stage's adapter, with its version.
+        adapter: The stage's adapter, with its version; or its classical model.
         rule: Threshold, bound, and the rows on which they were fitted.
         invalid: Number of further rows, whose output is invalid: they are never decided, and are not in `rule.rows`.
         unknown: Whether it is unknown what the adapter was trained on, so that the rows may be among it.
@@ -92,7 +92,14 @@ def tune_risk(
     check_decides(task, f"{opened.config.source}, {adapter}")
     task.check_dataset(dataset.settings or task.default_settings)
     everything = dataset.records(split)
-    unknown = _check_unseen(store, adapter, task, dataset, split, everything)
+    learned = built.settings[-1].needs().datasets
+    seen = (
+        seen_in_learning(load_dataset(learned[0]), task, dataset, split, everything)
+        if learned
+        else seen_in_training(store, store.get(adapter), task, dataset, split, everything)
+    )
+    _check_unseen(seen, adapter, dataset, split, everything)
+    unknown = seen is None
     records = _one_of_each_group(everything)
     check_rows(len(records), risk)
     answers = scored_answers(task, *ask_stage(built, task, records, steps))
@@ -137,19 +144,17 @@ def _one_of_each_group(records: Sequence[Record]) -> list[Record]:
 
 
 def _check_unseen(
-    store: Store, adapter: str, task: GenerationTask, dataset: Dataset, split: str, records: Sequence[Record]
-) -> bool:
-    """Whether it is unknown what the adapter has seen. Raises `DataError` for rows that it has."""
+    seen: Sequence[str] | None, adapter: str, dataset: Dataset, split: str, records: Sequence[Record]
+) -> None:
+    """Raise `DataError` if there are no rows, or the adapter has seen some."""
     if not records:
         raise DataError(f"has no {split} records", where=str(dataset.folder), fix="Name another one with --split.")
-    seen = seen_in_training(store, store.get(adapter), task, dataset, split, records)
     if seen:
         raise DataError(
             f"{adapter} was trained or tuned on {len(seen)} of the {len(records)} {split} records ({seen[0]})",
             where=str(dataset.folder),
             fix="Label other queries, and build a dataset of them: --split-ratios 0,0,1, then --split test.",
         )
-    return seen is None
 
 
 def scored_answers(task: GenerationTask, records: Sequence[Record], outputs: Sequence[Any]) -> list[tuple[float, bool]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -107,6 +107,13 @@ def normalised(vectors: Vectors) -> Vectors:
     lengths = np.sqrt((vectors**2).sum(axis=1, keepdims=True))
     unit: Vectors = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
     return unit
+
+
+def vectors_once(encode: Callable[[Sequence[str]], Vectors], texts: Sequence[str]) -> Vectors:
+    """Vectors of length 1 in the order of the texts, shape (texts, dimensions); equal texts are encoded once."""
+    rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    vectors: Vectors = normalised(encode(list(rows)))[[rows[text] for text in texts]]
+    return vectors
 
 
 def longest_of(vectors: Vectors) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.encoder_baseline import EncoderBaseline
+from searchlora.encoder_baseline import MAX_ROWS, EncoderBaseline
 from searchlora.eval.judgments.lineage import RunLineage
 from searchlora.files.result_cache import cache_key
 from searchlora.models.fingerprint import fingerprint
@@ -19,14 +19,11 @@ from searchlora.models.resolve import public_name, resolve
 from searchlora.progress import Progress, silent
 from searchlora.records import Record
 from searchlora.retrieval.encoder import Encoder
-from searchlora.retrieval.encoding import normalised
+from searchlora.retrieval.encoding import vectors_once
 from searchlora.retrieval.shared_model import Vectors
 from searchlora.systems.lineage import run_lineage
 from searchlora.systems.system import Outputs, System
 from searchlora.task import GenerationTask
-
-#: A baseline learns from this many training rows, the first ones: to encode more takes longer than it is worth.
-MAX_ROWS = 20_000
 
 
 @dataclass(eq=False)
@@ -54,9 +51,7 @@ class FrozenEncoder:
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Vectors of length 1, shape (texts, dimensions); equal texts are encoded once."""
-        different = list(dict.fromkeys(texts))
-        vectors = dict(zip(different, normalised(self.encoder.encode(different)), strict=True))
-        return np.stack([vectors[text] for text in texts])
+        return vectors_once(self.encoder.encode, texts)
 
     def encode_once(self, texts: Sequence[str]) -> Vectors:
         """As `encode`, and the vectors are kept for the next baseline that learns from these texts."""

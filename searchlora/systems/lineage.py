@@ -128,6 +128,23 @@ def _stored_parents(store: Store, adapter: StoredAdapter) -> list[StoredAdapter]
         return None
 
 
+def learned_queries(dataset: Dataset, task: GenerationTask) -> tuple[str, ...]:
+    """Hashes of the queries from which a classical model learns when a pipeline is loaded."""
+    rows = (record for split in ("train", "validation") for record in dataset.records(split))
+    return tuple(dict.fromkeys(query_hash(query) for row in rows if (query := task.query(row)) is not None))
+
+
+def seen_in_learning(
+    learned: Dataset, task: GenerationTask, dataset: Dataset, split: str, records: Sequence[Record]
+) -> tuple[str, ...]:
+    """Ids of the records whose query a classical model learned from; none of the test split of its own dataset."""
+    if learned.fingerprint == dataset.fingerprint:
+        return () if split == "test" else tuple(str(record["id"]) for record in records)
+    known = set(learned_queries(learned, task))
+    asked = ((str(record["id"]), task.query(record)) for record in records)
+    return tuple(id_ for id_, query in asked if query is not None and query_hash(query) in known)
+
+
 def seen_by_run(store: Store, card: RunCard | None, topics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...] | None:
     """The topics whose query an adapter of the run, or its `gate_queries`, were trained on; None if unknown.
 

@@ -15,7 +15,7 @@ from searchlora.eval.measures import RETRIEVAL_MEASURES
 from searchlora.eval.trec import Qrels
 from searchlora.outputs import Grade, Label
 from searchlora.pipelines.pipeline import Pipeline, run_of
-from searchlora.pipelines.stages.adapter import with_outputs
+from searchlora.pipelines.stages.answering import with_outputs
 from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.pipelines.stages.retrieve import RetrieveStage
 from searchlora.progress import Progress, silent

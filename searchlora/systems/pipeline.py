@@ -15,6 +15,7 @@ from typing import Any
 from searchlora.adapters.full_model import base_of
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
+from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import PipelineError, RowError
 from searchlora.eval.judgments.card import RunCard, read_run_card
 from searchlora.eval.judgments.lineage import RunLineage, lineage_of
@@ -31,9 +32,9 @@ from searchlora.pipelines.stages.stage import StageSettings, needs_of, pinned
 from searchlora.progress import Progress, silent
 from searchlora.records import Record, SearchContext
 from searchlora.retrieval.learning_to_rank import read_ranking_card
-from searchlora.systems.lineage import run_lineage
+from searchlora.systems.lineage import learned_queries, run_lineage
 from searchlora.systems.system import Outputs, System
-from searchlora.task import GenerationTask, Task, load_task
+from searchlora.task import GenerationTask, Task, load_generation_task, load_task, task_names
 
 
 @dataclass(frozen=True)
@@ -175,10 +176,17 @@ def plan_of(pipeline: str, stages: Sequence[StageSettings], engines: Engines, ta
     encoder_hashes = [tree_sha256(resolve(encoder).path) for encoder in needs.encoders]
     settings = [[type(stage).__name__, _identity(stage, engines)] for stage in stages]
     supplied = [file_sha256(run) for run in needs.runs]
-    more = [part for part in (supplied, bases, generations(stages)) if part]
+    learned = [_learned_identity(load_dataset(folder), tasks) for folder in needs.datasets]
+    more = [part for part in (supplied, bases, generations(stages), learned) if part]
     identity = [pipeline, settings, weights, versions, encoder_hashes, *more]
     parts = json.dumps(identity, sort_keys=True)
     return Plan(pipeline, stages, hashlib.sha256(parts.encode()).hexdigest())
+
+
+def _learned_identity(dataset: Dataset, tasks: str | Path | None) -> list[Any]:
+    """The dataset and the code of what is learned from it when a pipeline is loaded."""
+    task = load_generation_task(dataset.card.task, tasks).bound(dataset.settings)
+    return [dataset.fingerprint, *task_identity(task), [[each.name, each.version] for each in task.encoder_baselines()]]
 
 
 def task_identity(task: Task) -> list[Any]:
@@ -201,6 +209,13 @@ def _identity(stage: StageSettings, engines: Engines) -> dict[str, Any]:
     return settings
 
 
+def _queries_of(dataset: Dataset) -> tuple[str, ...] | None:
+    """Hashes of the queries that a classical model learns from; None if the task is not installed."""
+    if dataset.card.task not in task_names():
+        return None
+    return learned_queries(dataset, load_generation_task(dataset.card.task))
+
+
 def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
     """The adapters and encoders that took part in the run, so that none of them may judge it.
 
@@ -215,12 +230,16 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
     learned = {model: read_ranking_card(model) for model in needs.ranking_models}
     unknown += [f"ranking model {Path(model).name}" for model, card in learned.items() if card is None]
     learned_from = [card for card in learned.values() if card is not None]
+    datasets = [load_dataset(folder) for folder in needs.datasets]
+    queries = {dataset.folder.name: _queries_of(dataset) for dataset in datasets}
+    unknown += [f"dataset {name}" for name, known in queries.items() if known is None]
     if needs.query_hits:
         unknown.append("hits of the queries")
     under = [store.get(adapter).manifest.base.name for adapter in own]
     bases = [*map(public_name, [*under, *bare]), *(base for card in cards for base in card.bases)]
     lineage = [*run_lineage(store, own, bare).references, *(reference for card in cards for reference in card.lineage)]
-    lineage += [reference for card in learned_from for reference in card.judge_lineage]
+    by_judges = [*learned_from, *(dataset.records_card for dataset in datasets)]
+    lineage += [reference for card in by_judges if card is not None for reference in card.judge_lineage]
     return RunCard(
         system=system,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -234,6 +253,7 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
                 [
                     *(query for card in cards for query in card.gate_queries),
                     *(query for card in learned_from for query in card.queries),
+                    *(query for known in queries.values() for query in known or ()),
                 ]
             )
         ),

@@ -40,6 +40,8 @@ class _CutBaseline(EncoderBaseline):
         scale: The grades in ascending order.
     """
 
+    serves = False  # a grade without probabilities orders too little, and features depend on the other pairs
+
     def __init__(self, scale: Sequence[int]) -> None:
         self._scale = scale
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import ClassVar
 
 import pytest
 
 from searchlora.adapters.store import Store
+from searchlora.data.building import build
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.pipelines.config import parse_stages
@@ -22,8 +24,8 @@ from searchlora.testing import check_stage
 from tests.docs.blocks import ROOT, blocks
 from tests.factories import random_adapter
 
-KINDS = ["adapter", "bm25", "dense", "diversify", "filter", "from_run", "fuse", "http", "passages", "similarity"]
-KINDS += ["text_search", "vector_search"]
+KINDS = ["adapter", "bm25", "classical", "dense", "diversify", "filter", "from_run", "fuse", "http", "passages"]
+KINDS += ["similarity", "text_search", "vector_search"]
 DOCUMENTS = [Document(f"d{n}", f"red couch {n}", metadata={"brand": "Acme" if n else "Northway"}) for n in range(4)]
 SEARCHES = [{"id": name, "query": "couch", "brand": "Acme"} for name in ("b", "a")]
 
@@ -93,6 +95,20 @@ def test_what_stages_need_is_told_for_their_parts_too():
     assert needs_of(parse_stages([{"from_run": {"run": "a.trec"}}, {"passages": {}}], "here")).corpus
 
 
+def intents(folder):
+    """A dataset of two intents."""
+    rows = [
+        {"id": f"{label}{n}", "group": f"{label}{n}", "query": f"{word} {n}", "label": label, "split": "train"}
+        for n in range(4)
+        for label, word in (("buy", "couch"), ("return", "back"))
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "labels.txt").write_text("buy\nreturn\n")
+    options = {"labels": str(folder / "labels.txt")}
+    build("intent", folder / "rows.jsonl", format="native", out=folder / "intents", options=options)
+    return folder / "intents"
+
+
 @pytest.fixture
 def stages(tmp_path, encoder_base):
     """The settings of stages of which the last is of a kind."""
@@ -101,6 +117,7 @@ def stages(tmp_path, encoder_base):
     own = {
         "adapter": {"name": "one"},
         "bm25": {},
+        "classical": {"data": str(intents(tmp_path)), **encoder},
         "dense": encoder,
         "diversify": {"field": "brand", "most": 2},
         "filter": {"filter": {"brand": "brand"}},

@@ -17,7 +17,8 @@ from fastapi import Response
 
 from searchlora.errors import PipelineError, RenderError
 from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OneLabel
-from searchlora.pipelines.stages.adapter import AdapterStage, with_outputs
+from searchlora.pipelines.stages.adapter import AdapterStage
+from searchlora.pipelines.stages.answering import with_outputs
 from searchlora.pipelines.stages.deciding import confidence
 from searchlora.records import Record, SearchContext
 from searchlora.server.api.adapter_tasks import input_schema, record_of
