@@ -59,7 +59,7 @@ def main() -> None:
     unseen = [mtrag.validation(fold) for fold in range(FOLDS)]
     for name, encoders, fits in ((ENCODER, plain, others), (ADAPTER, adapted, unseen)):
         outputs[name], rules[name] = quoted(task, mtrag.official, encoders, fits)
-    evaluations = {name: _evaluated(task, mtrag.official, by_id) for name, by_id in outputs.items()}
+    evaluations = {name: evaluated(task, mtrag.official, by_id) for name, by_id in outputs.items()}
     comparison = compare(evaluations, candidate=ADAPTER)
     save(NAME, comparison, _about(mtrag, adapters, rules, evaluations))
     print_comparison(comparison)
@@ -95,7 +95,7 @@ def rules_of_folds(mtrag: MtRag, abstention: str) -> dict[str, dict[str, Any]]:
     return outputs
 
 
-def _evaluated(task: GenerationTask, rows: Sequence[Record], outputs: Mapping[str, Any]) -> Evaluation:
+def evaluated(task: GenerationTask, rows: Sequence[Record], outputs: Mapping[str, Any]) -> Evaluation:
     evaluation = task.evaluate(EvaluationInput(rows, [outputs[row["id"]] for row in rows]))
     return replace(
         evaluation,

@@ -144,14 +144,21 @@ def _taught(
 
 
 def _of_teacher(dataset: Dataset) -> dict[str, Any]:
-    """How often the labels of the teacher are those of people."""
+    """How often the labels of the teacher are those of people, and how often the encoder's would be."""
     out = FOLDER / "taught.jsonl"
     if not out.is_file():
         return {}
-    by_people = {row["id"]: row["label"] for row in dataset.records("train")}
+    rows = dataset.records("train")
+    by_people = {row["id"]: row["label"] for row in rows}
     taught = [row.data for row in strict(read_rows(out))]
     right = sum(row["label"] == by_people[row["id"]] for row in taught)
-    return {"teacher": {"rows": len(taught), "right": right / len(taught)}}
+    encode = FrozenEncoder(DEFAULT_ENCODER).encode
+    head = LogisticRegressionBaseline(dataset.settings or {})
+    head.fit(people(rows, FEW), dataset.records("validation"), encode)
+    by_encoder = [label.value for label in head.predict(taught, encode)]
+    right_encoder = sum(label == by_people[row["id"]] for label, row in zip(by_encoder, taught, strict=True))
+    shares = {"teacher": right / len(taught), FROZEN: right_encoder / len(taught)}
+    return {"labels of the teacher": {"rows": len(taught), "right": shares}}
 
 
 def _dataset(labels: Labels, dataset: Dataset) -> Dataset:

@@ -142,7 +142,7 @@ class QuotingBaseline(EncoderBaseline):
 
     def fit(self, training: Sequence[Record], validation: Sequence[Record], encode: Encode) -> None:
         del validation
-        rows = _graded(training[:_TRAINING_ROWS], encode)
+        rows = graded(training[:_TRAINING_ROWS], encode)
         unscored = [CitedAnswer("", (), False, 0.5)] * len(rows)
         both = len({bool(row["answerable"]) for row in rows}) == 2
         rules = tuned_rules(rows, unscored, {"abstain": JUDGE, "cite": JUDGE}) if both else {}
@@ -154,9 +154,9 @@ class QuotingBaseline(EncoderBaseline):
         self.rules = {"abstain": self._abstain.plain(), "cite": self._cite.plain(), "sentences": self._count}
 
     def predict(self, records: Sequence[Record], encode: Encode) -> Sequence[CitedAnswer]:
-        graded, below = _graded(records, encode), self._abstain.numbers["below"]
-        highest = [max(relevances(record) or [-math.inf]) for record in graded]
-        answered = [record for record, relevance in zip(graded, highest, strict=True) if relevance >= below]
+        rows, below = graded(records, encode), self._abstain.numbers["below"]
+        highest = [max(relevances(row) or [-math.inf]) for row in rows]
+        answered = [row for row, relevance in zip(rows, highest, strict=True) if relevance >= below]
         answers = iter(self._ranked(answered, encode))
         return [
             _quotation(next(answers), self._count, marked=self._citations)
@@ -199,7 +199,7 @@ def _cosines(
     return [(part @ question).astype(np.float64) for part, question in zip(parts, questions, strict=True)]
 
 
-def _graded(records: Sequence[Record], encode: Encode) -> list[Record]:
+def graded(records: Sequence[Record], encode: Encode) -> list[Record]:
     """The records with `grades`: the cosines of question and passages, as the stage `similarity` writes them."""
     texts = [
         [f"{passage.get('title') or ''} {passage['text']}".strip() for passage in record["passages"]]

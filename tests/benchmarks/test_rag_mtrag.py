@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from benchmarks.rag_mtrag import embedder
 from benchmarks.rag_mtrag.__main__ import quoted
 from benchmarks.rag_mtrag.data import FOLDS, MtRag, fold_of
+from benchmarks.rag_written.__main__ import answers
 from searchlora.task import load_generation_task
 from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD
 
@@ -40,6 +41,15 @@ def test_the_embedder_of_a_fold_sees_no_row_of_it(mtrag: MtRag) -> None:
         assert not trained & {groups[id_] for id_ in mtrag.validation(fold)}
         assert not mtrag.validation(fold) & {row["id"] for row in mtrag.test(fold)}
         assert all(each["positives"] and each["negatives"] for each in pairs)
+
+
+@pytest.mark.slow
+def test_an_adapter_that_writes_sees_no_row_of_its_fold(mtrag: MtRag) -> None:
+    for fold in range(FOLDS):
+        tested = mtrag.test(fold)
+        rows = answers(mtrag, fold)
+        assert not {row["group"] for row in rows} & {row["group"] for row in tested}
+        assert all(row["answerable"] and row["answer"] for row in rows)
 
 
 def encode(texts: Sequence[str]) -> NDArray[np.float32]:

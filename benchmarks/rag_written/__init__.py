@@ -1,0 +1,1 @@
+"""Answers to MT-RAG that adapters write, beside quoting; see `__main__`."""

@@ -1,0 +1,111 @@
+"""Answers to MT-RAG that an adapter writes, beside quoting.
+
+    python -m benchmarks.rag_written                                              the base of the recipes
+    python -m benchmarks.rag_written "Qwen2.5-Coder-0.5B=FOLDER/qwen2.5-coder-0.5b-instruct-q8_0.gguf"   one beside it
+
+Rows, folds and passages are those of `benchmarks.rag_mtrag`. For each fold an adapter learns from the answerable rows
+of the other folds to write the sentences of the reference answer that the shown passages support, eight at most. Every
+system abstains, and chooses the passages to cite, by the same cosines of MiniLM with thresholds from the other folds,
+so that only the texts of the answers differ. Adapters and answers in `benchmarks/work/rag_written` are reused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import WORK, native_dataset, parser, real_data, save, training_figures
+from benchmarks.judges import answered
+from benchmarks.rag_mtrag.__main__ import ENCODER, evaluated, quoted
+from benchmarks.rag_mtrag.data import FOLDS, SETTINGS, TASK, VALIDATING, MtRag, fold_of, validates
+from benchmarks.rag_mtrag.embedder import MODEL
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.cli.terminal import print_comparison, progress_bars
+from searchlora.eval.comparison import compare
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.task_model import load_task_model
+from searchlora.experiments.train import train
+from searchlora.progress import Steps
+from searchlora.systems.encoder_baseline import FrozenEncoder
+from searchlora.task import load_generation_task
+from searchlora.tasks.rag_answer.baselines import graded
+
+NAME, DEFAULT = "rag_written", "SmolLM2-135M"
+FOLDER, RECIPE = WORK / NAME, Path(__file__).parent / "recipe.yaml"
+
+#: Sentences of an answer at most: as many as the references have, not three, as quoting chooses its number, too.
+SENTENCES = 8
+
+
+def main() -> None:
+    arguments = parser(NAME)
+    arguments.add_argument("bases", nargs="*", metavar="NAME=PATH", help="further bases")
+    bases = {DEFAULT: None, **dict(base.split("=", 1) for base in arguments.parse_args().bases)}
+    mtrag, store = MtRag.read(real_data(), sentences=SENTENCES), Store(FOLDER / "store")
+    task = load_generation_task(TASK)
+    task = task.bound(task.settings_of(SETTINGS, ()))
+    encode = FrozenEncoder(MODEL).encode_once
+    others = [frozenset(str(row["id"]) for row in mtrag.official if fold_of(row) != fold) for fold in range(FOLDS)]
+    outputs, rules = dict[str, Mapping[str, Any]](), list[Mapping[str, Any]]()
+    outputs[ENCODER], rules = quoted(task, mtrag.official, [encode] * FOLDS, others)
+    adapters: dict[str, list[StoredAdapter]] = {}
+    with progress_bars() as steps:
+        for name, path in bases.items():
+            adapters[name] = [_trained(name, path, mtrag, fold, store, steps) for fold in range(FOLDS)]
+            by_id: dict[str, Any] = {}
+            for fold, adapter in enumerate(adapters[name]):
+                rows = graded(mtrag.test(fold), encode)
+                found = _written(adapter, rules[fold], rows, store, FOLDER / "answers" / adapter.manifest.name, steps)
+                by_id |= {row["id"]: output for row, output in zip(rows, found, strict=True)}
+            outputs[f"{name}, written"] = by_id
+    evaluations = {name: evaluated(task, mtrag.official, of_rows) for name, of_rows in outputs.items()}
+    comparison = compare(evaluations, candidate=ENCODER)
+    save(NAME, comparison, _about(adapters, rules))
+    print_comparison(comparison)
+
+
+def answers(mtrag: MtRag, fold: int) -> list[Mapping[str, Any]]:
+    """The answerable rows from which the adapter of a fold learns."""
+    return [
+        {**row, "split": "validation" if validates(row, f"validation {fold}", VALIDATING) else "train"}
+        for row in mtrag.training(fold)
+        if row["answerable"]
+    ]
+
+
+def _trained(name: str, path: str | None, mtrag: MtRag, fold: int, store: Store, steps: Steps) -> StoredAdapter:
+    data = native_dataset(FOLDER / "data" / f"fold{fold + 1}", TASK, answers(mtrag, fold), options=SETTINGS)
+    options = TrainingOptions(base=path, recipe=RECIPE, reuse=True)
+    return train(TASK, data.folder, f"{name}-{fold + 1}".lower(), options, store=store, steps=steps, log=print)
+
+
+def _written(
+    adapter: StoredAdapter,
+    rules: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    store: Store,
+    folder: Path,
+    steps: Steps,
+) -> list[Any]:
+    """The answers of an adapter where the rules do not abstain, with the citations that they choose."""
+    model = load_task_model(adapter=adapter.reference, base=None, task=None, generate=False, store=store)
+    decided = {key: rules[key] for key in ("abstain", "cite")}
+    model = replace(model, task=model.task.bound(model.task.settings, decided))
+    hidden = ("answer", "reference", "gold", "answerable")
+    asked = [{key: value for key, value in row.items() if key not in hidden} for row in rows]
+    return answered(model, asked, folder, steps(f"Answering: {adapter.reference}"))
+
+
+def _about(adapters: Mapping[str, Sequence[StoredAdapter]], rules: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "caption": "figures over all rows and 95% interval by group; token F1 and ROUGE-L over the answerable ones",
+        "what quoting learned for each fold": list(rules),
+        "training": {each.reference: training_figures(each) for of_base in adapters.values() for each in of_base},
+    }
+
+
+if __name__ == "__main__":
+    main()
