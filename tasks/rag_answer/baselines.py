@@ -122,9 +122,9 @@ class QuotingBaseline(EncoderBaseline):
     """The sentences of the relevant passages that are nearest to the question.
 
     From training rows it learns the cosines below which to abstain and from which to cite a passage, as `tune` fits
-    them for a judge, and the number of sentences with the best token F1 with the reference answers. Each cited passage
-    is quoted at least once. Where all training rows are answerable, or none is, it never abstains, and quotes the
-    nearest passage.
+    them for a judge, and the number of sentences: the fewest whose token F1 with the reference answers is within one
+    standard error of the best, as more sentences are longer to read. Each cited passage is quoted at least once. Where
+    all training rows are answerable, or none is, it never abstains, and quotes the nearest passage.
 
     Args:
         abstention: The text of an abstention.
@@ -150,7 +150,7 @@ class QuotingBaseline(EncoderBaseline):
         self._cite = rule_of(rules, "cite") or Rule(JUDGE, {"from": math.inf})
         answered = [row for row in rows if row["answerable"]]
         ranked = self._ranked(answered, encode)
-        self._count = max(_COUNTS, key=lambda count: _mean_f1(answered, ranked, count)) if answered else SENTENCES
+        self._count = _fewest(answered, ranked) if answered else SENTENCES
         self.rules = {"abstain": self._abstain.plain(), "cite": self._cite.plain(), "sentences": self._count}
 
     def predict(self, records: Sequence[Record], encode: Encode) -> Sequence[CitedAnswer]:
@@ -224,9 +224,20 @@ def _quotation(ranked: _Ranked, count: int, *, marked: bool = True) -> CitedAnsw
     return _quoted([(passage, text) for passage, _, text in chosen], marked=marked)
 
 
-def _mean_f1(rows: Sequence[Record], ranked: Sequence[_Ranked], count: int) -> float:
-    texts = [without_marks(_quotation(of_row, count).text) for of_row in ranked]
-    return float(np.mean([token_f1(text, reference_of(row)) for text, row in zip(texts, rows, strict=True)]))
+def _fewest(rows: Sequence[Record], ranked: Sequence[_Ranked]) -> int:
+    """The fewest sentences whose token F1 is within a standard error of the best (one-standard-error rule)."""
+    values = {
+        count: np.array(
+            [
+                token_f1(without_marks(_quotation(of_row, count).text), reference_of(row))
+                for row, of_row in zip(rows, ranked, strict=True)
+            ]
+        )
+        for count in _COUNTS
+    }
+    best = max(values.values(), key=lambda of_count: float(of_count.mean()))
+    least = best.mean() - best.std() / math.sqrt(len(best))
+    return next(count for count, of_count in values.items() if of_count.mean() >= least)
 
 
 def _sentences(record: Record, passage: int) -> list[str]:
