@@ -153,6 +153,12 @@ class TeacherOptions(NamedTuple):
     generate: Annotated[
         bool, option("--generate", "Let the teacher write labels and grades instead of scoring them.")
     ] = False
+    samples: Annotated[
+        int,
+        option(
+            "--samples K", "Let the teacher write each grade K times; the shares are the soft label.", min=1, max=100
+        ),
+    ] = 1
 
 
 class PriceOptions(NamedTuple):
@@ -184,7 +190,14 @@ def label(
     sharding: ShardOptions,
     sample: Annotated[
         str | None,
-        option("--sample KIND=N", "Label N rows: random=N, or diverse=N for rows about different things."),
+        option(
+            "--sample KIND=N",
+            "Label N rows: random=N; diverse=N: about different things; uncertain=N: of which a model that has learned"
+            " the labelled ones is unsure.",
+        ),
+    ] = None,
+    labelled: Annotated[
+        Path | None, option("--labelled FOLDER", "With --sample uncertain=N: dataset of the rows that are labelled.")
     ] = None,
 ) -> None:
     """Let a larger model write the targets of rows (distillation), for `data build` with the format native.
@@ -197,22 +210,22 @@ def label(
     from searchlora.experiments.row_sample import RowSample
 
     with progress_bars() as steps:
-        labelled = verb(
+        done = verb(
             task,
             rows,
             out,
             **model._asdict(),
-            sample=RowSample.parse(sample) if sample is not None else None,
+            sample=RowSample.parse(sample or "", labelled) if sample is not None or labelled is not None else None,
             prices=Prices(prices.price_prompt, prices.price_output, prices.max_cost),
             **stored.given(),
             engine=engine.read(),
             sharding=sharding.read(),
             steps=steps,
         )
-    if labelled is None:
+    if done is None:
         typer.echo(shard_done(sharding.shard, out))
     else:
-        print_labelled(labelled, out)
+        print_labelled(done, out)
 
 
 def print_labelled(result: LabelResult, out: Path) -> None:

@@ -25,11 +25,13 @@ from searchlora.experiments.task_model import TaskModel, load_task_model
 from searchlora.files import atomic_text, check_writable, file_sha256, parse_json, read_rows
 from searchlora.files.result_cache import cache_key
 from searchlora.files.shards import Job, Parts, Shard
+from searchlora.inference.engine import Completion, Engine, Request
 from searchlora.inference.metered import MeteredEngine
+from searchlora.inference.sampling import Sampling
 from searchlora.inference.settings import EngineSettings
-from searchlora.outputs import Graded, InvalidOutput, to_json
+from searchlora.outputs import Grade, Graded, InvalidOutput, to_json
 from searchlora.progress import Progress, Steps, no_progress
-from searchlora.prompts import input_text, messages
+from searchlora.prompts import messages
 from searchlora.records import Record, RejectedRow
 from searchlora.task import COMPLETION, GenerationTask
 
@@ -96,6 +98,7 @@ def label(
     teacher: str | None = None,
     settings: str | Path | None = None,
     generate: bool = False,
+    samples: int = 1,
     sample: RowSample | None = None,
     prices: Prices = Prices(),
     engine: EngineSettings | None = None,
@@ -118,6 +121,8 @@ def label(
         adapter, base, teacher: The teacher, see `load_task_model`.
         settings: Without an adapter, a dataset folder whose labels, grades or other settings are used.
         generate: Let the teacher write labels and grades instead of scoring them. A service always writes labels.
+        samples: How often the teacher writes each grade, at temperature 1, so that the shares are a soft label: for
+            one that gives no probabilities.
         sample: Label only some of the rows; None: all.
         prices: What tokens cost. With a limit, it is checked before each batch; of N shards, each may spend an N-th.
 
@@ -126,7 +131,8 @@ def label(
 
     Raises:
         UsageError: when `out` exists or is not a JSONL file, the teacher is not given in one of its three ways, outputs
-            of the task are no targets, or the limit of cost is reached.
+            of the task are no targets, or no grades where there are to be several samples, or the limit of cost is
+            reached.
         DataError, RenderError: when the rows cannot be read, or lack a field that the prompt needs, before anything is
             asked; when no output parses.
         NotInStore, LoadCheckFailed, BaseModelError, EngineError: when the teacher cannot be used.
@@ -144,6 +150,7 @@ def label(
         _label_shard,
         rows=Path(rows),
         out=target,
+        samples=samples,
         sample=sample,
         prices=prices,
         model={**model, "generate": generate, "engine": engine, "store": Store.of(store), "tasks": tasks},
@@ -159,6 +166,7 @@ def _label_shard(
     *,
     rows: Path,
     out: Path,
+    samples: int,
     sample: RowSample | None,
     prices: Prices,
     model: Mapping[str, Any],
@@ -173,7 +181,11 @@ def _label_shard(
         except KeyError as error:
             raise DataError(f"the field {error} is missing", where=f"{rows.name}, {record['id']}") from None
     spec = loaded.task.output(records[0])
-    if model["teacher"] is not None and not (isinstance(spec, Graded) and not spec.reasoned):
+    grades = isinstance(spec, Graded) and not spec.reasoned
+    if samples > 1 and not grades:
+        what = f"outputs of the task '{loaded.task.name}' are not grades alone, so their shares are no soft label"
+        raise UsageError(what, where="--samples", fix="Leave it out.")
+    if samples > 1 or (model["teacher"] is not None and not grades):
         # Labels often begin alike, and the first token is all that a service tells.
         loaded = replace(loaded, generate=True)
     card = asdict(loaded.card({rows.name: file_sha256(rows)}))
@@ -181,8 +193,12 @@ def _label_shard(
     budget = _Budget(prices, shard, parts.folder)
     # With a limit, little is spent beyond it.
     batch = BATCH_SIZE if prices.most is not None else max(BATCH_SIZE, loaded.engine.call_size)
-    key = {**loaded.key, "rows": cache_key([record["id"] for record in records]) if sample is not None else None}
-    job = Job(key, records, partial(_labelled, loaded, budget), batch, about=about)
+    key: dict[str, Any] = {**loaded.key, "rows": None}
+    if sample is not None:
+        key["rows"] = cache_key([record["id"] for record in records])
+    if samples > 1:
+        key["samples"] = samples
+    job = Job(key, records, partial(_labelled, loaded, budget, samples), batch, about=about)
     parts.compute(job, shard, progress, len(records))
 
 
@@ -231,17 +247,41 @@ def _records(file: Path, task: GenerationTask, sample: RowSample | None) -> list
         records.append({"id": f"row-{number}", **row.data})
     if not records:
         raise DataError("holds no rows", where=str(file))
-    if sample is None:
-        return records
-    return [records[row] for row in sample.choose([input_text(task, record) for record in records])]
+    return records if sample is None else [records[row] for row in sample.choose(records, task)]
 
 
-def _labelled(model: TaskModel, budget: _Budget, rows: Sequence[Record]) -> list[dict[str, Any]]:
+class _SamplingEngine(MeteredEngine):
+    """An engine that draws each answer with a seed, at temperature 1."""
+
+    def __init__(self, engine: Engine, seed: int) -> None:
+        super().__init__(engine)
+        self._sampling = Sampling(temperature=1.0, seed=seed)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        return super().generate([replace(request, sampling=self._sampling) for request in requests])
+
+
+def _grade_of(samples: Sequence[Any], scale: Sequence[int]) -> Any:
+    """The most frequent grade of a row, with the shares of all; an invalid output if none is valid."""
+    counts = Counter(each.value for each in samples if not isinstance(each, InvalidOutput))
+    if not counts:
+        return samples[0]
+    return Grade(counts.most_common(1)[0][0], tuple(counts[grade] / counts.total() for grade in scale))
+
+
+def _labelled(model: TaskModel, budget: _Budget, samples: int, rows: Sequence[Record]) -> list[dict[str, Any]]:
     """What is written of rows; the first one of a batch holds the tokens of all."""
     budget.check()
-    meter = MeteredEngine(model.engine)
-    outputs = model.ask(rows, meter)
-    tokens = (meter.prompt_tokens, meter.output_tokens)
+    if samples == 1:
+        meter = MeteredEngine(model.engine)
+        meters, outputs = [meter], model.ask(rows, meter)
+    else:
+        meters = [_SamplingEngine(model.engine, seed) for seed in range(samples)]
+        spec = model.task.output(rows[0])
+        assert isinstance(spec, Graded)  # checked before
+        drawn = zip(*(model.ask(rows, meter) for meter in meters), strict=True)
+        outputs = [_grade_of(of_row, list(spec.scale.values())) for of_row in drawn]
+    tokens = (sum(meter.prompt_tokens for meter in meters), sum(meter.output_tokens for meter in meters))
     budget.add(*tokens)
     written = []
     for number, (row, output) in enumerate(zip(rows, outputs, strict=True)):

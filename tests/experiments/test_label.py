@@ -16,7 +16,6 @@ from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.judge.llm_judge import load_judge
 from searchlora.experiments.label import Prices, label, merge_labels
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
-from searchlora.experiments.row_sample import RowSample
 from searchlora.experiments.sharding import Sharding
 from searchlora.experiments.train import train
 from searchlora.files.shards import Parts, Shard
@@ -114,17 +113,6 @@ def test_the_limit_of_cost_stops_and_a_higher_one_goes_on(ask, tmp_path):
     assert ask(prices=Prices(prompt=1000.0, most=2 * whole.cost)).cost == pytest.approx(whole.cost, rel=0.1)
 
 
-def test_a_diverse_sample_covers_what_a_random_one_may_miss():
-    rare = [f"how do I pay order {n} by card" for n in range(5)]
-    texts = [f"tent {n}" for n in range(200)] + rare
-    chosen = RowSample.parse("diverse=20").choose(texts)
-    assert max(chosen) >= 200 and len(chosen) <= 20
-    assert len(RowSample.parse("random=20").choose(texts)) == 20
-    assert RowSample.parse("random=500").choose(texts) == list(range(205))
-    with pytest.raises(UsageError, match="'some=5' is no sample"):
-        RowSample.parse("some=5")
-
-
 def test_a_service_labels_and_what_it_refuses_or_says_otherwise_is_listed(ask, tmp_path):
     def reply(request):
         text = request.body["messages"][-1]["content"]
@@ -164,6 +152,32 @@ def test_grades_of_a_served_model_have_its_probabilities_as_soft_labels(tiny_bas
     card = build(load_task("judgment"), tmp_path / "graded.jsonl", format="native", out=tmp_path / "data")
     assert sum(card.rows.values()) == 16
     assert load_dataset(tmp_path / "data").records("train")[0]["shares"].keys() <= {"0", "1", "2", "3"}
+
+
+@pytest.mark.slow
+def test_written_grades_of_several_samples_are_a_soft_label(tmp_path, ask):
+    pairs = write(tmp_path / "pairs.jsonl", [{"query": f"tent {n}", "passage": "A tent."} for n in range(3)])
+    few = tmp_path / "grades"
+    rows = [{"id": f"q{n} d", "query": f"query {n}", "passage": "A tent.", "grade": n % 4} for n in range(12)]
+    build(load_task("judgment"), write(tmp_path / "graded-by-people.jsonl", rows), format="native", out=few)
+    seeds = []
+
+    def reply(request):
+        seeds.append(request.body["seed"])
+        assert request.body["temperature"] == 1
+        if "tent 2" in request.body["messages"][-1]["content"]:
+            return message("no idea")
+        return message({0: "3", 1: "3", 2: "0", 3: "nonsense"}[request.body["seed"]])
+
+    with answering(reply) as server:
+        engine, how = ServerSettings(url=server.url, retries=0), {"settings": few, "store": tmp_path / "store"}
+        out = tmp_path / "graded.jsonl"
+        done = label("judgment", pairs, out, teacher="big", engine=engine, samples=4, **how)
+    assert (done.labelled, done.invalid) == (2, 1) and sorted(seeds) == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    for row in lines(out):
+        assert row["grade"] == 3 and row["shares"] == pytest.approx({"0": 1 / 3, "3": 2 / 3})
+    with pytest.raises(UsageError, match="'intent' are not grades alone"):
+        ask("more.jsonl", samples=2)
 
 
 @pytest.mark.slow
