@@ -187,7 +187,7 @@ def pipeline_path(pipeline: str | Path) -> Path:
 def parse_stages(
     stages: Sequence[Mapping[str, Mapping[str, Any]]], where: str, parameters: Mapping[str, Any] | None = None
 ) -> list[StageSettings]:
-    """The settings of the stages in the list `stages` of a pipeline file, without adapter stages whose `name` is null.
+    """The settings of the stages in the list `stages` of a pipeline file, without empty slots, see `is_empty_slot`.
 
     Args:
         where: The file, for error messages.
@@ -207,9 +207,7 @@ def parse_stages(
         if not is_empty_slot(stage, parameters or {})
     ]
     if stages and not parsed:
-        raise PipelineError(
-            "no stage is left without those that have no adapter", where=where, fix="Name an adapter with --set."
-        )
+        raise PipelineError("no stage is left without the empty slots", where=where, fix="Fill a slot with --set.")
     return parsed
 
 

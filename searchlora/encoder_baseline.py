@@ -25,7 +25,7 @@ class EncoderBaseline(ABC):
     Attributes:
         name: What stands after the name of the encoder, for example `+ logistic regression`.
         version: Increased whenever outputs change.
-        serves: Whether a pipeline may use it: an output depends on nothing but its record.
+        serves: Whether a pipeline may use it: a search has one output, which depends on nothing but its record.
     """
 
     name: str

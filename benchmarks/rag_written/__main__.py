@@ -49,7 +49,7 @@ def main() -> None:
     task = task.bound(task.settings_of(SETTINGS, ()))
     encode = FrozenEncoder(MODEL).encode_once
     others = [frozenset(str(row["id"]) for row in mtrag.official if fold_of(row) != fold) for fold in range(FOLDS)]
-    outputs, rules = dict[str, Mapping[str, Any]](), list[Mapping[str, Any]]()
+    outputs = dict[str, Mapping[str, Any]]()
     outputs[ENCODER], rules = quoted(task, mtrag.official, [encode] * FOLDS, others)
     adapters: dict[str, list[StoredAdapter]] = {}
     with progress_bars() as steps:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Self
 
 from pydantic import Field
 
@@ -37,15 +38,15 @@ class ClassicalSettings(AnsweringSettings, EncoderSettings):
     works_on_records: ClassVar[bool] = True
 
     data: str = Field(description="folder of a dataset of a prompted task; relative to the working folder")
-    baseline: str | None = Field(
-        None, description="which model, as `+ boosting`, if the task has several; default: its last one"
-    )
 
     def needs(self) -> Needs:
-        encoder = super().needs()
-        return Needs(
-            encoder.adapters, encoders=encoder.encoders, datasets=(self.data,), unversioned=encoder.unversioned
-        )
+        return replace(super().needs(), datasets=(self.data,))
+
+    def with_adapter(self, reference: str | None) -> Self:
+        changed = super().with_adapter(reference)
+        if reference == self.adapter:
+            return changed
+        return changed.model_copy(update={"decides": None})  # it was fitted for the other one
 
     def decides_for(self, task: str, store: Store) -> bool:
         del store
@@ -55,36 +56,61 @@ class ClassicalSettings(AnsweringSettings, EncoderSettings):
         """Learn the model.
 
         Raises:
-            PipelineError: for a task without such a model, or a rule that was fitted for another one.
-            DataError: if the dataset does not exist.
+            PipelineError: for a task without such a model, an adapter for queries only, or a rule that was fitted for
+                another model.
+            DataError: if the dataset does not exist, or was changed after it was built.
             BaseModelError, NotInStore, LoadCheckFailed: if encoder or adapter is missing or fails its load check.
         """
-        dataset = load_dataset(self.data)
-        task = load_generation_task(dataset.card.task, context.tasks)
-        task = task.bound(dataset.settings or task.default_settings)
-        encoder = self.encoder(context)
-        encode = partial(vectors_once, encoder.encode)
-        named = [public_name(self.model), *([] if self.adapter is None else [self.adapter]), dataset.fingerprint[:8]]
-        label = f"classical({task.name},{','.join(named)})"
+        dataset = unchanged_dataset(self.data)
+        task = load_generation_task(dataset.card.task, context.tasks).bound(dataset.settings)
+        stored = self.stored_adapter(context.store)
+        if stored is not None and stored.manifest.query_side_only:
+            what = f"{stored.reference} is for queries only, and a classical model encodes other texts with it, too"
+            raise PipelineError(what, where=f"{self.data}, adapter", fix="Leave it out, or use one of both sides.")
+        label = f"classical({task.name},{','.join(self._what_counts(dataset))})"
         if self.decides is not None:
             self.decides.check(label, task, constrained=True)
+        encode = partial(vectors_once, self.encoder(context).encode)
         key = ("classical", self.model, self.adapter, self.server, self.dimensions, dataset.fingerprint)
-        model = context.shared.get(key, lambda: self._learned(task, dataset, encode))
+        model = context.shared.get(key, lambda: learned_model(task, dataset, encode))
         return ClassicalStage(task, model, encode, label, self.decides, self.only_undecided)
 
-    def _learned(self, task: GenerationTask, dataset: Dataset, encode: Encode) -> EncoderBaseline:
-        model = next((each for each in task.encoder_baselines() if each.serves), None)
-        if model is None:
-            raise PipelineError(
-                f"the task '{task.name}' has no classical model that a pipeline can use", where=self.data
-            )
-        training, validation = (
-            list(islice(dataset.iter_records(split), MAX_ROWS)) for split in ("train", "validation")
-        )
-        if not training:
-            raise PipelineError("has no training rows to learn from", where=self.data)
-        model.fit(training, validation, encode)
-        return model
+    def _what_counts(self, dataset: Dataset) -> Iterator[str]:
+        yield public_name(self.model)
+        if self.server is not None:
+            yield "served"
+        if self.adapter is not None:
+            yield self.adapter
+        if self.dimensions is not None:
+            yield f"{self.dimensions}d"
+        yield dataset.fingerprint[:8]
+
+
+def unchanged_dataset(folder: str | Path) -> Dataset:
+    """A dataset that a model learns from. Raises `DataError` if a file was changed after it was built."""
+    dataset = load_dataset(folder)
+    dataset.verify()
+    return dataset
+
+
+def learned_model(task: GenerationTask, dataset: Dataset, encode: Encode) -> EncoderBaseline:
+    """The classical model of a task, learned from the training rows of a dataset.
+
+    Args:
+        task: With the settings of the dataset.
+
+    Raises:
+        PipelineError: if the task has no such model that answers one record alone, or there is no training row.
+    """
+    model = next((each for each in task.encoder_baselines() if each.serves), None)
+    where = str(dataset.folder)
+    if model is None:
+        raise PipelineError(f"the task '{task.name}' has no classical model that a pipeline can use", where=where)
+    rows = {split: list(islice(dataset.iter_records(split), MAX_ROWS)) for split in ("train", "validation")}
+    if not rows["train"]:
+        raise PipelineError("has no training rows to learn from", where=where)
+    model.fit(rows["train"], rows["validation"], encode)
+    return model
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Deciding alone: an adapter stage acts on an answer only where its probability is high enough."""
+"""Deciding alone: a stage acts on an answer only where its probability is high enough."""
 
 from __future__ import annotations
 
@@ -44,15 +44,20 @@ class Decides(Settings):
 
 def check_decides(task: GenerationTask, where: str, *, constrained: bool = True) -> None:
     """Raise `PipelineError` unless each search has one answer, of a closed set, with its probability."""
-    spec = task.output(task.examples[0])
     if not task.reads_as_declared:
         raise PipelineError(f"the task '{task.name}' has several answers for a search", where=where)
-    if not (constrained and isinstance(spec, ClosedSet)) or isinstance(spec, Continued):
+    if not (constrained and has_probability(task)):
         raise PipelineError(
             f"the answers of the task '{task.name}' have no probability here",
             where=where,
             fix="Only one label of a closed set has one, with constrained: true.",
         )
+
+
+def has_probability(task: GenerationTask) -> bool:
+    """Whether an answer has a probability as a whole: one label of a closed set."""
+    spec = task.output(task.examples[0])
+    return isinstance(spec, ClosedSet) and not isinstance(spec, Continued)
 
 
 def confidence(task: GenerationTask, record: Record, output: Any) -> float | None:

@@ -153,10 +153,13 @@ class TeacherOptions(NamedTuple):
     generate: Annotated[
         bool, option("--generate", "Let the teacher write labels and grades instead of scoring them.")
     ] = False
-    samples: Annotated[
+    grades_per_row: Annotated[
         int,
         option(
-            "--samples K", "Let the teacher write each grade K times; the shares are the soft label.", min=1, max=100
+            "--grades-per-row K",
+            "Let the teacher write each grade K times; the shares are the soft label.",
+            min=1,
+            max=100,
         ),
     ] = 1
 

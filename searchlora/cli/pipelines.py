@@ -229,7 +229,7 @@ def tune(
     ] = [],
     allow_circular: AllowCircularOption = False,
 ) -> None:
-    """Fit thresholds of an adapter stage (--data), also at a stated risk (--risk), or a fusion (--topics, --qrels).
+    """Fit thresholds of a stage (--data), also at a stated risk (--risk), or a fusion (--topics, --qrels).
 
     Writes the pipeline with the fitted values and pinned adapters. Use validation data, not test data.
     """

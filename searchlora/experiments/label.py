@@ -19,6 +19,7 @@ from typing import Any
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, card_first, check_new, finished_card
+from searchlora.eval.text_identity import fingerprint
 from searchlora.experiments.row_sample import RowSample
 from searchlora.experiments.sharding import WHOLE, Sharding, run_shards
 from searchlora.experiments.task_model import TaskModel, load_task_model
@@ -26,7 +27,7 @@ from searchlora.files import atomic_text, check_writable, file_sha256, parse_jso
 from searchlora.files.result_cache import cache_key
 from searchlora.files.shards import Job, Parts, Shard
 from searchlora.inference.engine import Completion, Engine, Request
-from searchlora.inference.metered import MeteredEngine
+from searchlora.inference.metered import MeteredEngine, request_key
 from searchlora.inference.sampling import Sampling
 from searchlora.inference.settings import EngineSettings
 from searchlora.outputs import Grade, Graded, InvalidOutput, to_json
@@ -98,7 +99,7 @@ def label(
     teacher: str | None = None,
     settings: str | Path | None = None,
     generate: bool = False,
-    samples: int = 1,
+    grades_per_row: int = 1,
     sample: RowSample | None = None,
     prices: Prices = Prices(),
     engine: EngineSettings | None = None,
@@ -121,8 +122,8 @@ def label(
         adapter, base, teacher: The teacher, see `load_task_model`.
         settings: Without an adapter, a dataset folder whose labels, grades or other settings are used.
         generate: Let the teacher write labels and grades instead of scoring them. A service always writes labels.
-        samples: How often the teacher writes each grade, at temperature 1, so that the shares are a soft label: for
-            one that gives no probabilities.
+        grades_per_row: How many grades of a row the teacher writes, at temperature 1, so that their shares are a soft
+            label: for one that gives no probabilities.
         sample: Label only some of the rows; None: all.
         prices: What tokens cost. With a limit, it is checked before each batch; of N shards, each may spend an N-th.
 
@@ -131,7 +132,7 @@ def label(
 
     Raises:
         UsageError: when `out` exists or is not a JSONL file, the teacher is not given in one of its three ways, outputs
-            of the task are no targets, or no grades where there are to be several samples, or the limit of cost is
+            of the task are no targets, or no grades where there are to be several for a row, or the limit of cost is
             reached.
         DataError, RenderError: when the rows cannot be read, or lack a field that the prompt needs, before anything is
             asked; when no output parses.
@@ -150,7 +151,7 @@ def label(
         _label_shard,
         rows=Path(rows),
         out=target,
-        samples=samples,
+        grades_per_row=grades_per_row,
         sample=sample,
         prices=prices,
         model={**model, "generate": generate, "engine": engine, "store": Store.of(store), "tasks": tasks},
@@ -166,7 +167,7 @@ def _label_shard(
     *,
     rows: Path,
     out: Path,
-    samples: int,
+    grades_per_row: int,
     sample: RowSample | None,
     prices: Prices,
     model: Mapping[str, Any],
@@ -182,13 +183,15 @@ def _label_shard(
             raise DataError(f"the field {error} is missing", where=f"{rows.name}, {record['id']}") from None
     spec = loaded.task.output(records[0])
     grades = isinstance(spec, Graded) and not spec.reasoned
-    if samples > 1 and not grades:
+    if grades_per_row > 1 and not grades:
         what = f"outputs of the task '{loaded.task.name}' are not grades alone, so their shares are no soft label"
-        raise UsageError(what, where="--samples", fix="Leave it out.")
-    if samples > 1 or (model["teacher"] is not None and not grades):
+        raise UsageError(what, where="--grades-per-row", fix="Leave it out.")
+    if grades_per_row > 1 or (model["teacher"] is not None and not grades):
         # Labels often begin alike, and the first token is all that a service tells.
         loaded = replace(loaded, generate=True)
     card = asdict(loaded.card({rows.name: file_sha256(rows)}))
+    if grades_per_row > 1:
+        card["rule"] = f"shares of {grades_per_row} written grades"
     about = {"kind": "label", "card": card, "prices": [prices.prompt, prices.output]}
     budget = _Budget(prices, shard, parts.folder)
     # With a limit, little is spent beyond it.
@@ -196,9 +199,9 @@ def _label_shard(
     key: dict[str, Any] = {**loaded.key, "rows": None}
     if sample is not None:
         key["rows"] = cache_key([record["id"] for record in records])
-    if samples > 1:
-        key["samples"] = samples
-    job = Job(key, records, partial(_labelled, loaded, budget, samples), batch, about=about)
+    if grades_per_row > 1:
+        key["grades per row"] = grades_per_row
+    job = Job(key, records, partial(_labelled, loaded, budget, grades_per_row), batch, about=about)
     parts.compute(job, shard, progress, len(records))
 
 
@@ -251,32 +254,37 @@ def _records(file: Path, task: GenerationTask, sample: RowSample | None) -> list
 
 
 class _SamplingEngine(MeteredEngine):
-    """An engine that draws each answer with a seed, at temperature 1."""
+    """An engine that draws answers at temperature 1; the random numbers of a request depend on it and on the draw."""
 
-    def __init__(self, engine: Engine, seed: int) -> None:
+    def __init__(self, engine: Engine, draw: int) -> None:
         super().__init__(engine)
-        self._sampling = Sampling(temperature=1.0, seed=seed)
+        self._draw = draw
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        return super().generate([replace(request, sampling=self._sampling) for request in requests])
+        return super().generate([replace(request, sampling=self._sampling(request)) for request in requests])
+
+    def _sampling(self, request: Request) -> Sampling:
+        seed = fingerprint(f"{self._draw} {request_key(request).hex()}") % 2**31
+        return Sampling(temperature=1.0, seed=seed)
 
 
-def _grade_of(samples: Sequence[Any], scale: Sequence[int]) -> Any:
-    """The most frequent grade of a row, with the shares of all; an invalid output if none is valid."""
-    counts = Counter(each.value for each in samples if not isinstance(each, InvalidOutput))
-    if not counts:
-        return samples[0]
+def _grade_of(drawn: Sequence[Any], scale: Sequence[int]) -> Any:
+    """The most frequent grade of a row, with the shares of all; invalid if half of them or more are."""
+    counts = Counter(each.value for each in drawn if not isinstance(each, InvalidOutput))
+    if 2 * counts.total() <= len(drawn):
+        raw = next(each.raw for each in drawn if isinstance(each, InvalidOutput))
+        return InvalidOutput(raw, f"{len(drawn) - counts.total()} of {len(drawn)} grades do not parse")
     return Grade(counts.most_common(1)[0][0], tuple(counts[grade] / counts.total() for grade in scale))
 
 
-def _labelled(model: TaskModel, budget: _Budget, samples: int, rows: Sequence[Record]) -> list[dict[str, Any]]:
+def _labelled(model: TaskModel, budget: _Budget, grades_per_row: int, rows: Sequence[Record]) -> list[dict[str, Any]]:
     """What is written of rows; the first one of a batch holds the tokens of all."""
     budget.check()
-    if samples == 1:
+    if grades_per_row == 1:
         meter = MeteredEngine(model.engine)
         meters, outputs = [meter], model.ask(rows, meter)
     else:
-        meters = [_SamplingEngine(model.engine, seed) for seed in range(samples)]
+        meters = [_SamplingEngine(model.engine, draw) for draw in range(grades_per_row)]
         spec = model.task.output(rows[0])
         assert isinstance(spec, Graded)  # checked before
         drawn = zip(*(model.ask(rows, meter) for meter in meters), strict=True)

@@ -1,7 +1,7 @@
 """Which rows to label: at random, about different things, or those of which a model that has learned some is unsure.
 
 On BANKING77, a classifier that learns from a diverse sample of 400 rows is as good as one that learns from a random
-sample of 800; where the second half of 800 or more rows are chosen by uncertainty, it is better still
+sample of 800. Where the second half of 800 rows or more are chosen by uncertainty, it is better still; of 200, worse
 (`benchmarks/row_sample.py`).
 """
 
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
-from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.data.splits import SPLITS
 from searchlora.errors import DataError, UsageError
 from searchlora.experiments.options import DEFAULT_ENCODER
 from searchlora.outputs import Label
+from searchlora.pipelines.stages.classical import learned_model, unchanged_dataset
+from searchlora.pipelines.stages.deciding import has_probability
 from searchlora.prompts import input_text
 from searchlora.records import Record
 from searchlora.systems.encoder_baseline import FrozenEncoder
@@ -79,7 +81,7 @@ class RowSample:
         Raises:
             BaseModelError: if the encoder does not exist.
             UsageError: for `uncertain`, if answers of the task have no probability, or the dataset is of another task.
-            DataError: for `uncertain`, if all rows are labelled.
+            DataError: for `uncertain`, if all rows are labelled, or the dataset was changed after it was built.
         """
         rows = range(len(records))
         if self.kind == "uncertain":
@@ -93,48 +95,28 @@ class RowSample:
 
     def _uncertain(self, records: Sequence[Record], task: GenerationTask) -> list[int]:
         """Rows about different things among the least sure ones that are not labelled."""
-        dataset, encoder = load_dataset(self.labelled or ""), FrozenEncoder(self.encoder)
+        dataset, encoder = unchanged_dataset(self.labelled or ""), FrozenEncoder(self.encoder)
         if dataset.card.task != task.name:
             raise UsageError(f"is a dataset of the task '{dataset.card.task}'", where=str(self.labelled))
-        known = {input_text(task, record) for record in dataset.records("train")}
-        texts = {row: input_text(task, record) for row, record in enumerate(records)}
-        left = [row for row, text in texts.items() if text not in known]
+        task = task.bound(dataset.settings)
+        if not has_probability(task):
+            what = f"answers of the task '{task.name}' have no probability"
+            fix = "Only one label of a closed set has one: give random=N or diverse=N."
+            raise UsageError(what, where="--sample", fix=fix)
+        known = {input_text(task, record) for split in SPLITS for record in dataset.iter_records(split)}
+        texts = [input_text(task, record) for record in records]
+        left = [row for row, text in enumerate(texts) if text not in known]
         if not left:
             raise DataError("all rows are labelled in it", where=str(self.labelled))
         if len(left) <= self.size:
             return left
-        margins = learned_margins(task.bound(dataset.settings), dataset, [records[row] for row in left], encoder)
+        model = learned_model(task, dataset, encoder.encode)
+        margins = margins_of(model.predict([records[row] for row in left], encoder.encode))
 
         def vectors(places: Sequence[int]) -> Vectors:
             return encoder.encode([texts[left[place]] for place in places])
 
         return [left[place] for place in unsure_rows(margins, vectors, self.size, self.seed)]
-
-
-def learned_margins(
-    task: GenerationTask, labelled: Dataset, records: Sequence[Record], encoder: FrozenEncoder
-) -> NDArray[np.float64]:
-    """How much more probable the likeliest answer to each record is than the second, shape (records,).
-
-    By the classical model over the encoder that `evaluate` shows beside an adapter, learned from the training rows.
-
-    Raises:
-        UsageError: if its answers have no probabilities.
-    """
-    model = next((each for each in task.encoder_baselines() if each.serves), None)
-    if model is None:
-        raise _without_probability(task)
-    model.fit(labelled.records("train"), labelled.records("validation"), encoder.encode_once)
-    outputs = model.predict(records, encoder.encode)
-    if not all(getattr(output, "probabilities", None) for output in outputs):
-        raise _without_probability(task)
-    return margins_of(outputs)
-
-
-def _without_probability(task: GenerationTask) -> UsageError:
-    what = f"answers of the task '{task.name}' have no probability"
-    fix = "Only one label of a closed set has one: give random=N or diverse=N."
-    return UsageError(what, where="--sample", fix=fix)
 
 
 def margins_of(labels: Sequence[Label]) -> NDArray[np.float64]:

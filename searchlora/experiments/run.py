@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import package_versions
 from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder
+from searchlora.data.dataset import load_dataset
 from searchlora.errors import PipelineError, RowError, UsageError
 from searchlora.eval.judgments.card import RunCard, write_run_with_card
 from searchlora.eval.trec import is_word, run_lines
@@ -227,6 +228,7 @@ def _depends_on(config: PipelineConfig, built: Pipeline, corpus: Corpus | None, 
         "documents": documents,
         "indexes": generations(built.settings),
         "runs": {run: file_sha256(run) for run in needs_of(config.stages).runs},
+        "datasets": {folder: load_dataset(folder).fingerprint for folder in needs_of(config.stages).datasets},
     }
 
 

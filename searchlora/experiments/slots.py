@@ -63,7 +63,7 @@ class Variant:
 def find_slots(stages: Sequence[StageSettings]) -> tuple[Slot, ...]:
     """The slots of a pipeline, in the order of its stages.
 
-    A slot is an adapter stage, a `similarity` or `filter` stage, a stage that retrieves, or a part of a `fuse`.
+    A slot is a stage `adapter`, `classical`, `similarity` or `filter`, a stage that retrieves, or a part of a `fuse`.
     Whether it can be left out is for `without` to say.
 
     Examples:

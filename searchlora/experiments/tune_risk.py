@@ -20,7 +20,7 @@ from searchlora.files import check_writable
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import PipelineConfig
 from searchlora.pipelines.stages.deciding import check_decides, confidence
-from searchlora.pipelines.stages.stage import StageSettings
+from searchlora.pipelines.stages.stage import Needs, StageSettings
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Record
 from searchlora.systems.lineage import seen_in_learning, seen_in_training
@@ -92,12 +92,7 @@ def tune_risk(
     check_decides(task, f"{opened.config.source}, {adapter}")
     task.check_dataset(dataset.settings or task.default_settings)
     everything = dataset.records(split)
-    learned = built.settings[-1].needs().datasets
-    seen = (
-        seen_in_learning(load_dataset(learned[0]), task, dataset, split, everything)
-        if learned
-        else seen_in_training(store, store.get(adapter), task, dataset, split, everything)
-    )
+    seen = _seen(built.settings[-1].needs(), store, task, dataset, split, everything)
     _check_unseen(seen, adapter, dataset, split, everything)
     unknown = seen is None
     records = _one_of_each_group(everything)
@@ -123,14 +118,15 @@ def tune_risk(
 
 
 def _deciding_stage(stages: Sequence[StageSettings], store: Store, task: str, where: str) -> int:
-    """The index of the first adapter stage of a task: later ones see only what it left undecided."""
+    """The index of the first stage that answers a task: later ones see only what it left undecided."""
     for place, stage in enumerate(stages):
         if stage.decides_for(task, store):
             return place
     raise PipelineError(
-        f"no adapter stage of the task '{task}' decides first",
+        f"no stage that answers the task '{task}' decides first",
         where=where,
-        fix="Give --data of the task of one of its adapters, which is neither 'zero_shot' nor 'only_undecided'.",
+        fix="Give --data of the task of a stage 'adapter' or 'classical' that is neither 'zero_shot' nor"
+        " 'only_undecided'.",
     )
 
 
@@ -141,6 +137,17 @@ def _one_of_each_group(records: Sequence[Record]) -> list[Record]:
         groups.setdefault(str(record["group"]), []).append(record)
     chance = random.Random(SEED)
     return [chance.choice(rows) for rows in groups.values()]
+
+
+def _seen(
+    needs: Needs, store: Store, task: GenerationTask, dataset: Dataset, split: str, records: Sequence[Record]
+) -> tuple[str, ...] | None:
+    """Ids of the records that the stage was trained on, by its adapter or its dataset; None if unknown."""
+    rows = (task, dataset, split, records)
+    found = [seen_in_training(store, store.get(reference), *rows) for reference in needs.adapters]
+    found += [seen_in_learning(load_dataset(folder), *rows) for folder in needs.datasets]
+    known = tuple(dict.fromkeys(id_ for ids in found if ids is not None for id_ in ids))
+    return None if not known and None in found else known
 
 
 def _check_unseen(

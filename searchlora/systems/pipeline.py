@@ -28,6 +28,7 @@ from searchlora.pipelines.engine_load import generations
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import INVALID
 from searchlora.pipelines.stages.adapter import AdapterSettings
+from searchlora.pipelines.stages.classical import unchanged_dataset
 from searchlora.pipelines.stages.stage import StageSettings, needs_of, pinned
 from searchlora.progress import Progress, silent
 from searchlora.records import Record, SearchContext
@@ -176,7 +177,7 @@ def plan_of(pipeline: str, stages: Sequence[StageSettings], engines: Engines, ta
     encoder_hashes = [tree_sha256(resolve(encoder).path) for encoder in needs.encoders]
     settings = [[type(stage).__name__, _identity(stage, engines)] for stage in stages]
     supplied = [file_sha256(run) for run in needs.runs]
-    learned = [_learned_identity(load_dataset(folder), tasks) for folder in needs.datasets]
+    learned = [_learned_identity(unchanged_dataset(folder), tasks) for folder in needs.datasets]
     more = [part for part in (supplied, bases, generations(stages), learned) if part]
     identity = [pipeline, settings, weights, versions, encoder_hashes, *more]
     parts = json.dumps(identity, sort_keys=True)
@@ -186,7 +187,8 @@ def plan_of(pipeline: str, stages: Sequence[StageSettings], engines: Engines, ta
 def _learned_identity(dataset: Dataset, tasks: str | Path | None) -> list[Any]:
     """The dataset and the code of what is learned from it when a pipeline is loaded."""
     task = load_generation_task(dataset.card.task, tasks).bound(dataset.settings)
-    return [dataset.fingerprint, *task_identity(task), [[each.name, each.version] for each in task.encoder_baselines()]]
+    models = [[each.name, each.version] for each in task.encoder_baselines() if each.serves]
+    return [dataset.fingerprint, *task_identity(task), models]
 
 
 def task_identity(task: Task) -> list[Any]:

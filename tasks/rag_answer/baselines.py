@@ -8,6 +8,7 @@ unsupported.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from searchlora.data.dataset import load_dataset
 from searchlora.encoder_baseline import Encode, EncoderBaseline
+from searchlora.eval.text_identity import normalised
 from searchlora.outputs import CitedAnswer
 from searchlora.records import Document, Record
 from searchlora.retrieval.analysis import Analyzer
@@ -36,6 +38,9 @@ SENTENCES = 3
 #: Numbers of sentences among which the baseline over an encoder chooses, and the training rows that it learns from, the
 #: first ones: to encode the passages of more takes longer than it is worth.
 _COUNTS, _TRAINING_ROWS = range(1, 9), 1_000
+
+#: The end of a sentence that states something, or introduces a list.
+_STATEMENT = re.compile(r"[.!:;][\"'”’)]*$")
 
 #: Sentences in an order: the index of the passage, the place in it, and the text.
 _Ranked: TypeAlias = Sequence[tuple[int, int, str]]
@@ -119,19 +124,21 @@ def _best_sentences(record: Record, passage: int) -> CitedAnswer:
 
 
 class QuotingBaseline(EncoderBaseline):
-    """The sentences of the relevant passages that are nearest to the question.
+    """The sentences of the relevant passages that are nearest to the question, without questions and headings.
 
     From training rows it learns the cosines below which to abstain and from which to cite a passage, as `tune` fits
     them for a judge, and the number of sentences: the fewest whose token F1 with the reference answers is within one
-    standard error of the best, as more sentences are longer to read. Each cited passage is quoted at least once. Where
-    all training rows are answerable, or none is, it never abstains, and quotes the nearest passage.
+    standard error of the best, as more sentences are longer to read. Each cited passage is quoted at least once, and no
+    sentence twice without need. Where all training rows are answerable, or none is, it never abstains, and quotes the
+    nearest passage.
 
     Args:
         abstention: The text of an abstention.
         citations: Whether answers cite.
 
     Attributes:
-        rules: What was learned: `abstain` and `cite` as in a pipeline file, and the number of `sentences`.
+        rules: What was learned: the number of `sentences`, and, where it learned to abstain, `abstain` and `cite` as in
+            a pipeline file.
     """
 
     name = "+ quoting"
@@ -151,7 +158,7 @@ class QuotingBaseline(EncoderBaseline):
         answered = [row for row in rows if row["answerable"]]
         ranked = self._ranked(answered, encode)
         self._count = _fewest(answered, ranked) if answered else SENTENCES
-        self.rules = {"abstain": self._abstain.plain(), "cite": self._cite.plain(), "sentences": self._count}
+        self.rules = {"sentences": self._count, **{key: rules[key] for key in ("abstain", "cite") if key in rules}}
 
     def predict(self, records: Sequence[Record], encode: Encode) -> Sequence[CitedAnswer]:
         rows, below = graded(records, encode), self._abstain.numbers["below"]
@@ -181,8 +188,12 @@ class QuotingBaseline(EncoderBaseline):
 
 def _one_of_each_first(places: _Ranked, cosines: NDArray[np.float64]) -> _Ranked:
     order = [places[row] for row in np.argsort(-cosines, kind="stable")]
-    first = list({passage: (passage, place, text) for passage, place, text in reversed(order)}.values())
-    return [*first, *(each for each in order if each not in first)]
+    different, first = dict[str, tuple[int, int, str]](), dict[int, tuple[int, int, str]]()
+    for each in order:
+        different.setdefault(normalised(each[2]), each)
+    for each in [*different.values(), *order]:  # of a passage that says nothing new, what others say, too
+        first.setdefault(each[0], each)
+    return [*first.values(), *(each for each in different.values() if each not in first.values())]
 
 
 def _cosines(
@@ -200,7 +211,7 @@ def _cosines(
 
 
 def graded(records: Sequence[Record], encode: Encode) -> list[Record]:
-    """The records with `grades`: the cosines of question and passages, as the stage `similarity` writes them."""
+    """The records with `grades`, as the stage `similarity` writes them for an encoder without prefixes."""
     texts = [
         [f"{passage.get('title') or ''} {passage['text']}".strip() for passage in record["passages"]]
         for record in records
@@ -241,8 +252,10 @@ def _fewest(rows: Sequence[Record], ranked: Sequence[_Ranked]) -> int:
 
 
 def _sentences(record: Record, passage: int) -> list[str]:
+    """The sentences that may answer: no question, and nothing without an end, such as a heading; else all."""
     text = str(record["passages"][passage]["text"]).translate(ROUND_BRACKETS)
-    return [" ".join(sentence.text.split()) for sentence in sentences(text)] or [text]
+    texts = [" ".join(sentence.text.split()) for sentence in sentences(text)] or [text]
+    return [each for each in texts if _STATEMENT.search(each)] or texts
 
 
 def _quoted(sentences: Sequence[tuple[int, str]], *, marked: bool = True) -> CitedAnswer:

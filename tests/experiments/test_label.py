@@ -155,29 +155,32 @@ def test_grades_of_a_served_model_have_its_probabilities_as_soft_labels(tiny_bas
 
 
 @pytest.mark.slow
-def test_written_grades_of_several_samples_are_a_soft_label(tmp_path, ask):
+def test_several_written_grades_of_a_row_are_a_soft_label(tmp_path, ask):
     pairs = write(tmp_path / "pairs.jsonl", [{"query": f"tent {n}", "passage": "A tent."} for n in range(3)])
     few = tmp_path / "grades"
     rows = [{"id": f"q{n} d", "query": f"query {n}", "passage": "A tent.", "grade": n % 4} for n in range(12)]
     build(load_task("judgment"), write(tmp_path / "graded-by-people.jsonl", rows), format="native", out=few)
-    seeds = []
+    seeds = {0: [], 1: [], 2: []}
 
     def reply(request):
-        seeds.append(request.body["seed"])
         assert request.body["temperature"] == 1
-        if "tent 2" in request.body["messages"][-1]["content"]:
-            return message("no idea")
-        return message({0: "3", 1: "3", 2: "0", 3: "nonsense"}[request.body["seed"]])
+        (row,) = [n for n in seeds if f"tent {n}" in request.body["messages"][-1]["content"]]
+        seeds[row].append(request.body["seed"])
+        grades = ("3", "3", "0", "nonsense") if row < 2 else ("3", "no", "idea", "at all")
+        return message(grades[len(seeds[row]) - 1])
 
     with answering(reply) as server:
         engine, how = ServerSettings(url=server.url, retries=0), {"settings": few, "store": tmp_path / "store"}
         out = tmp_path / "graded.jsonl"
-        done = label("judgment", pairs, out, teacher="big", engine=engine, samples=4, **how)
-    assert (done.labelled, done.invalid) == (2, 1) and sorted(seeds) == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+        done = label("judgment", pairs, out, teacher="big", engine=engine, grades_per_row=4, **how)
+    assert (done.labelled, done.invalid) == (2, 1) and done.card.rule == "shares of 4 written grades"
     for row in lines(out):
         assert row["grade"] == 3 and row["shares"] == pytest.approx({"0": 1 / 3, "3": 2 / 3})
+    (refused,) = lines(tmp_path / "graded.jsonl.invalid.jsonl")
+    assert refused["reason"] == "3 of 4 grades do not parse"
+    assert len({seed for of_row in seeds.values() for seed in of_row}) == 12  # no two draws are alike by construction
     with pytest.raises(UsageError, match="'intent' are not grades alone"):
-        ask("more.jsonl", samples=2)
+        ask("more.jsonl", grades_per_row=2)
 
 
 @pytest.mark.slow

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from searchlora.data.building import build
-from searchlora.errors import DataError, UsageError
+from searchlora.data.dataset import load_dataset
+from searchlora.data.splits import SPLITS
+from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.experiments.row_sample import RowSample
 from searchlora.task import GenerationTask, load_generation_task
 
@@ -29,8 +31,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows += [{"query": f"pay order {n} by card", "label": "payment"} for n in range(2)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "labels.txt").write_text("\n".join(LABELS))
-    how = {"options": {"labels": str(folder / "labels.txt")}, "split_ratios": (1, 0, 0)}
-    build("intent", folder / "rows.jsonl", format="native", out=folder / "data", **how)
+    options = {"labels": str(folder / "labels.txt")}
+    build("intent", folder / "rows.jsonl", format="native", out=folder / "data", options=options)
     return folder / "data"
 
 
@@ -54,12 +56,12 @@ def test_an_uncertain_sample_has_what_is_between_labels_and_nothing_that_is_labe
 ) -> None:
     known = [f"where is my parcel {n}" for n in range(10, 60)] + [f"send back tent {n}" for n in range(10, 60)]
     unsure = [f"where is the parcel of the tent that i sent back {n}" for n in range(3)]
-    old = [f"pay order {n} by card" for n in range(2)]
+    old = [row["query"] for split in SPLITS for row in load_dataset(labelled).records(split)]
     rows = records(*known, *unsure, *old)
     sample = RowSample.parse("uncertain=2", labelled)
     chosen = sample.choose(rows, task)
     assert len(chosen) <= 2 and chosen == sample.choose(rows, task)
-    assert {100, 101, 102}.intersection(chosen) and not {103, 104}.intersection(chosen)
+    assert {100, 101, 102}.intersection(chosen) and max(chosen) < 103
     assert RowSample.parse("uncertain=200", labelled).choose(rows, task) == list(range(103))
     with pytest.raises(DataError, match="all rows are labelled"):
         sample.choose(records(*old), task)
@@ -79,6 +81,18 @@ def test_answers_without_a_probability_are_refused(tmp_path: Path) -> None:
     build("rewriting", tmp_path / "rows.jsonl", format="native", out=tmp_path / "data", split_ratios=(1, 0, 0))
     with pytest.raises(UsageError, match="have no probability"):
         RowSample.parse("uncertain=1", tmp_path / "data").choose(records("a", "b"), load_generation_task("rewriting"))
+
+
+@pytest.mark.slow
+def test_nothing_is_learned_from_a_dataset_without_training_rows(task: GenerationTask, tmp_path: Path) -> None:
+    rows = [{"query": f"tent {n}", "label": LABELS[n % 3]} for n in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
+    options = {"labels": str(tmp_path / "labels.txt")}
+    data = tmp_path / "data"
+    build("intent", tmp_path / "rows.jsonl", format="native", out=data, options=options, split_ratios=(0, 0, 1))
+    with pytest.raises(PipelineError, match="has no training rows"):
+        RowSample.parse("uncertain=1", data).choose(records("a", "b"), task)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from searchlora.adapters.ancestry import TRAINING_QUERIES
+from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.errors import DataError, PipelineError
@@ -18,7 +20,9 @@ from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.stages.stage import BuildContext
 from searchlora.systems.pipeline import plan_of, run_card
+from searchlora.task import load_task
 from searchlora.tasks.intent.baselines import LogisticRegressionBaseline
+from tests.factories import encoder_recipe_for, random_encoder_adapter, random_encoder_folder
 
 QUERIES = {"returns": ["send back {}", "return {}"], "delivery": ["where is {}", "where {}"]}
 THINGS = [f"{thing} {number}" for number in range(8) for thing in ("tent", "boot", "lamp", "pan", "rope", "mug")]
@@ -171,6 +175,62 @@ def test_answers_are_quoted_from_the_passages_of_a_search(tmp_path, encoder_base
     )
     assert found["answer"].text.endswith("[1].") and found["answer"].citations == (1,)
     assert empty["answer"].abstained
+
+
+@pytest.mark.slow
+def test_a_rule_is_for_one_encoder_with_its_adapter_and_dimensions(stage, tmp_path, encoder_base):
+    store = Store(tmp_path / "store")
+    random_encoder_adapter(store, "embedder", load_task("embedding"), encoder_base, tmp_path / "embedder")
+    settings = {**stage["classical"], "adapter": "embedder@1"}
+    (plain,) = built([{"classical": settings}], tmp_path).stages
+    assert "embedder@1" in plain.label
+    rule = {"decides": {"above": 0.5, "origin": {"adapter": plain.label}}}
+    assert built([{"classical": {**settings, **rule}}], tmp_path).stages[0].decides.above == 0.5
+    with pytest.raises(PipelineError, match="was fitted for"):
+        built([{"classical": {**settings, **rule, "dimensions": 4}}], tmp_path)
+    (decides,) = parse_stages([{"classical": {**settings, **rule}}], "here")
+    assert decides.with_adapter(None).decides is None and decides.with_adapter("embedder@1").decides is not None
+    (without,) = build_pipeline("p", [decides.with_adapter(None)], store=store, documents=()).stages
+    assert "embedder" not in without.label
+
+
+@pytest.mark.slow
+def test_rows_that_its_encoder_was_trained_on_are_refused_for_its_rule(stage, tmp_path, encoder_base):
+    store = Store(tmp_path / "store")
+    made = random_encoder_folder(encoder_base, tmp_path / "embedder")
+    how = {"task": load_task("embedding"), "recipe": encoder_recipe_for(encoder_base), "base": encoder_base}
+    store_adapter(store, "embedder", made, **how)
+    new = intents(tmp_path / "new", [f"axe {number}" for number in range(60)], (0, 0, 1))
+    queries = [json.loads(line)["query"] for line in (new / "test.jsonl").read_text().splitlines()]
+    pipeline = tmp_path / "intents.yaml"
+    stage["classical"]["adapter"] = "embedder"
+    pipeline.write_text(json.dumps({"name": "intents", "stages": [stage]}))
+    assert tune_risk(pipeline, new, tmp_path / "tuned.yaml", 0.2, split="test", store=store).unknown
+    (tmp_path / TRAINING_QUERIES).write_text(f"{query_hash(queries[0])}\n")
+    store_adapter(store, "embedder", made, **how, extra_files=[tmp_path / TRAINING_QUERIES])
+    with pytest.raises(DataError, match="was trained or tuned on 1 of"):
+        tune_risk(pipeline, new, tmp_path / "again.yaml", 0.2, split="test", store=store)
+
+
+@pytest.mark.slow
+def test_an_adapter_for_queries_only_is_refused(stage, tmp_path, encoder_base, monkeypatch):
+    store = Store(tmp_path / "store")
+    monkeypatch.setattr("tests.factories.encoder_recipe_for", lambda base: encoder_recipe_for(base, "sides=query"))
+    random_encoder_adapter(store, "embedder", load_task("embedding"), encoder_base, tmp_path / "embedder")
+    stage["classical"]["adapter"] = "embedder"
+    with pytest.raises(PipelineError, match="for queries only"):
+        built([stage], tmp_path)
+
+
+@pytest.mark.slow
+def test_a_dataset_that_was_changed_after_its_build_is_refused(stage, tmp_path):
+    changed = intents(tmp_path / "changed", THINGS, (1, 0, 0))
+    (changed / "train.jsonl").write_text((changed / "train.jsonl").read_text().replace("returns", "delivery"))
+    stage["classical"]["data"] = str(changed)
+    with pytest.raises(DataError, match="was changed after it was built"):
+        built([stage], tmp_path)
+    with pytest.raises(DataError, match="was changed after it was built"):
+        plan_of("p", parse_stages([stage], ""), Engines(Store(tmp_path / "store")))
 
 
 def test_what_has_no_classical_model_is_refused(stage, tmp_path):

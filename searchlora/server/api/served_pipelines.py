@@ -351,7 +351,7 @@ def _rule(pipeline: Pipeline, adapter: str) -> Decides | None:
             )
             if first and stage.adapter == adapter and stage.decides is not None:
                 return stage.decides
-            written.add(stage.task.writes)
+        written.update(task.writes for task in stage.tasks())
     return None
 
 

@@ -19,6 +19,7 @@ from searchlora.tasks.rag_answer.baselines import (
     FIRST,
     THRESHOLD,
     QuotingBaseline,
+    _one_of_each_first,
     best_threshold,
     fitted_baselines,
 )
@@ -94,6 +95,29 @@ def test_each_cited_passage_is_quoted() -> None:
     assert quoting.rules["sentences"] == 1
     (answer,) = quoting.predict([{**_record(10), **more}], _encode)
     assert answer.citations == (1, 2) and answer.text.count("[") == 2
+
+
+def test_questions_headings_and_repetitions_are_not_quoted() -> None:
+    text = "About the dome tent\n\nHow heavy is the dome tent? The dome tent weighs 2 kilograms. It has no pegs."
+    again = "The dome tent weighs 2 kilograms! A dome tent is red."
+    passages = [{"id": "p2", "text": text}, {"id": "p3", "text": again}, PASSAGES[0]]
+    more = {"passages": passages, "gold": ["p2", "p3"], "reference": f"{text} {again} {BOOTS}"}
+    rows = [_record(number, answerable=number % 2 == 0, **(more if number % 2 == 0 else {})) for number in range(8)]
+    quoting = _quoting(rows)
+    (answer,) = quoting.predict([{**_record(10), **more}], _encode)
+    assert answer.text == "The dome tent weighs 2 kilograms [1]. It has no pegs [1]. A dome tent is red [2]."
+    found = fitted_baselines([{**_record(10), "passages": passages[:1]}], [_record(1)], SILENCE)
+    assert found[FIRST][0].text == "The dome tent weighs 2 kilograms [1]. It has no pegs [1]."
+    heading = [{"id": "p1", "text": "All about the dome tent"}]
+    assert fitted_baselines([{**_record(10), "passages": heading}], [_record(1)], SILENCE)[FIRST][0].citations == (1,)
+
+
+def test_a_repeated_sentence_keeps_the_place_of_its_nearest_copy() -> None:
+    places = [(0, 0, "Red tent."), (0, 1, "Blue boot."), (1, 0, "red tent!"), (1, 1, "Green lamp.")]
+    ranked = _one_of_each_first(places, np.array([0.9, 0.5, 0.8, 0.1]))
+    assert ranked == [places[0], places[3], places[1]]
+    alone = _one_of_each_first([places[0], places[2]], np.array([0.9, 0.8]))
+    assert alone == [places[0], places[2]]
 
 
 def test_it_quotes_the_nearest_passage_where_it_cannot_learn_to_abstain() -> None:
