@@ -40,6 +40,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "pipelines/explain.py": ("search",),
     "pipelines/index_build.py": ("index build",),
     "pipelines/stages/adapter.py": ("tune",),
+    "pipelines/stages/answering.py": ("tune",),
     "pipelines/stages/deciding.py": ("tune",),
     "pipelines/stages/fuse.py": ("tune",),
     "pipelines/pipeline.py": ("run", "search", "ablate"),

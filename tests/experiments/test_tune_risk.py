@@ -255,8 +255,8 @@ def test_a_risk_that_no_threshold_keeps_writes_nothing(made, tmp_path):
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ({"name": "intents", "only_undecided": True}, "no adapter stage of the task 'intent' decides first"),
-        ({"name": "intents", "zero_shot": True}, "no adapter stage of the task 'intent' decides first"),
+        ({"name": "intents", "only_undecided": True}, "no stage that answers the task 'intent' decides first"),
+        ({"name": "intents", "zero_shot": True}, "no stage that answers the task 'intent' decides first"),
         ({"name": "intents", "constrained": False}, None),
     ],
 )

@@ -45,7 +45,7 @@ def test_a_slot_without_an_adapter_is_left_out_and_a_named_one_is_there(name):
     assert not [stage for stage in empty.stages if isinstance(stage, AdapterSettings)]
     (fused,) = [stage for stage in empty.stages if isinstance(stage, FuseSettings)]
     assert fused.of[1].adapter is None
-    slots = [key for key, value in empty.parameters.items() if value is None]
+    slots = [key for key, value in empty.parameters.items() if value is None and key != "quotes"]
     assert len(slots) >= 3
     for slot in slots:
         found = read_pipeline(name, [f"{slot}=mine@2"]).stages
@@ -54,11 +54,14 @@ def test_a_slot_without_an_adapter_is_left_out_and_a_named_one_is_there(name):
     full = read_pipeline(name, [f"{slot}={slot}@1" for slot in slots])
     assert len(needs_of(full.stages).adapters) == len(slots)
     assert read_pipeline(name, [f"{slot}=null" for slot in slots]).stages == empty.stages
+    if "quotes" in empty.parameters:
+        *_, quoting = read_pipeline(name, ["quotes=data/answers"]).stages
+        assert quoting.needs().datasets == ("data/answers",)
 
 
 def test_a_literal_null_leaves_a_stage_out_and_a_pipeline_of_empty_slots_is_refused(tmp_path):
     assert read_pipeline(written(tmp_path, "  - adapter: {name: null}\n  - bm25: {}\n")).stages == [Bm25Settings()]
-    with pytest.raises(PipelineError, match=r"mine\.yaml: no stage is left.*Name an adapter with --set"):
+    with pytest.raises(PipelineError, match=r"mine\.yaml: no stage is left.*Fill a slot with --set"):
         read_pipeline(written(tmp_path, "  - adapter: {name: $judge}\n", "parameters: {judge: null}"))
     with pytest.raises(PipelineError, match="stage 1: 'name': field required"):
         read_pipeline(written(tmp_path, "  - adapter: {}\n"))
@@ -94,7 +97,10 @@ def test_fuse_stages_can_be_nested(tmp_path):
         ("bm25: {backend: rank-bm25}", r"stage 2: .*'backend' is no longer a key: bm25s"),
         ("dense: {k: 3}", r"stage 2: 'model': field required"),
         ("dense: {model: m, hnsw_m: 8}", r"stage 2: .*'hnsw_m' is for 'index: hnsw'"),
-        ("rerank: {}", r"stage 2: \['rerank'\] is not one kind.*bm25, dense, filter, from_run, fuse, http, passages"),
+        (
+            "rerank: {}",
+            r"stage 2: \['rerank'\] is not one kind.*bm25, classical, dense, filter, from_run, fuse, http",
+        ),
         ("fuse: {of: []}", r"stage 2: 'of': .*at least 1"),
         ("fuse: {method: borda, of: [{bm25: {}}]}", r"stage 2: 'method'"),
         ("fuse: {weights: [1], of: [{bm25: {}}, {bm25: {}}]}", r"stage 2: 'weights': .*1 weights for 2 stages"),
