@@ -23,6 +23,7 @@ from searchlora.outputs import CitedAnswer
 from searchlora.records import Document, Record
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25Index
+from searchlora.retrieval.encoding import normalised as normalised_vectors
 from searchlora.tasks.rag_answer.citations import ROUND_BRACKETS, sentences, with_marks, without_marks
 from searchlora.tasks.rag_answer.deciding import JUDGE, Rule, relevances, relevant_passages, rule_of
 from searchlora.tasks.rag_answer.evaluator import reference_of, token_f1
@@ -199,10 +200,10 @@ def _one_of_each_first(places: _Ranked, cosines: NDArray[np.float64]) -> _Ranked
 def _cosines(
     records: Sequence[Record], texts: Sequence[Sequence[str]], encode: Encode
 ) -> Sequence[NDArray[np.float64]]:
-    """Of each record, the cosines of its question and its texts."""
+    """Of each record, the cosines of its question, see `_questions`, and its texts."""
     if not records:
         return []
-    questions = encode([str(record["question"]) for record in records])
+    questions = _questions(records, encode)
     flat = [text for of_record in texts for text in of_record]
     vectors = encode(flat) if flat else questions[:0]
     ends = np.cumsum([len(of_record) for of_record in texts])[:-1]
@@ -210,8 +211,15 @@ def _cosines(
     return [(part @ question).astype(np.float64) for part, question in zip(parts, questions, strict=True)]
 
 
+def _questions(records: Sequence[Record], encode: Encode) -> NDArray[np.float32]:
+    """The mean direction of the question alone and of the question after the user's turn before it, shape (records,
+    dimensions): alone it may lack its subject, and with that turn it may be about what was asked before."""
+    vectors = encode([str(record["question"]) for record in records]) + encode([search_text(row) for row in records])
+    return normalised_vectors(vectors)
+
+
 def graded(records: Sequence[Record], encode: Encode) -> list[Record]:
-    """The records with `grades`, as the stage `similarity` writes them for an encoder without prefixes."""
+    """The records with `grades`, as the stage `similarity` writes them where there is no turn before the question."""
     texts = [
         [f"{passage.get('title') or ''} {passage['text']}".strip() for passage in record["passages"]]
         for record in records

@@ -112,6 +112,14 @@ def test_questions_headings_and_repetitions_are_not_quoted() -> None:
     assert fitted_baselines([{**_record(10), "passages": heading}], [_record(1)], SILENCE)[FIRST][0].citations == (1,)
 
 
+def test_a_question_without_its_subject_is_understood_from_the_turn_before() -> None:
+    quoting = _quoting([_record(number, answerable=number % 2 == 0) for number in range(8)])
+    asked = {"id": "q", "question": "how heavy?", "passages": PASSAGES}
+    turns = [{"role": "user", "text": "I look for a dome tent."}, {"role": "assistant", "text": "Here it is."}]
+    alone, after = quoting.predict([asked, {**asked, "history": turns}], _encode)
+    assert "dome tent is red [2]" in after.text and "red" not in alone.text
+
+
 def test_a_repeated_sentence_keeps_the_place_of_its_nearest_copy() -> None:
     places = [(0, 0, "Red tent."), (0, 1, "Blue boot."), (1, 0, "red tent!"), (1, 1, "Green lamp.")]
     ranked = _one_of_each_first(places, np.array([0.9, 0.5, 0.8, 0.1]))
