@@ -28,6 +28,7 @@ TASKS = {
 STAGES = {
     "adapter": "Tasks with an adapter",
     "bm25": "BM25",
+    "classical": "intents and quoted answers by a [classical model over a frozen encoder]",
     "dense": "dense retrieval",
     "fuse": "rank fusion",
     "from_run": "a TREC run",
