@@ -162,6 +162,10 @@ class TeacherOptions(NamedTuple):
             max=100,
         ),
     ] = 1
+    min_probability: Annotated[
+        float,
+        option("--min-probability P", "Put labels with a lower probability apart, for people to check.", min=0, max=1),
+    ] = 0.0
 
 
 class PriceOptions(NamedTuple):
@@ -238,7 +242,8 @@ def print_labelled(result: LabelResult, out: Path) -> None:
     cost = f", cost {result.cost:,.4g}" if result.cost else ""
     typer.echo(f"{result.prompt_tokens:,} tokens of prompts, {result.output_tokens:,} of outputs{cost}")
     invalid = f"; {result.invalid:,} outputs do not parse ({out}.invalid.jsonl)" if result.invalid else ""
-    typer.echo(f"Wrote {result.labelled:,} rows labelled by {result.card.judge} to {out}{invalid}")
+    unsure = f"; {result.unsure:,} labels are unsure ({out}.unsure.jsonl)" if result.unsure else ""
+    typer.echo(f"Wrote {result.labelled:,} rows labelled by {result.card.judge} to {out}{invalid}{unsure}")
 
 
 @app.command(epilog=example("searchlora data inspect judgments.csv"))

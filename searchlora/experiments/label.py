@@ -31,6 +31,7 @@ from searchlora.inference.metered import MeteredEngine, request_key
 from searchlora.inference.sampling import Sampling
 from searchlora.inference.settings import EngineSettings
 from searchlora.outputs import Grade, Graded, InvalidOutput, to_json
+from searchlora.pipelines.stages.deciding import confidence, has_probability
 from searchlora.progress import Progress, Steps, no_progress
 from searchlora.prompts import messages
 from searchlora.records import Record, RejectedRow
@@ -74,7 +75,7 @@ class LabelResult:
 
     Attributes:
         card: The card beside the rows.
-        labelled, invalid: Numbers of rows.
+        labelled, unsure, invalid: Numbers of rows.
         outputs: Label, grade or other short output -> number of rows; empty for texts.
         prompt_tokens, output_tokens: Of all rows.
         cost: By the given prices.
@@ -82,6 +83,7 @@ class LabelResult:
 
     card: JudgmentsCard
     labelled: int
+    unsure: int
     invalid: int
     outputs: Mapping[str, int]
     prompt_tokens: int
@@ -100,6 +102,7 @@ def label(
     settings: str | Path | None = None,
     generate: bool = False,
     grades_per_row: int = 1,
+    min_probability: float = 0.0,
     sample: RowSample | None = None,
     prices: Prices = Prices(),
     engine: EngineSettings | None = None,
@@ -117,13 +120,14 @@ def label(
         rows: A file with the fields that the task reads, such as `query`; targets that are there are replaced. JSONL,
             JSON, CSV, TSV or Parquet.
         out: The JSONL file of labelled rows. Written beside it: `<out>.card.json`, which names the teacher;
-            `<out>.answers.jsonl`, with the prompt, the output with its probabilities, and the tokens of each row; and
-            `<out>.invalid.jsonl`, if an output does not parse.
+            `<out>.answers.jsonl`, with the prompt, and the output with its probabilities, of each row;
+            `<out>.invalid.jsonl`, if an output does not parse; and `<out>.unsure.jsonl`, if a label is not sure enough.
         adapter, base, teacher: The teacher, see `load_task_model`.
         settings: Without an adapter, a dataset folder whose labels, grades or other settings are used.
         generate: Let the teacher write labels and grades instead of scoring them. A service always writes labels.
         grades_per_row: How many grades of a row the teacher writes, at temperature 1, so that their shares are a soft
             label: for one that gives no probabilities.
+        min_probability: Labels with a lower probability are put apart, for people to check.
         sample: Label only some of the rows; None: all.
         prices: What tokens cost. With a limit, it is checked before each batch; of N shards, each may spend an N-th.
 
@@ -132,8 +136,8 @@ def label(
 
     Raises:
         UsageError: when `out` exists or is not a JSONL file, the teacher is not given in one of its three ways, outputs
-            of the task are no targets, or no grades where there are to be several for a row, or the limit of cost is
-            reached.
+            of the task are no targets, or no grades where there are to be several for a row, or without a probability
+            where there is to be one, or the limit of cost is reached.
         DataError, RenderError: when the rows cannot be read, or lack a field that the prompt needs, before anything is
             asked; when no output parses.
         NotInStore, LoadCheckFailed, BaseModelError, EngineError: when the teacher cannot be used.
@@ -152,6 +156,7 @@ def label(
         rows=Path(rows),
         out=target,
         grades_per_row=grades_per_row,
+        min_probability=min_probability,
         sample=sample,
         prices=prices,
         model={**model, "generate": generate, "engine": engine, "store": Store.of(store), "tasks": tasks},
@@ -168,6 +173,7 @@ def _label_shard(
     rows: Path,
     out: Path,
     grades_per_row: int,
+    min_probability: float,
     sample: RowSample | None,
     prices: Prices,
     model: Mapping[str, Any],
@@ -189,10 +195,15 @@ def _label_shard(
     if grades_per_row > 1 or (model["teacher"] is not None and not grades):
         # Labels often begin alike, and the first token is all that a service tells.
         loaded = replace(loaded, generate=True)
+    if min_probability and (loaded.generate or not has_probability(loaded.task)):
+        what = f"outputs of the task '{loaded.task.name}' have no probability here"
+        fix = "Only one label of a closed set has one, of a teacher that scores it: no service, and no --generate."
+        raise UsageError(what, where="--min-probability", fix=fix)
     card = asdict(loaded.card({rows.name: file_sha256(rows)}))
     if grades_per_row > 1:
         card["rule"] = f"shares of {grades_per_row} written grades"
-    about = {"kind": "label", "card": card, "prices": [prices.prompt, prices.output]}
+    costs = [prices.prompt, prices.output]
+    about = {"kind": "label", "card": card, "prices": costs, "min_probability": min_probability}
     budget = _Budget(prices, shard, parts.folder)
     # With a limit, little is spent beyond it.
     batch = BATCH_SIZE if prices.most is not None else max(BATCH_SIZE, loaded.engine.call_size)
@@ -299,7 +310,8 @@ def _labelled(model: TaskModel, budget: _Budget, grades_per_row: int, rows: Sequ
             written.append({**about, "invalid": {"raw": output.raw, "reason": output.reason}})
         else:
             record = model.task.labelled({key: value for key, value in row.items() if key != COMPLETION}, output)
-            written.append({**about, "record": record, "output": to_json(output)})
+            probability = confidence(model.task, row, output)
+            written.append({**about, "record": record, "output": to_json(output), "probability": probability})
     return written
 
 
@@ -315,31 +327,45 @@ def merge_labels(out: str | Path) -> LabelResult:
     check_writable(target)
     parts = Parts.beside(target)
     merged = parts.merged()
-    outputs, tokens, invalid = Counter[str](), [0, 0], 0
-    answers, faults = Path(f"{target}.answers.jsonl"), Path(f"{target}.invalid.jsonl")
-    with atomic_text(answers) as described, atomic_text(faults) as refused:
+    outputs, tokens, invalid, unsure = Counter[str](), [0, 0], 0, 0
+    answers, faults, doubts = (Path(f"{target}.{what}.jsonl") for what in ("answers", "invalid", "unsure"))
+
+    least = merged.about.get("min_probability", 0.0)
+
+    def sure(row: Mapping[str, Any]) -> bool:
+        return not least or row["probability"] >= least
+
+    with atomic_text(answers) as described, atomic_text(faults) as refused, atomic_text(doubts) as doubted:
         for row in merged:
             tokens = [total + count for total, count in zip(tokens, row["tokens"], strict=True)]
             if "invalid" in row:
                 invalid += 1
                 refused.write(_line({"id": row["id"], **row["invalid"], "prompt": row["prompt"]}))
             else:
-                outputs[_short(row["output"])] += 1
+                if sure(row):
+                    outputs[_short(row["output"])] += 1
+                else:
+                    unsure += 1
+                    doubted.write(_line(row["record"]))
                 described.write(_line({"id": row["id"], "output": row["output"], "prompt": row["prompt"]}))
     if not invalid:
         faults.unlink()
+    if not unsure:
+        doubts.unlink()
     labelled = outputs.total()
+    if not labelled and unsure:
+        raise DataError(f"all of the {unsure} labels are unsure", where=str(doubts), fix="Lower --min-probability.")
     if not labelled:
         raise DataError(f"none of the {merged.rows} outputs parses", where=str(faults), fix="Read them.")
     card = finished_card(merged.about["card"], labelled, invalid)
     with card_first(target, card) as (draft, finish):
         with atomic_text(draft) as written:
-            written.writelines(_line(row["record"]) for row in merged if "invalid" not in row)
+            written.writelines(_line(row["record"]) for row in merged if "invalid" not in row and sure(row))
         card = finish()
     parts.remove()
     prices = Prices(*merged.about["prices"])
     kinds = {name: count for name, count in outputs.most_common() if name} if len(outputs) <= _KINDS else {}
-    return LabelResult(card, labelled, invalid, kinds, tokens[0], tokens[1], prices.of(*tokens))
+    return LabelResult(card, labelled, unsure, invalid, kinds, tokens[0], tokens[1], prices.of(*tokens))
 
 
 def _line(value: Mapping[str, Any]) -> str:

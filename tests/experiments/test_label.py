@@ -155,6 +155,28 @@ def test_grades_of_a_served_model_have_its_probabilities_as_soft_labels(tiny_bas
 
 
 @pytest.mark.slow
+def test_unsure_labels_are_put_apart(ask, tmp_path, tiny_base, queries):
+    everything = ask("all.jsonl")
+    assert everything.unsure == 0 and not (tmp_path / "all.jsonl.unsure.jsonl").exists()
+    answers = lines(tmp_path / "all.jsonl.answers.jsonl")
+    probabilities = {row["id"]: max(row["output"]["label"]["probabilities"]) for row in answers}
+    least = sorted(probabilities.values())[30]
+    done = ask("sure.jsonl", min_probability=least)
+    sure = {row["id"]: row for row in lines(tmp_path / "sure.jsonl")}
+    unsure = {row["id"]: row for row in lines(tmp_path / "sure.jsonl.unsure.jsonl")}
+    assert (done.labelled, done.unsure) == (len(sure), len(unsure)) and done.card.counts == {"llm": len(sure)}
+    assert set(sure) == {id_ for id_, probability in probabilities.items() if probability >= least}
+    assert {**sure, **unsure} == {row["id"]: row for row in lines(tmp_path / "all.jsonl")}
+    with pytest.raises(DataError, match="all of the 80 labels are unsure"):
+        ask("none.jsonl", min_probability=1.0)
+    with pytest.raises(UsageError, match="'intent' have no probability here"):
+        ask("written.jsonl", min_probability=0.5, generate=True)
+    with pytest.raises(UsageError, match="'rewriting' have no probability here"):
+        how = {"base": str(tiny_base.path), "store": tmp_path / "store", "min_probability": 0.5}
+        label("rewriting", queries, tmp_path / "rewritten.jsonl", **how)
+
+
+@pytest.mark.slow
 def test_several_written_grades_of_a_row_are_a_soft_label(tmp_path, ask):
     pairs = write(tmp_path / "pairs.jsonl", [{"query": f"tent {n}", "passage": "A tent."} for n in range(3)])
     few = tmp_path / "grades"
