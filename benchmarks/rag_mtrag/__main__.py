@@ -54,7 +54,7 @@ def main() -> None:
     rules: dict[str, Any] = {}
     plain = [FrozenEncoder(MODEL).encode_once] * FOLDS
     adapted = [FrozenEncoder(MODEL, adapter).encode_once for adapter in adapters]
-    others = [frozenset(str(row["id"]) for row in mtrag.official if fold_of(row) != fold) for fold in range(FOLDS)]
+    others = [mtrag.others(fold) for fold in range(FOLDS)]
     # An adapter has learned from most of the other rows: its cosines there are not those on new rows.
     unseen = [mtrag.validation(fold) for fold in range(FOLDS)]
     for name, encoders, fits in ((ENCODER, plain, others), (ADAPTER, adapted, unseen)):

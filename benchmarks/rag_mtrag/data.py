@@ -83,6 +83,10 @@ class MtRag:
         """The rows of the other folds, including those without gold passages."""
         return [row for row in self.rows if fold_of(row) != fold]
 
+    def others(self, fold: int) -> frozenset[str]:
+        """Ids of the original rows of the other folds."""
+        return frozenset(str(row["id"]) for row in self.official if fold_of(row) != fold)
+
     def validation(self, fold: int) -> frozenset[str]:
         """Ids of the original rows of the other folds that validate."""
         rows = (row for row in self.training(fold) if validates(row, f"validation {fold}", VALIDATING))

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.common import WORK, native_dataset, parser, real_data, save, training_figures
 from benchmarks.judges import answered
 from benchmarks.rag_mtrag.__main__ import ENCODER, evaluated, quoted
-from benchmarks.rag_mtrag.data import FOLDS, SETTINGS, TASK, VALIDATING, MtRag, fold_of, validates
+from benchmarks.rag_mtrag.data import FOLDS, SETTINGS, TASK, VALIDATING, MtRag, validates
 from benchmarks.rag_mtrag.embedder import MODEL
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
@@ -48,7 +48,7 @@ def main() -> None:
     task = load_generation_task(TASK)
     task = task.bound(task.settings_of(SETTINGS, ()))
     encode = FrozenEncoder(MODEL).encode_once
-    others = [frozenset(str(row["id"]) for row in mtrag.official if fold_of(row) != fold) for fold in range(FOLDS)]
+    others = [mtrag.others(fold) for fold in range(FOLDS)]
     outputs = dict[str, Mapping[str, Any]]()
     outputs[ENCODER], rules = quoted(task, mtrag.official, [encode] * FOLDS, others)
     adapters: dict[str, list[StoredAdapter]] = {}
