@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from searchlora.errors import EngineError
@@ -18,6 +19,9 @@ _MAX_LENGTH = 4096
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _MAX_HOST = 253
+
+#: Keys of a connection that an address may set; files and commands among the others could be anybody's.
+_POSTGRES_KEYS = frozenset({"host", "hostaddr", "port", "dbname", "user", "sslmode", "sslrootcert"})
 
 
 def server_url(
@@ -57,6 +61,38 @@ http://localhost:8000.
             f"{shown!r} is not the address of a server ({error})", fix=f"Write it as in {example}."
         ) from None
     return parts
+
+
+def postgres_parameters(url: str) -> dict[str, Any]:
+    """The parameters of a connection to PostgreSQL, as `psycopg.connect` takes them.
+
+    Args:
+        url: `postgresql://user@host:5432/database`, or `postgresql:///database?host=/var/run/socket` for a Unix socket.
+
+    Raises:
+        EngineError: for an address that is none, or with a password or other keys than those of a connection.
+    """
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    if not re.match(r"postgres(ql)?://", url):
+        raise EngineError(
+            f"{url!r} is not the address of a database", fix="Write it as in postgresql://user@host:5432/database."
+        )
+    try:
+        check_text(url)
+        parameters = dict(conninfo_to_dict(url))
+        for host in str(parameters.get("host", "")).split(","):
+            if host and not host.startswith(("/", "@")) and ":" not in host:  # no folder of a socket, no IPv6 address
+                check_host(host)
+    except (psycopg.ProgrammingError, ValueError) as error:
+        raise EngineError(f"{url!r} is not the address of a database ({' '.join(str(error).split())})") from None
+    if "password" in parameters:
+        raise EngineError("the address holds a password", fix="Give it in an environment variable.")
+    if unknown := sorted(parameters.keys() - _POSTGRES_KEYS):
+        known = ", ".join(sorted(_POSTGRES_KEYS))
+        raise EngineError(f"the address sets '{unknown[0]}'", where=url, fix=f"It may set {known}.")
+    return parameters
 
 
 def check_text(text: str) -> None:

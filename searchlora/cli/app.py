@@ -14,6 +14,7 @@ from searchlora.cli import (
     data,
     doctor,
     evaluate,
+    events,
     grade,
     improve,
     index,
@@ -84,6 +85,7 @@ _COMMANDS: dict[str, dict[str, tuple[Any, str]]] = {
         "merge": (merge.merge, "merge llm.txt"),
         "pipelines": (pipelines.app, "pipelines show rerank"),
         "serve": (serve.serve, "serve --base smollm2-135m-instruct-q4_1 --store store"),
+        "events": (events.app, "events stats events/ --since 7d"),
     },
 }
 

@@ -8,7 +8,6 @@ inner product, exactly or in a graph (HNSW).
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +16,6 @@ from weakref import finalize
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Jsonb
 
 from searchlora.errors import DataError, DeadlineExceeded, EngineError, RequestRefused, UsageError
@@ -35,7 +33,7 @@ from searchlora.retrieval.search_engine import (
     storable,
     stored_fields,
 )
-from searchlora.server_url import check_host, check_text
+from searchlora.server_url import postgres_parameters
 
 #: What PostgreSQL says of a document, or of a query, that is too large or that it cannot hold.
 _REFUSED = (psycopg.errors.ProgramLimitExceeded, psycopg.DataError)
@@ -48,9 +46,6 @@ _NORMALIZATION = 1
 
 #: Limits of pgvector.
 _MOST_DIMENSIONS, _MOST_IN_GRAPH, _MOST_EFFORT = 16_000, 2_000, 1_000
-
-#: Keys of a connection that an address may set; files and commands among the others could be anybody's.
-_KEYS = frozenset({"host", "hostaddr", "port", "dbname", "user", "sslmode", "sslrootcert"})
 
 _REGISTRY = "searchlora_indexes"
 _CREATE_REGISTRY = """
@@ -83,7 +78,7 @@ class Postgres(SearchEngine):
 
     def __init__(self, url: str, *, password: str | None = None, timeout_s: float = 30.0) -> None:
         self.where = url
-        self._parameters = _parameters(url)
+        self._parameters = postgres_parameters(url)
         # Given, if empty, so that libpq does not send PGPASSWORD to an address that a file names.
         self._parameters["password"] = password or ""
         self._timeout_s = timeout_s
@@ -289,26 +284,6 @@ def _close(connections: list[psycopg.Connection]) -> None:
 def _of_table(statement: str, *names: str) -> sql.Composed:
     """A statement with quoted names of tables and indexes in place of `{}`."""
     return sql.SQL(statement).format(*map(sql.Identifier, names))
-
-
-def _parameters(url: str) -> dict[str, Any]:
-    if not re.match(r"postgres(ql)?://", url):
-        raise EngineError(
-            f"{url!r} is not the address of a database", fix="Write it as in postgresql://user@host:5432/database."
-        )
-    try:
-        check_text(url)
-        parameters = dict(conninfo_to_dict(url))
-        for host in str(parameters.get("host", "")).split(","):
-            if host and not host.startswith(("/", "@")) and ":" not in host:  # no folder of a socket, no IPv6 address
-                check_host(host)
-    except (psycopg.ProgrammingError, ValueError) as error:
-        raise EngineError(f"{url!r} is not the address of a database ({_said(error)})") from None
-    if "password" in parameters:
-        raise EngineError("the address holds a password", fix="Give it in an environment variable: 'api_key_env'.")
-    if unknown := sorted(parameters.keys() - _KEYS):
-        raise EngineError(f"the address sets '{unknown[0]}'", where=url, fix=f"It may set {', '.join(sorted(_KEYS))}.")
-    return parameters
 
 
 def _create_extension(connection: psycopg.Connection, where: str) -> None:

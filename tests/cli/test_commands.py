@@ -118,7 +118,7 @@ def test_the_shell_completes_commands_and_options():
         env["COMP_CWORD"] = str(len(words.split(" ")) - 1)
         return subprocess.run([script], env=env, capture_output=True, text=True, check=False).stdout.split()
 
-    assert completions("searchlora ev") == ["evaluate"]
+    assert completions("searchlora ev") == ["evaluate", "events"]
     assert completions("searchlora adapters sh") == ["show"]
     assert "--recipe" in completions("searchlora train --re")
 

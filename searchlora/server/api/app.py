@@ -18,6 +18,7 @@ from searchlora.server.api import (
     chat,
     completions,
     embeddings,
+    events,
     models,
     responses,
     score,
@@ -72,7 +73,7 @@ async def metrics(http: ApiRequest) -> Response:
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-_MODULES = (models, chat, completions, responses, score, embeddings, tasks, search, topics, adapters, page)
+_MODULES = (models, chat, completions, responses, score, embeddings, tasks, search, events, topics, adapters, page)
 _ROUTERS = [*(module.router for module in _MODULES), _probe_router]
 
 #: All routes of the server, and their paths.

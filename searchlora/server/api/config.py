@@ -87,6 +87,12 @@ class ServeConfig:
     )
     cache_mb: int = _setting(1024, "MB", "Maximum size of --cache; the least recently used outputs are evicted.", min=1)
     grades: Path | None = _setting(None, "FOLDER", "Folder for the grades that people give to hits in the playground.")
+    events: str | None = _setting(
+        None, "PLACE", "Record searches and clicks: a folder, or postgresql://user@host/database."
+    )
+    events_sample: float = _setting(1.0, "RATIO", "Ratio of the searches that are recorded, from 0 to 1.", min=0)
+    events_days: float | None = _setting(None, "DAYS", "Remove recorded searches after this time.", min=0)
+    events_mb: float | None = _setting(None, "MB", "Remove the oldest recorded searches beyond this size.", min=1)
     topics: Path | None = _setting(
         None, "FILE", "Topics of a test collection, on which the playground compares systems."
     )
@@ -192,6 +198,9 @@ class ServeConfig:
             raise UsageError(
                 "topics and judgments measure together", where="--topics, --qrels", fix="Give both, or --grades FOLDER."
             )
+
+        if self.events_sample > 1:
+            raise UsageError(f"'events_sample' is {self.events_sample:g}", fix="Give a ratio from 0 to 1.")
 
     @property
     def corpus_of_each(self) -> list[Path | None]:

@@ -51,6 +51,17 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.feedback = Counter(
+            "searchlora_feedback",
+            "Clicks, carts, purchases and grades, by outcome: new, repeated, forged, late.",
+            ["action", "outcome"],
+            registry=self.registry,
+        )
+        self.dropped_searches = Counter(
+            "searchlora_events_dropped",
+            "Searches that were not recorded, since too many waited to be written.",
+            registry=self.registry,
+        )
         self.undecided = Counter(
             "searchlora_undecided",
             "Answers that were not sure enough to be acted on, by adapter.",

@@ -332,7 +332,10 @@ class Measured(TypedDict):
 
 
 class SearchResult(TypedDict):
+    """`id` only if the search is recorded as an event."""
+
     object: Literal["search"]
+    id: NotRequired[str]
     pipeline: str
     query: str
     hits: list[HitEntry]
@@ -361,6 +364,19 @@ class JudgmentResult(TypedDict):
     document: str
     grade: int | None
     measured: list[Measured]
+
+
+class FeedbackOutcome(TypedDict):
+    outcome: Literal["new", "repeated", "forged", "late"]
+    message: NotRequired[str]
+
+
+class EventsResult(TypedDict):
+    """`data` has an entry for each event, in their order. All that are not refused are on disk."""
+
+    object: Literal["events"]
+    recorded: int
+    data: list[FeedbackOutcome]
 
 
 class ExampleQuery(TypedDict):

@@ -97,7 +97,7 @@ class SearchJob:
             before = after
         written = result(search, before, ())
         hits = [hit for hit in before.get("hits", ()) if isinstance(hit, Hit)]
-        return {
+        found = {
             "object": "search",
             "pipeline": pipeline.name,
             "query": str(before["query"]),
@@ -108,6 +108,11 @@ class SearchJob:
             "stages": stages,
             "milliseconds": round(1000 * (time.perf_counter() - began), 2),
         }
+        events = self.service.events
+        if events is None or not self.body.record:
+            return found
+        id_ = events.search(search_event(self.body, found), self.body.session, self.body.user)
+        return found if id_ is None else {"id": id_, **found}
 
     def _explained(self, pipeline: Pipeline) -> dict[str, Any]:
         document = self.body.explain or ""
@@ -143,6 +148,25 @@ class SearchJob:
             "title": document.title if document is not None else None,
             "text": document.text if document is not None else None,
         }
+
+
+def search_event(body: SearchRequest, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What is recorded of a search: the query, and what each stage made of it; of hits and passages the ids only."""
+    return {
+        "pipeline": found["pipeline"],
+        "query": body.query,
+        **({"fields": body.fields} if body.fields else {}),
+        **({"slots": body.slots} if body.slots else {}),
+        **({"weights": body.weights} if body.weights else {}),
+        "stages": [
+            {key: stage[key] for key in ("label", "kind", "adapter", "milliseconds", "flags") if key in stage}
+            | {"output": {key: value for key, value in stage["output"].items() if key not in ("hits", "passages")}}
+            for stage in found["stages"]
+        ],
+        "hits": [hit["document"] for hit in found["hits"]],
+        "total": found["total"],
+        "milliseconds": found["milliseconds"],
+    }
 
 
 def _evidence(stage: Stage, before: SearchContext, after: SearchContext) -> dict[str, Any] | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from searchlora.errors import RowError
 from searchlora.eval.trec import GREATEST_GRADE
+from searchlora.events.log import Action
 from searchlora.pipelines.results import INVALID
 from searchlora.pipelines.stages.deciding import UNDECIDED
 from searchlora.pipelines.stages.stage import FAILED_PARTS
@@ -62,6 +63,8 @@ class SearchRequest(SystemRequest):
         top: Number of hits in the answer.
         explain: A document: the answer says why it is where it is, or why it is missing.
         trace: Whether stages tell their prompts and answers.
+        session, user: Names for the log of events, which keeps pseudonyms of them.
+        record: Whether the server may record the search as an event.
     """
 
     model_config = _example(
@@ -74,6 +77,9 @@ class SearchRequest(SystemRequest):
     explain: str | None = None
     trace: bool = False
     stream: bool = False
+    session: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    user: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    record: bool = True
 
 
 class JudgmentRequest(Body):
@@ -97,6 +103,38 @@ class JudgmentRequest(Body):
     seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
     rankings: list[Annotated[list[str], Field(max_length=1000)]] = Field([], max_length=8)
     fields: Annotated[Fields, AfterValidator(_own_fields)] = Field({})
+
+
+class FeedbackRow(Body):
+    """What a user did with a hit.
+
+    Attributes:
+        search: The `id` of the search.
+        document: Id of the hit.
+        grade, rater: Of the action `grade`.
+    """
+
+    search: str = Field(max_length=64)
+    action: Action
+    document: str = Field(min_length=1, max_length=1024)
+    grade: GivenGrade | None = None
+    rater: str = Field("", max_length=256)
+
+    @model_validator(mode="after")
+    def _check_grade(self) -> FeedbackRow:
+        if (self.grade is None) == (self.action == "grade"):
+            raise PydanticCustomError("grade", "'grade' belongs to the action 'grade'")
+        return self
+
+
+class EventsRequest(Body):
+    """Body of `/v1/events`."""
+
+    model_config = _example(
+        {"events": [{"search": "019ae3b6c1f2a4b5c6d7e8f9a1b2c3d4e5f60718", "action": "click", "document": "P017"}]}
+    )
+
+    events: list[FeedbackRow] = Field(min_length=1, max_length=1000)
 
 
 class ComparisonRequest(Body):

@@ -14,6 +14,8 @@ import uvicorn
 from searchlora.adapters.full_model import model_of
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
+from searchlora.events.log import EventLog
+from searchlora.events.recorder import EventRecorder
 from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import BaseModel, public_name, resolve
@@ -23,6 +25,7 @@ from searchlora.server.api.app import create_app
 from searchlora.server.api.config import ServeConfig
 from searchlora.server.api.encoders import ServedEncoders
 from searchlora.server.api.http_protocol import uvicorn_config
+from searchlora.server.api.metrics import Metrics
 from searchlora.server.api.served_pipelines import ServedPipelines
 from searchlora.server.api.service import Service
 from searchlora.server.grading.search_grades import SearchGrades
@@ -40,6 +43,7 @@ def make_service(config: ServeConfig) -> Service:
 
     Raises:
         BaseModelError, InvalidName, NotInStore, LoadCheckFailed: for models that do not exist or fail their load check.
+        EngineError: for a database of events that cannot be reached.
         UsageError: for two models or two pipelines with one name, a proxy that is no address, and files of grades that
             are in use.
         PipelineError, DataError, StaleIndex: for a pipeline, a corpus or judgments that cannot be loaded.
@@ -55,6 +59,11 @@ def make_service(config: ServeConfig) -> Service:
         raise UsageError(f"the base and an encoder would both be called '{name}'", fix="Rename the folder of one.")
     measures = config.grades is not None or config.topics is not None
     grades = SearchGrades(config.grades, config.topics, config.qrels) if measures else None
+    metrics = Metrics()
+    events = None
+    if config.events is not None:
+        event_log = EventLog(config.events, max_days=config.events_days, max_mb=config.events_mb)
+        events = EventRecorder(event_log, sample=config.events_sample, dropped=metrics.dropped_searches.inc)
     cache = AnswerCache(config.cache, config.cache_mb << 20) if config.cache is not None else None
 
     def load() -> tuple[LocalEngine, ServedPipelines]:
@@ -73,7 +82,7 @@ def make_service(config: ServeConfig) -> Service:
         return engine, served
 
     engine, served = run_in_new_thread(load).result()
-    service = Service(engine, store, encoders, config, served, grades=grades, access_log=log)
+    service = Service(engine, store, encoders, config, served, grades, events, metrics, access_log=log)
     service.grammar_trial.start()
     return service
 

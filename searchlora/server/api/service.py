@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from searchlora.adapters.store import Store
 from searchlora.errors import RenderError
+from searchlora.events.recorder import EventRecorder
 from searchlora.files.result_cache import ResultCache
 from searchlora.inference.engine import Request
 from searchlora.inference.grammar_trial import GrammarTrial
@@ -49,6 +50,7 @@ class Service:
     """An engine with its adapter store, the encoders, and the settings.
 
     Attributes:
+        events: Records searches and clicks; None: nothing is recorded.
         grades: Topics with judgments, and where grades of hits are saved; None: nothing is measured.
         threads: Worker threads for blocking work of requests, shared fairly between clients.
         probe_thread: A thread of its own for health probes, so that they do not wait for requests.
@@ -63,6 +65,7 @@ class Service:
     config: ServeConfig
     pipelines: ServedPipelines
     grades: SearchGrades | None = None
+    events: EventRecorder | None = None
     metrics: Metrics = field(default_factory=Metrics)
     threads: FairThreads = field(default_factory=lambda: FairThreads(_THREADS, "searchlora-http"))
     probe_thread: FairThreads = field(default_factory=lambda: FairThreads(1, "searchlora-probe"))
@@ -147,6 +150,8 @@ class Service:
         self.grammar_trial.close()
         if self.grades is not None:
             self.grades.close()
+        if self.events is not None:
+            self.events.close()
         if self.access_log is not None:
             self.access_log.close()
 

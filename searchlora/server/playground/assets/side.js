@@ -111,7 +111,7 @@ export class Side {
     this.explained = null;
     this.part(".actions").hidden = true;
     this.part(".summary").textContent = "Searching …";
-    const body = { ...this.system.request, query, fields, top: TOP, trace: true, stream: true };
+    const body = { ...this.system.request, query, fields, top: TOP, trace: true, stream: true, record: false };
     this.query = query;
     this.fields = fields;
     try {

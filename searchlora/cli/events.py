@@ -1,0 +1,191 @@
+"""`searchlora events`: figures, exports and replays of what a server has recorded."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from searchlora.cli.options import JsonOption, argument, example, option, parse_key_values, takes
+from searchlora.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from searchlora.events.export import Search
+    from searchlora.events.summary import EventSummary
+
+app = typer.Typer(help="Sum up, export and replay the searches that a server has recorded.", no_args_is_help=True)
+
+PlaceArgument = Annotated[
+    str, argument("PLACE", "What `serve --events` names: a folder, or postgresql://user@host/database.")
+]
+
+
+class PeriodOptions(NamedTuple):
+    """Which searches are read."""
+
+    since: Annotated[
+        str | None, option("--since TIME", "From this time on: 2026-11-30, 2026-11-30T12:00, or 7d, 24h ago.")
+    ] = None
+    until: Annotated[str | None, option("--until TIME", "Before this time.")] = None
+    pipeline: Annotated[str | None, option("--of-pipeline NAME", "Searches of this pipeline only.")] = None
+
+
+@app.command(epilog=example("searchlora events stats events/ --since 7d"))
+@takes(PeriodOptions, "period")
+def stats(place: PlaceArgument, period: PeriodOptions, as_json: JsonOption = False) -> None:
+    """Print how often users choose a hit, and what each stage took and failed at, per pipeline."""
+    from dataclasses import asdict
+
+    from searchlora.cli.terminal import print_json
+    from searchlora.events.summary import summaries
+
+    with _opened(place) as log:
+        found, counts = summaries(_searches(log, period)), log.counts()
+    if as_json:
+        print_json({"pipelines": {name: asdict(each) for name, each in found.items()}, "counts": counts})
+        return
+    if not found:
+        typer.echo("There are no searches.")
+    for name, summary in found.items():
+        _print_summary(name, summary)
+    for name, n in counts.items():
+        typer.echo(f"{name}: {n:,} in all")
+
+
+@app.command(epilog=example("searchlora events export events/ --form querylog --out log.jsonl"))
+@takes(PeriodOptions, "period")
+def export(
+    place: PlaceArgument,
+    form: Annotated[
+        str,
+        option(
+            "--form FORM",
+            "events; querylog, for `data build --format querylog`; clicks, for `searchlora clicks`; ubi-queries or"
+            " ubi-events, OpenSearch's User Behavior Insights.",
+        ),
+    ],
+    out: Annotated[Path, option("--out FILE", "JSONL file to write.")],
+    period: PeriodOptions,
+) -> None:
+    """Write searches and clicks as JSONL for other commands and tools."""
+    from searchlora.events.export import FORMS
+    from searchlora.events.export import export as verb
+
+    if form not in FORMS:
+        raise UsageError(f"'{form}' is not a form", where="--form", fix=f"Give one of {', '.join(FORMS)}.")
+    with _opened(place) as log:
+        rows = verb(_searches(log, period), form, out)
+    typer.echo(f"Wrote {rows:,} rows to {out}.")
+
+
+@app.command(epilog=example("searchlora events replay events/ --server http://localhost:8000 --slot shop-rewriter=2"))
+@takes(PeriodOptions, "period")
+def replay(
+    place: PlaceArgument,
+    server: Annotated[str, option("--server URL", "Server to send the searches to; it does not record them.")],
+    period: PeriodOptions,
+    to_pipeline: Annotated[
+        str | None, option("--to-pipeline NAME", "Pipeline to search with. Default: the one of each search.")
+    ] = None,
+    slots: Annotated[
+        list[str], option("--slot NAME=VERSION", "Slot to change: off, base, or a version of its adapter; repeatable.")
+    ] = [],
+    limit: Annotated[int | None, option("--limit N", "Send the first N searches.", min=1)] = None,
+    concurrency: Annotated[int, option("--concurrency N", "Searches in flight.", min=1)] = 4,
+    speed: Annotated[
+        float | None, option("--speed X", "Times as fast as they came. Default: as fast as the server answers.")
+    ] = None,
+    api_key_env: Annotated[
+        str | None, option("--api-key-env VARIABLE", "Environment variable that holds the API key of the server.")
+    ] = None,
+    out: Annotated[Path | None, option("--out FILE", "JSONL file for the hits of each search, then and now.")] = None,
+) -> None:
+    """Send recorded searches to a server again, and print how their hits and times have changed."""
+    from itertools import islice
+
+    from searchlora.events.replay import TOP, replay_figures
+    from searchlora.events.replay import replay as verb
+    from searchlora.files import atomic_text, json_line
+    from searchlora.http_client import HttpClient, api_key
+
+    if speed is not None and not speed > 0:
+        raise UsageError(f"the speed is {speed:g}", where="--speed", fix="Give a number above 0.")
+    changed = parse_key_values(slots, "--slot")
+    with _opened(place) as log:
+        searches = islice(_searches(log, period), limit)
+        client = HttpClient(server, api_key=api_key(api_key_env, server))
+        sent = verb(searches, client, pipeline=to_pipeline, slots=changed, concurrency=concurrency, speed=speed)
+        rows = list(sent)
+    if out is not None:
+        with atomic_text(out) as file:
+            file.writelines(json_line(row.to_json()) for row in rows)
+    found = replay_figures(rows)
+    typer.echo(
+        f"{found.n:,} searches, {found.failed:,} failed. Rank-biased overlap {found.overlap:.3f} ({found.low:.3f} to"
+        f" {found.high:.3f}); {found.changed:.1%} have another hit among the first {TOP}."
+    )
+    typer.echo(f"Median {found.after_ms:.0f} ms, when recorded {found.before_ms:.0f} ms.")
+    if found.failed:
+        typer.echo(f"The first failure: {next(row.error for row in rows if row.error is not None)}", err=True)
+
+
+def parse_time(text: str, where: str, now: datetime | None = None) -> float:
+    """A time in seconds since 1970: ISO 8601 (UTC without a zone), or days or hours ago.
+
+    Raises:
+        UsageError: for anything else.
+
+    Examples:
+        >>> parse_time("1970-01-02", "--since")
+        86400.0
+        >>> parse_time("24h", "--since", datetime(1970, 1, 2, tzinfo=UTC))
+        0.0
+    """
+    try:
+        if text[-1:] in ("d", "h"):
+            ago = timedelta(**{"days" if text[-1] == "d" else "hours": float(text[:-1])})
+            return ((now or datetime.now(UTC)) - ago).timestamp()
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        fix = "For example 2026-11-30, 2026-11-30T12:00, 7d or 24h."
+        raise UsageError(f"'{text}' is not a time", where=where, fix=fix) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _opened(place: str) -> Any:
+    """The log at a place, which must exist, closed at the end of the block."""
+    from contextlib import closing
+
+    from searchlora.events.database import FILE
+    from searchlora.events.log import EventLog
+
+    if "://" not in place and not (Path(place) / FILE).exists():
+        raise UsageError("there are no events", where=place, fix="Give the folder that `serve --events` names.")
+    return closing(EventLog(place))
+
+
+def _searches(log: Any, period: PeriodOptions) -> Iterator[Search]:
+    since = None if period.since is None else parse_time(period.since, "--since")
+    until = None if period.until is None else parse_time(period.until, "--until")
+    for event, feedback in log.searches(since, until):
+        if period.pipeline in (None, event["pipeline"]):
+            yield event, feedback
+
+
+def _print_summary(name: str, summary: EventSummary) -> None:
+    chosen, no_hits = summary.chosen, summary.no_hits
+    typer.echo(f"{name}: {summary.searches:,} searches of {summary.sessions:,} sessions")
+    typer.echo(f"  a hit was chosen  {chosen.value:.3f} ({chosen.low:.3f} to {chosen.high:.3f})")
+    typer.echo(f"  no hits           {no_hits.value:.3f} ({no_hits.low:.3f} to {no_hits.high:.3f})")
+    if summary.actions:
+        typer.echo("  on hits           " + ", ".join(f"{action} {n:,}" for action, n in summary.actions.items()))
+    if summary.not_shown:
+        typer.echo(f"  on other documents, left out: {summary.not_shown:,}")
+    typer.echo(f"  milliseconds      median {summary.p50_ms:.0f}, 95% {summary.p95_ms:.0f}, 99% {summary.p99_ms:.0f}")
+    for label, stage in summary.stages.items():
+        flags = "".join(f", {flag} {n:,}" for flag, n in stage.flags.items())
+        typer.echo(f"  {label}: {stage.n:,} searches, median {stage.p50_ms:.1f} ms, 95% {stage.p95_ms:.1f} ms{flags}")

@@ -1,0 +1,133 @@
+"""Events for other commands and tools: query logs, click logs, and OpenSearch's User Behavior Insights (UBI).
+
+UBI's schema: https://github.com/o19s/ubi, version 1.3.0. Its client is the user of a search, or else the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from searchlora.events.log import Feedback
+from searchlora.files import atomic_text
+from searchlora.files.json_text import json_line
+
+#: A search and what users did with its hits.
+Search: TypeAlias = tuple[Mapping[str, Any], Sequence[Feedback]]
+
+#: Actions that say that a user chose a hit.
+CHOSEN = frozenset({"click", "cart", "purchase"})
+
+_UBI_ACTIONS = {"click": "click", "cart": "add_to_cart", "purchase": "purchase", "grade": "grade"}
+
+
+def export(searches: Iterable[Search], form: str, out: Path) -> int:
+    """Write searches in one of `FORMS`, as JSONL and atomically.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        KeyError: for an unknown form.
+        DataError: if the file cannot be written; it keeps its old content.
+    """
+    rows, count = FORMS[form], 0
+    with atomic_text(out) as file:
+        for event, feedback in searches:
+            for row in rows(event, feedback):
+                file.write(json_line(row))
+                count += 1
+    return count
+
+
+def chosen(event: Mapping[str, Any], feedback: Sequence[Feedback]) -> list[str]:
+    """The shown hits that users chose, best first. What was never shown does not count.
+
+    Examples:
+        >>> chosen({"hits": ["a", "b"]}, [Feedback("1", "click", "b"), Feedback("1", "click", "x")])
+        ['b']
+    """
+    documents = {each.document for each in feedback if each.action in CHOSEN}
+    return [document for document in event["hits"] if document in documents]
+
+
+def session_of(event: Mapping[str, Any]) -> str:
+    """The session of a search; one without a session is its own."""
+    return str(event.get("session") or event["id"])
+
+
+def _events(event: Mapping[str, Any], feedback: Sequence[Feedback]) -> Iterator[dict[str, Any]]:
+    rows = [
+        {"action": each.action, "document": each.document, "time": each.time}
+        | ({"grade": each.grade, "rater": each.rater} if each.action == "grade" else {})
+        for each in feedback
+    ]
+    yield {**event, "feedback": rows}
+
+
+def _query_log(event: Mapping[str, Any], feedback: Sequence[Feedback]) -> Iterator[dict[str, Any]]:
+    clicked = chosen(event, feedback)
+    row = {"session": session_of(event), "time": event["time"], "query": event["query"]}
+    yield row | {"clicks": len(clicked), "clicked": clicked, "user": event.get("user")}
+
+
+def _clicks(event: Mapping[str, Any], feedback: Sequence[Feedback]) -> Iterator[dict[str, Any]]:
+    clicked = set(chosen(event, feedback))
+    for position, document in enumerate(event["hits"], 1):
+        yield {
+            "query": event["query"],
+            "document": document,
+            "position": position,
+            "clicked": int(document in clicked),
+        }
+
+
+def _ubi_queries(event: Mapping[str, Any], _: Sequence[Feedback]) -> Iterator[dict[str, Any]]:
+    attributes = {"stages": [stage["label"] for stage in event["stages"]], "total": event["total"]}
+    yield {
+        "application": event["pipeline"],
+        "query_id": event["id"],
+        "client_id": event.get("user") or session_of(event),
+        "user_query": event["query"],
+        "query_attributes": attributes,
+        "timestamp": _iso(event["time"]),
+        "query_response_id": event["id"],
+        "query_response_hit_ids": event["hits"],
+    }
+
+
+def _ubi_events(event: Mapping[str, Any], feedback: Sequence[Feedback]) -> Iterator[dict[str, Any]]:
+    ordinals = {document: position for position, document in enumerate(event["hits"], 1)}
+    for each in feedback:
+        if each.document not in ordinals:
+            continue
+        graded = {"grade": each.grade} if each.grade is not None else {}
+        yield {
+            "application": event["pipeline"],
+            "action_name": _UBI_ACTIONS[each.action],
+            "query_id": each.search,
+            "session_id": session_of(event),
+            "client_id": event.get("user") or session_of(event),
+            "timestamp": _iso(each.time),
+            "event_attributes": {
+                "object": {"object_id": each.document},
+                "position": {"ordinal": ordinals[each.document]},
+                **graded,
+            },
+        }
+
+
+def _iso(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+#: Form -> the rows that it has for a search.
+FORMS: Mapping[str, Callable[[Mapping[str, Any], Sequence[Feedback]], Iterator[dict[str, Any]]]] = {
+    "events": _events,
+    "querylog": _query_log,
+    "clicks": _clicks,
+    "ubi-queries": _ubi_queries,
+    "ubi-events": _ubi_events,
+}

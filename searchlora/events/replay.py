@@ -1,0 +1,154 @@
+"""Recorded searches sent to a server again, and what has changed: a new version, index or machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from searchlora.errors import DataError, SearchloraError
+from searchlora.eval.intervals import bootstrap_interval
+from searchlora.eval.rank_overlap import rank_biased_overlap, replaced
+from searchlora.events.export import Search, session_of
+from searchlora.http_client import HttpClient
+
+#: Hits among which a change counts.
+TOP = 10
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One search that was sent again.
+
+    Attributes:
+        before, after: The hits then and now, best first.
+        before_ms, after_ms: Milliseconds of the pipeline then and now.
+        error: Why it failed; None if it did not.
+    """
+
+    id: str
+    session: str
+    query: str
+    before: Sequence[str]
+    after: Sequence[str]
+    before_ms: float
+    after_ms: float
+    error: str | None = None
+
+    @property
+    def overlap(self) -> float:
+        """Rank-biased overlap of the hits then and now."""
+        return rank_biased_overlap(self.before, self.after)
+
+    def to_json(self) -> dict[str, Any]:
+        """A row for a file."""
+        row = {"id": self.id, "query": self.query, "before": list(self.before), "after": list(self.after)}
+        times = {"before_ms": self.before_ms, "after_ms": self.after_ms}
+        return row | times | ({"error": self.error} if self.error is not None else {"overlap": round(self.overlap, 4)})
+
+
+@dataclass(frozen=True)
+class ReplayFigures:
+    """Figures over searches that were sent again and did not fail.
+
+    Attributes:
+        n, failed: Their number, and the number of those that failed.
+        overlap, low, high: Mean rank-biased overlap with its 95% interval by session.
+        changed: Share of the searches with another hit among the first `TOP`.
+        before_ms, after_ms: Median milliseconds of the pipeline then and now.
+    """
+
+    n: int
+    failed: int
+    overlap: float
+    low: float
+    high: float
+    changed: float
+    before_ms: float
+    after_ms: float
+
+
+def replay(
+    searches: Iterable[Search],
+    server: HttpClient,
+    *,
+    pipeline: str | None = None,
+    slots: Mapping[str, str] | None = None,
+    concurrency: int = 4,
+    speed: float | None = None,
+) -> Iterator[Replayed]:
+    """Send searches to a server again, in their order; the server does not record them.
+
+    Args:
+        pipeline: Pipeline to search with; None: the one of each search.
+        slots: Slot -> `off`, `base` or a version, in place of those of the search: a candidate to be tried.
+        concurrency: Searches in flight.
+        speed: How many times as fast as they came; None: as fast as the server answers.
+
+    Raises:
+        EngineError: if a thread cannot send; a search that the server refuses is a row with an `error`.
+    """
+    rows = iter(searches)
+    began, first = time.monotonic(), None
+    with ThreadPoolExecutor(concurrency) as threads:
+        while batch := list(islice(rows, 8 * concurrency)):
+            pending = []
+            for event, _ in batch:
+                first = event["time"] if first is None else first
+                if speed is not None:
+                    time.sleep(max(0.0, began + (event["time"] - first) / 1000 / speed - time.monotonic()))
+                pending.append(threads.submit(_sent, server, event, pipeline, slots or {}))
+            for future in pending:
+                yield future.result()
+
+
+def replay_figures(rows: Sequence[Replayed]) -> ReplayFigures:
+    """Figures of a replay.
+
+    Raises:
+        DataError: if every search failed, with the first reason; if there is none.
+    """
+    done = [row for row in rows if row.error is None]
+    if not done:
+        raise DataError(f"every search failed: {rows[0].error}" if rows else "there is no search to send again")
+    overlaps = [row.overlap for row in done]
+    low, high = bootstrap_interval(overlaps, [row.session for row in done])
+    return ReplayFigures(
+        n=len(done),
+        failed=len(rows) - len(done),
+        overlap=float(np.mean(overlaps)),
+        low=low,
+        high=high,
+        changed=float(np.mean([replaced(row.before, row.after, TOP) > 0 for row in done])),
+        before_ms=float(np.median([row.before_ms for row in done])),
+        after_ms=float(np.median([row.after_ms for row in done])),
+    )
+
+
+def _sent(server: HttpClient, event: Mapping[str, Any], pipeline: str | None, slots: Mapping[str, str]) -> Replayed:
+    same = pipeline is None or pipeline == event["pipeline"]
+    body = {
+        "pipeline": pipeline or event["pipeline"],
+        "query": event["query"],
+        "fields": event.get("fields", {}),
+        "slots": {**(event.get("slots", {}) if same else {}), **slots},
+        "weights": event.get("weights", []) if same else [],
+        "top": max(len(event["hits"]), 1),
+        "record": False,
+    }
+    after: list[str] = []
+    milliseconds, error = 0.0, None
+    try:
+        found = server.post("/v1/search", body)
+        after, milliseconds = [hit["document"] for hit in found["hits"]], found["milliseconds"]
+    except SearchloraError as refused:
+        error = str(refused)
+    before = event["hits"]
+    return Replayed(
+        event["id"], session_of(event), event["query"], before, after, event["milliseconds"], milliseconds, error
+    )

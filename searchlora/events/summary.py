@@ -1,0 +1,143 @@
+"""Figures of recorded searches: how often users choose a hit, and what each stage took and failed at."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from searchlora.eval.intervals import proportion
+from searchlora.events.export import Search, chosen, session_of
+
+#: Flags of a stage, as a trace begins them -> what is counted.
+_FLAGS = {"invalid": "invalid", "skipped": "skipped", "undecided": "undecided", "cached": "cached"}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of searches with its 95% interval, in which the searches of one session count as clustered."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class StageFigures:
+    """What a stage, with the version of its adapter, did in all searches.
+
+    Attributes:
+        n: Number of searches.
+        p50_ms, p95_ms: Quantiles of its milliseconds.
+        flags: `invalid`, `skipped`, `undecided` or `cached` -> number of searches.
+    """
+
+    n: int
+    p50_ms: float
+    p95_ms: float
+    flags: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class EventSummary:
+    """Figures of the searches of one pipeline.
+
+    Attributes:
+        searches, sessions: Their numbers.
+        chosen: Searches in which a user clicked, put into a cart or bought a hit that was shown.
+        no_hits: Searches without a hit.
+        actions: Action -> number of hits that were shown.
+        not_shown: Actions on documents that were not among the hits; they count nowhere else.
+        p50_ms, p95_ms, p99_ms: Quantiles of the milliseconds of a search.
+        stages: Label, with the version of its adapter -> its figures.
+    """
+
+    searches: int
+    sessions: int
+    chosen: Ratio
+    no_hits: Ratio
+    actions: Mapping[str, int]
+    not_shown: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    stages: Mapping[str, StageFigures]
+
+
+def summaries(searches: Iterable[Search]) -> dict[str, EventSummary]:
+    """The figures of each pipeline, by name, in the order of their first search.
+
+    Examples:
+        >>> event = {"id": "1", "pipeline": "bm25", "hits": ["a"], "stages": [], "milliseconds": 5.0}
+        >>> found = summaries([(event, []), ({**event, "id": "2", "hits": []}, [])])["bm25"]
+        >>> found.searches, found.no_hits.value, found.p50_ms
+        (2, 0.5, 5.0)
+    """
+    tallies: dict[str, _Tally] = {}
+    for event, feedback in searches:
+        tallies.setdefault(event["pipeline"], _Tally()).add(event, feedback)
+    return {pipeline: tally.summary() for pipeline, tally in tallies.items()}
+
+
+@dataclass
+class _Stage:
+    milliseconds: array[float] = field(default_factory=lambda: array("d"))
+    flags: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class _Tally:
+    """Counts of one pipeline; sessions are clusters."""
+
+    sizes: Counter[str] = field(default_factory=Counter)
+    chosen: Counter[str] = field(default_factory=Counter)
+    no_hits: Counter[str] = field(default_factory=Counter)
+    actions: Counter[str] = field(default_factory=Counter)
+    not_shown: int = 0
+    milliseconds: array[float] = field(default_factory=lambda: array("d"))
+    stages: dict[str, _Stage] = field(default_factory=dict)
+
+    def add(self, event: Mapping[str, Any], feedback: Sequence[Any]) -> None:
+        session, shown = session_of(event), set(event["hits"])
+        self.sizes[session] += 1
+        self.chosen[session] += bool(chosen(event, feedback))
+        self.no_hits[session] += not shown
+        for each in feedback:
+            if each.document in shown:
+                self.actions[each.action] += 1
+            else:
+                self.not_shown += 1
+        self.milliseconds.append(event["milliseconds"])
+        for stage in event["stages"]:
+            counted = self.stages.setdefault(stage["label"], _Stage())
+            counted.milliseconds.append(stage["milliseconds"])
+            found = {_FLAGS[name] for flag in stage["flags"] if (name := flag.partition(":")[0]) in _FLAGS}
+            counted.flags.update(found)
+
+    def summary(self) -> EventSummary:
+        p50, p95, p99 = np.quantile(self.milliseconds, [0.5, 0.95, 0.99]).tolist()
+        stages = {}
+        for label, stage in self.stages.items():
+            median, high = np.quantile(stage.milliseconds, [0.5, 0.95]).tolist()
+            stages[label] = StageFigures(len(stage.milliseconds), median, high, dict(stage.flags))
+        return EventSummary(
+            searches=self.sizes.total(),
+            sessions=len(self.sizes),
+            chosen=self._ratio(self.chosen),
+            no_hits=self._ratio(self.no_hits),
+            actions=dict(self.actions),
+            not_shown=self.not_shown,
+            p50_ms=p50,
+            p95_ms=p95,
+            p99_ms=p99,
+            stages=stages,
+        )
+
+    def _ratio(self, hits: Counter[str]) -> Ratio:
+        sessions = list(self.sizes)
+        counted = np.array([hits[session] for session in sessions], float)
+        return Ratio(*proportion(counted, np.array([self.sizes[session] for session in sessions], float)))

@@ -1,0 +1,162 @@
+"""Exports, which `data build`, `searchlora clicks` and OpenSearch's tools read; figures; and the command."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+
+from searchlora.cli.events import parse_time
+from searchlora.errors import UsageError
+from searchlora.eval.formats import read_qrels
+from searchlora.events.export import export
+from searchlora.events.log import EventLog, Feedback
+from searchlora.events.summary import summaries
+from tests.events.recorded import search_event, written
+
+#: Extracts of UBI 1.3.0: what its JSON Schemas require of a query and of an event.
+UBI_QUERY = {
+    "type": "object",
+    "required": ["user_query", "query_id", "client_id", "timestamp", "query_response_hit_ids"],
+    "additionalProperties": False,
+    "properties": {
+        **{name: {"type": "string", "maxLength": 100} for name in ("application", "query_id", "client_id")},
+        "user_query": {"type": "string"},
+        "query_attributes": {"type": "object"},
+        "timestamp": {"type": "string", "format": "date-time"},
+        "query_response_id": {"type": "string"},
+        "query_response_hit_ids": {"type": "array", "items": {"type": "string"}},
+    },
+}
+UBI_EVENT = {
+    "type": "object",
+    "required": ["action_name", "timestamp", "query_id", "event_attributes"],
+    "additionalProperties": False,
+    "properties": {
+        **{name: {"type": "string", "maxLength": 100} for name in ("application", "action_name", "query_id")},
+        **{name: {"type": "string", "maxLength": 100} for name in ("session_id", "client_id")},
+        "timestamp": {"type": "string", "format": "date-time"},
+        "event_attributes": {
+            "type": "object",
+            "required": ["position", "object"],
+            "properties": {
+                "object": {"type": "object", "required": ["object_id"]},
+                "position": {"required": ["ordinal"], "properties": {"ordinal": {"type": "integer"}}},
+            },
+        },
+    },
+}
+
+
+@pytest.fixture
+def log(tmp_path):
+    return EventLog(tmp_path / "events")
+
+
+def rows_of(log, form, tmp_path):
+    export(log.searches(), form, tmp_path / "out.jsonl")
+    return [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def clicked(log):
+    """A search with a click on the second hit, a cart on it, and a click on what was not shown; one without a click."""
+    first, _ = written(log, search_event(session="s1", user="u1"), search_event("tent", hits=()))
+    rows = [Feedback(first, "click", "P2"), Feedback(first, "cart", "P2"), Feedback(first, "click", "P9")]
+    log.write([], [*rows, Feedback(first, "grade", "P1", 2, "anna")])
+    return log
+
+
+def test_events_have_their_feedback(clicked, tmp_path):
+    first, second = rows_of(clicked, "events", tmp_path)
+    assert (first["query"], second["query"], second["feedback"]) == ("red couch", "tent", [])
+    found = {(row["action"], row["document"], row.get("grade")) for row in first["feedback"]}
+    assert found == {("click", "P2", None), ("cart", "P2", None), ("click", "P9", None), ("grade", "P1", 2)}
+
+
+def test_a_click_log_has_a_row_for_each_shown_hit(clicked, tmp_path):
+    assert [(row["document"], row["position"], row["clicked"]) for row in rows_of(clicked, "clicks", tmp_path)] == [
+        ("P1", 1, 0),
+        ("P2", 2, 1),
+        ("P3", 3, 0),
+    ]
+
+
+def test_a_query_log_has_a_row_for_each_search(clicked, tmp_path):
+    first, second = rows_of(clicked, "querylog", tmp_path)
+    assert (first["session"], first["user"], first["clicks"], first["clicked"]) == ("s1", "u1", 1, ["P2"])
+    assert (second["query"], second["clicks"], second["user"]) == ("tent", 0, None)
+    assert second["session"] != first["session"]
+
+
+def test_ubi_is_as_its_schema_says(clicked, tmp_path):
+    queries, events = rows_of(clicked, "ubi-queries", tmp_path), rows_of(clicked, "ubi-events", tmp_path)
+    for row in queries:
+        jsonschema.validate(row, UBI_QUERY)
+    for row in events:
+        jsonschema.validate(row, UBI_EVENT)
+    found = {(row["action_name"], row["event_attributes"]["position"]["ordinal"]) for row in events}
+    assert found == {("click", 2), ("add_to_cart", 2), ("grade", 1)}  # what was not shown has no position
+    assert {row["query_id"] for row in events} == {queries[0]["query_id"]}
+
+
+def test_the_exports_are_read_by_data_build_and_clicks(cli, log, tmp_path):
+    for number in range(12):
+        session = f"s{number}"
+        failed, found = written(
+            log,
+            search_event("red kicks", hits=("P1", "P2"), session=session),
+            search_event("red shoes", hits=("P3", "P4"), session=session),
+        )
+        log.write([], [Feedback(found, "click", "P3")])
+        assert failed < found
+    exported = cli("events", "export", tmp_path / "events", "--form", "querylog", "--out", tmp_path / "log.jsonl")
+    assert exported.out == f"Wrote 24 rows to {tmp_path / 'log.jsonl'}.\n", exported.err
+    built = cli(
+        *("data", "build", "rewriting", tmp_path / "log.jsonl", "--format", "querylog"),
+        *("--out", tmp_path / "data", "--split-ratios", "1,0,0"),
+    )
+    assert built.code == 0, built.err
+    rows = [json.loads(line) for line in (tmp_path / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {(row["query"], row["rewrite"]) for row in rows} == {("red kicks", "red shoes")}
+    cli("events", "export", tmp_path / "events", "--form", "clicks", "--out", tmp_path / "clicks.jsonl")
+    assert cli("clicks", tmp_path / "clicks.jsonl", "--out", tmp_path / "qrels.txt").code == 0
+    grades = read_qrels(tmp_path / "qrels.txt")["red+shoes"]
+    assert grades["P3"] > grades["P4"]
+
+
+def test_figures_count_searches_by_session_and_flags_by_version(clicked):
+    flags = ("invalid: is empty", "cached"), ("skipped: too slow",), ()
+    written(clicked, *[search_event(milliseconds=10.0, flags=each, pipeline="other") for each in flags])
+    found = summaries(clicked.searches())
+    assert (found["lexical"].searches, found["lexical"].sessions, found["lexical"].not_shown) == (2, 2, 1)
+    assert (found["lexical"].chosen.value, found["lexical"].no_hits.value) == (0.5, 0.5)
+    assert found["lexical"].actions == {"click": 1, "cart": 1, "grade": 1}
+    other = found["other"]
+    assert other.stages["rewriter@2"].flags == {"invalid": 1, "cached": 1, "skipped": 1}
+    assert (other.p50_ms, other.stages["rewriter@2"].n, other.stages["rewriter@2"].p50_ms) == (10.0, 3, 2.0)
+    assert 0 <= other.chosen.low <= other.chosen.value == 0 < other.chosen.high < 1
+
+
+@pytest.mark.usefixtures("clicked")
+def test_the_command_prints_figures(cli, tmp_path):
+    printed = cli("events", "stats", tmp_path / "events").out
+    assert "lexical: 2 searches of 2 sessions" in printed
+    assert "a hit was chosen  0.500" in printed
+    assert "rewriter@2: 2 searches, median 2.0 ms" in printed
+    as_json = json.loads(cli("events", "stats", tmp_path / "events", "--json", "--since", "1d").out)
+    assert as_json["pipelines"]["lexical"]["searches"] == 2
+    assert cli("events", "stats", tmp_path / "events", "--until", "1d").out.startswith("There are no searches.")
+
+
+@pytest.mark.usefixtures("clicked")
+def test_what_is_no_log_no_form_or_no_time_is_an_error(refused, tmp_path):
+    assert "there are no events" in refused("events", "stats", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    error = refused("events", "export", tmp_path / "events", "--form", "csv", "--out", tmp_path / "out")
+    assert "'csv' is not a form" in error
+    assert "ubi-queries" in error
+    for text in ("yesterday", "d", "xd", "2026-13-01", "1e99d"):
+        with pytest.raises(UsageError, match="is not a time"):
+            parse_time(text, "--since")

@@ -1,0 +1,190 @@
+"""`serve --events`: searches are recorded, and what users do is acknowledged when it is on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from searchlora.events.log import EventLog
+from searchlora.events.replay import replay, replay_figures
+from searchlora.http_client import HttpClient
+from tests.server.api.serving import made_service, served
+
+
+@pytest.fixture(scope="module")
+def events_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("events")
+
+
+@pytest.fixture(scope="module")
+def service(store_of_search, tiny_base, pipeline_files, corpus_of_search, events_folder):
+    pipelines = tuple(str(pipeline_files / f"{name}.yaml") for name in ("lexical", "rewritten"))
+    return made_service(
+        tiny_base, store_of_search, pipelines=pipelines, corpora=(corpus_of_search,), events=str(events_folder)
+    )
+
+
+@pytest.fixture(scope="module")
+def url(service):
+    with served(service) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    with httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def searched(client, query="red couch", pipeline="lexical", **more):
+    response = client.post("/v1/search", json={"pipeline": pipeline, "query": query, **more})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def sent(client, *events, status=200):
+    response = client.post("/v1/events", json={"events": list(events)})
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+def recorded(folder, id_):
+    found = [(event, rows) for event, rows in EventLog(folder).searches() if event["id"] == id_]
+    return found[0] if found else None
+
+
+def test_a_search_is_recorded_with_its_stages_versions_and_hits(client, events_folder):
+    found = searched(client, "red couch", "rewritten", top=2, session="my session")
+    sent(client, {"search": found["id"], "action": "click", "document": found["hits"][0]["document"]})
+    event, _ = recorded(events_folder, found["id"])
+    assert (event["pipeline"], event["query"], event["total"]) == ("rewritten", "red couch", found["total"])
+    assert event["hits"] == [hit["document"] for hit in found["hits"]]
+    assert [stage["label"] for stage in event["stages"]] == [stage["label"] for stage in found["stages"]]
+    assert event["stages"][0]["adapter"] == "rewriter@2"
+    assert event["stages"][0]["flags"] == found["stages"][0]["flags"]
+    assert event["stages"][0]["milliseconds"] == found["stages"][0]["milliseconds"]
+    assert all("hits" not in stage["output"] for stage in event["stages"])
+    assert abs(event["time"] / 1000 - time.time()) < 60
+    assert "my session" not in str(event)
+
+
+def test_a_click_is_on_disk_when_it_is_acknowledged(client, events_folder):
+    found = searched(client)
+    click = {"search": found["id"], "action": "click", "document": "P1"}
+    grade = {"search": found["id"], "action": "grade", "document": "P1", "grade": 2, "rater": "anna"}
+    assert sent(client, click, grade) == {
+        "object": "events",
+        "recorded": 2,
+        "data": [{"outcome": "new"}, {"outcome": "new"}],
+    }
+    _, rows = recorded(events_folder, found["id"])
+    assert {(row.action, row.document, row.grade) for row in rows} == {("click", "P1", None), ("grade", "P1", 2)}
+    assert sent(client, click)["data"] == [{"outcome": "repeated"}]
+
+
+def test_forged_and_late_feedback_is_refused_and_counted(client, service):
+    late = service.events.log.new_id(time.time() - 2 * 86_400)
+    answer = sent(client, *[{"search": search, "action": "cart", "document": "P1"} for search in ("made up", late)])
+    assert [row["outcome"] for row in answer["data"]] == ["forged", "late"]
+    assert answer["recorded"] == 0
+    metrics = client.get("/metrics").text
+    for outcome in ("forged", "late"):
+        assert f'searchlora_feedback_total{{action="cart",outcome="{outcome}"}} 1.0' in metrics
+
+
+def test_a_search_that_shall_not_be_recorded_is_not(client, events_folder):
+    found = searched(client, "nobody records this", record=False)
+    assert "id" not in found
+    again = searched(client)
+    sent(client, {"search": again["id"], "action": "click", "document": "P1"})
+    assert "nobody records this" not in {event["query"] for event, _ in EventLog(events_folder).searches()}
+
+
+def test_a_streamed_search_has_an_id_too(client, service):
+    body = {"pipeline": "lexical", "query": "red couch", "stream": True}
+    last = client.post("/v1/search", json=body).text.strip().rpartition("data: ")[2]
+    assert service.events.log.issued(json.loads(last)["id"]) is not None
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"action": "grade", "document": "P1"}, "'grade' belongs"),
+        ({"action": "click", "document": "P1", "grade": 1}, "'grade' belongs"),
+        ({"action": "looked", "document": "P1"}, "action"),
+        ({"action": "click", "document": ""}, "document"),
+    ],
+)
+def test_a_malformed_event_is_refused(client, event, said):
+    error = sent(client, {"search": "0", **event}, status=400)["error"]
+    assert said in f"{error['message']} {error['param']}"
+
+
+def test_a_server_that_records_nothing_says_how_to(search_service):
+    with served(search_service) as url, httpx.Client(base_url=url) as client:
+        click = {"search": "0", "action": "click", "document": "P1"}
+        error = client.post("/v1/events", json={"events": [click]}).json()["error"]
+        assert (error["code"], "--events" in error["message"]) == ("events_not_recorded", True)
+        assert "id" not in searched(client)
+
+
+def test_a_replay_says_what_has_changed(client, url, service):
+    ids = [searched(client, query)["id"] for query in ("red couch", "tent", "lamp")]
+    sent(client, {"search": ids[-1], "action": "click", "document": "P1"})
+    searches = [(event, rows) for event, rows in service.events.log.searches() if event["id"] in ids]
+    before = len(list(service.events.log.searches()))
+    same = replay_figures(list(replay(searches, HttpClient(url))))
+    assert (same.n, same.failed, same.overlap, same.changed) == (3, 0, pytest.approx(1), 0)
+    changed = [({**event, "hits": ["X1", *event["hits"][1:]]}, rows) for event, rows in searches]
+    found = replay_figures(list(replay(changed, HttpClient(url), concurrency=2)))
+    assert found.changed == 1
+    assert found.low <= found.overlap <= found.high < 1
+    gone = list(replay(searches, HttpClient(url, retries=0), pipeline="none"))
+    assert [row.error is not None for row in gone] == [True] * 3
+    time.sleep(1)
+    assert len(list(service.events.log.searches())) == before  # a replay is not recorded
+
+
+_SERVE = """
+import sys
+from pathlib import Path
+from searchlora.cli import main
+sys.argv = ["searchlora", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.slow
+def test_killed_servers_lose_nothing_that_they_acknowledged(
+    tiny_base, store_of_search, pipeline_files, corpus_of_search, tmp_path
+):
+    """Clicks that were acknowledged are there after kill -9, and searches but for those of the last second."""
+    folder, acknowledged, searches = tmp_path / "events", set(), []
+    command = [
+        *(sys.executable, "-c", _SERVE, "serve", "--base", str(tiny_base.path), "--precision", "fp32"),
+        *("--store", str(store_of_search.root), "--pipeline", str(pipeline_files / "lexical.yaml")),
+        *("--corpus", str(corpus_of_search), "--port", "0", "--events", str(folder)),
+    ]
+    for _ in range(3):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ}) as server:
+            assert server.stdout is not None
+            line = next(line for line in server.stdout if "http://" in line)
+            url = line[line.index("http://") :].split("/v1")[0]
+            with httpx.Client(base_url=url, timeout=60) as client:
+                click = {"search": searched(client)["id"], "action": "click", "document": "P1"}
+                assert sent(client, click)["recorded"] == 1
+                acknowledged.add(click["search"])
+                searches.append(searched(client)["id"])
+                time.sleep(1)
+                searched(client)  # of the last second
+                server.send_signal(signal.SIGKILL)
+    found = {event["id"]: rows for event, rows in EventLog(folder).searches()}
+    assert {id_ for id_, rows in found.items() if rows} == acknowledged
+    assert {*acknowledged, *searches} <= found.keys()
