@@ -13,7 +13,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    TypeAdapter,
+    model_serializer,
+)
 
 from searchlora.adapters.references import MAX_VERSION
 from searchlora.adapters.staging import read_list, replace_text
@@ -55,12 +64,41 @@ class Decision(BaseModel):
     evidence: dict[str, Any]
 
 
+class RolloutStep(BaseModel):
+    """One step of a rollout: a candidate gets a share of the requests of an alias, more of them, all, or none.
+
+    Attributes:
+        candidate: The version that is rolled out.
+        step: Its step, from 0; the policy has the share of each.
+        outcome: What happened. A rollout is over when it is completed, rolled back or stopped by a user.
+        rules: The guardrails, with what was found when the step was taken.
+        policy: The policy as it was applied.
+        evidence: Figures and their origin.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    candidate: int
+    step: int
+    outcome: Literal["started", "advanced", "completed", "rolled back", "stopped"]
+    rules: tuple[Rule, ...] = ()
+    policy: dict[str, Any]
+    evidence: dict[str, Any] = {}
+
+    @property
+    def running(self) -> bool:
+        """Whether the rollout goes on after this step."""
+        return self.outcome in ("started", "advanced")
+
+
 class AliasMove(BaseModel):
     """One move of an alias.
 
     Attributes:
         source: Version before the move, `from` in JSON; None if the alias did not exist.
         target: Version after the move, `to` in JSON; None if the alias was deleted.
+        weights: Version -> share of the requests, the target among them; None: the target has all.
+        rollout: The step of a rollout that the move is.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -72,6 +110,15 @@ class AliasMove(BaseModel):
     reason: str | None = None
     rollback: bool = False
     decision: Decision | None = None
+    weights: dict[int, float] | None = None
+    rollout: RolloutStep | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Releases that know no rollouts read a history without any."""
+        row: dict[str, Any] = dump(self)
+        unused = ("weights", "rollout")
+        return {key: value for key, value in row.items() if key not in unused or value is not None}
 
     @property
     def refused(self) -> bool:
@@ -93,8 +140,13 @@ class AliasMove(BaseModel):
             reason = f" (the reason given: {self.reason})" if self.reason else ""
             return f"{self.time} {self.alias} refused to version {self.decision.version}: {broken}{reason}"
         target = "nowhere" if self.target is None else f"version {self.target}"
+        if self.weights is not None:
+            target = "versions " + ", ".join(f"{version} ({share:.0%})" for version, share in self.weights.items())
         before = "" if self.source is None else f" (before: {self.source})"
         kind = ", a rollback" if self.rollback else ""
+        if self.rollout is not None:
+            broken = "; ".join(f"{rule.rule} ({rule.finding})" for rule in self.rollout.rules if not rule.passed)
+            kind = f", rollout {self.rollout.outcome}{f' for {broken}' if broken else ''}"
         if self.decision is not None:
             broken = ", ".join(rule.rule for rule in self.decision.rules if not rule.passed)
             kind = f", BY FORCE against: {broken}" if self.forced else ", by its policy"
@@ -124,8 +176,21 @@ class AliasHistory:
     @cached_property
     def current(self) -> dict[str, int]:
         """Alias -> version."""
-        last = {move.alias: move.target for move in self.moves}
-        return {alias: target for alias, target in last.items() if target is not None}
+        return {alias: move.target for alias, move in self.last.items() if move.target is not None}
+
+    @cached_property
+    def last(self) -> dict[str, AliasMove]:
+        """Alias -> its last move."""
+        return {move.alias: move for move in self.moves}
+
+    def weights(self, alias: str) -> dict[int, float] | None:
+        """Version -> share of the requests of an alias; None if one version has all."""
+        return self.last[alias].weights if alias in self.last else None
+
+    def rollout(self, alias: str) -> AliasMove | None:
+        """The last step of the rollout that is under way for an alias; None if there is none."""
+        move = self.last.get(alias)
+        return move if move is not None and move.rollout is not None and move.rollout.running else None
 
     @cached_property
     def forced(self) -> frozenset[str]:
@@ -157,7 +222,8 @@ class AliasHistory:
             if move.decision is not None:
                 promoted.add((move.alias, move.target))
             to_promoted = move.rollback and (move.alias, move.target) in promoted
-            result[move.alias] = move.decision is None and move.alias in decided and not to_promoted
+            by_policy = move.decision is not None or move.rollout is not None or to_promoted
+            result[move.alias] = move.alias in decided and not by_policy
         return frozenset(alias for alias, manual in result.items() if manual).intersection(self.current)
 
     def previous(self, alias: str, versions: Collection[int]) -> int:
@@ -199,6 +265,8 @@ class AliasHistory:
         *,
         rollback: bool = False,
         decision: Decision | None = None,
+        weights: dict[int, float] | None = None,
+        rollout: RolloutStep | None = None,
     ) -> tuple[AliasHistory, AliasMove]:
         """Append a move; nothing is written.
 
@@ -216,6 +284,8 @@ class AliasHistory:
             reason=reason,
             rollback=rollback,
             decision=decision,
+            weights=weights,
+            rollout=rollout,
         )
         return AliasHistory(self.file, (*self.moves, move)), move
 

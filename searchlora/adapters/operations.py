@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from searchlora.adapters.alias_weights import Weights
 from searchlora.adapters.aliases import AliasMove
 from searchlora.adapters.full_model import check_full_weights, model_folder, pack
 from searchlora.adapters.listing import Entry
@@ -114,11 +115,19 @@ def _base_here(stored: StoredAdapter, base: str | None) -> BaseModel:
 
 
 def alias(
-    reference: str, name: str, *, reason: str | None = None, force: str | None = None, store: AnyStore = None
+    reference: str,
+    name: str,
+    *,
+    reason: str | None = None,
+    force: str | None = None,
+    weights: Weights | None = None,
+    store: AnyStore = None,
 ) -> AliasMove:
-    """Move the alias `name` to a version.
+    """Move the alias `name` to a version, or let several versions share its requests.
 
     Args:
+        reference: The version; with `weights`, the name of the adapter.
+        weights: Version -> share of the requests; they sum to 1.
         reason: Why, for the history.
         force: Why an alias about which a policy has decided is moved without it; the history shows the move as made by
             hand.
@@ -139,6 +148,8 @@ def alias(
             where=version.name,
             fix="Use `searchlora promote` with the policy, or --force REASON.",
         )
+    if weights is not None:
+        return store.split(version.name, name, weights, force or reason)
     return store.alias(version.name, name, version.number, force or reason)
 
 

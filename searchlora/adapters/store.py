@@ -20,7 +20,8 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from searchlora.adapters import staging
-from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove, Decision
+from searchlora.adapters.alias_weights import Weights, choose_version
+from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove, Decision, RolloutStep
 from searchlora.adapters.evaluations import EvaluationRecord, read_evaluations, with_evaluation, write_evaluations
 from searchlora.adapters.listing import Entry, Listing, VersionSummary, is_settled, subfolders
 from searchlora.adapters.manifest import TRAINING_RUN, Manifest, ManifestDraft, read_manifest
@@ -244,7 +245,11 @@ class Store:
                 if not force:
                     raise
                 history = AliasHistory(self.root / parsed.name / ALIASES)  # damaged; the file stays as it is
-            pointing = [alias for alias, target in history.current.items() if target == number]
+            pointing = [
+                alias
+                for alias, target in history.current.items()
+                if number == target or number in (history.weights(alias) or {})
+            ]
             if pointing and not force:
                 raise StoreError(
                     f"the alias {', '.join(pointing)} points to it",
@@ -301,8 +306,55 @@ class Store:
             self._write_aliases(name, history)
             return move
 
+    def split(
+        self,
+        name: str,
+        alias: str,
+        weights: Weights,
+        reason: str | None = None,
+        *,
+        main: int | None = None,
+        rollout: RolloutStep | None = None,
+        after: AliasMove | None = None,
+    ) -> AliasMove:
+        """Give each version a share of the requests of an alias, which servers see within seconds.
+
+        Args:
+            weights: Version -> share; the shares sum to 1.
+            main: The version that the alias points to; None: the one with the largest share.
+            rollout: The step of a rollout that this is.
+            after: The move that must be the last one of the alias now; None: any.
+
+        Raises:
+            InvalidName, NotInStore: as `alias`.
+            StoreError: if the alias was moved since `after`; nothing is written then.
+        """
+        check_alias(alias)
+        main = max(sorted(weights), key=weights.__getitem__) if main is None else main
+        with self._locked_existing(name, main):
+            for version in weights:
+                self._resolve(Reference(name, version=version))
+            history = self._aliases(name)
+            if after is not None and history.last.get(alias) != after:
+                raise StoreError(f"'{alias}' was moved meanwhile", where=name, fix="Look at it, and decide again.")
+            shared = {version: weights[version] for version in sorted(weights)} if len(weights) > 1 else None
+            history, move = history.move(alias, main, reason, weights=shared, rollout=rollout)
+            self._write_aliases(name, history)
+            return move
+
+    def choose(self, reference: str, key: str | None = None) -> Version:
+        """As `resolve`, but of an alias with weights the version for a key, see `choose_version`."""
+        parsed = parse_reference(reference)
+        if parsed.alias is not None:
+            history = self._aliases(parsed.name)
+            weights, main = history.weights(parsed.alias), history.current.get(parsed.alias)
+            if weights is not None and main is not None:
+                own_key = None if key is None else f"{reference} {key}"
+                return Version(parsed.name, choose_version(weights, main, own_key))
+        return Version(parsed.name, self._resolve(parsed))
+
     def rollback(self, name: str, alias: str, reason: str | None = None) -> AliasMove:
-        """Move an alias back to its last other target that still exists.
+        """Move an alias back to its last other target that still exists; of one with weights, to its target alone.
 
         The files, settings and weights of the target are checked before the name is locked, so a version that cannot
         be loaded never becomes the target, and other writers do not wait for the check.
@@ -317,7 +369,7 @@ class Store:
         check_alias(alias)
         self._resolve(Reference(check_name(name)))
         before = self._aliases(name)
-        version = before.previous(alias, self.versions(name))
+        version = before.current[alias] if before.weights(alias) else before.previous(alias, self.versions(name))
         target = self.get(f"{name}@{version}")
         check_hashes(target)
         check_weights(target)

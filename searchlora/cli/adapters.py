@@ -131,12 +131,18 @@ def alias(
         str | None,
         option("--force REASON", "Move the alias by hand even if a policy decides about it; the reason is recorded."),
     ] = None,
+    weights: Annotated[
+        str | None,
+        option("--weights LIST", "Let versions share the requests, for example 3=.9,4=.1; ADAPTER is then a name."),
+    ] = None,
     store: StoreOption = None,
 ) -> None:
-    """Point an alias to a version. An alias that a policy has decided about needs --force."""
+    """Point an alias to a version, or several. An alias that a policy has decided about needs --force."""
     from searchlora.adapters import alias as verb
+    from searchlora.adapters.alias_weights import parse_weights
 
-    typer.echo(str(verb(reference, to, reason=reason, force=force, store=store)))
+    shares = parse_weights(weights) if weights is not None else None
+    typer.echo(str(verb(reference, to, reason=reason, force=force, weights=shares, store=store)))
 
 
 @app.command(epilog=example("searchlora adapters rollback shop-rewriter production"))

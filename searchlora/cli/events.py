@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from searchlora.events.export import Search
-    from searchlora.events.summary import EventSummary
+    from searchlora.events.shadow_figures import Shadow
+    from searchlora.events.summary import EventSummary, Ratio
 
 app = typer.Typer(help="Sum up, export and replay the searches that a server has recorded.", no_args_is_help=True)
 
@@ -80,6 +81,48 @@ def export(
     with _opened(place) as log:
         rows = verb(_searches(log, period), form, out)
     typer.echo(f"Wrote {rows:,} rows to {out}.")
+
+
+@app.command(epilog=example("searchlora events shadow events/ --out shadow"))
+@takes(PeriodOptions, "period")
+def shadow(
+    place: PlaceArgument,
+    period: PeriodOptions,
+    candidate: Annotated[
+        str | None, option("--candidate VERSIONS", "As it is printed; for --out, if there are several.")
+    ] = None,
+    out: Annotated[
+        Path | None, option("--out FOLDER", "Write topics.jsonl, live.trec and candidate.trec, for a judge.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print how the hits of `serve --shadow` differ from the live ones, and write both for a judge."""
+    from dataclasses import asdict
+
+    from searchlora.cli.terminal import print_json
+    from searchlora.events.shadow_figures import TOP, shadow_figures, write_rankings
+
+    with _opened(place) as log:
+        found = shadow_figures(_shadows(log, period))
+        if out is not None:
+            if candidate is None and len(found) != 1:
+                known = ", ".join(found) or "none"
+                raise UsageError(f"the candidates are: {known}", where="--out", fix="Name one with --candidate.")
+            topics = write_rankings(_shadows(log, period), candidate or next(iter(found)), out)
+    if as_json:
+        print_json({name: asdict(each) for name, each in found.items()})
+        return
+    if not found:
+        typer.echo("There are no shadow searches.")
+    for name, each in found.items():
+        typer.echo(f"{name}: {each.n:,} searches")
+        typer.echo(f"  rank-biased overlap        {_ratio(each.overlap)}")
+        typer.echo(f"  another hit in the first {TOP} {_ratio(each.changed)}")
+        typer.echo(f"  no hits                    {_ratio(each.no_hits)}, live {_ratio(each.live_no_hits)}")
+        typer.echo(f"  invalid or skipped         {_ratio(each.invalid)}, live {_ratio(each.live_invalid)}")
+        typer.echo(f"  median milliseconds        {each.milliseconds:.0f}, live {each.live_milliseconds:.0f}")
+    if out is not None:
+        typer.echo(f"Wrote {topics:,} topics with both rankings to {out}.")
 
 
 @app.command(epilog=example("searchlora events replay events/ --server http://localhost:8000 --slot shop-rewriter=2"))
@@ -169,18 +212,30 @@ def _opened(place: str) -> Any:
 
 
 def _searches(log: Any, period: PeriodOptions) -> Iterator[Search]:
-    since = None if period.since is None else parse_time(period.since, "--since")
-    until = None if period.until is None else parse_time(period.until, "--until")
-    for event, feedback in log.searches(since, until):
+    for event, feedback in log.searches(*_seconds(period)):
         if period.pipeline in (None, event["pipeline"]):
             yield event, feedback
 
 
+def _shadows(log: Any, period: PeriodOptions) -> Iterator[Shadow]:
+    for live, versions, shadow in log.shadows(*_seconds(period)):
+        if period.pipeline in (None, live["pipeline"]):
+            yield live, versions, shadow
+
+
+def _seconds(period: PeriodOptions) -> tuple[float | None, float | None]:
+    since = None if period.since is None else parse_time(period.since, "--since")
+    return since, None if period.until is None else parse_time(period.until, "--until")
+
+
+def _ratio(ratio: Ratio) -> str:
+    return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+
+
 def _print_summary(name: str, summary: EventSummary) -> None:
-    chosen, no_hits = summary.chosen, summary.no_hits
     typer.echo(f"{name}: {summary.searches:,} searches of {summary.sessions:,} sessions")
-    typer.echo(f"  a hit was chosen  {chosen.value:.3f} ({chosen.low:.3f} to {chosen.high:.3f})")
-    typer.echo(f"  no hits           {no_hits.value:.3f} ({no_hits.low:.3f} to {no_hits.high:.3f})")
+    typer.echo(f"  a hit was chosen  {_ratio(summary.chosen)}")
+    typer.echo(f"  no hits           {_ratio(summary.no_hits)}")
     if summary.actions:
         typer.echo("  on hits           " + ", ".join(f"{action} {n:,}" for action, n in summary.actions.items()))
     if summary.not_shown:

@@ -37,6 +37,8 @@ _DAY_S = 86_400
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS event_settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS searches (id TEXT PRIMARY KEY, bytes BIGINT NOT NULL, event TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS shadows (search TEXT NOT NULL, candidates TEXT NOT NULL, event TEXT NOT NULL,"
+    " PRIMARY KEY (search, candidates))",
     "CREATE TABLE IF NOT EXISTS feedback (search TEXT NOT NULL, action TEXT NOT NULL, document TEXT NOT NULL,"
     " rater TEXT NOT NULL, grade BIGINT, time BIGINT NOT NULL, PRIMARY KEY (search, action, document, rater))",
     "CREATE TABLE IF NOT EXISTS event_counts (day TEXT NOT NULL, name TEXT NOT NULL, n BIGINT NOT NULL,"
@@ -142,7 +144,8 @@ class EventLog:
         """Write events in one transaction; on return they are on disk.
 
         Args:
-            searches: JSON objects with an `id` from `new_id`.
+            searches: JSON objects with an `id` from `new_id`, or the id of another search as `shadow`: what its
+                `candidates` made of it.
             feedback: Its ids were checked with `issued`. Without a time, it is of this moment.
             counts: What is counted but not kept, by name, such as events that were dropped.
 
@@ -154,12 +157,11 @@ class EventLog:
         new: list[bool] = []
         with self._database.transaction() as transaction:
             for event in searches:
-                line = json.dumps(event, ensure_ascii=False, allow_nan=False)
-                size = len(line.encode("utf-8", "replace"))
-                text = line.encode("utf-8", "replace").decode().replace("\0", "")
-                transaction.execute(
-                    "INSERT INTO searches VALUES (?, ?, ?) ON CONFLICT DO NOTHING", [event["id"], size, text]
-                )
+                text = json.dumps(event, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace").decode()
+                table, row = "searches", [event.get("id"), len(text.encode()), text]
+                if "shadow" in event:
+                    table, row = "shadows", [event["shadow"], ", ".join(event["candidates"].values()), text]
+                transaction.execute(f"INSERT INTO {table} VALUES (?, ?, ?) ON CONFLICT DO NOTHING", row)
             for each in feedback:
                 row = [each.search, each.action, each.document, each.rater, each.grade]
                 done = transaction.execute(
@@ -202,6 +204,7 @@ class EventLog:
         with self._database.transaction() as transaction:
             removed: int = transaction.execute("DELETE FROM searches WHERE id < ?", [id_]).rowcount
             transaction.execute("DELETE FROM feedback WHERE search < ?", [id_])
+            transaction.execute("DELETE FROM shadows WHERE search < ?", [id_])
             _count(transaction, time.time(), {"removed searches": removed})
         return removed
 
@@ -233,6 +236,19 @@ class EventLog:
                 raise DataError(f"the event is damaged ({error})", where=f"{self.where}, search {id_}") from None
             yield event, own
 
+    def shadows(
+        self, since: float | None = None, until: float | None = None
+    ) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
+        """Each search with the versions that searched it again, and what they made of it, oldest first."""
+        first, last = _period(since, until)
+        statement = (
+            "SELECT searches.event, shadows.candidates, shadows.event FROM shadows JOIN searches"
+            " ON searches.id = shadows.search WHERE shadows.search >= ? AND shadows.search < ?"
+            " ORDER BY shadows.search, shadows.candidates"
+        )
+        for event, candidates, shadow in self._database.rows(statement, [first, last]):
+            yield json.loads(event), candidates, json.loads(shadow)
+
     def counts(self) -> dict[str, int]:
         """What was counted but not kept: name -> number, over all days."""
         rows = self._database.rows("SELECT name, SUM(n) FROM event_counts GROUP BY name ORDER BY name")
@@ -250,8 +266,7 @@ class EventLog:
     def _rows(
         self, table: str, key: str, columns: str, since: float | None, until: float | None, then: str = ""
     ) -> Iterator[tuple[Any, ...]]:
-        first = "" if since is None else _prefix(since)
-        last = "g" if until is None else _prefix(until)
+        first, last = _period(since, until)
         statement = f"SELECT {columns} FROM {table} WHERE {key} >= ? AND {key} < ? ORDER BY {key}{then}"
         return self._database.rows(statement, [first, last])
 
@@ -269,6 +284,11 @@ def _count(transaction: Any, now: float, counts: Mapping[str, int]) -> None:
 
 def _microseconds(now: float | None) -> int:
     return int(1e6 * (time.time() if now is None else now))
+
+
+def _period(since: float | None, until: float | None) -> tuple[str, str]:
+    """From which id on, and before which."""
+    return "" if since is None else _prefix(since), "g" if until is None else _prefix(until)  # "g" is after all digits
 
 
 def _prefix(moment: float) -> str:

@@ -112,6 +112,18 @@ class EventRecorder:
             return None
         return id_
 
+    def shadow(self, search: str, candidates: Mapping[str, str], event: Mapping[str, Any]) -> None:
+        """Record what candidates made of a recorded search, without waiting.
+
+        Args:
+            candidates: Slot -> version.
+            event: As of `search`.
+        """
+        try:
+            self._searches.put_nowait({"shadow": search, "candidates": dict(candidates), **event})
+        except queue.Full:
+            self._count("dropped shadow searches")
+
     def feedback(self, rows: Sequence[Feedback]) -> tuple[Future[list[bool]], list[Refusal | None]]:
         """Record feedback.
 
@@ -222,7 +234,9 @@ class EventRecorder:
 
 
 #: Keys whose values are ids and names of this server, which a phone number may look like.
-_UNMASKED = frozenset({"id", "session", "user", "pipeline", "hits", "documents", "label", "kind", "adapter", "slots"})
+_UNMASKED = frozenset(
+    {"id", "shadow", "candidates", "session", "user", "pipeline", "hits", "label", "kind", "adapter", "slots"}
+)
 
 
 def _taken(waiting: queue.Queue[Any]) -> list[Any]:

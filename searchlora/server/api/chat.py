@@ -72,7 +72,7 @@ def _request(service: Service, body: ChatRequest) -> EngineRequest:
     """The engine's request of a chat. The adapter is pinned once: prompt and answer are of one version."""
     request = EngineRequest(
         tuple(message.plain for message in body.messages),
-        service.pin(body.model),
+        service.pin(body.model, body.key),
         grammar=grammar_of(body.response_format, body.structured_outputs),
         sampling=body.sampling,
         stop=tuple(body.stop or ()),

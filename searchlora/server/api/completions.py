@@ -96,7 +96,7 @@ def _name(token: TokenLogprob) -> str:
 
 def _requests(service: Service, body: CompletionRequest) -> list[EngineRequest]:
     """The engine's requests. The adapter is pinned once: all answers are of one version."""
-    pinned = service.pin(body.model)
+    pinned = service.pin(body.model, body.key)
     requests = []
     for number, prompt in enumerate(body.prompt):
         try:

@@ -93,6 +93,12 @@ class ServeConfig:
     events_sample: float = _setting(1.0, "RATIO", "Ratio of the searches that are recorded, from 0 to 1.", min=0)
     events_days: float | None = _setting(None, "DAYS", "Remove recorded searches after this time.", min=0)
     events_mb: float | None = _setting(None, "MB", "Remove the oldest recorded searches beyond this size.", min=1)
+    shadow: str | None = _setting(
+        None, "ALIAS", "Search again with the versions of this alias, such as candidate, while the server is idle."
+    )
+    shadow_rows: float | None = _setting(
+        None, "N", "Maximum number of engine requests of shadow searches per minute.", min=1
+    )
     topics: Path | None = _setting(
         None, "FILE", "Topics of a test collection, on which the playground compares systems."
     )
@@ -199,6 +205,8 @@ class ServeConfig:
                 "topics and judgments measure together", where="--topics, --qrels", fix="Give both, or --grades FOLDER."
             )
 
+        if self.shadow is not None and self.events is None:
+            raise UsageError("shadow searches are recorded", where="--shadow", fix="Give --events, too.")
         if self.events_sample > 1:
             raise UsageError(f"'events_sample' is {self.events_sample:g}", fix="Give a ratio from 0 to 1.")
 

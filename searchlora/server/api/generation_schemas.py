@@ -83,9 +83,11 @@ class GenerationRequest(Body):
     Attributes:
         temperature: Without it, a single answer is greedy (0), and several answers are drawn at 1.
         top_k: 0 and -1 keep all tokens.
+        user: Who asks: chooses the version where an alias has weights.
     """
 
     model: str
+    user: Any = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -97,6 +99,11 @@ class GenerationRequest(Body):
     frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
     stop: Annotated[list[_Stop] | None, Field(max_length=_MAX_STOPS, fail_fast=True), BeforeValidator(_stops)] = None
+
+    @property
+    def key(self) -> str | None:
+        """What chooses the version where an alias has weights."""
+        return self.user if isinstance(self.user, str) and self.user else None
 
     @property
     def answers(self) -> int:
@@ -161,7 +168,6 @@ class ChatRequest(ChoicesRequest):
     modalities: Annotated[Any, neutral(["text"], fix="only text is generated")] = None
 
     # Ignored: without effect on an answer.
-    user: Any = None
     metadata: Any = None
     store: Any = None
     service_tier: Any = None
@@ -211,9 +217,6 @@ class CompletionRequest(ChoicesRequest):
     )
     suffix: Annotated[Any, neutral("", fix="text is only continued: leave it out")] = None
     logit_bias: Annotated[Any, neutral({}, fix="logit biases are not supported: leave it out")] = None
-
-    # Ignored: without effect on an answer.
-    user: Any = None
 
 
 class InputMessage(ChatMessage):
@@ -289,7 +292,6 @@ class ResponseRequest(GenerationRequest):
 
     # Ignored: without effect on an answer.
     store: Any = None
-    user: Any = None
     metadata: dict[str, str] | None = None
     max_tool_calls: Any = None
     service_tier: Any = None

@@ -62,6 +62,12 @@ class Metrics:
             "Searches that were not recorded, since too many waited to be written.",
             registry=self.registry,
         )
+        self.shadow = Counter(
+            "searchlora_shadow_searches",
+            "Shadow searches, by outcome: done, same (no candidate), interrupted, failed, dropped.",
+            ["outcome"],
+            registry=self.registry,
+        )
         self.undecided = Counter(
             "searchlora_undecided",
             "Answers that were not sure enough to be acted on, by adapter.",

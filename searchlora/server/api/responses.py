@@ -142,7 +142,7 @@ def _request(service: Service, body: ResponseRequest) -> EngineRequest:
     """The engine's request. The adapter is pinned once: prompt and answer are of one version."""
     request = EngineRequest(
         tuple(body.messages),
-        service.pin(body.model),
+        service.pin(body.model, body.key),
         grammar=grammar_of(body.response_format, body.structured_outputs),
         sampling=body.sampling,
         stop=tuple(body.stop or ()),

@@ -38,17 +38,26 @@ _UNREADABLE_FIELDS = (TypeError, KeyError, ValueError, AttributeError, IndexErro
 
 @dataclass
 class SearchJob:
-    """One search of a client; `on_stage` gets the trace of each stage when it has finished, in the job's thread."""
+    """One search of a client; `on_stage` gets the trace of each stage when it has finished, in the job's thread.
+
+    `engine` is the server's engine as the client uses it; None: a new one.
+    """
 
     service: Service
     body: SearchRequest
     client_id: str
     on_stage: Callable[[dict[str, Any]], object] = lambda _: None
+    engine: ClientEngine | None = None
     _engine: ClientEngine = field(init=False)
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self._engine = ClientEngine(self.service, self.client_id)
+        self._engine = self.engine or ClientEngine(self.service, self.client_id)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self._cancelled.is_set()
 
     def cancel(self) -> None:
         """Withdraw all requests to the engine, and stop after the stage that is executed."""
@@ -63,7 +72,8 @@ class SearchJob:
                 fields that a stage cannot read.
             SearchloraError: what engines and retrievers raise.
         """
-        pipeline = self.service.pipelines.variant(self.body.pipeline, self.body.slots, self.body.weights)
+        key = self.body.user or self.body.session
+        pipeline = self.service.pipelines.live(self.body.pipeline, self.body.slots, self.body.weights, key)
         try:
             return self._searched(pipeline) if self.body.explain is None else self._explained(pipeline)
         except PipelineError as error:
@@ -112,7 +122,11 @@ class SearchJob:
         if events is None or not self.body.record:
             return found
         id_ = events.search(search_event(self.body, found), self.body.session, self.body.user)
-        return found if id_ is None else {"id": id_, **found}
+        if id_ is None:
+            return found
+        if self.service.shadow is not None:
+            self.service.shadow.offer(id_, self.body)
+        return {"id": id_, **found}
 
     def _explained(self, pipeline: Pipeline) -> dict[str, Any]:
         document = self.body.explain or ""

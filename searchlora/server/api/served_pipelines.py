@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile
-from searchlora.errors import InvalidName, NotInStore, PipelineError, UsageError
+from searchlora.errors import InvalidName, NotInStore, PipelineError, SearchloraError, StoreError, UsageError
 from searchlora.experiments.slots import (
     Slot,
     find_slots,
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from searchlora.models.load import Precision
     from searchlora.models.resolve import BaseModel
     from searchlora.recipe import PromptOptions
+
+_LOG = logging.getLogger(__name__)
 
 #: Pipelines with changed slots that stay loaded; they share engine, encoders and indexes with the unchanged ones.
 _VARIANTS = 256
@@ -92,12 +96,14 @@ class ServedPipeline:
         pipeline: As it was loaded, with adapters pinned at the start of the server.
         source: Its documents and their indexes.
         slots: What requests can change.
+        aliases: Name of a slot -> the reference with an alias, as the pipeline names it. Requests follow the alias.
     """
 
     pipeline: Pipeline
     source: IndexedCorpus
     store: Store
     slots: tuple[Slot, ...]
+    aliases: Mapping[str, str]
 
     def choices(self, slot: Slot) -> list[str]:
         """What a slot can be changed to in a request, besides `on`, with the versions that the store has now.
@@ -215,7 +221,15 @@ class ServedPipelines:
         stages = pinned(config.stages, self._store.pin)
         source = self._corpus(config, corpus)
         loaded = self._build(config.name, stages, source)
-        self._by_name[config.name] = ServedPipeline(loaded, source, self._store, find_slots(stages))
+        slots = find_slots(stages)
+        aliases = {
+            slot.name: named.adapter
+            for slot, named in zip(slots, find_slots(config.stages), strict=True)
+            if named.adapter is not None
+            and parse_reference(named.adapter).alias is not None
+            and _settings_at(stages, slot).can_swap(str(slot.adapter), self._store)
+        }
+        self._by_name[config.name] = ServedPipeline(loaded, source, self._store, slots, aliases)
 
     def get(self, name: str) -> ServedPipeline:
         """A pipeline by name. Raises `ApiError` 404 for an unknown one."""
@@ -263,6 +277,11 @@ class ServedPipelines:
         changes = {slot: choice for slot, choice in slots.items() if choice != "on"}
         if not changes and not weights:
             return served.pipeline
+        key = name, frozenset(changes.items()), tuple(map(float, weights))
+        with self._lock:
+            if key in self._variants:  # of exact versions only, which never change
+                self._variants.move_to_end(key)
+                return self._variants[key]
         stages, exact = self._changed(served, changes, weights)
         key = name, frozenset(exact.items()), tuple(map(float, weights))
         with self._lock:
@@ -275,6 +294,48 @@ class ServedPipelines:
                     self._variants.popitem(last=False)
             self._variants.move_to_end(key)
             return self._variants[key]
+
+    def live(
+        self, name: str, slots: Mapping[str, str], weights: Sequence[float] = (), key: str | None = None
+    ) -> Pipeline:
+        """As `variant`, with the versions that the aliases of its adapters mean now, by their weights for a key.
+
+        A version that cannot be loaded is left for the one that was loaded at the start, so that a request never fails
+        because an alias was moved.
+        """
+        served = self.get(name)
+        moved = {
+            slot: version
+            for slot, version in self._versions(served, served.aliases, key).items()
+            if slot not in slots and version != next(each.adapter for each in served.slots if each.name == slot)
+        }
+        if moved:
+            try:
+                return self.variant(name, {**moved, **slots}, weights)
+            except (ApiError, SearchloraError) as error:
+                _LOG.error("%s: %s cannot be served: %s", name, ", ".join(moved.values()), error)
+        return self.variant(name, slots, weights)
+
+    def candidates(self, name: str, alias: str) -> dict[str, str]:
+        """The slots of a pipeline whose adapter has an alias, such as `candidate`, with the versions that it means."""
+        served = self.get(name)
+        references = {
+            slot.name: f"{parse_reference(slot.adapter).name}@{alias}"
+            for slot in served.slots
+            if slot.adapter is not None
+            and _settings_at(served.pipeline.settings, slot).can_swap(slot.adapter, self._store)
+        }
+        return self._versions(served, references)
+
+    def _versions(
+        self, served: ServedPipeline, references: Mapping[str, str], key: str | None = None
+    ) -> dict[str, str]:
+        """The versions that references with an alias mean, by slot; without those of aliases that do not exist."""
+        versions = {}
+        for slot, reference in references.items():
+            with suppress(StoreError):
+                versions[slot] = str(served.store.choose(reference, key))
+        return versions
 
     def close(self, seconds: float) -> None:
         """Close the engines that stages named."""

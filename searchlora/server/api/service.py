@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from searchlora.adapters.store import Store
 from searchlora.errors import RenderError
@@ -31,6 +31,9 @@ from searchlora.server.api.metrics import Metrics
 from searchlora.server.api.served_pipelines import ServedPipelines
 from searchlora.server.api.work_queue import FairThreads, in_thread
 from searchlora.server.grading.search_grades import SearchGrades
+
+if TYPE_CHECKING:
+    from searchlora.server.api.shadow import ShadowSearches
 
 T = TypeVar("T")
 
@@ -108,6 +111,15 @@ class Service:
         """Run a function that waits for the engine, see `work_queue.in_thread`."""
         return await in_thread(self.task_threads, client_id, function)
 
+    @cached_property
+    def shadow(self) -> ShadowSearches | None:
+        """Searches of candidates beside those of the live versions; None: there are none."""
+        from searchlora.server.api.shadow import ShadowSearches
+
+        if self.config.shadow is None:
+            return None
+        return ShadowSearches(self, self.config.shadow, self.config.shadow_rows)
+
     @contextmanager
     def admitted(self, client_id: str, requests: int = 1) -> Iterator[None]:
         """Count engine requests of a client as in progress while the block runs. For the event loop's thread.
@@ -120,9 +132,13 @@ class Service:
             message = f"A client has at most {limit} requests in progress, those of a batch included."
             raise ApiError(429, "too_many_requests", message, retry_after=1)
         self._in_progress[client_id] += requests
+        if self.shadow is not None:
+            self.shadow.live_began()
         try:
             yield
         finally:
+            if self.shadow is not None:
+                self.shadow.live_ended()
             self._in_progress[client_id] -= requests
             if not self._in_progress[client_id]:
                 del self._in_progress[client_id]
@@ -142,6 +158,8 @@ class Service:
     def close(self) -> None:
         """Stop background jobs, complete or fail the engine's requests, and end the threads."""
         self.jobs.close()
+        if self.shadow is not None:
+            self.shadow.close()
         self.engine.close(self.config.timeout)
         self.pipelines.close(self.config.timeout)
         self.threads.shutdown()
@@ -155,14 +173,17 @@ class Service:
         if self.access_log is not None:
             self.access_log.close()
 
-    def pin(self, model: str) -> str | None:
+    def pin(self, model: str, key: str | None = None) -> str | None:
         """The exact version that a request's `model` means now; None for a base model that is not from the store.
+
+        Args:
+            key: Who asks, for an alias with weights; None: at random.
 
         Raises:
             InvalidName: for a string that cannot be a reference, such as a path.
             NotInStore: for an unknown adapter, version or alias.
         """
-        return self.engine.base.version if model == self.base else self.engine.pin(model)
+        return self.engine.base.version if model == self.base else str(self.store.choose(model, key))
 
     def check_store(self) -> None:
         """Raise `FileNotFoundError`, which is answered with 503, if the store has disappeared since the start."""

@@ -271,16 +271,17 @@ def test_an_alias_that_moves_during_a_chat_does_not_mix_versions(tmp_path, tiny_
             ("/v1/responses", {"input": "telly"}),
         ):
             own.alias("rewriting", "production", 1)
-            pin, pinned = service.engine.pin, []
+            choose, pinned = Store.choose, []
 
-            def moves(adapter, pin=pin, pinned=pinned):
-                pinned.append(pin(adapter))
+            def moves(store, reference, key=None, choose=choose, pinned=pinned):
+                version = choose(store, reference, key)
+                pinned.append(str(version))
                 own.alias("rewriting", "production", 2)
-                return pinned[-1]
+                return version
 
-            monkeypatch.setattr(service.engine, "pin", moves)
+            monkeypatch.setattr(Store, "choose", moves)
             answer = posted(here, path, model="rewriting@production", **body)
-            monkeypatch.setattr(service.engine, "pin", pin)
+            monkeypatch.setattr(Store, "choose", choose)
             assert (answer["model"], set(pinned)) == ("rewriting@1", {"rewriting@1"}), path
 
 

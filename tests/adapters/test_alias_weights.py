@@ -1,0 +1,145 @@
+"""Weights of an alias: several versions share its requests, the same user keeps the same one, and history says so."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from searchlora.adapters.alias_weights import choose_version, parse_weights
+from searchlora.adapters.aliases import ALIASES, RolloutStep, Rule
+from searchlora.adapters.store import Store
+from searchlora.errors import InvalidName, NotInStore, StoreError, UsageError
+from tests.factories import first_word, random_adapter
+
+
+@pytest.fixture
+def store(tmp_path, tiny_base):
+    store = Store(tmp_path / "store")
+    for seed in range(3):
+        random_adapter(store, "shop", first_word(tmp_path / f"task{seed}"), tiny_base, tmp_path / f"a{seed}", seed)
+    store.alias("shop", "production", 1)
+    return store
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"), [("3=.9,4=.1", {3: 0.9, 4: 0.1}), ("1=1", {1: 1.0}), ("2=0.5, 1=0.5", {2: 0.5, 1: 0.5})]
+)
+def test_weights_are_read(text, weights):
+    assert parse_weights(text) == weights
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3", "3=", "3=x", "3=.9", "3=.9,4=.2", "3=1.5,4=-.5", "3=.5,3=.5", "a=1", "0=1", "3=nan"]
+)
+def test_what_are_no_weights_is_refused(text):
+    with pytest.raises(UsageError):
+        parse_weights(text)
+
+
+@given(st.text(max_size=20), st.floats(0.01, 0.98), st.floats(0.01, 0.98))
+def test_a_key_that_has_left_the_main_version_does_not_come_back_while_the_share_grows(key, one, other):
+    small, large = sorted((one, other))
+    if choose_version({1: 1 - small, 2: small}, 1, key) == 2:
+        assert choose_version({1: 1 - large, 2: large}, 1, key) == 2
+
+
+@pytest.mark.parametrize("keys", [None, "user"])
+def test_requests_are_shared_as_the_weights_say(keys):
+    weights = {1: 0.7, 2: 0.2, 3: 0.1}
+    drawn = Counter(choose_version(weights, 1, keys and f"{keys} {n}") for n in range(20_000))
+    assert {version: round(n / 20_000, 1) for version, n in drawn.items()} == weights
+
+
+def test_an_alias_with_weights_points_to_the_main_version_and_chooses_by_key(store):
+    move = store.split("shop", "production", {1: 0.5, 2: 0.5}, "a trial", main=1)
+    assert store.pin("shop@production") == "shop@1"
+    assert str(move).endswith("production -> versions 1 (50%), 2 (50%) (before: 1): a trial")
+    chosen = {key: str(store.choose("shop@production", key)) for key in map(str, range(50))}
+    assert set(chosen.values()) == {"shop@1", "shop@2"}
+    assert {key: str(Store(store.root).choose("shop@production", key)) for key in chosen} == chosen
+    assert str(store.choose("shop@2", "x")) == "shop@2"
+    assert str(store.choose("shop", "x")) == "shop@3"
+    store.alias("shop", "production", 2)
+    assert {str(store.choose("shop@production", key)) for key in chosen} == {"shop@2"}
+
+
+def test_users_fall_differently_for_each_alias(store):
+    for alias in ("production", "other"):
+        store.split("shop", alias, {1: 0.5, 2: 0.5}, main=1)
+    chosen = [
+        (store.choose("shop@production", str(n)).number, store.choose("shop@other", str(n)).number) for n in range(50)
+    ]
+    assert len(set(chosen)) == 4
+
+
+def test_versions_and_names_are_checked_before_anything_is_written(store):
+    before = store.history("shop")
+    with pytest.raises(NotInStore, match="shop@9"):
+        store.split("shop", "production", {1: 0.9, 9: 0.1})
+    with pytest.raises(InvalidName):
+        store.split("shop", "Bad Name", {1: 0.9, 2: 0.1})
+    assert store.history("shop") == before
+
+
+def test_a_rollback_takes_the_weights_back_and_then_goes_to_the_version_before(store):
+    store.alias("shop", "production", 2)
+    store.split("shop", "production", {2: 0.9, 3: 0.1}, main=2)
+    assert (store.rollback("shop", "production").target, store._aliases("shop").weights("production")) == (2, None)
+    assert store.rollback("shop", "production").target == 1
+
+
+def test_a_version_that_has_a_share_is_not_removed(store):
+    store.split("shop", "production", {1: 0.9, 3: 0.1}, main=1)
+    with pytest.raises(StoreError, match="production points to it"):
+        store.remove("shop@3")
+
+
+def test_of_two_writers_after_the_same_move_the_second_fails(store):
+    last = store._aliases("shop").last["production"]
+    outcomes = []
+
+    def split(share):
+        try:
+            Store(store.root).split("shop", "production", {1: 1 - share, 2: share}, main=1, after=last)
+            outcomes.append("written")
+        except StoreError as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=split, args=(share,)) for share in (0.1, 0.2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes)[-1] == "written"
+    assert "moved meanwhile" in sorted(outcomes)[0]
+
+
+def test_a_rollout_is_in_the_history_and_counts_as_no_move_by_hand(store):
+    broken = Rule(rule="invalid outputs", passed=False, finding="9 of 10")
+    step = RolloutStep(candidate=2, step=0, outcome="started", policy={"steps": [0.1, 1]})
+    store.split("shop", "production", {1: 0.9, 2: 0.1}, main=1, rollout=step)
+    assert store._aliases("shop").rollout("production").rollout == step
+    back = step.model_copy(update={"outcome": "rolled back", "rules": (broken,)})
+    move = store.split("shop", "production", {1: 1.0}, main=1, rollout=back)
+    assert "rollout rolled back for invalid outputs (9 of 10)" in str(move)
+    assert store._aliases("shop").rollout("production") is None
+    assert not store._aliases("shop").by_hand
+
+
+def test_a_history_without_weights_is_as_earlier_releases_wrote_it(store):
+    store.alias("shop", "production", 2)
+    rows = json.loads((store.root / "shop" / ALIASES).read_text(encoding="utf-8"))
+    assert all("weights" not in row and "rollout" not in row for row in rows)
+
+
+def test_the_command_takes_weights(cli, refused, store):
+    called = cli("adapters", "alias", "shop", "production", "--weights", "1=.75,2=.25", "--store", store.root)
+    assert "production -> versions 1 (75%), 2 (25%)" in called.out, called.err
+    assert "the shares sum to 0.8" in refused(
+        "adapters", "alias", "shop", "production", "--weights", "1=.75,2=.05", "--store", store.root
+    )
