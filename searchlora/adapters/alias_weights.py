@@ -52,7 +52,7 @@ def choose_version(weights: Weights, main: int, key: str | None = None) -> int:
     Examples:
         >>> {choose_version({3: 0.9, 4: 0.1}, 3, "user 1") for _ in range(5)}
         {3}
-        >>> [choose_version({3: 1 - share, 4: share}, 3, "user 1") for share in (0.25, 0.5, 0.9)]
+        >>> [choose_version({3: 1 - share, 4: share}, 3, "user 10") for share in (0.25, 0.5, 0.9)]
         [3, 4, 4]
     """
     if key is None:

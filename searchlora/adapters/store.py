@@ -412,6 +412,10 @@ class Store:
             self._write_aliases(name, history)
             return move
 
+    def alias_history(self, name: str) -> AliasHistory:
+        """The moves of the aliases of a name, and what they mean now. Raises `StoreError` for a damaged file."""
+        return self._aliases(name)
+
     def history(self, name: str) -> Sequence[AliasMove]:
         """Moves of the aliases of a name, oldest first."""
         return [*self._aliases(name).moves]

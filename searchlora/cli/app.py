@@ -22,6 +22,7 @@ from searchlora.cli import (
     judgments,
     merge,
     pipelines,
+    rollout,
     serve,
     size,
     sweep,
@@ -85,6 +86,7 @@ _COMMANDS: dict[str, dict[str, tuple[Any, str]]] = {
         "merge": (merge.merge, "merge llm.txt"),
         "pipelines": (pipelines.app, "pipelines show rerank"),
         "serve": (serve.serve, "serve --base smollm2-135m-instruct-q4_1 --store store"),
+        "rollout": (rollout.app, "rollout start shop-rewriter@4 --events events/"),
         "events": (events.app, "events stats events/ --since 7d"),
     },
 }

@@ -44,7 +44,7 @@ def stats(place: PlaceArgument, period: PeriodOptions, as_json: JsonOption = Fal
     from searchlora.cli.terminal import print_json
     from searchlora.events.summary import summaries
 
-    with _opened(place) as log:
+    with opened(place) as log:
         found, counts = summaries(_searches(log, period)), log.counts()
     if as_json:
         print_json({"pipelines": {name: asdict(each) for name, each in found.items()}, "counts": counts})
@@ -78,7 +78,7 @@ def export(
 
     if form not in FORMS:
         raise UsageError(f"'{form}' is not a form", where="--form", fix=f"Give one of {', '.join(FORMS)}.")
-    with _opened(place) as log:
+    with opened(place) as log:
         rows = verb(_searches(log, period), form, out)
     typer.echo(f"Wrote {rows:,} rows to {out}.")
 
@@ -102,7 +102,7 @@ def shadow(
     from searchlora.cli.terminal import print_json
     from searchlora.events.shadow_figures import TOP, shadow_figures, write_rankings
 
-    with _opened(place) as log:
+    with opened(place) as log:
         found = shadow_figures(_shadows(log, period))
         if out is not None:
             if candidate is None and len(found) != 1:
@@ -158,7 +158,7 @@ def replay(
     if speed is not None and not speed > 0:
         raise UsageError(f"the speed is {speed:g}", where="--speed", fix="Give a number above 0.")
     changed = parse_key_values(slots, "--slot")
-    with _opened(place) as log:
+    with opened(place) as log:
         searches = islice(_searches(log, period), limit)
         client = HttpClient(server, api_key=api_key(api_key_env, server))
         sent = verb(searches, client, pipeline=to_pipeline, slots=changed, concurrency=concurrency, speed=speed)
@@ -199,7 +199,7 @@ def parse_time(text: str, where: str, now: datetime | None = None) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _opened(place: str) -> Any:
+def opened(place: str) -> Any:
     """The log at a place, which must exist, closed at the end of the block."""
     from contextlib import closing
 

@@ -89,7 +89,7 @@ def test_versions_and_names_are_checked_before_anything_is_written(store):
 def test_a_rollback_takes_the_weights_back_and_then_goes_to_the_version_before(store):
     store.alias("shop", "production", 2)
     store.split("shop", "production", {2: 0.9, 3: 0.1}, main=2)
-    assert (store.rollback("shop", "production").target, store._aliases("shop").weights("production")) == (2, None)
+    assert (store.rollback("shop", "production").target, store.alias_history("shop").weights("production")) == (2, None)
     assert store.rollback("shop", "production").target == 1
 
 
@@ -100,7 +100,7 @@ def test_a_version_that_has_a_share_is_not_removed(store):
 
 
 def test_of_two_writers_after_the_same_move_the_second_fails(store):
-    last = store._aliases("shop").last["production"]
+    last = store.alias_history("shop").last["production"]
     outcomes = []
 
     def split(share):
@@ -123,12 +123,12 @@ def test_a_rollout_is_in_the_history_and_counts_as_no_move_by_hand(store):
     broken = Rule(rule="invalid outputs", passed=False, finding="9 of 10")
     step = RolloutStep(candidate=2, step=0, outcome="started", policy={"steps": [0.1, 1]})
     store.split("shop", "production", {1: 0.9, 2: 0.1}, main=1, rollout=step)
-    assert store._aliases("shop").rollout("production").rollout == step
+    assert store.alias_history("shop").rollout("production").rollout == step
     back = step.model_copy(update={"outcome": "rolled back", "rules": (broken,)})
     move = store.split("shop", "production", {1: 1.0}, main=1, rollout=back)
     assert "rollout rolled back for invalid outputs (9 of 10)" in str(move)
-    assert store._aliases("shop").rollout("production") is None
-    assert not store._aliases("shop").by_hand
+    assert store.alias_history("shop").rollout("production") is None
+    assert not store.alias_history("shop").by_hand
 
 
 def test_a_history_without_weights_is_as_earlier_releases_wrote_it(store):

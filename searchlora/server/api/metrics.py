@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -66,6 +66,18 @@ class Metrics:
             "searchlora_shadow_searches",
             "Shadow searches, by outcome: done, same (no candidate), interrupted, failed, dropped.",
             ["outcome"],
+            registry=self.registry,
+        )
+        self.rollout_looks = Counter(
+            "searchlora_rollout_looks",
+            "Looks at a rollout, by outcome: advanced, completed, rolled back, waiting.",
+            ["adapter", "outcome"],
+            registry=self.registry,
+        )
+        self.rollout_share = Gauge(
+            "searchlora_rollout_share",
+            "Share of the requests that the candidate of a rollout gets.",
+            ["adapter"],
             registry=self.registry,
         )
         self.undecided = Counter(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from searchlora.errors import PipelineError, RenderError
+from searchlora.events.guardrails import UNSERVED
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.execution import execute_stage
 from searchlora.pipelines.explain import explain
@@ -73,9 +74,9 @@ class SearchJob:
             SearchloraError: what engines and retrievers raise.
         """
         key = self.body.user or self.body.session
-        pipeline = self.service.pipelines.live(self.body.pipeline, self.body.slots, self.body.weights, key)
+        pipeline, unserved = self.service.pipelines.live(self.body.pipeline, self.body.slots, self.body.weights, key)
         try:
-            return self._searched(pipeline) if self.body.explain is None else self._explained(pipeline)
+            return self._searched(pipeline, unserved) if self.body.explain is None else self._explained(pipeline)
         except PipelineError as error:
             raise ApiError(400, "invalid_value", pipeline_message(error), param="fields") from None
         except RenderError as error:
@@ -87,7 +88,7 @@ class SearchJob:
             message = f"A stage cannot read the fields {', '.join(self.body.fields)}."
             raise ApiError(400, "invalid_value", message, param="fields") from error
 
-    def _searched(self, pipeline: Pipeline) -> dict[str, Any]:
+    def _searched(self, pipeline: Pipeline, unserved: Sequence[str]) -> dict[str, Any]:
         search = before = self._search
         began = time.perf_counter()
         stages: list[dict[str, Any]] = []
@@ -121,7 +122,7 @@ class SearchJob:
         events = self.service.events
         if events is None or not self.body.record:
             return found
-        id_ = events.search(search_event(self.body, found), self.body.session, self.body.user)
+        id_ = events.search(search_event(self.body, found, unserved), self.body.session, self.body.user)
         if id_ is None:
             return found
         if self.service.shadow is not None:
@@ -164,14 +165,19 @@ class SearchJob:
         }
 
 
-def search_event(body: SearchRequest, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What is recorded of a search: the query, and what each stage made of it; of hits and passages the ids only."""
+def search_event(body: SearchRequest, found: Mapping[str, Any], unserved: Sequence[str] = ()) -> dict[str, Any]:
+    """What is recorded of a search: the query, and what each stage made of it; of hits and passages the ids only.
+
+    Args:
+        unserved: The versions that could not be loaded.
+    """
     return {
         "pipeline": found["pipeline"],
         "query": body.query,
         **({"fields": body.fields} if body.fields else {}),
         **({"slots": body.slots} if body.slots else {}),
         **({"weights": body.weights} if body.weights else {}),
+        **({UNSERVED: list(unserved)} if unserved else {}),
         "stages": [
             {key: stage[key] for key in ("label", "kind", "adapter", "milliseconds", "flags") if key in stage}
             | {"output": {key: value for key, value in stage["output"].items() if key not in ("hits", "passages")}}

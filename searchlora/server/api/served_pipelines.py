@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -50,6 +52,9 @@ _LOG = logging.getLogger(__name__)
 
 #: Pipelines with changed slots that stay loaded; they share engine, encoders and indexes with the unchanged ones.
 _VARIANTS = 256
+
+#: Seconds between two lines of the log about a version that cannot be loaded.
+_LOG_INTERVAL_S = 60.0
 
 
 class ServerEngines(Engines):
@@ -192,6 +197,7 @@ class ServedPipelines:
         # By name, changed slots with their exact versions, and weights.
         self._variants: OrderedDict[tuple[Any, ...], Pipeline] = OrderedDict()
         self._lock = threading.Lock()
+        self._logged: dict[str, float] = {}  # versions -> when it was logged that they cannot be loaded
 
     def __iter__(self) -> Iterator[tuple[str, ServedPipeline]]:
         return iter(self._by_name.items())
@@ -297,11 +303,12 @@ class ServedPipelines:
 
     def live(
         self, name: str, slots: Mapping[str, str], weights: Sequence[float] = (), key: str | None = None
-    ) -> Pipeline:
+    ) -> tuple[Pipeline, tuple[str, ...]]:
         """As `variant`, with the versions that the aliases of its adapters mean now, by their weights for a key.
 
-        A version that cannot be loaded is left for the one that was loaded at the start, so that a request never fails
-        because an alias was moved.
+        Returns:
+            The pipeline, and the versions that could not be loaded: those of the start are in their place, so that a
+            request never fails because an alias was moved.
         """
         served = self.get(name)
         moved = {
@@ -311,10 +318,17 @@ class ServedPipelines:
         }
         if moved:
             try:
-                return self.variant(name, {**moved, **slots}, weights)
+                return self.variant(name, {**moved, **slots}, weights), ()
             except (ApiError, SearchloraError) as error:
-                _LOG.error("%s: %s cannot be served: %s", name, ", ".join(moved.values()), error)
-        return self.variant(name, slots, weights)
+                self._log_unserved(name, ", ".join(moved.values()), error)
+        return self.variant(name, slots, weights), tuple(moved.values())
+
+    def _log_unserved(self, name: str, versions: str, error: Exception) -> None:
+        """Log why versions cannot be loaded, once a minute: many requests meet the same."""
+        now = time.monotonic()
+        if now - self._logged.get(versions, -math.inf) > _LOG_INTERVAL_S:
+            self._logged[versions] = now
+            _LOG.error("%s: %s cannot be served: %s", name, versions, error)
 
     def candidates(self, name: str, alias: str) -> dict[str, str]:
         """The slots of a pipeline whose adapter has an alias, such as `candidate`, with the versions that it means."""

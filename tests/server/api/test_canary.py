@@ -12,6 +12,8 @@ import yaml
 from searchlora.adapters.store import Store
 from searchlora.events.log import EventLog
 from searchlora.events.shadow_figures import shadow_figures, write_rankings
+from searchlora.experiments.rollout import RolloutPolicy, start_rollout
+from searchlora.server.api import rollout_watch
 from searchlora.server.api.search_execution import SearchJob
 from searchlora.task import load_task
 from tests.factories import random_adapter
@@ -183,3 +185,34 @@ def test_the_budget_of_rows_holds(store, tiny_base, pipeline, corpus_of_search, 
         time.sleep(2)
         assert len(shadows(tmp_path / "events", ids)) == 2
     store.alias("rewriter", "candidate", 1)
+
+
+@pytest.mark.slow
+def test_a_running_server_takes_a_broken_candidate_back_by_itself(
+    store, tiny_base, pipeline, corpus_of_search, tmp_path, monkeypatch
+):
+    """The candidate's files are damaged after it was stored, so that no request can be answered by it."""
+    monkeypatch.setattr(rollout_watch, "_INTERVAL_S", 0.2)
+    random_adapter(store, "rewriter", load_task("rewriting").bound(None), tiny_base, tmp_path / "broken", 11)
+    newest = store.versions("rewriter")[-1]
+    service = made_service(
+        tiny_base, store, pipelines=(str(pipeline),), corpora=(corpus_of_search,), events=str(tmp_path / "events")
+    )
+    with served(service) as url, httpx.Client(base_url=url, timeout=60) as client:
+        for _ in range(20):
+            searched(client)
+        time.sleep(1)
+        (store.root / "rewriter" / str(newest) / "searchlora.json").chmod(0o644)
+        start_rollout(store, f"rewriter@{newest}", "production", service.events.log, RolloutPolicy(steps=[0.5, 1]))
+        (store.root / "rewriter" / str(newest) / "searchlora.json").write_text("{", encoding="utf-8")
+        time.sleep(1)
+        asked = 0
+        while store.alias_history("rewriter").rollout("production") is not None:
+            assert {searched(client, user=f"{asked + n}")["stages"][0]["adapter"] for n in range(20)} == {"rewriter@1"}
+            asked += 20
+            assert asked <= 400  # 200 of the candidate
+            time.sleep(0.7)
+        assert "looks_total" in client.get("/metrics").text
+    move = store.history("rewriter")[-1]
+    assert (move.rollout.outcome, move.target) == ("rolled back", 1)
+    assert [each.rule for each in move.rollout.rules if not each.passed] == ["unserved"]
