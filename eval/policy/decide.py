@@ -14,6 +14,7 @@ from searchlora.eval.found_slices import MINIMUM_CLUSTERS
 from searchlora.eval.judgments.sources import UNKNOWN, SourceCounts
 from searchlora.eval.policy.changes import changes
 from searchlora.eval.policy.policy import Margin, Policy, SliceRule
+from searchlora.eval.preference import Preference
 from searchlora.eval.significance import LEVEL
 
 #: Name of the rule on the data of the last decision.
@@ -60,6 +61,7 @@ class Facts:
         leaked: Ids of evaluated rows whose query the candidate was trained on; None: unknown.
         not_baselines: Systems that `beat: {baselines: all}` leaves out: other models, and those made from the expected
             outputs.
+        interleaved: What users prefer, with the candidate as B; None: it was not interleaved.
         too_few: Baseline that learned from too few rows -> why, in a sentence. It is not beaten, whatever the figures.
     """
 
@@ -75,6 +77,7 @@ class Facts:
     leaked: tuple[str, ...] | None = field(default=())
     not_baselines: frozenset[str] = frozenset()
     too_few: Mapping[str, str] = field(default_factory=dict)
+    interleaved: Preference | None = None
 
 
 def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> tuple[RuleResult, ...]:
@@ -102,7 +105,23 @@ def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts)
         *_slices(policy, comparison, candidate, measure, facts),
         *_found_slices(policy, comparison, candidate, measure, facts),
         *_bounds(policy, comparison, candidate, facts),
+        *_interleaving(policy, candidate, facts),
     )
+
+
+def _interleaving(policy: Policy, candidate: str, facts: Facts) -> Iterator[RuleResult]:
+    if policy.interleaving is None:
+        return
+    found = facts.interleaved
+    if found is None:
+        yield _result("interleaving", False, f"no recorded search was interleaved with {candidate}")
+        return
+    holds = found.decision == "B" or (policy.interleaving == "not_lost" and found.decision == "open")
+    finding = (
+        f"users prefer {candidate} in {found.share:.3f} {interval(found.low, found.high)} of"
+        f" {found.wins_a + found.wins_b} sessions with a preference; required: {policy.interleaving.replace('_', ' ')}"
+    )
+    yield _result("interleaving", holds, finding)
 
 
 def _check_measure(comparison: Comparison, candidate: str, measure: str) -> None:

@@ -106,6 +106,8 @@ class Policy(_Strict):
         max_invalid_rate: Bound on the share of the candidate's outputs that do not parse.
         max_latency_ms, max_latency_ratio: Bounds on the mean wall time per query, as measured and batched in the
             evaluation; the second in times that of the base.
+        interleaving: What the clicks on interleaved hits must say (`promote --events`): `preferred`, users prefer the
+            candidate; `not_lost`, they do not prefer the system without it. None: nothing.
         min_rows, min_groups: Minimum amount of data for a decision.
         data: Fingerprint of the dataset, or its first characters; None: any dataset.
         judgments: Accepted sources of judgments; grades of unknown source are refused unless `unknown` is among them.
@@ -122,6 +124,7 @@ class Policy(_Strict):
     max_invalid_rate: float | None = Field(None, ge=0, le=1)
     max_latency_ms: float | None = Field(None, gt=0)
     max_latency_ratio: float | None = Field(None, gt=0)
+    interleaving: Literal["preferred", "not_lost"] | None = None
     min_rows: int = Field(1, ge=1)
     min_groups: int = Field(1, ge=1)
     data: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")

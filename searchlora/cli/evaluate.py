@@ -173,6 +173,10 @@ def promote(
         ),
     ] = None,
     accept_changes: AcceptChangesOption = False,
+    events: Annotated[
+        str | None,
+        option("--events PLACE", "What `serve --events` names, for a policy with `interleaving`: what users prefer."),
+    ] = None,
     out: Annotated[Path | None, option("--out FOLDER", "Folder for outputs, report.html and figures.")] = None,
     ask: AskOption = None,
 ) -> None:
@@ -190,7 +194,7 @@ def promote(
             to,
             policy,
             data,
-            decision=DecisionOptions(force, reason, accept_changes),
+            decision=DecisionOptions(force, reason, accept_changes, events),
             evaluation=rows.read(cache_dir=out / "outputs" if out is not None else None),
             engine=engine.read(),
             **stored.given(),

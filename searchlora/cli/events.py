@@ -125,6 +125,31 @@ def shadow(
         typer.echo(f"Wrote {topics:,} topics with both rankings to {out}.")
 
 
+@app.command(epilog=example("searchlora events interleaving events/"))
+@takes(PeriodOptions, "period")
+def interleaving(place: PlaceArgument, period: PeriodOptions, as_json: JsonOption = False) -> None:
+    """Print which of two interleaved pipelines users prefer. The interval holds at every look."""
+    from dataclasses import asdict
+
+    from searchlora.cli.terminal import print_json
+    from searchlora.events.interleaving import preferences
+
+    with opened(place) as log:
+        found = preferences(_searches(log, period))
+    if as_json:
+        print_json([{"a": a, "b": b, "decision": each.decision, **asdict(each)} for (a, b), each in found.items()])
+        return
+    if not found:
+        typer.echo("There are no interleaved searches.")
+    for (a, b), each in found.items():
+        typer.echo(
+            f"{b} wins {each.wins_b:,} sessions, {a} {each.wins_a:,}, {each.ties:,} without preference, of"
+            f" {each.searches:,} searches. Share of {b}: {each.share:.3f} ({each.low:.3f} to {each.high:.3f})."
+        )
+        better = {"A": a, "B": b}.get(each.decision)
+        typer.echo(f"Users prefer {better}." if better else "Not decided yet.")
+
+
 @app.command(epilog=example("searchlora events replay events/ --server http://localhost:8000 --slot shop-rewriter=2"))
 @takes(PeriodOptions, "period")
 def replay(

@@ -15,6 +15,7 @@ import numpy as np
 from searchlora.errors import DataError
 from searchlora.eval.sequential import Sum, difference_bounds
 from searchlora.events.export import Search, chosen, session_of
+from searchlora.events.interleaving import INTERLEAVED
 from searchlora.events.log import Feedback
 
 #: Key of an event that names the versions that could not be loaded, so that another one answered.
@@ -122,7 +123,7 @@ def compared(
 ) -> list[Compared]:
     """Each guardrail of two versions, `name@3` and `name@2`, over the searches that they answered.
 
-    A search whose client has chosen a version counts for none.
+    A search whose client has chosen a version, and one that two pipelines have answered, count for none.
 
     Args:
         margins: Guardrail -> accepted harm.
@@ -131,7 +132,7 @@ def compared(
     """
     sessions: dict[str, dict[str, list[SearchFacts]]] = {candidate: {}, incumbent: {}}
     for event, feedback in searches:
-        if event.get("slots"):
+        if event.get("slots") or INTERLEAVED in event:
             continue
         for version, by_session in sessions.items():
             stage = next((each for each in event["stages"] if each.get("adapter") == version), None)

@@ -108,6 +108,7 @@ class DecisionOptions:
         reason: A reason for a policy other than that of the last decision on this alias. Without one, such a policy
             refuses.
         accept_changes: Accept data other than that of the last decision on this alias.
+        events: Where searches are recorded, for a policy that asks what users prefer.
 
     Raises:
         UsageError: for an empty reason.
@@ -116,6 +117,7 @@ class DecisionOptions:
     force: str | None = None
     reason: str | None = None
     accept_changes: bool = False
+    events: str | None = None
 
     def __post_init__(self) -> None:
         for option, text in (("--force", self.force), ("--reason", self.reason)):

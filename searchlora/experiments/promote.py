@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from searchlora.eval.policy import (
     decide,
     read_policy,
 )
+from searchlora.eval.preference import Preference
+from searchlora.events.interleaving import preference_for
+from searchlora.events.log import EventLog
 from searchlora.experiments.alias_history import (
     accepted_policy,
     changed_data,
@@ -88,6 +92,8 @@ def promote(
     """
     rules = policy if isinstance(policy, Policy) else read_policy(policy)
     rules = rules if rules.held_out else rules.model_copy(update={"held_out": "required"})
+    if rules.interleaving is not None and decision.events is None:
+        raise UsageError("the policy asks what users prefer", where="interleaving", fix="Give --events PLACE.")
     store = Store.of(store)
     candidate = store.resolve(adapter)
     incumbent = store.target(candidate.name, alias)
@@ -121,6 +127,7 @@ def promote(
         not_baselines=evaluated.task.upper_bounds | {BASE, *current},
         too_few={name: f"{why}. {FIX}" for name, why in {**evaluated.learned.too_few, **evaluated.left_out}.items()},
         leaked=evaluated.seen_in_training(store),
+        interleaved=_preference(decision.events, str(candidate)),
     )
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)
     passed = all(result.passed for result in results)
@@ -133,3 +140,10 @@ def promote(
     )
     move = store.decide(candidate.name, alias, recorded, decision.force or decision.reason, incumbent=incumbent)
     return PromotionResult(move, results, evaluated, current[0] if current else BASE)
+
+
+def _preference(events: str | None, candidate: str) -> Preference | None:
+    if events is None:
+        return None
+    with closing(EventLog(events)) as log:
+        return preference_for(log.searches(), candidate)

@@ -63,6 +63,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/learned_baselines.py": ("evaluate", "promote"),
     "searchlora/experiments/merge_qrels.py": ("merge-qrels",),
     "searchlora/experiments/options.py": ("train", "improve"),
+    "searchlora/experiments/promote.py": ("promote",),
     "searchlora/experiments/rollout.py": ("rollout start",),
     "searchlora/experiments/run.py": ("run",),
     "searchlora/experiments/sharding.py": ("run", "judge", "data label"),

@@ -20,6 +20,8 @@ from searchlora.errors import DataError, InvalidName, StoreError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.policy import Policy
 from searchlora.eval.trec import write_qrels
+from searchlora.events.interleaving import INTERLEAVED
+from searchlora.events.log import EventLog, Feedback
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.options import DecisionOptions, EvaluationOptions, TrainingOptions
@@ -27,6 +29,7 @@ from searchlora.experiments.promote import PromotionResult, promote
 from searchlora.experiments.train import train
 from searchlora.outputs import Label
 from tests.contract.foreign import build_distribution, write_records
+from tests.events.recorded import search_event, written
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +51,7 @@ class Shop:
     def promote(
         self, version: int, policy: Policy | None = None, data: Path | None = None, **options: Any
     ) -> PromotionResult:
-        accepted = {key: options.pop(key) for key in ("force", "reason", "accept_changes") if key in options}
+        accepted = {key: options.pop(key) for key in ("force", "reason", "accept_changes", "events") if key in options}
         return promote(
             f"{NAME}@{version}",
             "production",
@@ -115,6 +118,24 @@ def test_a_better_candidate_is_promoted_with_its_evidence(shop):
     assert {row["system"] for row in evidence["rows"]} == {"always red", "base zero-shot", f"{NAME}@1", f"{NAME}@2"}
     assert evidence["costs"][f"{NAME}@2"]["ms per query"] > 0
     assert evidence["costs"][f"{NAME}@2"]["prompt tokens per query"] > 1
+
+
+def test_a_policy_may_ask_what_users_prefer(shop, tmp_path):
+    policy = Policy(interleaving="preferred")
+    with pytest.raises(UsageError, match="asks what users prefer"):
+        shop.promote(ALL_RIGHT, policy)
+    log = EventLog(tmp_path)
+    for number in range(30):
+        shown = {"other": "new", "method": "team_draft", "credits": [-1.0, 1.0, 1.0]}
+        shown |= {"adapters": [[f"{NAME}@{ALWAYS_RED}"], [f"{NAME}@{ALL_RIGHT}"]]}
+        (search,) = written(log, search_event(session=f"s{number}", **{INTERLEAVED: shown}))
+        log.write([], [Feedback(search, "click", "P2")])
+    found = shop.promote(ALL_RIGHT, policy, events=str(tmp_path))
+    (rule,) = [each for each in found.results if each.rule == "interleaving"]
+    assert rule.passed
+    assert "of 30 sessions with a preference; required: preferred" in rule.finding
+    lost = shop.promote(ALWAYS_RED, policy, events=str(tmp_path))
+    assert "interleaving" in broken(lost)
 
 
 def test_a_worse_candidate_is_refused_and_the_refusal_is_recorded(shop):

@@ -93,6 +93,12 @@ class ServeConfig:
     events_sample: float = _setting(1.0, "RATIO", "Ratio of the searches that are recorded, from 0 to 1.", min=0)
     events_days: float | None = _setting(None, "DAYS", "Remove recorded searches after this time.", min=0)
     events_mb: float | None = _setting(None, "MB", "Remove the oldest recorded searches beyond this size.", min=1)
+    interleave: str | None = _setting(
+        None, "A=B", "Answer searches of pipeline A with the hits of A and B in turn; clicks say which is better."
+    )
+    interleave_method: Literal["team_draft", "probabilistic"] = _setting(
+        "team_draft", "team_draft|probabilistic", "How the hits of both are interleaved."
+    )
     shadow: str | None = _setting(
         None, "ALIAS", "Search again with the versions of this alias, such as candidate, while the server is idle."
     )
@@ -205,6 +211,11 @@ class ServeConfig:
                 "topics and judgments measure together", where="--topics, --qrels", fix="Give both, or --grades FOLDER."
             )
 
+        if self.interleave is not None:
+            if self.events is None:
+                raise UsageError("the clicks must be recorded", where="--interleave", fix="Give --events, too.")
+            if not all(self.interleave.partition("=")):
+                raise UsageError(f"'{self.interleave}' is not two pipelines", where="--interleave", fix="Write A=B.")
         if self.shadow is not None and self.events is None:
             raise UsageError("shadow searches are recorded", where="--shadow", fix="Give --events, too.")
         if self.events_sample > 1:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from searchlora.errors import PipelineError, RenderError
 from searchlora.events.guardrails import UNSERVED
+from searchlora.events.interleaving import INTERLEAVED, interleave
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.execution import execute_stage
 from searchlora.pipelines.explain import explain
@@ -76,7 +77,7 @@ class SearchJob:
         key = self.body.user or self.body.session
         pipeline, unserved = self.service.pipelines.live(self.body.pipeline, self.body.slots, self.body.weights, key)
         try:
-            return self._searched(pipeline, unserved) if self.body.explain is None else self._explained(pipeline)
+            return self._answered(pipeline, unserved) if self.body.explain is None else self._explained(pipeline)
         except PipelineError as error:
             raise ApiError(400, "invalid_value", pipeline_message(error), param="fields") from None
         except RenderError as error:
@@ -88,7 +89,45 @@ class SearchJob:
             message = f"A stage cannot read the fields {', '.join(self.body.fields)}."
             raise ApiError(400, "invalid_value", message, param="fields") from error
 
-    def _searched(self, pipeline: Pipeline, unserved: Sequence[str]) -> dict[str, Any]:
+    def _answered(self, pipeline: Pipeline, unserved: Sequence[str]) -> dict[str, Any]:
+        """The result of the pipeline, or of two that are interleaved, recorded if the server records."""
+        found, interleaved = self._searched(pipeline), None
+        first, _, other = (self.service.config.interleave or "").partition("=")
+        if first == self.body.pipeline and self.body.record and not (self.body.slots or self.body.weights):
+            key = self.body.user or self.body.session
+            found, interleaved = self._interleaved(
+                found, self._searched(self.service.pipelines.live(other, {}, (), key)[0])
+            )
+        events = self.service.events
+        if events is None or not self.body.record:
+            return found
+        event = search_event(self.body, found, unserved) | ({INTERLEAVED: interleaved} if interleaved else {})
+        id_ = events.search(event, self.body.session, self.body.user)
+        if id_ is None:
+            return found
+        if self.service.shadow is not None and interleaved is None:
+            self.service.shadow.offer(id_, self.body)
+        return {"id": id_, **found}
+
+    def _interleaved(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The result with the hits of two pipelines, and what is recorded of it. Stages of the second follow."""
+        method = self.service.config.interleave_method
+        hits = {hit["document"]: hit for hit in (*other["hits"], *one["hits"])}
+        documents, credits = interleave(
+            [hit["document"] for hit in one["hits"]], [hit["document"] for hit in other["hits"]], self.body.top, method
+        )
+        found = {
+            **one,
+            "hits": [hits[document] | {"rank": rank} for rank, document in enumerate(documents, 1)],
+            "total": max(one["total"], other["total"]),
+            "stages": [*one["stages"], *other["stages"]],
+            "milliseconds": round(one["milliseconds"] + other["milliseconds"], 2),
+        }
+        adapters = [[stage["adapter"] for stage in each["stages"] if stage.get("adapter")] for each in (one, other)]
+        recorded = {"other": other["pipeline"], "method": method, "credits": [round(each, 4) for each in credits]}
+        return found, recorded | {"adapters": adapters}
+
+    def _searched(self, pipeline: Pipeline) -> dict[str, Any]:
         search = before = self._search
         began = time.perf_counter()
         stages: list[dict[str, Any]] = []
@@ -108,7 +147,7 @@ class SearchJob:
             before = after
         written = result(search, before, ())
         hits = [hit for hit in before.get("hits", ()) if isinstance(hit, Hit)]
-        found = {
+        return {
             "object": "search",
             "pipeline": pipeline.name,
             "query": str(before["query"]),
@@ -119,15 +158,6 @@ class SearchJob:
             "stages": stages,
             "milliseconds": round(1000 * (time.perf_counter() - began), 2),
         }
-        events = self.service.events
-        if events is None or not self.body.record:
-            return found
-        id_ = events.search(search_event(self.body, found, unserved), self.body.session, self.body.user)
-        if id_ is None:
-            return found
-        if self.service.shadow is not None:
-            self.service.shadow.offer(id_, self.body)
-        return {"id": id_, **found}
 
     def _explained(self, pipeline: Pipeline) -> dict[str, Any]:
         document = self.body.explain or ""

@@ -44,8 +44,8 @@ def make_service(config: ServeConfig) -> Service:
     Raises:
         BaseModelError, InvalidName, NotInStore, LoadCheckFailed: for models that do not exist or fail their load check.
         EngineError: for a database of events that cannot be reached.
-        UsageError: for two models or two pipelines with one name, a proxy that is no address, and files of grades that
-            are in use.
+        UsageError: for two models or two pipelines with one name, pipelines to interleave that are not served, a proxy
+            that is no address, and files of grades that are in use.
         PipelineError, DataError, StaleIndex: for a pipeline, a corpus or judgments that cannot be loaded.
     """
     check_proxies(config.trusted_proxies)
@@ -54,6 +54,7 @@ def make_service(config: ServeConfig) -> Service:
         None if config.access_log is None else AccessLog(None if config.access_log == "-" else Path(config.access_log))
     )
     pipelines = [pipeline for _, pipeline in read_pipelines(config.pipelines, config.parameters)]
+    _check_interleaved(config, [pipeline.name for pipeline in pipelines])
     encoders = ServedEncoders(config.encoders, store)
     if (name := public_name(config.base)) in encoders.bases:
         raise UsageError(f"the base and an encoder would both be called '{name}'", fix="Rename the folder of one.")
@@ -85,6 +86,14 @@ def make_service(config: ServeConfig) -> Service:
     service = Service(engine, store, encoders, config, served, grades, events, metrics, access_log=log)
     service.grammar_trial.start()
     return service
+
+
+def _check_interleaved(config: ServeConfig, names: Sequence[str]) -> None:
+    """Raise `UsageError` for a pipeline that is to be interleaved and is not served."""
+    for name in config.interleave.split("=", 1) if config.interleave is not None else ():
+        if name not in names:
+            fix = f"The server has {', '.join(names) or 'none'}."
+            raise UsageError(f"there is no pipeline '{name}'", where="--interleave", fix=fix)
 
 
 def _base(name: str, store: Store) -> BaseModel:

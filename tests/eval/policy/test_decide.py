@@ -12,6 +12,7 @@ from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.grade_measures import grade_measures
 from searchlora.eval.policy import SAME_POLICY, Facts, Policy, RuleResult, decide
+from searchlora.eval.preference import preference
 
 ROLES = {"base": "base", "incumbent": "old@1"}
 ROWS = [str(row) for row in range(200)]
@@ -308,3 +309,20 @@ def test_a_latency_rule_without_measured_times_is_an_error():
     )
     with pytest.raises(UsageError, match="new@2 was not timed"):
         decide(Policy(beat={}, max_latency_ms=5), comparison, "new@2", Facts({"base": "base"}))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "rule", "passes"),
+    [
+        ([1.0] * 40, "preferred", True),
+        ([1.0, -1.0] * 40, "preferred", False),
+        ([1.0, -1.0] * 40, "not_lost", True),
+        ([-1.0] * 40, "not_lost", False),
+        (None, "not_lost", False),
+    ],
+)
+def test_what_users_prefer_is_evidence_beside_the_figures(outcomes, rule, passes):
+    found = None if outcomes is None else preference(outcomes)
+    missed = broken(Policy(interleaving=rule), compared(0.05), interleaved=found)
+    assert ("interleaving" not in missed) is passes
+    assert "interleaving" not in broken(Policy(), compared(0.05), interleaved=found)

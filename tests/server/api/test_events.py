@@ -11,7 +11,9 @@ import time
 
 import httpx
 import pytest
+import yaml
 
+from searchlora.errors import UsageError
 from searchlora.events.log import EventLog
 from searchlora.events.replay import replay, replay_figures
 from searchlora.http_client import HttpClient
@@ -188,3 +190,28 @@ def test_killed_servers_lose_nothing_that_they_acknowledged(
     found = {event["id"]: rows for event, rows in EventLog(folder).searches()}
     assert {id_ for id_, rows in found.items() if rows} == acknowledged
     assert {*acknowledged, *searches} <= found.keys()
+
+
+def test_two_pipelines_answer_a_search_together(store_of_search, tiny_base, tmp_path, corpus_of_search):
+    for name, b in (("old", 0.75), ("new", 0)):
+        stages = [{"bm25": {"k": 3, "b": b}}] if name == "old" else [{"bm25": {"k": 3, "b": b, "k1": 3}}]
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"name": name, "stages": stages}), encoding="utf-8")
+    settings = {"events": str(tmp_path / "events"), "interleave": "old=new"}
+    pipelines = tuple(str(tmp_path / f"{name}.yaml") for name in ("old", "new"))
+    service = made_service(tiny_base, store_of_search, pipelines=pipelines, corpora=(corpus_of_search,), **settings)
+    with served(service) as url, httpx.Client(base_url=url, timeout=60) as client:
+        alone = [
+            [hit["document"] for hit in searched(client, "red couch", name, record=False)["hits"]]
+            for name in ("old", "new")
+        ]
+        found = searched(client, "red couch", "old", top=3)
+        assert {hit["document"] for hit in found["hits"]} <= {*alone[0], *alone[1]}
+        assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
+        assert len(found["stages"]) == 2
+        sent(client, {"search": found["id"], "action": "click", "document": found["hits"][0]["document"]})
+        event, _ = recorded(tmp_path / "events", found["id"])
+        assert (event["interleaved"]["other"], len(event["interleaved"]["credits"])) == ("new", 3)
+        plain = searched(client, "red couch", "new")
+        assert [hit["document"] for hit in plain["hits"]] == alone[1]
+    with pytest.raises(UsageError, match="no pipeline 'other'"):
+        made_service(tiny_base, store_of_search, **settings | {"interleave": "old=other"}, pipelines=pipelines)

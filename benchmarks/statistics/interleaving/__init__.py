@@ -1,0 +1,1 @@
+"""Simulated users of interleaved rankings; see `__main__`."""

@@ -1,0 +1,103 @@
+"""Interleaving: fair to both systems, credits of clicks, and a preference that may be watched."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from searchlora.events.interleaving import INTERLEAVED, METHODS, interleave, preference, preferences
+from searchlora.events.log import EventLog, Feedback
+from tests.events.recorded import search_event, written
+
+RANKINGS = st.lists(st.integers(0, 15).map(str), unique=True, max_size=12)
+
+
+@given(RANKINGS, RANKINGS, st.integers(0, 12), st.sampled_from(METHODS), st.integers())
+def test_hits_are_those_of_both_without_repetition_as_many_as_asked_for(a, b, k, method, seed):
+    found = interleave(a, b, k, method, random.Random(seed))
+    assert len(found.documents) == len(set(found.documents)) == len(found.credits) == min(k, len({*a, *b}))
+    assert {*found.documents} <= {*a, *b}
+    assert all(-1 <= credit <= 1 for credit in found.credits)
+    for document, credit in zip(found.documents, found.credits, strict=True):
+        if method == "probabilistic" and document not in b:
+            assert credit == -1
+        if method == "probabilistic" and document not in a:
+            assert credit == 1
+
+
+@given(RANKINGS, st.sampled_from(METHODS))
+def test_equal_rankings_are_shown_as_they_are_and_prefer_nobody(ranking, method):
+    assert interleave(ranking, ranking, 10, method) == (ranking[:10], [0.0] * len(ranking[:10]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_hits_that_both_have_give_no_credit(method):
+    found = interleave(["x", "y", "a", "b"], ["x", "y", "c", "d"], 4, method)
+    assert (found.documents[:2], found.credits[:2]) == (["x", "y"], [0.0, 0.0])
+    assert all(found.credits[2:])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_user_who_clicks_at_random_prefers_neither(method):
+    a, b = ["p", "q", "r", "s", "t"], ["t", "r", "u", "p", "v"]
+    rng = random.Random(5)
+    outcomes = []
+    for _ in range(20_000):
+        found = interleave(a, b, 5, method, rng)
+        clicked = [credit for credit in found.credits if rng.random() < 0.3]
+        outcomes.append(sum(clicked))
+    signs = np.sign(np.round(outcomes, 9))
+    assert abs(np.mean(signs)) < 3 / 20_000**0.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_user_who_clicks_on_what_is_relevant_prefers_the_system_that_ranks_it_higher(method):
+    a, b, relevant = ["x", "y", "z", "w"], ["w", "x", "y", "z"], "w"
+    rng = random.Random(6)
+    outcomes = []
+    for _ in range(2000):
+        found = interleave(a, b, 3, method, rng)
+        outcomes.append(sum(credit for document, credit in zip(*found, strict=True) if document == relevant))
+    assert preference(outcomes).decision == "B"
+
+
+def test_team_draft_takes_turns():
+    found = interleave(list("abcd"), list("wxyz"), 8, "team_draft", random.Random(1))
+    for round_ in range(4):
+        assert {*found.credits[2 * round_ : 2 * round_ + 2]} == {-1.0, 1.0}
+    assert [each for each in found.documents if each in "abcd"] == list("abcd")
+
+
+def test_ties_decide_nothing_and_the_side_can_be_either():
+    assert preference([0.0] * 1000).decision == "open"
+    assert preference([]).share == 0.5
+    assert preference([-1.0] * 30).decision == "A"
+    assert preference([1.0, -1.0] * 200).decision == "open"
+
+
+def test_sessions_of_recorded_searches_are_counted_once(tmp_path):
+    log = EventLog(tmp_path)
+    more = {INTERLEAVED: {"other": "new", "method": "team_draft", "credits": [-1.0, 1.0, 1.0]}}
+    for number in range(30):
+        searches = written(log, *[search_event(session=f"s{number}", **more)] * 2)
+        log.write([], [Feedback(search, "click", "P3") for search in searches])
+    written(log, search_event())
+    ((systems, found),) = preferences(log.searches()).items()
+    assert systems == ("lexical", "new")
+    assert (found.wins_b, found.wins_a, found.ties, found.searches, found.decision) == (30, 0, 0, 60, "B")
+
+
+def test_the_command_prints_the_preference(cli, tmp_path):
+    log = EventLog(tmp_path / "events")
+    assert cli("events", "interleaving", tmp_path / "events").out == "There are no interleaved searches.\n"
+    more = {INTERLEAVED: {"other": "new", "method": "team_draft", "credits": [-1.0, 1.0, 1.0]}}
+    for number in range(30):
+        (search,) = written(log, search_event(session=f"s{number}", **more))
+        log.write([], [Feedback(search, "click", "P2")])
+    printed = cli("events", "interleaving", tmp_path / "events").out
+    assert "new wins 30 sessions, lexical 0, 0 without preference, of 30 searches." in printed
+    assert "Users prefer new." in printed
