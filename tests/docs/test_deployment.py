@@ -5,7 +5,9 @@ from __future__ import annotations
 import configparser
 import re
 import shlex
+import shutil
 import socket
+import subprocess
 import threading
 import time
 import tomllib
@@ -18,8 +20,11 @@ import yaml
 
 from benchmarks.servers import is_ready
 from searchlora.cli.app import app
+from searchlora.eval.drift import Alarm, DriftTest
+from searchlora.experiments.monitor import MonitorReport
 from searchlora.pipelines.config import read_pipeline
 from searchlora.server.api.app import PATHS
+from searchlora.server.api.metrics import Metrics
 from tests.child_scripts import COMMAND, Script, run_script
 from tests.docs.blocks import ROOT
 
@@ -124,6 +129,29 @@ def test_prometheus_reads_the_metrics_of_the_server_with_its_key():
     (secret,) = SERVICES["prometheus"]["secrets"]
     assert PROMETHEUS["authorization"]["credentials_file"] == f"/run/secrets/{secret}"
     assert COMPOSE["secrets"][secret]["environment"] in SERVICES["server"]["environment"]
+
+
+def test_the_alerts_read_metrics_that_exist():
+    """`searchlora_drift_*` are those of `searchlora monitor`, the others those of the server."""
+    written = {sample.name for metric in Metrics().registry.collect() for sample in metric.samples}
+    written |= {f"{metric.name}_total" for metric in Metrics().registry.collect() if metric.type == "counter"}
+    written |= {f"{metric.name}_bucket" for metric in Metrics().registry.collect() if metric.type == "histogram"}
+    written |= {"searchlora_requests_waiting"}  # of the engine
+    report = MonitorReport(1, 1, [Alarm(DriftTest("no hits", 0, 1, 9, 9, 0, ""), 0, True)])
+    written |= {line.partition("{")[0] for line in report.metrics().splitlines()}
+    rules = yaml.safe_load((FOLDER / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    read = {name for group in rules for rule in group["rules"] for name in re.findall(r"searchlora_\w+", rule["expr"])}
+    assert read <= written
+    assert len(read) == 6
+
+
+def test_promtool_accepts_the_alerts():
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed; Debian has it in the package prometheus")
+    checked = subprocess.run([promtool, "check", "rules", FOLDER / "alerts.yml"], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    assert "7 rules found" in checked.stdout
 
 
 def test_the_pipeline_searches_in_the_postgres_of_compose():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
@@ -80,12 +81,38 @@ class Metrics:
             ["adapter"],
             registry=self.registry,
         )
+        self.stage_seconds = Histogram(
+            "searchlora_stage_seconds",
+            "Time of a stage of a search, by pipeline and by the version of its adapter, or its kind.",
+            ["pipeline", "stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.stage_flags = Counter(
+            "searchlora_stage_flags",
+            "What happened to the outputs of a stage: invalid, skipped, undecided, cached.",
+            ["pipeline", "stage", "flag"],
+            registry=self.registry,
+        )
+        self.no_hits = Counter(
+            "searchlora_searches_without_hits", "Searches without a hit.", ["pipeline"], registry=self.registry
+        )
         self.undecided = Counter(
             "searchlora_undecided",
             "Answers that were not sure enough to be acted on, by adapter.",
             ["model"],
             registry=self.registry,
         )
+
+    def stage(self, pipeline: str, row: Mapping[str, Any]) -> None:
+        """Count a stage of a search, a row of its trace.
+
+        Reasons of flags and settings of stages, such as the weights of a request, are left out: there are many.
+        """
+        stage = row.get("adapter") or row["kind"]
+        self.stage_seconds.labels(pipeline, stage).observe(row["milliseconds"] / 1000)
+        for flag in {each.partition(":")[0] for each in row["flags"]}:
+            self.stage_flags.labels(pipeline, stage, flag).inc()
 
     def completed(self, model: str, answers: Sequence[Completion], *, invalid: int = 0) -> None:
         """Count the answers to one prompt; `invalid` of them were truncated under a grammar."""

@@ -140,6 +140,7 @@ class SearchJob:
             stage, earlier = shared.stage(number - 1, [before])
             (after,) = execute_stage(stage, settings, [before], number, rows.append, earlier, public_message)
             stages.append(self._shown(rows[0]))
+            self.service.metrics.stage(pipeline.name, rows[0])
             if "undecided" in rows[0]["flags"]:
                 self.service.metrics.undecided.labels(stage.label).inc()
             self.on_stage({"type": "stage", **stages[-1]})
@@ -147,6 +148,8 @@ class SearchJob:
             before = after
         written = result(search, before, ())
         hits = [hit for hit in before.get("hits", ()) if isinstance(hit, Hit)]
+        if not hits:
+            self.service.metrics.no_hits.labels(pipeline.name).inc()
         return {
             "object": "search",
             "pipeline": pipeline.name,

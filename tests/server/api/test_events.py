@@ -101,6 +101,15 @@ def test_forged_and_late_feedback_is_refused_and_counted(client, service):
         assert f'searchlora_feedback_total{{action="cart",outcome="{outcome}"}} 1.0' in metrics
 
 
+def test_metrics_count_stages_by_version_and_searches_without_hits(client):
+    searched(client, "zzz", "lexical")
+    searched(client, "red couch", "rewritten")
+    metrics = client.get("/metrics").text
+    assert 'searchlora_stage_seconds_count{pipeline="rewritten",stage="rewriter@2"}' in metrics
+    assert 'searchlora_searches_without_hits_total{pipeline="lexical"} 1.0' in metrics
+    assert 'searchlora_stage_flags_total{flag="invalid",pipeline="rewritten",stage="rewriter@2"}' in metrics
+
+
 def test_a_search_that_shall_not_be_recorded_is_not(client, events_folder):
     found = searched(client, "nobody records this", record=False)
     assert "id" not in found

@@ -1,0 +1,1 @@
+"""Simulated drifts of real queries; see `__main__`."""
