@@ -94,6 +94,15 @@ class Compared:
     high: float
     margin: float
 
+    @classmethod
+    def of(cls, name: str, candidate: Sum, incumbent: Sum, margin: float, alpha: float) -> Compared:
+        """The comparison of two sums, with an interval that ever misses with probability alpha at most."""
+        low, high = difference_bounds(candidate, incumbent, alpha)
+        harm = candidate.mean - incumbent.mean
+        if not GUARDRAILS[name].less_is_better:
+            harm, low, high = -harm, -high, -low
+        return cls(name, candidate, incumbent, harm, low, high, margin)
+
     @property
     def is_harmed(self) -> bool:
         """Whether the candidate is worse by more than the margin."""
@@ -146,13 +155,8 @@ def compared(
             break
     found = []
     for name, margin in margins.items():
-        rail = GUARDRAILS[name]
-        one, other = (_sum(rail, sessions[version].values()) for version in (candidate, incumbent))
-        low, high = difference_bounds(one, other, alpha / len(margins))
-        harm = one.mean - other.mean
-        if not rail.less_is_better:
-            harm, low, high = -harm, -high, -low
-        found.append(Compared(name, one, other, harm, low, high, margin))
+        one, other = (_sum(GUARDRAILS[name], sessions[version].values()) for version in (candidate, incumbent))
+        found.append(Compared.of(name, one, other, margin, alpha / len(margins)))
     return found
 
 

@@ -7,7 +7,7 @@ read the store and the log of events may look, and of two that act at once the s
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -67,6 +67,14 @@ class RolloutPolicy(BaseModel):
             if not 0 <= margin < 1:
                 raise ValueError(f"the accepted harm of '{name}' is a difference of shares, from 0 to below 1")
         return self
+
+    def decide(self, guardrails: Sequence[Compared]) -> Literal["back", "on", "wait"]:
+        """What the figures of a step say."""
+        if any(each.is_harmed for each in guardrails):
+            return "back"
+        enough = guardrails[0].candidate.n >= self.min_sessions
+        ready = enough and (self.advance == "no_harm" or all(each.is_safe for each in guardrails))
+        return "on" if ready else "wait"
 
     @property
     def alpha(self) -> float:
@@ -190,16 +198,14 @@ def look(store: Store, name: str, alias: str, log: EventLog) -> RolloutLook:
         float(step.evidence["slow_ms"]),
         policy.alpha,
     )
-    harmed = any(each.is_harmed for each in guardrails)
-    enough = guardrails[0].candidate.n >= policy.min_sessions
-    ready = enough and (policy.advance == "no_harm" or all(each.is_safe for each in guardrails))
+    decision = policy.decide(guardrails)
     share = policy.steps[step.step]
     outcome: Outcome = "waiting"
     written = None
-    if harmed:
+    if decision == "back":
         outcome, share = "rolled back", 0.0
         written = _moved(store, name, move, guardrails, outcome, step.step, {incumbent.number: 1.0}, incumbent.number)
-    elif ready:
+    elif decision == "on":
         number = step.step + 1
         share = policy.steps[number]
         outcome = "completed" if share == 1 else "advanced"

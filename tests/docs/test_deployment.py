@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from benchmarks.servers import is_ready
 from searchlora.cli.app import app
 from searchlora.eval.drift import Alarm, DriftTest
 from searchlora.experiments.monitor import MonitorReport
+from searchlora.inference.scheduling.engine_core import Stats
 from searchlora.pipelines.config import read_pipeline
 from searchlora.server.api.app import PATHS
 from searchlora.server.api.metrics import Metrics
@@ -131,27 +133,44 @@ def test_prometheus_reads_the_metrics_of_the_server_with_its_key():
     assert COMPOSE["secrets"][secret]["environment"] in SERVICES["server"]["environment"]
 
 
-def test_the_alerts_read_metrics_that_exist():
-    """`searchlora_drift_*` are those of `searchlora monitor`, the others those of the server."""
-    written = {sample.name for metric in Metrics().registry.collect() for sample in metric.samples}
-    written |= {f"{metric.name}_total" for metric in Metrics().registry.collect() if metric.type == "counter"}
-    written |= {f"{metric.name}_bucket" for metric in Metrics().registry.collect() if metric.type == "histogram"}
-    written |= {"searchlora_requests_waiting"}  # of the engine
+def metrics_written() -> set[str]:
+    """The metrics of a server with its engine, and of `searchlora monitor`."""
+    metrics = Metrics()
+    metrics.watch(Stats)
+    written = set()
+    for metric in metrics.registry.collect():
+        endings = {"counter": ["_total"], "histogram": ["_bucket"], "summary": ["_sum", "_count"], "gauge": [""]}
+        written |= {metric.name + ending for ending in endings[metric.type]}
     report = MonitorReport(1, 1, [Alarm(DriftTest("no hits", 0, 1, 9, 9, 0, ""), 0, True)])
-    written |= {line.partition("{")[0] for line in report.metrics().splitlines()}
+    return written | {line.partition("{")[0] for line in report.metrics().splitlines()}
+
+
+def test_the_alerts_and_the_dashboard_read_metrics_that_exist():
     rules = yaml.safe_load((FOLDER / "alerts.yml").read_text(encoding="utf-8"))["groups"]
-    read = {name for group in rules for rule in group["rules"] for name in re.findall(r"searchlora_\w+", rule["expr"])}
-    assert read <= written
-    assert len(read) == 6
+    dashboard = json.loads((FOLDER / "grafana.json").read_text(encoding="utf-8"))
+    asked = [rule["expr"] for group in rules for rule in group["rules"]]
+    asked += [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    read = {name for expression in asked for name in re.findall(r"searchlora_\w+", expression)}
+    assert read <= metrics_written()
+    assert len(read) > 15
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
 
 
-def test_promtool_accepts_the_alerts():
+def test_promtool_accepts_the_alerts_and_the_expressions_of_the_dashboard(tmp_path):
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed; Debian has it in the package prometheus")
     checked = subprocess.run([promtool, "check", "rules", FOLDER / "alerts.yml"], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     assert "7 rules found" in checked.stdout
+    dashboard = json.loads((FOLDER / "grafana.json").read_text(encoding="utf-8"))
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    rules = [{"record": f"expression_{number}", "expr": expression} for number, expression in enumerate(asked)]
+    group = {"name": "dashboard", "rules": rules}
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [group]}), encoding="utf-8")
+    checked = subprocess.run([promtool, "check", "rules", tmp_path / "rules.yml"], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_the_pipeline_searches_in_the_postgres_of_compose():

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import httpx
@@ -161,44 +157,6 @@ def test_a_replay_says_what_has_changed(client, url, service):
     assert [row.error is not None for row in gone] == [True] * 3
     time.sleep(1)
     assert len(list(service.events.log.searches())) == before  # a replay is not recorded
-
-
-_SERVE = """
-import sys
-from pathlib import Path
-from searchlora.cli import main
-sys.argv = ["searchlora", *sys.argv[1:]]
-main()
-"""
-
-
-@pytest.mark.slow
-def test_killed_servers_lose_nothing_that_they_acknowledged(
-    tiny_base, store_of_search, pipeline_files, corpus_of_search, tmp_path
-):
-    """Clicks that were acknowledged are there after kill -9, and searches but for those of the last second."""
-    folder, acknowledged, searches = tmp_path / "events", set(), []
-    command = [
-        *(sys.executable, "-c", _SERVE, "serve", "--base", str(tiny_base.path), "--precision", "fp32"),
-        *("--store", str(store_of_search.root), "--pipeline", str(pipeline_files / "lexical.yaml")),
-        *("--corpus", str(corpus_of_search), "--port", "0", "--events", str(folder)),
-    ]
-    for _ in range(3):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ}) as server:
-            assert server.stdout is not None
-            line = next(line for line in server.stdout if "http://" in line)
-            url = line[line.index("http://") :].split("/v1")[0]
-            with httpx.Client(base_url=url, timeout=60) as client:
-                click = {"search": searched(client)["id"], "action": "click", "document": "P1"}
-                assert sent(client, click)["recorded"] == 1
-                acknowledged.add(click["search"])
-                searches.append(searched(client)["id"])
-                time.sleep(1)
-                searched(client)  # of the last second
-                server.send_signal(signal.SIGKILL)
-    found = {event["id"]: rows for event, rows in EventLog(folder).searches()}
-    assert {id_ for id_, rows in found.items() if rows} == acknowledged
-    assert {*acknowledged, *searches} <= found.keys()
 
 
 def test_two_pipelines_answer_a_search_together(store_of_search, tiny_base, tmp_path, corpus_of_search):

@@ -1,0 +1,1 @@
+"""Simulated rollouts; see `__main__`."""
