@@ -24,6 +24,9 @@ PlaceArgument = Annotated[
     str, argument("PLACE", "What `serve --events` names: a folder, or postgresql://user@host/database.")
 ]
 
+#: Queries that are printed.
+_SHOWN = 10
+
 
 class PeriodOptions(NamedTuple):
     """Which searches are read."""
@@ -123,6 +126,26 @@ def shadow(
         typer.echo(f"  median milliseconds        {each.milliseconds:.0f}, live {each.live_milliseconds:.0f}")
     if out is not None:
         typer.echo(f"Wrote {topics:,} topics with both rankings to {out}.")
+
+
+@app.command(epilog=example("searchlora events failures events/ --since 7d --out failures.jsonl"))
+@takes(PeriodOptions, "period")
+def failures(
+    place: PlaceArgument,
+    period: PeriodOptions,
+    out: Annotated[Path, option("--out FILE", "Queries to write, JSONL, for people or `data label`.")],
+    top: Annotated[int | None, option("--top N", "Number of queries at most.", min=1)] = None,
+) -> None:
+    """Write the queries that went wrong most often: no hits, or invalid, skipped or undecided outputs."""
+    from searchlora.events.failures import failed_queries, write_failed
+
+    with opened(place) as log:
+        found = failed_queries(_searches(log, period), top)
+    write_failed(found, out)
+    for query in found[:_SHOWN]:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in query.reasons.most_common())
+        typer.echo(f"{len(query.failed):>5} sessions  {query.query}: {reasons}")
+    typer.echo(f"Wrote {len(found):,} queries to {out}.")
 
 
 @app.command(epilog=example("searchlora events interleaving events/"))
