@@ -106,7 +106,8 @@ class SearchJob:
         if id_ is None:
             return found
         if self.service.shadow is not None and interleaved is None:
-            self.service.shadow.offer(id_, self.body)
+            versions = {stage["adapter"] for stage in found["stages"] if stage.get("adapter")}
+            self.service.shadow.offer(id_, self.body, versions)
         return {"id": id_, **found}
 
     def _interleaved(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -41,10 +41,11 @@ _CLIENT = "shadow"
 
 @dataclass
 class _Waiting:
-    """A live search that a candidate will search again."""
+    """A live search that a candidate will search again; `versions` are those of the adapters that answered it."""
 
     search: str
     body: SearchRequest
+    versions: Collection[str]
     tries: int = 0
 
 
@@ -68,12 +69,16 @@ class ShadowSearches:
         self._thread = threading.Thread(target=self._run, name="searchlora-shadow", daemon=True)
         self._thread.start()
 
-    def offer(self, search: str, body: SearchRequest) -> None:
-        """Search again what a recorded live search has asked, some time later; never waits."""
+    def offer(self, search: str, body: SearchRequest, versions: Collection[str]) -> None:
+        """Search again what a recorded live search has asked, some time later; never waits.
+
+        Args:
+            versions: The versions of the adapters that answered it, `name@3`.
+        """
         with self._changed:
             if len(self._waiting) == _CAPACITY:
                 self._service.metrics.shadow.labels("dropped").inc()
-            self._waiting.append(_Waiting(search, body))
+            self._waiting.append(_Waiting(search, body, versions))
             self._changed.notify()
 
     def live_began(self) -> None:
@@ -140,7 +145,11 @@ class ShadowSearches:
         service, body = self._service, waiting.body
         waiting.tries += 1
         candidates = service.pipelines.candidates(body.pipeline, self._alias)
-        candidates = {slot: version for slot, version in candidates.items() if slot not in body.slots}
+        candidates = {
+            slot: version
+            for slot, version in candidates.items()
+            if slot not in body.slots and version not in waiting.versions
+        }
         if not candidates:
             return "same"
         update = {"slots": {**body.slots, **candidates}, "record": False, "trace": False, "stream": False}
