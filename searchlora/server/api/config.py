@@ -93,6 +93,9 @@ class ServeConfig:
     events_sample: float = _setting(1.0, "RATIO", "Ratio of the searches that are recorded, from 0 to 1.", min=0)
     events_days: float | None = _setting(None, "DAYS", "Remove recorded searches after this time.", min=0)
     events_mb: float | None = _setting(None, "MB", "Remove the oldest recorded searches beyond this size.", min=1)
+    traces: str | None = _setting(
+        None, "URL", "Send traces of searches to this collector: OTLP over HTTP, http://localhost:4318/v1/traces."
+    )
     interleave: str | None = _setting(
         None, "A=B", "Answer searches of pipeline A with the hits of A and B in turn; clicks say which is better."
     )

@@ -42,7 +42,8 @@ _UNREADABLE_FIELDS = (TypeError, KeyError, ValueError, AttributeError, IndexErro
 class SearchJob:
     """One search of a client; `on_stage` gets the trace of each stage when it has finished, in the job's thread.
 
-    `engine` is the server's engine as the client uses it; None: a new one.
+    `engine` is the server's engine as the client uses it; None: a new one. `headers` are those of the request: a trace
+    reads them, unless the job has an engine of its own.
     """
 
     service: Service
@@ -50,6 +51,7 @@ class SearchJob:
     client_id: str
     on_stage: Callable[[dict[str, Any]], object] = lambda _: None
     engine: ClientEngine | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     _engine: ClientEngine = field(init=False)
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -98,6 +100,8 @@ class SearchJob:
             found, interleaved = self._interleaved(
                 found, self._searched(self.service.pipelines.live(other, {}, (), key)[0])
             )
+        if self.service.traces is not None and self.engine is None:
+            self.service.traces.search(found, self.headers)
         events = self.service.events
         if events is None or not self.body.record:
             return found

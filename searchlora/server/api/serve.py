@@ -43,7 +43,8 @@ def make_service(config: ServeConfig) -> Service:
 
     Raises:
         BaseModelError, InvalidName, NotInStore, LoadCheckFailed: for models that do not exist or fail their load check.
-        EngineError: for a database of events that cannot be reached.
+        EngineError: for a database of events that cannot be reached, and the address of a collector that is none.
+        MissingExtra: for traces without the extra `traces`.
         UsageError: for two models or two pipelines with one name, pipelines to interleave that are not served, a proxy
             that is no address, and files of grades that are in use.
         PipelineError, DataError, StaleIndex: for a pipeline, a corpus or judgments that cannot be loaded.
@@ -65,6 +66,11 @@ def make_service(config: ServeConfig) -> Service:
     if config.events is not None:
         event_log = EventLog(config.events, max_days=config.events_days, max_mb=config.events_mb)
         events = EventRecorder(event_log, sample=config.events_sample, dropped=metrics.dropped_searches.inc)
+    traces = None
+    if config.traces is not None:
+        from searchlora.server.api.traces import Traces
+
+        traces = Traces(config.traces)
     cache = AnswerCache(config.cache, config.cache_mb << 20) if config.cache is not None else None
 
     def load() -> tuple[LocalEngine, ServedPipelines]:
@@ -83,7 +89,7 @@ def make_service(config: ServeConfig) -> Service:
         return engine, served
 
     engine, served = run_in_new_thread(load).result()
-    service = Service(engine, store, encoders, config, served, grades, events, metrics, access_log=log)
+    service = Service(engine, store, encoders, config, served, grades, events, traces, metrics, access_log=log)
     service.grammar_trial.start()
     return service
 

@@ -1,0 +1,1 @@
+"""What recording and shadow searches cost a server; see `__main__`."""
