@@ -99,6 +99,7 @@ def queries_test(
     """The classifier two-sample test of queries; each different query counts once.
 
     Args:
+        before, after: Independent queries: one of each user.
         encode: Texts -> vectors, (texts, dimensions); None: hashed n-grams of 2 to 4 letters.
 
     Returns:

@@ -1,6 +1,6 @@
 """Which of two interleaved systems users prefer, decided from the credits of their clicks.
 
-Sessions without an outcome say nothing about the sign. Among the others, B wins with probability 1/2 if users prefer
+Users without an outcome say nothing about the sign. Among the others, B wins with probability 1/2 if users prefer
 neither, and a confidence sequence of its share of wins holds at every look.
 """
 
@@ -18,8 +18,8 @@ class Preference:
     """Which of two systems users prefer.
 
     Attributes:
-        wins_a, wins_b: Sessions whose clicks have more credit for one.
-        ties: Sessions with clicks and no preference, such as one click on a hit that both rank alike.
+        wins_a, wins_b: Users whose clicks have more credit for one.
+        ties: Users with clicks and no preference, such as one click on a hit that both rank alike.
         searches: Number of interleaved searches.
         low, high: Interval of B's share of the wins, valid at every look.
     """
@@ -44,7 +44,7 @@ class Preference:
 
 
 def preference(outcomes: Iterable[float], searches: int = 0, alpha: float = 0.05) -> Preference:
-    """The preference from the credit of each session with a click.
+    """The preference from the credit of each user with a click.
 
     Examples:
         >>> preference([1.0] * 20 + [-1.0] * 2 + [0.0] * 5).decision

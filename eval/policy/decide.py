@@ -20,6 +20,9 @@ from searchlora.eval.significance import LEVEL
 #: Name of the rule on the data of the last decision.
 UNCHANGED = "unchanged data"
 
+#: Users with a preference below which an interleaving that is not decided is no evidence.
+_LEAST_WINS = 100
+
 #: Name of the rule on the policy of the last decision.
 SAME_POLICY = "the policy of the last decision"
 
@@ -116,11 +119,14 @@ def _interleaving(policy: Policy, candidate: str, facts: Facts) -> Iterator[Rule
     if found is None:
         yield _result("interleaving", False, f"no recorded search was interleaved with {candidate}")
         return
-    holds = found.decision == "B" or (policy.interleaving == "not_lost" and found.decision == "open")
+    wins = found.wins_a + found.wins_b
+    not_lost = policy.interleaving == "not_lost" and found.decision == "open" and wins >= _LEAST_WINS
+    least = f", {_LEAST_WINS} users or more" if policy.interleaving == "not_lost" else ""
     finding = (
-        f"users prefer {candidate} in {found.share:.3f} {interval(found.low, found.high)} of"
-        f" {found.wins_a + found.wins_b} sessions with a preference; required: {policy.interleaving.replace('_', ' ')}"
+        f"{found.share:.3f} {interval(found.low, found.high)} of {wins} users with a preference prefer {candidate};"
+        f" required: {policy.interleaving.replace('_', ' ')}{least}"
     )
+    holds = found.decision == "B" or not_lost
     yield _result("interleaving", holds, finding)
 
 

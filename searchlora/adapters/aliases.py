@@ -74,6 +74,7 @@ class RolloutStep(BaseModel):
         rules: The guardrails, with what was found when the step was taken.
         policy: The policy as it was applied.
         evidence: Figures and their origin.
+        forced: Whether a user started it though a promotion policy decides about the alias.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -84,6 +85,7 @@ class RolloutStep(BaseModel):
     rules: tuple[Rule, ...] = ()
     policy: dict[str, Any]
     evidence: dict[str, Any] = {}
+    forced: bool = False
 
     @property
     def running(self) -> bool:
@@ -180,8 +182,8 @@ class AliasHistory:
 
     @cached_property
     def last(self) -> dict[str, AliasMove]:
-        """Alias -> its last move."""
-        return {move.alias: move for move in self.moves}
+        """Alias -> its last move; a refusal moves nothing."""
+        return {move.alias: move for move in self.moves if not move.refused}
 
     def weights(self, alias: str) -> dict[int, float] | None:
         """Version -> share of the requests of an alias; None if one version has all."""
@@ -222,7 +224,8 @@ class AliasHistory:
             if move.decision is not None:
                 promoted.add((move.alias, move.target))
             to_promoted = move.rollback and (move.alias, move.target) in promoted
-            by_policy = move.decision is not None or move.rollout is not None or to_promoted
+            by_rollout = move.rollout is not None and not move.rollout.forced
+            by_policy = move.decision is not None or by_rollout or to_promoted
             result[move.alias] = move.alias in decided and not by_policy
         return frozenset(alias for alias, manual in result.items() if manual).intersection(self.current)
 

@@ -342,16 +342,18 @@ class Store:
             self._write_aliases(name, history)
             return move
 
-    def choose(self, reference: str, key: str | None = None) -> Version:
-        """As `resolve`, but of an alias with weights the version for a key, see `choose_version`."""
+    def choose(self, reference: str, key: str | None = None) -> str:
+        """As `pin`, but of an alias with weights the version for a key, see `choose_version`."""
+        return self.shared(reference, key) or self.pin(reference)
+
+    def shared(self, reference: str, key: str | None = None) -> str | None:
+        """The version for a key if the reference is an alias that several versions share, `name@3`; else None."""
         parsed = parse_reference(reference)
-        if parsed.alias is not None:
-            history = self._aliases(parsed.name)
-            weights, main = history.weights(parsed.alias), history.current.get(parsed.alias)
-            if weights is not None and main is not None:
-                own_key = None if key is None else f"{reference} {key}"
-                return Version(parsed.name, choose_version(weights, main, own_key))
-        return Version(parsed.name, self._resolve(parsed))
+        history = self._aliases(parsed.name) if parsed.alias is not None else None
+        if parsed.alias is None or history is None or (weights := history.weights(parsed.alias)) is None:
+            return None
+        own_key = None if key is None else f"{reference} {key}"
+        return f"{parsed.name}@{choose_version(weights, history.current[parsed.alias], own_key)}"
 
     def rollback(self, name: str, alias: str, reason: str | None = None) -> AliasMove:
         """Move an alias back to its last other target that still exists; of one with weights, to its target alone.

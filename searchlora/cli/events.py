@@ -144,7 +144,7 @@ def failures(
     write_failed(found, out)
     for query in found[:_SHOWN]:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in query.reasons.most_common())
-        typer.echo(f"{len(query.failed):>5} sessions  {query.query}: {reasons}")
+        typer.echo(f"{len(query.failed):>5} users  {query.query}: {reasons}")
     typer.echo(f"Wrote {len(found):,} queries to {out}.")
 
 
@@ -166,14 +166,18 @@ def interleaving(place: PlaceArgument, period: PeriodOptions, as_json: JsonOptio
         typer.echo("There are no interleaved searches.")
     for (a, b), each in found.items():
         typer.echo(
-            f"{b} wins {each.wins_b:,} sessions, {a} {each.wins_a:,}, {each.ties:,} without preference, of"
+            f"{each.wins_b:,} users prefer {b}, {each.wins_a:,} {a}, {each.ties:,} neither, in"
             f" {each.searches:,} searches. Share of {b}: {each.share:.3f} ({each.low:.3f} to {each.high:.3f})."
         )
         better = {"A": a, "B": b}.get(each.decision)
         typer.echo(f"Users prefer {better}." if better else "Not decided yet.")
 
 
-@app.command(epilog=example("searchlora events replay events/ --server http://localhost:8000 --slot shop-rewriter=2"))
+@app.command(
+    epilog=example(
+        "searchlora events replay events/ --server http://localhost:8000 --slot shop-rewriter=shop-rewriter@2"
+    )
+)
 @takes(PeriodOptions, "period")
 def replay(
     place: PlaceArgument,
@@ -251,12 +255,9 @@ def opened(place: str) -> Any:
     """The log at a place, which must exist, closed at the end of the block."""
     from contextlib import closing
 
-    from searchlora.events.database import FILE
     from searchlora.events.log import EventLog
 
-    if "://" not in place and not (Path(place) / FILE).exists():
-        raise UsageError("there are no events", where=place, fix="Give the folder that `serve --events` names.")
-    return closing(EventLog(place))
+    return closing(EventLog(place, create=False))
 
 
 def _searches(log: Any, period: PeriodOptions) -> Iterator[Search]:
@@ -281,7 +282,7 @@ def _ratio(ratio: Ratio) -> str:
 
 
 def _print_summary(name: str, summary: EventSummary) -> None:
-    typer.echo(f"{name}: {summary.searches:,} searches of {summary.sessions:,} sessions")
+    typer.echo(f"{name}: {summary.searches:,} searches of {summary.users:,} users")
     typer.echo(f"  a hit was chosen  {_ratio(summary.chosen)}")
     typer.echo(f"  no hits           {_ratio(summary.no_hits)}")
     if summary.actions:

@@ -9,8 +9,8 @@ import typer
 
 from searchlora.cli.options import JsonOption, argument, option
 
-#: Exit code where an alarm is raised, so that cron or a job can tell it from an error.
-ALARM = 1
+#: Exit code where an alarm is raised; errors have 1 and 2.
+ALARM = 3
 
 
 def monitor(
@@ -21,7 +21,7 @@ def monitor(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare recorded searches with those before: queries, hits, clicks, outputs. Exits with 1 for an alarm."""
+    """Compare recorded searches with those before: queries, hits, clicks, outputs. Exits with 3 for an alarm."""
     from searchlora.cli.terminal import print_json
     from searchlora.experiments.monitor import monitor as verb
     from searchlora.experiments.monitor import read_config, write_report

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from searchlora.errors import DataError, EngineError
+from searchlora.errors import DataError, EngineError, UsageError
 from searchlora.server_url import postgres_parameters
 
 #: The file of a log in a folder.
@@ -55,16 +55,22 @@ class Transaction:
         return self._cursor.execute(statement.replace("?", self._mark), parameters)
 
 
-def open_database(place: str | Path) -> Database:
+def open_database(place: str | Path, *, create: bool = True) -> Database:
     """The database at a folder, or at the address `postgresql://user@host/database`.
 
+    Args:
+        create: Make the folder and its file.
+
     Raises:
+        UsageError: for a folder without a log, unless it is made.
         DataError: for a folder that cannot be written.
         EngineError: for an address that is none, and a database that cannot be reached.
         MissingExtra: for PostgreSQL without the extra `postgres`.
     """
     if isinstance(place, str) and "://" in place:
         return _Postgres(place)
+    if not create and not (Path(place) / FILE).exists():
+        raise UsageError("there are no events", where=str(place), fix="Give the folder that `serve --events` names.")
     return _Sqlite(Path(place))
 
 
@@ -157,7 +163,9 @@ class _Postgres:
 
         patience = int(_PATIENCE)
         options = f"-c statement_timeout={patience * 6000} -c client_min_messages=warning"
-        return psycopg.connect(**self._parameters, connect_timeout=patience, autocommit=True, options=options)
+        alive: dict[str, Any] = {"keepalives_idle": patience, "tcp_user_timeout": 2000 * patience}  # a host may vanish
+        parameters = {**self._parameters, **alive, "connect_timeout": patience, "options": options}
+        return psycopg.connect(**parameters, autocommit=True)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

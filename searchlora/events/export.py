@@ -58,6 +58,14 @@ def session_of(event: Mapping[str, Any]) -> str:
     return str(event.get("session") or event["id"])
 
 
+def user_of(event: Mapping[str, Any]) -> str:
+    """Whose search it is, as far as the client has said: the user, else the session, else the search alone.
+
+    It is what chooses a version where several share an alias, and whose searches depend on each other.
+    """
+    return str(event.get("user") or session_of(event))
+
+
 def _events(event: Mapping[str, Any], feedback: Sequence[Feedback]) -> Iterator[dict[str, Any]]:
     rows = [
         {"action": each.action, "document": each.document, "time": each.time}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.eval.text_identity import normalised
-from searchlora.events.export import Search, session_of
+from searchlora.events.export import Search, user_of
 from searchlora.files import atomic_text, json_line
 
 #: Flags of a stage that say that it went wrong.
@@ -22,7 +22,7 @@ class FailedQuery:
 
     Attributes:
         searches: How often it was asked.
-        failed: Sessions in which it went wrong.
+        failed: Users for whom it went wrong, see `user_of`.
         reasons: `no hits`, or a flag with its stage, such as `invalid: shop-rewriter@3` -> number of searches.
     """
 
@@ -33,7 +33,7 @@ class FailedQuery:
 
     def to_json(self) -> dict[str, Any]:
         """A row of a file for `data label`."""
-        counts = {"searches": self.searches, "failed_sessions": len(self.failed)}
+        counts = {"searches": self.searches, "failed_users": len(self.failed)}
         return {"query": self.query, **counts, "reasons": dict(self.reasons.most_common())}
 
 
@@ -46,7 +46,7 @@ def failed_queries(searches: Iterable[Search], top: int | None = None) -> list[F
         top: Number of queries at most.
 
     Returns:
-        Those that went wrong in most sessions first.
+        Those that went wrong for most users first.
 
     Examples:
         >>> stage = {"label": "shop-rewriter@3", "flags": ["invalid: is empty"]}
@@ -64,7 +64,7 @@ def failed_queries(searches: Iterable[Search], top: int | None = None) -> list[F
             reasons += [f"{flag}: {stage['label']}" for flag in _FLAGS if flag in flags]
         if reasons:
             query.reasons.update(reasons)
-            query.failed.add(session_of(event))
+            query.failed.add(user_of(event))
     failed = [query for query in found.values() if query.failed]
     return sorted(failed, key=lambda query: (-len(query.failed), query.query))[:top]
 

@@ -1,7 +1,7 @@
 """Guardrails: what recorded searches say about two versions of an adapter that share the users.
 
-Each guardrail is a value between 0 and 1 of a search. Its mean over the searches of a session is one value, since a
-user's searches depend on each other, and sessions are independent.
+Each guardrail is a value between 0 and 1 of a search. Its mean over the searches of a user is one value: these
+depend on each other, while users are independent, and were drawn for a version.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 
 from searchlora.errors import DataError
 from searchlora.eval.sequential import Sum, difference_bounds
-from searchlora.events.export import Search, chosen, session_of
+from searchlora.events.export import Search, chosen, user_of
 from searchlora.events.interleaving import INTERLEAVED
 from searchlora.events.log import Feedback
 
-#: Key of an event that names the versions that could not be loaded, so that another one answered.
+#: Key of an event that names the versions that failed, so that another one answered, or none.
 UNSERVED = "unserved"
 
 #: The quantile of the incumbent's milliseconds above which a search is slow.
@@ -32,7 +32,7 @@ class SearchFacts:
     Attributes:
         event: The search.
         feedback: What its user did.
-        stage: The stage with the adapter; None if the version could not be loaded.
+        stage: The stage with the adapter; None if the version failed.
         slow_ms: Milliseconds from which a search is slow.
     """
 
@@ -63,7 +63,7 @@ class Guardrail:
 
 #: Name in a policy -> guardrail.
 GUARDRAILS: Mapping[str, Guardrail] = {
-    "unserved": Guardrail("searches without the version, which cannot be loaded,", lambda facts: facts.stage is None),
+    "unserved": Guardrail("searches in which the version failed", lambda facts: facts.stage is None),
     "invalid": Guardrail("invalid outputs", lambda facts: facts.has("invalid")),
     "skipped": Guardrail("skipped stages", lambda facts: facts.has("skipped")),
     "no_hits": Guardrail("searches without hits", lambda facts: not facts.event["hits"]),
@@ -80,7 +80,7 @@ class Compared:
 
     Attributes:
         name: Of `GUARDRAILS`.
-        candidate, incumbent: Sums over sessions.
+        candidate, incumbent: Sums over users.
         harm: Mean of the candidate minus that of the incumbent, with the sign that makes a harm positive.
         low, high: Its interval, valid at every look.
         margin: The harm that is accepted.
@@ -139,23 +139,23 @@ def compared(
         slow_ms: See `SearchFacts`.
         alpha: Probability that the interval of any guardrail ever misses, at most: they share it.
     """
-    sessions: dict[str, dict[str, list[SearchFacts]]] = {candidate: {}, incumbent: {}}
+    users: dict[str, dict[str, list[float]]] = {candidate: {}, incumbent: {}}
+    rails = [GUARDRAILS[name] for name in margins]
     for event, feedback in searches:
-        if event.get("slots") or INTERLEAVED in event:
-            continue
-        for version, by_session in sessions.items():
+        for version in users if _counts(event) else ():
             stage = next((each for each in event["stages"] if each.get("adapter") == version), None)
-            if version == candidate and version in event.get(UNSERVED, ()):
-                facts = SearchFacts(event, feedback, None, slow_ms)
-            elif stage is not None:
-                facts = SearchFacts(event, feedback, stage, slow_ms)
-            else:
-                continue
-            by_session.setdefault(session_of(event), []).append(facts)
-            break
+            failed = version in event.get(UNSERVED, ())
+            if failed or stage is not None:
+                facts = SearchFacts(event, feedback, None if failed else stage, slow_ms)
+                # Of a user: the number of searches, then the sum of each guardrail.
+                sums = users[version].setdefault(user_of(event), [0.0] * (1 + len(rails)))
+                sums[0] += 1
+                for place, rail in enumerate(rails, 1):
+                    sums[place] += float(rail.of(facts))
+                break
     found = []
-    for name, margin in margins.items():
-        one, other = (_sum(GUARDRAILS[name], sessions[version].values()) for version in (candidate, incumbent))
+    for place, (name, margin) in enumerate(margins.items(), 1):
+        one, other = (_sum(users[version].values(), place) for version in (candidate, incumbent))
         found.append(Compared.of(name, one, other, margin, alpha / len(margins)))
     return found
 
@@ -169,13 +169,18 @@ def slow_from(searches: Iterable[Search], version: str) -> float:
     milliseconds = [
         event["milliseconds"]
         for event, _ in searches
-        if any(stage.get("adapter") == version for stage in event["stages"])
+        if _counts(event) and any(stage.get("adapter") == version for stage in event["stages"])
     ]
     if not milliseconds:
         raise DataError(f"{version} has answered no recorded search", fix="Serve it with --events for a while.")
     return float(np.quantile(milliseconds, SLOW_QUANTILE))
 
 
-def _sum(rail: Guardrail, sessions: Iterable[Sequence[SearchFacts]]) -> Sum:
-    values = [sum(map(float, map(rail.of, facts))) / len(facts) for facts in sessions]
-    return Sum(sum(values), len(values))
+def _counts(event: Mapping[str, Any]) -> bool:
+    """Whether a search says something about a version: neither its client has chosen one, nor have two answered."""
+    return not event.get("slots") and INTERLEAVED not in event
+
+
+def _sum(users: Iterable[Sequence[float]], place: int) -> Sum:
+    values = [sums[place] / sums[0] for sums in users]
+    return Sum(min(sum(values), len(values)), len(values))

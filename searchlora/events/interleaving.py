@@ -1,6 +1,6 @@
 """Interleaving: two systems answer one search together, and the clicks of users say which is better.
 
-Both methods give each shown hit a credit from -1 (system A) to 1 (system B); the outcome of a session is the sign of
+Both methods give each shown hit a credit from -1 (system A) to 1 (system B); the outcome of a user is the sign of
 the sum over the clicked hits.
 
 * Team-draft (Radlinski, Kurup and Joachims, How Does Clickthrough Data Reflect Retrieval Quality?, CIKM 2008): in each
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 from searchlora.eval.preference import Preference, preference
-from searchlora.events.export import Search, chosen, session_of
+from searchlora.events.export import Search, chosen, user_of
 from searchlora.events.log import Feedback
 
 Method = Literal["team_draft", "probabilistic"]
@@ -121,19 +121,29 @@ def preferences(searches: Iterable[Search], alpha: float = 0.05) -> dict[tuple[s
     return {systems: tally.preference(alpha) for systems, tally in tallies.items()}
 
 
-def preference_for(searches: Iterable[Search], adapter: str, alpha: float = 0.05) -> Preference | None:
-    """The preference for the pipelines with a version, as B, over those without it; None without such searches."""
+def preference_for(
+    searches: Iterable[Search], candidate: str, incumbent: str | None, alpha: float = 0.05
+) -> Preference | None:
+    """The preference for the pipelines with a candidate, as B, over those with the incumbent.
+
+    Args:
+        incumbent: None: there is none, and the other pipeline is any without the candidate.
+
+    Returns:
+        None without such searches.
+    """
     tally = _Tally()
     for event, feedback in searches:
-        sides = [adapter in versions for versions in event.get(INTERLEAVED, {}).get("adapters", ((), ()))]
-        if sides[0] != sides[1]:
-            tally.add(event, feedback, 1.0 if sides[1] else -1.0)
+        sides = event.get(INTERLEAVED, {}).get("adapters", ((), ()))
+        for own, other, sign in ((sides[1], sides[0], 1.0), (sides[0], sides[1], -1.0)):
+            if candidate in own and candidate not in other and (incumbent is None or incumbent in other):
+                tally.add(event, feedback, sign)
     return tally.preference(alpha) if tally.searches else None
 
 
 @dataclass
 class _Tally:
-    """Credits of the sessions with a click."""
+    """Credits of the users with a click."""
 
     searches: int = 0
     credits: dict[str, float] = field(default_factory=dict)
@@ -144,8 +154,8 @@ class _Tally:
         if clicked := {*chosen(event, feedback)}:
             of_hits = zip(event["hits"], event[INTERLEAVED]["credits"], strict=True)
             credit = sign * sum(credit for document, credit in of_hits if document in clicked)
-            session = session_of(event)
-            self.credits[session] = self.credits.get(session, 0.0) + credit
+            user = user_of(event)
+            self.credits[user] = self.credits.get(user, 0.0) + credit
 
     def preference(self, alpha: float) -> Preference:
         """The preference so far."""

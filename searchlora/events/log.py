@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from searchlora.errors import DataError
+from searchlora.errors import DataError, EngineError
 from searchlora.events.database import Database, open_database
 
 #: What users do with a hit.
@@ -32,13 +32,26 @@ _AFTER_REMOVAL = 0.9
 
 _DAY_S = 86_400
 
+#: Attempts to make the tables.
+_ATTEMPTS = 5
+
+#: Rows of feedback on one search at most.
+MAX_FEEDBACK = 1_000
+
+#: The bytes of each table; a row of feedback has an id of a search and one of a document.
+_SIZES = (
+    "SELECT COALESCE(SUM(bytes), 0) FROM searches",
+    "SELECT COALESCE(SUM(bytes), 0) FROM shadows",
+    "SELECT COALESCE(SUM(LENGTH(document)), 0) + 120 * COUNT(*) FROM feedback",
+)
+
 #: The tables, without an index that slows down writing: rows are read in the order of their ids, which begin with the
 #: time.
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS event_settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS searches (id TEXT PRIMARY KEY, bytes BIGINT NOT NULL, event TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS shadows (search TEXT NOT NULL, candidates TEXT NOT NULL, event TEXT NOT NULL,"
-    " PRIMARY KEY (search, candidates))",
+    "CREATE TABLE IF NOT EXISTS shadows (search TEXT NOT NULL, candidates TEXT NOT NULL, bytes BIGINT NOT NULL,"
+    " event TEXT NOT NULL, PRIMARY KEY (search, candidates))",
     "CREATE TABLE IF NOT EXISTS feedback (search TEXT NOT NULL, action TEXT NOT NULL, document TEXT NOT NULL,"
     " rater TEXT NOT NULL, grade BIGINT, time BIGINT NOT NULL, PRIMARY KEY (search, action, document, rater))",
     "CREATE TABLE IF NOT EXISTS event_counts (day TEXT NOT NULL, name TEXT NOT NULL, n BIGINT NOT NULL,"
@@ -73,9 +86,11 @@ class EventLog:
     Args:
         place: A folder, made if it is missing, or `postgresql://user@host/database`.
         max_days: Days after which a search is removed; None: never.
-        max_mb: Megabytes (2^20 bytes) of searches beyond which the oldest are removed; None: no limit.
+        max_mb: Megabytes (2^20 bytes) of events beyond which the oldest are removed; None: no limit.
+        create: Make a log where there is none. False, for readers: a folder without one is an error.
 
     Raises:
+        UsageError: for a folder without a log, unless it is made.
         DataError, EngineError: if the log cannot be opened, read or written, here and in every method.
 
     Examples:
@@ -91,18 +106,36 @@ class EventLog:
         [('red couch', ['P2'])]
     """
 
-    def __init__(self, place: str | Path, *, max_days: float | None = None, max_mb: float | None = None) -> None:
+    def __init__(
+        self,
+        place: str | Path,
+        *,
+        max_days: float | None = None,
+        max_mb: float | None = None,
+        create: bool = True,
+    ) -> None:
         self._max_days, self._max_mb = max_days, max_mb
-        self._database: Database = open_database(place)
+        self._database: Database = open_database(place, create=create)
         self.where = self._database.where
-        with self._database.transaction() as transaction:
-            for table in _TABLES:
-                transaction.execute(table)
-            transaction.execute(
-                "INSERT INTO event_settings VALUES ('key', ?) ON CONFLICT DO NOTHING", [secrets.token_hex(32)]
-            )
+        self._create_tables()
         ((key,),) = self._database.rows("SELECT value FROM event_settings WHERE name = 'key'")
         self._key = bytes.fromhex(key)
+
+    def _create_tables(self) -> None:
+        """Make the tables. Servers that start together may meet: one of them then fails, and finds them made."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                with self._database.transaction() as transaction:
+                    for table in _TABLES:
+                        transaction.execute(table)
+                    transaction.execute(
+                        "INSERT INTO event_settings VALUES ('key', ?) ON CONFLICT DO NOTHING", [secrets.token_hex(32)]
+                    )
+                return
+            except EngineError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(0.1 * (attempt + 1))
 
     # Ids
 
@@ -120,6 +153,8 @@ class EventLog:
         try:
             data = bytes.fromhex(search)
         except ValueError:
+            return None
+        if data.hex() != search:  # capitals and blanks would be another id of the same search
             return None
         body, signature = data[: _TIME + _RANDOM], data[_TIME + _RANDOM :]
         if len(body) < _TIME + _RANDOM or not hmac.compare_digest(signature, self._signature(body)):
@@ -158,11 +193,17 @@ class EventLog:
         with self._database.transaction() as transaction:
             for event in searches:
                 text = json.dumps(event, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace").decode()
-                table, row = "searches", [event.get("id"), len(text.encode()), text]
+                table, row = "searches", [event.get("id")]
                 if "shadow" in event:
-                    table, row = "shadows", [event["shadow"], ", ".join(event["candidates"].values()), text]
-                transaction.execute(f"INSERT INTO {table} VALUES (?, ?, ?) ON CONFLICT DO NOTHING", row)
+                    table, row = "shadows", [event["shadow"], ", ".join(event["candidates"].values())]
+                row += [len(text.encode()), text]
+                marks = ", ".join("?" * len(row))
+                transaction.execute(f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT DO NOTHING", row)
             for each in feedback:
+                known = transaction.execute("SELECT COUNT(*) FROM feedback WHERE search = ?", [each.search]).fetchone()
+                if known[0] >= MAX_FEEDBACK:
+                    new.append(False)
+                    continue
                 row = [each.search, each.action, each.document, each.rater, each.grade]
                 done = transaction.execute(
                     "INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -187,13 +228,16 @@ class EventLog:
             removed += self._remove_before(_prefix(time.time() - self._max_days * _DAY_S))
         if self._max_mb is not None:
             limit = self._max_mb * 2**20
-            ((used,),) = self._database.rows("SELECT COALESCE(SUM(bytes), 0) FROM searches")
+            used = sum(int(next(self._database.rows(statement))[0]) for statement in _SIZES)
             if used > limit:
-                removed += self._remove_before(self._last_of_oldest(int(used) - int(_AFTER_REMOVAL * limit)))
+                # Feedback and shadow searches go with their search.
+                removed += self._remove_before(self._last_of_oldest(1 - _AFTER_REMOVAL * limit / used))
         return removed
 
-    def _last_of_oldest(self, size: int) -> str:
-        """The id before which the oldest searches take this many bytes."""
+    def _last_of_oldest(self, share: float) -> str:
+        """The id before which the oldest searches take this share of the bytes of all."""
+        ((whole,),) = self._database.rows("SELECT COALESCE(SUM(bytes), 0) FROM searches")
+        size = share * int(whole)
         for id_, bytes_ in self._database.rows("SELECT id, bytes FROM searches ORDER BY id"):
             if size <= 0:
                 return str(id_)

@@ -6,20 +6,20 @@ acknowledged only when it is on disk.
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import random
-import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from searchlora.data.personal_data import mask
-from searchlora.errors import EngineBusy, SearchloraError
+from searchlora.errors import EngineBusy
 from searchlora.events.log import EventLog, Feedback
 
 _LOG = logging.getLogger(__name__)
@@ -38,6 +38,9 @@ _RETRY_S, _REMOVAL_S = 1.0, 60.0
 
 #: Characters of a text in an event; the rest is cut before it is masked, which takes quadratic time.
 MAX_TEXT = 1_000
+
+#: Bytes of an event at most; a larger one is recorded without fields and outputs.
+_MAX_BYTES = 1 << 16
 
 #: Seconds after a search within which its feedback counts.
 WINDOW_S = 86_400.0
@@ -65,7 +68,6 @@ class EventRecorder:
         log: The log, which `close` closes.
         sample: Share of the searches that are recorded, from 0 to 1. All searches of a session, or none.
         window_s: Seconds after a search within which its feedback counts.
-        order_pattern: The form of the shop's order numbers, which are masked.
         dropped: Called with the number of searches that were dropped, for metrics.
     """
 
@@ -75,11 +77,10 @@ class EventRecorder:
         *,
         sample: float = 1.0,
         window_s: float = WINDOW_S,
-        order_pattern: re.Pattern[str] | None = None,
         dropped: Callable[[int], object] = lambda _: None,
     ) -> None:
         self.log, self._sample, self._window_s = log, sample, window_s
-        self._order_pattern, self._tell_dropped = order_pattern, dropped
+        self._tell_dropped = dropped
         self._searches: queue.Queue[Mapping[str, Any]] = queue.Queue(_CAPACITY)
         self._feedback: queue.Queue[_Waiting] = queue.Queue(_FEEDBACK_CAPACITY)
         self._counts = Counter[str]()
@@ -138,7 +139,11 @@ class EventRecorder:
         for refusal in refusals:
             if refusal is not None:
                 self._count(f"{refusal.reason} feedback")
-        accepted = [row for row, refusal in zip(rows, refusals, strict=True) if refusal is None]
+        accepted = [
+            replace(row, rater=self.log.pseudonym(row.rater) if row.rater else "")
+            for row, refusal in zip(rows, refusals, strict=True)
+            if refusal is None
+        ]
         future: Future[list[bool]] = Future()
         if not accepted:
             future.set_result([])
@@ -184,9 +189,10 @@ class EventRecorder:
             self._wake.wait(_RETRY_S if unwritten else _INTERVAL_S)
             self._wake.clear()
             closing = self._closing.is_set()
-            waiting = _taken(self._feedback)
+            # A client that has gone is not told, and what it sent is not written.
+            waiting = [each for each in _taken(self._feedback) if each[1].set_running_or_notify_cancel()]
             if not unwritten:
-                unwritten = [self._masked(event) for event in _taken(self._searches)]
+                unwritten = [event for taken in _taken(self._searches) if (event := self._prepared(taken)) is not None]
             failed = not self._write(unwritten, waiting)
             if not failed:
                 unwritten = []
@@ -205,7 +211,7 @@ class EventRecorder:
             return True
         try:
             new = iter(self.log.write(searches, rows, counts))
-        except SearchloraError as error:
+        except Exception as error:  # the thread must outlive whatever a database raises
             _LOG.error("events cannot be written, and are kept for now: %s", error)
             with self._lock:
                 self._counts += counts
@@ -219,24 +225,41 @@ class EventRecorder:
     def _remove_old(self) -> None:
         try:
             self.log.remove_old()
-        except SearchloraError as error:
+        except Exception as error:
             _LOG.error("old events cannot be removed: %s", error)
 
-    def _masked(self, value: Any) -> Any:
-        """A JSON value with personal data masked in its texts; names of keys, ids of hits and versions stay."""
-        if isinstance(value, str):
-            return mask(value[:MAX_TEXT], self._order_pattern)
-        if isinstance(value, Mapping):
-            return {key: item if key in _UNMASKED else self._masked(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._masked(item) for item in value]
-        return value
+    def _prepared(self, event: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The event as it is written: masked, and of `_MAX_BYTES` at most; None: it is dropped."""
+        try:
+            prepared = masked(event)
+            if len(json.dumps(prepared)) > _MAX_BYTES:
+                stages = [{**stage, "output": {}} for stage in prepared["stages"]]
+                prepared = {**prepared, "fields": {}, "stages": stages, "left_out": "fields and outputs"}
+            return prepared
+        except Exception as error:  # for example a value that is nested too deeply
+            _LOG.error("a search cannot be recorded: %s", error)
+            self._count("dropped searches")
+            return None
 
 
-#: Keys whose values are ids and names of this server, which a phone number may look like.
-_UNMASKED = frozenset(
-    {"id", "shadow", "candidates", "session", "user", "pipeline", "hits", "label", "kind", "adapter", "slots"}
-)
+def masked(event: Mapping[str, Any]) -> dict[str, Any]:
+    """An event with personal data masked in what users and models have written; ids, names and versions stay."""
+    stages = [
+        {**stage, "output": _masked(stage["output"]), "flags": _masked(stage["flags"])} for stage in event["stages"]
+    ]
+    texts = {key: _masked(event[key]) for key in ("query", "fields") if key in event}
+    return {**event, **texts, "stages": stages}
+
+
+def _masked(value: Any) -> Any:
+    """A JSON value with personal data masked in its texts."""
+    if isinstance(value, str):
+        return mask(value[:MAX_TEXT])
+    if isinstance(value, Mapping):
+        return {key: _masked(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(item) for item in value]
+    return value
 
 
 def _taken(waiting: queue.Queue[Any]) -> list[Any]:

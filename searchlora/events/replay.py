@@ -14,7 +14,7 @@ import numpy as np
 from searchlora.errors import DataError, SearchloraError
 from searchlora.eval.intervals import bootstrap_interval
 from searchlora.eval.rank_overlap import rank_biased_overlap, replaced
-from searchlora.events.export import Search, session_of
+from searchlora.events.export import Search, user_of
 from searchlora.http_client import HttpClient
 
 #: Hits among which a change counts.
@@ -150,5 +150,5 @@ def _sent(server: HttpClient, event: Mapping[str, Any], pipeline: str | None, sl
         error = str(refused)
     before = event["hits"]
     return Replayed(
-        event["id"], session_of(event), event["query"], before, after, event["milliseconds"], milliseconds, error
+        event["id"], user_of(event), event["query"], before, after, event["milliseconds"], milliseconds, error
     )

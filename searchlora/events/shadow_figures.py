@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from searchlora.eval.formats import write_run, write_topics
 from searchlora.eval.intervals import bootstrap_interval, proportion
 from searchlora.eval.rank_overlap import rank_biased_overlap, replaced
 from searchlora.eval.text_identity import fingerprint
-from searchlora.events.export import session_of
+from searchlora.events.export import user_of
 from searchlora.events.summary import Ratio
 
 #: A live search, the versions that searched again, and what they made of it, as `EventLog.shadows` reads them.
@@ -26,7 +26,7 @@ TOP = 10
 
 @dataclass(frozen=True)
 class ShadowFigures:
-    """Figures of one candidate over the searches that it searched again; intervals are 95%, by session.
+    """Figures of one candidate over the searches that it searched again; intervals are 95%, by user.
 
     Attributes:
         n: Number of searches.
@@ -57,10 +57,10 @@ def shadow_figures(shadows: Iterable[Shadow]) -> dict[str, ShadowFigures]:
         >>> found.n, found.changed.value, round(found.overlap.value, 2)
         (1, 1.0, 0.55)
     """
-    rows: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
+    rows: dict[str, list[_Row]] = {}
     for live, candidate, shadow in shadows:
-        rows.setdefault(candidate, []).append((live, shadow))
-    return {candidate: _figures(pairs) for candidate, pairs in rows.items()}
+        rows.setdefault(candidate, []).append(_Row.of(live, shadow))
+    return {candidate: _figures(of_candidate) for candidate, of_candidate in rows.items()}
 
 
 def write_rankings(shadows: Iterable[Shadow], candidate: str, folder: Path) -> int:
@@ -102,27 +102,55 @@ def _scores(hits: list[str]) -> dict[str, float]:
     return {document: 1 / rank for rank, document in enumerate(hits, 1)}
 
 
-def _figures(pairs: list[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> ShadowFigures:
-    sessions = [session_of(live) for live, _ in pairs]
-    overlaps = [rank_biased_overlap(live["hits"], shadow["hits"]) for live, shadow in pairs]
-    low, high = bootstrap_interval(overlaps, sessions)
+class _Row(NamedTuple):
+    """What the figures read of one search, so that the searches themselves are not kept."""
+
+    user: str
+    overlap: float
+    changed: bool
+    no_hits: bool
+    live_no_hits: bool
+    failed: bool
+    live_failed: bool
+    milliseconds: float
+    live_milliseconds: float
+
+    @classmethod
+    def of(cls, live: Mapping[str, Any], shadow: Mapping[str, Any]) -> _Row:
+        return cls(
+            user_of(live),
+            rank_biased_overlap(live["hits"], shadow["hits"]),
+            replaced(live["hits"], shadow["hits"], TOP) > 0,
+            not shadow["hits"],
+            not live["hits"],
+            has_failed(shadow),
+            has_failed(live),
+            shadow["milliseconds"],
+            live["milliseconds"],
+        )
+
+
+def _figures(rows: Sequence[_Row]) -> ShadowFigures:
+    users = [row.user for row in rows]
+    overlaps = [row.overlap for row in rows]
+    low, high = bootstrap_interval(overlaps, users)
 
     def ratio(values: Iterable[bool]) -> Ratio:
-        hits: dict[str, float] = dict.fromkeys(sessions, 0.0)
-        sizes: dict[str, float] = dict.fromkeys(sessions, 0.0)
-        for session, value in zip(sessions, values, strict=True):
-            hits[session] += value
-            sizes[session] += 1
+        hits: dict[str, float] = dict.fromkeys(users, 0.0)
+        sizes: dict[str, float] = dict.fromkeys(users, 0.0)
+        for user, value in zip(users, values, strict=True):
+            hits[user] += value
+            sizes[user] += 1
         return Ratio(*proportion(np.array([*hits.values()]), np.array([*sizes.values()])))
 
     return ShadowFigures(
-        n=len(pairs),
+        n=len(rows),
         overlap=Ratio(float(np.mean(overlaps)), low, high),
-        changed=ratio(replaced(live["hits"], shadow["hits"], TOP) > 0 for live, shadow in pairs),
-        no_hits=ratio(not shadow["hits"] for _, shadow in pairs),
-        live_no_hits=ratio(not live["hits"] for live, _ in pairs),
-        invalid=ratio(has_failed(shadow) for _, shadow in pairs),
-        live_invalid=ratio(has_failed(live) for live, _ in pairs),
-        milliseconds=float(np.median([shadow["milliseconds"] for _, shadow in pairs])),
-        live_milliseconds=float(np.median([live["milliseconds"] for live, _ in pairs])),
+        changed=ratio(row.changed for row in rows),
+        no_hits=ratio(row.no_hits for row in rows),
+        live_no_hits=ratio(row.live_no_hits for row in rows),
+        invalid=ratio(row.failed for row in rows),
+        live_invalid=ratio(row.live_failed for row in rows),
+        milliseconds=float(np.median([row.milliseconds for row in rows])),
+        live_milliseconds=float(np.median([row.live_milliseconds for row in rows])),
     )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from searchlora.eval.intervals import proportion
-from searchlora.events.export import Search, chosen, session_of
+from searchlora.events.export import Search, chosen, user_of
 
 #: Flags of a stage, as a trace begins them -> what is counted.
 _FLAGS = {"invalid": "invalid", "skipped": "skipped", "undecided": "undecided", "cached": "cached"}
@@ -19,7 +19,7 @@ _FLAGS = {"invalid": "invalid", "skipped": "skipped", "undecided": "undecided", 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of searches with its 95% interval, in which the searches of one session count as clustered."""
+    """A ratio of searches with its 95% interval, in which the searches of one user count as clustered."""
 
     value: float
     low: float
@@ -47,7 +47,7 @@ class EventSummary:
     """Figures of the searches of one pipeline.
 
     Attributes:
-        searches, sessions: Their numbers.
+        searches, users: Their numbers; see `user_of`.
         chosen: Searches in which a user clicked, put into a cart or bought a hit that was shown.
         no_hits: Searches without a hit.
         actions: Action -> number of hits that were shown.
@@ -57,7 +57,7 @@ class EventSummary:
     """
 
     searches: int
-    sessions: int
+    users: int
     chosen: Ratio
     no_hits: Ratio
     actions: Mapping[str, int]
@@ -91,7 +91,7 @@ class _Stage:
 
 @dataclass
 class _Tally:
-    """Counts of one pipeline; sessions are clusters."""
+    """Counts of one pipeline; users are clusters."""
 
     sizes: Counter[str] = field(default_factory=Counter)
     chosen: Counter[str] = field(default_factory=Counter)
@@ -102,10 +102,10 @@ class _Tally:
     stages: dict[str, _Stage] = field(default_factory=dict)
 
     def add(self, event: Mapping[str, Any], feedback: Sequence[Any]) -> None:
-        session, shown = session_of(event), set(event["hits"])
-        self.sizes[session] += 1
-        self.chosen[session] += bool(chosen(event, feedback))
-        self.no_hits[session] += not shown
+        user, shown = user_of(event), set(event["hits"])
+        self.sizes[user] += 1
+        self.chosen[user] += bool(chosen(event, feedback))
+        self.no_hits[user] += not shown
         for each in feedback:
             if each.document in shown:
                 self.actions[each.action] += 1
@@ -126,7 +126,7 @@ class _Tally:
             stages[label] = StageFigures(len(stage.milliseconds), median, high, dict(stage.flags))
         return EventSummary(
             searches=self.sizes.total(),
-            sessions=len(self.sizes),
+            users=len(self.sizes),
             chosen=self._ratio(self.chosen),
             no_hits=self._ratio(self.no_hits),
             actions=dict(self.actions),
@@ -138,6 +138,6 @@ class _Tally:
         )
 
     def _ratio(self, hits: Counter[str]) -> Ratio:
-        sessions = list(self.sizes)
-        counted = np.array([hits[session] for session in sessions], float)
-        return Ratio(*proportion(counted, np.array([self.sizes[session] for session in sessions], float)))
+        users = list(self.sizes)
+        counted = np.array([hits[user] for user in users], float)
+        return Ratio(*proportion(counted, np.array([self.sizes[user] for user in users], float)))

@@ -28,7 +28,7 @@ from searchlora.eval.drift import (
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.intervals import cluster_draws
 from searchlora.eval.text_identity import words
-from searchlora.events.export import Search, chosen, session_of
+from searchlora.events.export import Search, chosen, user_of
 from searchlora.events.log import EventLog
 from searchlora.files import atomic_text, read_bytes, read_rows, strict
 from searchlora.files.yaml_text import parse_yaml
@@ -198,7 +198,7 @@ def monitor(config: MonitorConfig, now: float | None = None) -> MonitorReport:
     """
     end = time.time() if now is None else now
     begin = end - config.window_days * _DAY_S
-    with closing(EventLog(config.events)) as log:
+    with closing(EventLog(config.events, create=False)) as log:
         before, after = (
             _Period.of(search for search in log.searches(*period) if config.pipeline in (None, search[0]["pipeline"]))
             for period in ((begin - config.reference_days * _DAY_S, begin), (begin, end))
@@ -207,14 +207,14 @@ def monitor(config: MonitorConfig, now: float | None = None) -> MonitorReport:
     tests = list(_tests(before, after, encode))
     if config.training is not None:
         trained = [str(row.data[config.training.field]) for row in _rows(config.training)]
-        test = queries_test(trained, after.all_queries, encode)
+        test = queries_test(trained, after.first_queries, encode)
         if test is not None:
             finding = test.finding.replace("the queries", "the queries and those of training")
             tests.append(replace(test, name="queries, training", finding=finding))
     left_out = []
-    sessions = len(before.queries), len(after.queries)
-    if min(sessions) < LEAST:
-        left_out.append(f"a period has fewer than {LEAST} sessions: before {sessions[0]}, now {sessions[1]}")
+    users = len(before.queries), len(after.queries)
+    if min(users) < LEAST:
+        left_out.append(f"a period has fewer than {LEAST} users: before {users[0]}, now {users[1]}")
     effects = {**MIN_EFFECTS, **config.min_effects}
     found = alarms(tests, {test.name: _effect(test.name, effects) for test in tests}, config.level)
     if config.judge is not None:
@@ -229,7 +229,7 @@ def _effect(name: str, effects: Mapping[str, float]) -> float:
 
 @dataclass
 class _Period:
-    """What tests read of a period; each mapping is by session."""
+    """What tests read of a period; each mapping is by user, see `user_of`."""
 
     searches: int = 0
     queries: dict[str, list[str]] = field(default_factory=dict)
@@ -241,7 +241,7 @@ class _Period:
         period = cls()
         for event, feedback in searches:
             period.searches += 1
-            session = session_of(event)
+            session = user_of(event)
             period.queries.setdefault(session, []).append(event["query"])
             period._add("no hits", session, not event["hits"])
             period._add("chosen", session, bool(chosen(event, feedback)))
@@ -250,8 +250,9 @@ class _Period:
         return period
 
     @property
-    def all_queries(self) -> list[str]:
-        return [query for queries in self.queries.values() for query in queries]
+    def first_queries(self) -> list[str]:
+        """The first query of each user: a classifier would know a user again by the others."""
+        return [queries[0] for queries in self.queries.values()]
 
     def _add(self, name: str, session: str, value: float) -> None:
         self.values.setdefault(name, {}).setdefault(session, []).append(float(value))
@@ -276,7 +277,7 @@ def _tests(before: _Period, after: _Period, encode: Callable[[Sequence[str]], An
         "other letters": ("queries with letters beyond Latin", lambda query: any(ord(char) > 0x24F for char in query)),
     }
     candidates = [
-        queries_test(before.all_queries, after.all_queries, encode),
+        queries_test(before.first_queries, after.first_queries, encode),
         words_test(before.queries, after.queries) if before.queries else None,
     ]
     for name, (says, of) in by_query.items():

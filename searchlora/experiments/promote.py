@@ -127,7 +127,7 @@ def promote(
         not_baselines=evaluated.task.upper_bounds | {BASE, *current},
         too_few={name: f"{why}. {FIX}" for name, why in {**evaluated.learned.too_few, **evaluated.left_out}.items()},
         leaked=evaluated.seen_in_training(store),
-        interleaved=_preference(decision.events, str(candidate)),
+        interleaved=_preference(decision.events, str(candidate), current[0] if current else None),
     )
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)
     passed = all(result.passed for result in results)
@@ -142,8 +142,8 @@ def promote(
     return PromotionResult(move, results, evaluated, current[0] if current else BASE)
 
 
-def _preference(events: str | None, candidate: str) -> Preference | None:
+def _preference(events: str | None, candidate: str, incumbent: str | None) -> Preference | None:
     if events is None:
         return None
-    with closing(EventLog(events)) as log:
-        return preference_for(log.searches(), candidate)
+    with closing(EventLog(events, create=False)) as log:
+        return preference_for(log.searches(), candidate, incumbent)

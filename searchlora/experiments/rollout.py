@@ -19,10 +19,11 @@ from searchlora.adapters.aliases import AliasMove, RolloutStep, Rule
 from searchlora.adapters.references import Version
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError, NotInStore, StoreError, UsageError
+from searchlora.eval.rank_overlap import rank_biased_overlap
 from searchlora.eval.sequential import Sum, mean_bounds
+from searchlora.events.export import user_of
 from searchlora.events.guardrails import GUARDRAILS, Compared, compared, slow_from
 from searchlora.events.log import EventLog
-from searchlora.events.shadow_figures import shadow_figures
 from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
 
@@ -38,9 +39,9 @@ class RolloutPolicy(BaseModel):
 
     Attributes:
         steps: Shares of the requests; after the last, 1, the alias points to the candidate.
-        min_sessions: Sessions of the candidate that a step needs.
-        advance: `no_harm`: a step is over when no guardrail is broken after `min_sessions`. `safe`: when the interval
-            of each guardrail says that it is not broken, which takes far more sessions.
+        min_users: Users of the candidate that a step needs; of a search without a user, its session counts, or itself.
+        advance: `no_harm`: a step is over when no guardrail is broken after `min_users`. `safe`: when the interval
+            of each guardrail says that it is not broken, which takes far more users.
         guardrails: Guardrail -> harm that is accepted, as a difference of shares of searches.
         min_overlap: Mean rank-biased overlap of its shadow searches below which no candidate is rolled out.
         confidence: Probability that no interval of the rollout ever misses.
@@ -49,7 +50,7 @@ class RolloutPolicy(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     steps: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
-    min_sessions: int = Field(100, ge=1)
+    min_users: int = Field(100, ge=1)
     advance: Literal["no_harm", "safe"] = "no_harm"
     guardrails: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(GUARDRAILS, 0.02))
     min_overlap: float | None = Field(None, ge=0, le=1)
@@ -72,7 +73,7 @@ class RolloutPolicy(BaseModel):
         """What the figures of a step say."""
         if any(each.is_harmed for each in guardrails):
             return "back"
-        enough = guardrails[0].candidate.n >= self.min_sessions
+        enough = guardrails[0].candidate.n >= self.min_users
         ready = enough and (self.advance == "no_harm" or all(each.is_safe for each in guardrails))
         return "on" if ready else "wait"
 
@@ -169,6 +170,7 @@ def start_rollout(
         rules=rules,
         policy=policy.model_dump(mode="json"),
         evidence=evidence,
+        forced=force is not None,
     )
     weights = _weights(incumbent, version.number, policy.steps[0])
     main = version.number if policy.steps[0] == 1 else incumbent
@@ -255,12 +257,15 @@ def _weights(incumbent: int, candidate: int, share: float) -> dict[int, float]:
 def _overlap_rules(policy: RolloutPolicy, candidate: str, log: EventLog) -> tuple[Rule, ...]:
     if policy.min_overlap is None:
         return ()
-    shadows = [row for row in log.shadows() if candidate in row[1].split(", ")]
-    if not shadows:
+    users: dict[str, list[float]] = {}
+    for live, versions, shadow in log.shadows():
+        if candidate in versions.split(", "):
+            users.setdefault(user_of(live), []).append(rank_biased_overlap(live["hits"], shadow["hits"]))
+    if not users:
         return (Rule(rule="overlap", passed=False, finding=f"{candidate} has no shadow search"),)
-    total = sum(figures.overlap.value * figures.n for figures in shadow_figures(shadows).values())
-    low, high = mean_bounds(Sum(total, len(shadows)))
-    finding = f"overlap with the live hits {total / len(shadows):.3f} ({low:.3f} to {high:.3f}), n = {len(shadows)}"
+    total = sum(sum(overlaps) / len(overlaps) for overlaps in users.values())
+    low, high = mean_bounds(Sum(total, len(users)))
+    finding = f"overlap with the live hits {total / len(users):.3f} ({low:.3f} to {high:.3f}), n = {len(users)}"
     return (
         Rule(rule="overlap", passed=low >= policy.min_overlap, finding=f"{finding}, at least {policy.min_overlap}"),
     )

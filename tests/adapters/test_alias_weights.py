@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchlora.adapters.alias_weights import choose_version, parse_weights
-from searchlora.adapters.aliases import ALIASES, RolloutStep, Rule
+from searchlora.adapters.aliases import ALIASES, Decision, RolloutStep, Rule
 from searchlora.adapters.store import Store
 from searchlora.errors import InvalidName, NotInStore, StoreError, UsageError
 from tests.factories import first_word, random_adapter
@@ -71,9 +71,7 @@ def test_an_alias_with_weights_points_to_the_main_version_and_chooses_by_key(sto
 def test_users_fall_differently_for_each_alias(store):
     for alias in ("production", "other"):
         store.split("shop", alias, {1: 0.5, 2: 0.5}, main=1)
-    chosen = [
-        (store.choose("shop@production", str(n)).number, store.choose("shop@other", str(n)).number) for n in range(50)
-    ]
+    chosen = [tuple(store.choose(f"shop@{alias}", str(n)) for alias in ("production", "other")) for n in range(50)]
     assert len(set(chosen)) == 4
 
 
@@ -128,6 +126,29 @@ def test_a_rollout_is_in_the_history_and_counts_as_no_move_by_hand(store):
     move = store.split("shop", "production", {1: 1.0}, main=1, rollout=back)
     assert "rollout rolled back for invalid outputs (9 of 10)" in str(move)
     assert store.alias_history("shop").rollout("production") is None
+    assert not store.alias_history("shop").by_hand
+
+
+def test_a_refused_promotion_leaves_a_rollout_as_it_is(store):
+    step = RolloutStep(candidate=2, step=0, outcome="started", policy={"steps": [0.1, 1]})
+    store.split("shop", "production", {1: 0.9, 2: 0.1}, main=1, rollout=step)
+    store.decide(
+        "shop", "production", Decision(version=3, outcome="refused", rules=(), policy={}, evidence={}), incumbent=1
+    )
+    history = store.alias_history("shop")
+    assert history.weights("production") == {1: 0.9, 2: 0.1}
+    assert history.rollout("production").rollout == step
+    assert history.current["production"] == 1
+
+
+def test_a_forced_rollout_is_marked_as_a_move_by_hand(store):
+    store.decide(
+        "shop", "production", Decision(version=1, outcome="promoted", rules=(), policy={}, evidence={}), incumbent=1
+    )
+    step = RolloutStep(candidate=2, step=1, outcome="completed", policy={}, forced=True)
+    store.split("shop", "production", {2: 1.0}, main=2, rollout=step)
+    assert store.alias_history("shop").by_hand == {"production"}
+    store.split("shop", "production", {3: 1.0}, main=3, rollout=step.model_copy(update={"forced": False}))
     assert not store.alias_history("shop").by_hand
 
 

@@ -130,7 +130,7 @@ def test_figures_count_searches_by_session_and_flags_by_version(clicked):
     flags = ("invalid: is empty", "cached"), ("skipped: too slow",), ()
     written(clicked, *[search_event(milliseconds=10.0, flags=each, pipeline="other") for each in flags])
     found = summaries(clicked.searches())
-    assert (found["lexical"].searches, found["lexical"].sessions, found["lexical"].not_shown) == (2, 2, 1)
+    assert (found["lexical"].searches, found["lexical"].users, found["lexical"].not_shown) == (2, 2, 1)
     assert (found["lexical"].chosen.value, found["lexical"].no_hits.value) == (0.5, 0.5)
     assert found["lexical"].actions == {"click": 1, "cart": 1, "grade": 1}
     other = found["other"]
@@ -142,7 +142,7 @@ def test_figures_count_searches_by_session_and_flags_by_version(clicked):
 @pytest.mark.usefixtures("clicked")
 def test_the_command_prints_figures(cli, tmp_path):
     printed = cli("events", "stats", tmp_path / "events").out
-    assert "lexical: 2 searches of 2 sessions" in printed
+    assert "lexical: 2 searches of 2 users" in printed
     assert "a hit was chosen  0.500" in printed
     assert "rewriter@2: 2 searches, median 2.0 ms" in printed
     as_json = json.loads(cli("events", "stats", tmp_path / "events", "--json", "--since", "1d").out)

@@ -1,4 +1,4 @@
-"""Queries that went wrong: counted by session, with reasons by version, the worst first."""
+"""Queries that went wrong: counted by user, with reasons by version, the worst first."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def test_the_command_writes_rows_that_a_teacher_can_label(cli, tmp_path):
     log = EventLog(tmp_path / "events")
     written(log, *[search_event("tent", hits=(), session=f"s{n}") for n in range(3)], search_event("lamp"))
     called = cli("events", "failures", tmp_path / "events", "--out", tmp_path / "rows.jsonl")
-    assert "    3 sessions  tent: no hits 3" in called.out, called.err
+    assert "    3 users  tent: no hits 3" in called.out, called.err
     (row,) = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert row == {"query": "tent", "searches": 3, "failed_sessions": 3, "reasons": {"no hits": 3}}
+    assert row == {"query": "tent", "searches": 3, "failed_users": 3, "reasons": {"no hits": 3}}

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.events.interleaving import INTERLEAVED, METHODS, interleave, preference, preferences
+from searchlora.eval.preference import preference
+from searchlora.events.interleaving import INTERLEAVED, METHODS, interleave, preference_for, preferences
 from searchlora.events.log import EventLog, Feedback
 from tests.events.recorded import search_event, written
 
@@ -91,6 +92,18 @@ def test_sessions_of_recorded_searches_are_counted_once(tmp_path):
     assert (found.wins_b, found.wins_a, found.ties, found.searches, found.decision) == (30, 0, 0, 60, "B")
 
 
+def test_evidence_for_a_candidate_is_against_the_incumbent_only(tmp_path):
+    log = EventLog(tmp_path)
+    for number, adapters in enumerate([[["r@5"], ["r@4"]]] * 30 + [[["r@4"], ["r@3"]]] * 10):
+        shown = {"other": "new", "method": "team_draft", "credits": [-1.0, 1.0, 1.0], "adapters": adapters}
+        (search,) = written(log, search_event(session=f"s{number}", **{INTERLEAVED: shown}))
+        log.write([], [Feedback(search, "click", "P2")])
+    against = preference_for(log.searches(), "r@4", "r@3")
+    assert (against.wins_a, against.wins_b, against.searches) == (10, 0, 10)
+    assert preference_for(log.searches(), "r@4", None).searches == 40
+    assert preference_for(log.searches(), "r@9", "r@3") is None
+
+
 def test_the_command_prints_the_preference(cli, tmp_path):
     log = EventLog(tmp_path / "events")
     assert cli("events", "interleaving", tmp_path / "events").out == "There are no interleaved searches.\n"
@@ -99,5 +112,5 @@ def test_the_command_prints_the_preference(cli, tmp_path):
         (search,) = written(log, search_event(session=f"s{number}", **more))
         log.write([], [Feedback(search, "click", "P2")])
     printed = cli("events", "interleaving", tmp_path / "events").out
-    assert "new wins 30 sessions, lexical 0, 0 without preference, of 30 searches." in printed
+    assert "30 users prefer new, 0 lexical, 0 neither, in 30 searches." in printed
     assert "Users prefer new." in printed

@@ -9,9 +9,9 @@ import uuid
 import psycopg
 import pytest
 
-from searchlora.errors import DataError, EngineError
+from searchlora.errors import DataError, EngineError, UsageError
 from searchlora.events.database import FILE
-from searchlora.events.log import EventLog, Feedback
+from searchlora.events.log import MAX_FEEDBACK, EventLog, Feedback
 from tests.events.recorded import search_event, written
 
 DAY_S = 86_400
@@ -66,7 +66,17 @@ def test_ids_are_signed_and_hold_their_time(log, place, tmp_path):
     assert EventLog(place).issued(id_) == log.issued(id_)  # another server with the same log
     assert EventLog(tmp_path / "another").issued(id_) is None
     changed = f"{int(id_[:14], 16) + 1:014x}{id_[14:]}"  # a later time
-    for forged in (changed, id_[:-1], id_[:-2] + "zz", "", "00" * 20, id_ + "00"):
+    for forged in (
+        id_.upper(),
+        f" {id_}",
+        f"{id_[:2]} {id_[2:]}",
+        changed,
+        id_[:-1],
+        id_[:-2] + "zz",
+        "",
+        "00" * 20,
+        id_ + "00",
+    ):
         assert log.issued(forged) is None
     assert sorted([log.new_id(now + 1), id_])[0] == id_
 
@@ -117,6 +127,45 @@ def test_the_oldest_searches_beyond_the_size_are_removed(place):
     kept = [int(event["query"]) for event, _ in log.searches()]
     assert kept == list(range(30 - len(kept), 30))
     assert 0.8 < len(kept) * 50_000 / 2**20 <= 1
+
+
+def test_feedback_counts_in_the_size_and_is_limited_for_each_search(place):
+    log = EventLog(place, max_mb=1)
+    old, new = written(log, search_event("old"), now=1e9), written(log, search_event("new"))
+    for search in (*old, *new):
+        rows = [Feedback(search, "click", f"{n} {'x' * 300}") for n in range(MAX_FEEDBACK + 50)]
+        assert sum(log.write([], rows)) == MAX_FEEDBACK
+    log.write([], [Feedback(*old, "cart", f"{'y' * 100_000}")])  # another action, beyond the limit
+    assert log.remove_old() == 0
+    more = [written(log, search_event(f"{n}"), now=2e9 + n)[0] for n in range(3)]
+    for search in more:
+        log.write([], [Feedback(search, "click", f"{n} {'x' * 300}") for n in range(MAX_FEEDBACK)])
+    assert log.remove_old() > 0
+    assert "old" not in [event["query"] for event, _ in log.searches()]
+
+
+def test_servers_that_start_together_share_a_new_log(place):
+    failed = []
+
+    def start():
+        try:
+            EventLog(place).close()
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert len({EventLog(place).new_id()[-16:] for _ in range(2)}) == 2
+
+
+def test_a_reader_makes_no_log(tmp_path):
+    with pytest.raises(UsageError, match="there are no events"):
+        EventLog(tmp_path / "typo", create=False)
+    assert not (tmp_path / "typo").exists()
 
 
 def test_events_with_characters_that_databases_refuse_are_kept_without_them(log):

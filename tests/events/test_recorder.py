@@ -150,6 +150,69 @@ def test_a_database_that_fails_keeps_searches_for_later_and_refuses_feedback(fol
     assert [(event["query"], rows) for event, rows in read(folder)] == [("kept", [])]
 
 
+def test_a_client_that_has_gone_does_not_end_the_thread(folder, monkeypatch):
+    log = EventLog(folder)
+    recorder = EventRecorder(log)
+    monkeypatch.setattr(recorder, "_wake", threading.Event())  # it looks twice a second only
+    search = recorder.search(search_event())
+    gone, _ = recorder.feedback([Feedback(search, "click", "P1")])
+    gone.cancel()
+    stays, _ = recorder.feedback([Feedback(search, "click", "P2")])
+    assert stays.result(5) == [True]
+    assert recorder._thread.is_alive()
+    recorder.close()
+    ((_, rows),) = read(folder)
+    assert [row.document for row in rows] == ["P2"]
+
+
+def test_whatever_a_database_raises_the_thread_goes_on(folder, monkeypatch):
+    log = EventLog(folder)
+    write, failing = log.write, [RuntimeError("odd")]
+    monkeypatch.setattr(log, "write", lambda *given: (_ for _ in ()).throw(failing.pop()) if failing else write(*given))
+    recorder = EventRecorder(log)
+    search = recorder.search(search_event())
+    first, _ = recorder.feedback([Feedback(search, "click", "P1")])
+    with pytest.raises(RuntimeError, match="odd"):
+        first.result(5)
+    second, _ = recorder.feedback([Feedback(search, "click", "P1")])
+    assert second.result(5) == [True]
+    recorder.close()
+    assert len(read(folder)) == 1
+
+
+def test_clients_cannot_hide_personal_data_in_the_names_of_fields(folder):
+    recorder = EventRecorder(EventLog(folder))
+    fields = {
+        "user": "jane@shop.example",
+        "label": "call +49 170 1234567",
+        "x": {"id": "a@b.example", "hits": ["a@b.c"]},
+    }
+    event = search_event(fields=fields, flags=["invalid: is not 'a@b.example'"])
+    event["stages"][0]["output"] = {"label": "a@b.example"}
+    search = recorder.search(event)
+    recorder.feedback([Feedback(search, "grade", "P1", 1, "anna@b.example")])[0].result(5)
+    recorder.close()
+    ((found, (grade,)),) = read(folder)
+    assert "@" not in str({**found, "stages": [{**stage, "label": ""} for stage in found["stages"]]})
+    assert found["stages"][0]["label"] == "rewriter@2"
+    assert len(grade.rater) == 16
+
+
+def test_a_large_event_is_recorded_without_fields_and_outputs_and_one_that_cannot_be_is_dropped(folder):
+    recorder = EventRecorder(EventLog(folder))
+    nested: dict[str, object] = {}
+    for _ in range(5000):
+        nested = {"x": nested}
+    recorder.search(search_event("large", fields={f"{n}": "x" * 900 for n in range(200)}))
+    recorder.search(search_event("deep", fields=nested))
+    recorder.search(search_event("after it"))
+    recorder.close()
+    found = {event["query"]: event for event, _ in read(folder)}
+    assert found.keys() == {"large", "after it"}
+    assert (found["large"]["fields"], found["large"]["left_out"]) == ({}, "fields and outputs")
+    assert EventLog(folder).counts() == {"dropped searches": 1}
+
+
 def test_the_sample_has_whole_sessions(folder):
     recorder = EventRecorder(EventLog(folder), sample=0.3)
     taken = {

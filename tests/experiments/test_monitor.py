@@ -73,6 +73,28 @@ def test_what_has_changed_is_named(log, tmp_path, change, names):
     assert {alarm.test.name for alarm in report(tmp_path).raised} == names
 
 
+def test_users_who_ask_alike_several_times_are_no_drift(log, tmp_path):
+    """Each user has a word of his own: a classifier that saw half of his queries would know the others again."""
+    rng = random.Random(4)
+    for ago in (0, 1, 2, 3):
+        rows = []
+        for user in range(100):
+            own = f"thing{rng.randrange(10**6)}"
+            for _ in range(4):
+                event = search_event(f"{own} {rng.choice(SHOP)}", user=f"{ago} {user}", pipeline="chatty")
+                rows.append({"id": log.new_id(NOW - ago * DAY_S - 60), "time": 0, **event})
+        log.write(rows, [])
+    found = report(tmp_path, pipeline="chatty")
+    (queries,) = [alarm for alarm in found.alarms if alarm.test.name == "queries"]
+    assert queries.test.n_after <= 100
+    assert not queries.raised
+
+
+def test_a_log_that_does_not_exist_is_an_error_and_no_quiet_day(tmp_path):
+    with pytest.raises(UsageError, match="there are no events"):
+        monitor(MonitorConfig(events=str(tmp_path / "typo")))
+
+
 def test_queries_of_training_are_compared_too(log, tmp_path):
     day(log, 0)
     rng = random.Random(1)
@@ -92,7 +114,7 @@ def test_a_pipeline_and_periods_are_chosen(log, tmp_path):
     assert report(tmp_path, pipeline="another").searches == 0
     assert report(tmp_path, window_days=2, reference_days=3).searches == 300
     few = report(tmp_path, window_days=0.0001)
-    assert few.left_out[0].startswith("a period has fewer than 30 sessions")
+    assert few.left_out[0].startswith("a period has fewer than 30 users")
 
 
 def test_a_judge_whose_kappa_is_surely_below_raises_an_alarm(log, tmp_path):
@@ -114,7 +136,7 @@ def test_a_judge_whose_kappa_is_surely_below_raises_an_alarm(log, tmp_path):
         raised("none")
 
 
-def test_the_command_reports_and_exits_with_1_for_an_alarm(cli, log, tmp_path):
+def test_the_command_reports_and_exits_with_3_for_an_alarm(cli, log, tmp_path):
     config = tmp_path / "monitor.yaml"
     config.write_text(yaml.safe_dump({"events": str(tmp_path / "events")}), encoding="utf-8")
     day(log, 0)
@@ -124,7 +146,7 @@ def test_the_command_reports_and_exits_with_1_for_an_alarm(cli, log, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["alarms"] == 0
     day(log, 0, 300, hits=0.2, seed=1)
     loud = cli("monitor", config, "--metrics", tmp_path / "drift.prom")
-    assert loud.code == 1
+    assert loud.code == 3
     assert "ALARM  no hits" in loud.out
     assert 'searchlora_drift_alarm{test="no hits"} 1' in (tmp_path / "drift.prom").read_text(encoding="utf-8")
     assert json.loads(cli("monitor", config, "--json").out)["alarms"] == 1

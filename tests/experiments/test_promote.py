@@ -133,7 +133,7 @@ def test_a_policy_may_ask_what_users_prefer(shop, tmp_path):
     found = shop.promote(ALL_RIGHT, policy, events=str(tmp_path))
     (rule,) = [each for each in found.results if each.rule == "interleaving"]
     assert rule.passed
-    assert "of 30 sessions with a preference; required: preferred" in rule.finding
+    assert "of 30 users with a preference prefer shop-colour@2; required: preferred" in rule.finding
     lost = shop.promote(ALWAYS_RED, policy, events=str(tmp_path))
     assert "interleaving" in broken(lost)
 

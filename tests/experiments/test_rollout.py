@@ -11,7 +11,8 @@ import pytest
 from searchlora.adapters.aliases import Decision
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError, NotInStore, StoreError, UsageError
-from searchlora.events.guardrails import GUARDRAILS, UNSERVED, compared
+from searchlora.events.guardrails import GUARDRAILS, UNSERVED, compared, slow_from
+from searchlora.events.interleaving import INTERLEAVED
 from searchlora.events.log import EventLog, Feedback
 from searchlora.experiments.rollout import RolloutPolicy, look, read_policy, start_rollout, stop_rollout
 from tests.events.recorded import search_event, written
@@ -72,7 +73,7 @@ def test_a_rollout_begins_with_the_first_share_and_is_in_the_history(store, log)
 
 
 def test_it_waits_advances_and_completes(store, log):
-    start(store, log, min_sessions=30, steps=[0.1, 0.5, 1], guardrails={"invalid": 0.02, "chosen": 0.02})
+    start(store, log, min_users=30, steps=[0.1, 0.5, 1], guardrails={"invalid": 0.02, "chosen": 0.02})
     assert look(store, "shop", "production", log).outcome == "waiting"
     answered(log, 2, 29)
     answered(log, 1, 100)
@@ -137,21 +138,35 @@ def test_searches_of_one_user_count_once_and_chosen_versions_do_not(log):
     assert not found.is_harmed
 
 
+def test_a_user_of_many_sessions_counts_once_and_interleaved_searches_do_not_say_what_is_slow(log):
+    since = time.time()
+    for number in range(50):
+        event = search_event(session=f"session {number}", user="one", flags=["invalid: empty"])
+        event["stages"][0]["adapter"] = "shop@2"
+        written(log, event)
+    (found,) = compared(log.searches(since), "shop@2", "shop@1", {"invalid": 0.02}, 1e9, 0.05)
+    assert found.candidate == (1.0, 1)
+    before = slow_from(log.searches(), "shop@1")
+    answered(log, 1, 50, milliseconds=500.0, **{INTERLEAVED: {"other": "x", "method": "team_draft", "credits": []}})
+    answered(log, 1, 50, milliseconds=500.0, slots={"shop": "shop@1"})
+    assert slow_from(log.searches(), "shop@1") == before
+
+
 def test_a_candidate_that_loses_clicks_is_taken_back_and_one_that_wins_is_not(store, log):
-    start(store, log, min_sessions=10_000)
+    start(store, log, min_users=10_000)
     answered(log, 2, 300, clicks=0.1)
     answered(log, 1, 300, clicks=0.6)
     found = look(store, "shop", "production", log)
     assert (found.outcome, [each.name for each in found.guardrails if each.is_harmed]) == ("rolled back", ["chosen"])
     time.sleep(2.1)
-    start(store, log, min_sessions=10_000)
+    start(store, log, min_users=10_000)
     answered(log, 2, 300, clicks=0.9)
     answered(log, 1, 300, clicks=0.5)
     assert look(store, "shop", "production", log).outcome == "waiting"
 
 
 def test_safe_asks_for_more_than_no_harm(store, log):
-    start(store, log, min_sessions=30, advance="safe", guardrails={"invalid": 0.1})
+    start(store, log, min_users=30, advance="safe", guardrails={"invalid": 0.1})
     answered(log, 1, 40)
     answered(log, 2, 40)
     found = look(store, "shop", "production", log)
@@ -171,7 +186,7 @@ def test_a_user_stops_a_rollout(store, log):
 
 
 def test_of_two_that_look_at_once_the_second_fails_and_changes_nothing(store, log, monkeypatch):
-    start(store, log, min_sessions=1, guardrails={"invalid": 0.02})
+    start(store, log, min_users=1, guardrails={"invalid": 0.02})
     answered(log, 2, 5)
     answered(log, 1, 5)
     split = Store.split
@@ -227,7 +242,7 @@ def test_shadow_searches_say_whether_a_candidate_is_rolled_out(store, log):
         ("guardrails: {slow: 1.5}", "difference of shares"),
         ("guardrails: {}", "needs a guardrail"),
         ("colour: red", "colour"),
-        ("min_sessions: 0", "min_sessions"),
+        ("min_users: 0", "min_users"),
         ("[", "rollout.yaml"),
     ],
 )
@@ -240,7 +255,7 @@ def test_a_policy_that_is_none_is_refused(tmp_path, text, said):
 def test_a_policy_is_read_with_its_defaults(tmp_path):
     (tmp_path / "rollout.yaml").write_text("steps: [0.2, 1]\nguardrails: {slow: 0.1}\n", encoding="utf-8")
     policy = read_policy(tmp_path / "rollout.yaml")
-    assert (policy.steps, policy.guardrails, policy.min_sessions) == ((0.2, 1.0), {"slow": 0.1}, 100)
+    assert (policy.steps, policy.guardrails, policy.min_users) == ((0.2, 1.0), {"slow": 0.1}, 100)
     (tmp_path / "rollout.yaml").write_text("", encoding="utf-8")
     assert read_policy(tmp_path / "rollout.yaml") == RolloutPolicy()
     assert RolloutPolicy().guardrails.keys() == GUARDRAILS.keys()

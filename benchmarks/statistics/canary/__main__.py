@@ -48,7 +48,7 @@ CANDIDATES: Mapping[str, Mapping[str, float]] = {
 POLICIES: Mapping[str, RolloutPolicy] = {
     "defaults": RolloutPolicy(),
     "5,000 sessions a step, no loss accepted": RolloutPolicy(
-        min_sessions=5000, guardrails={**RolloutPolicy().guardrails, "chosen": 0.0}
+        min_users=5000, guardrails={**RolloutPolicy().guardrails, "chosen": 0.0}
     ),
     "safe": RolloutPolicy(advance="safe", guardrails={**RolloutPolicy().guardrails, "chosen": 0.03, "slow": 0.05}),
 }

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from searchlora.adapters.references import parse_reference
-from searchlora.errors import SearchloraError, StoreError
-from searchlora.experiments.rollout import look
+from searchlora.errors import StoreError
+from searchlora.experiments.rollout import Outcome, look
 
 if TYPE_CHECKING:
     from searchlora.server.api.service import Service
@@ -47,13 +47,15 @@ class RolloutWatch:
     def _look(self, reference: str) -> None:
         service, parsed = self._service, parse_reference(reference)
         assert service.events is not None and parsed.alias is not None
+        for outcome in get_args(Outcome):
+            service.metrics.rollout_looks.labels(reference, outcome)  # from 0 on, so that the first one is an increase
         try:
             if service.store.alias_history(parsed.name).rollout(parsed.alias) is None:
                 return
             found = look(service.store, parsed.name, parsed.alias, service.events.log)
         except StoreError as error:  # another server was first, or a user has moved the alias
             _LOG.info("the rollout of %s: %s", reference, error)
-        except SearchloraError as error:
+        except Exception as error:  # the thread must outlive whatever a policy or an event holds
             _LOG.error("the rollout of %s cannot be looked at: %s", reference, error)
         else:
             service.metrics.rollout_looks.labels(reference, found.outcome).inc()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from searchlora.errors import PipelineError, RenderError
+from searchlora.errors import DeadlineExceeded, EngineBusy, PipelineError, RenderError, SearchloraError
 from searchlora.events.guardrails import UNSERVED
 from searchlora.events.interleaving import INTERLEAVED, interleave
 from searchlora.outputs import InvalidOutput
@@ -25,7 +25,7 @@ from searchlora.pipelines.stages.stage import Stage
 from searchlora.records import Hit, SearchContext
 from searchlora.server.api.client_engine import ClientEngine, asking, pipeline_asking
 from searchlora.server.api.errors import ApiError, public_message
-from searchlora.server.api.served_pipelines import pipeline_message
+from searchlora.server.api.served_pipelines import LivePipeline, pipeline_message
 
 if TYPE_CHECKING:
     from searchlora.server.api.search_schemas import SearchRequest
@@ -77,9 +77,9 @@ class SearchJob:
             SearchloraError: what engines and retrievers raise.
         """
         key = self.body.user or self.body.session
-        pipeline, unserved = self.service.pipelines.live(self.body.pipeline, self.body.slots, self.body.weights, key)
+        live = self.service.pipelines.live(self.body.pipeline, self.body.slots, self.body.weights, key)
         try:
-            return self._answered(pipeline, unserved) if self.body.explain is None else self._explained(pipeline)
+            return self._answered(live) if self.body.explain is None else self._explained(live.pipeline)
         except PipelineError as error:
             raise ApiError(400, "invalid_value", pipeline_message(error), param="fields") from None
         except RenderError as error:
@@ -91,28 +91,55 @@ class SearchJob:
             message = f"A stage cannot read the fields {', '.join(self.body.fields)}."
             raise ApiError(400, "invalid_value", message, param="fields") from error
 
-    def _answered(self, pipeline: Pipeline, unserved: Sequence[str]) -> dict[str, Any]:
-        """The result of the pipeline, or of two that are interleaved, recorded if the server records."""
-        found, interleaved = self._searched(pipeline), None
-        first, _, other = (self.service.config.interleave or "").partition("=")
+    def _answered(self, live: LivePipeline) -> dict[str, Any]:
+        """The result of the pipeline, or of two that are interleaved, recorded if the server records.
+
+        A version that an alias was moved to and that fails leaves its place to that of the start.
+        """
+        began = time.perf_counter()
+        failed, interleaved = list(live.failed), None
+        try:
+            found = self._searched(live.pipeline)
+        except SearchloraError as error:
+            failed += [adapter for stage in live.pipeline.stages if (adapter := getattr(stage, "adapter", None))]
+            if not live.followed or isinstance(error, (EngineBusy, DeadlineExceeded, RenderError)):
+                self._record(failed_search(self.body, began), failed)
+                raise
+            self.service.pipelines.log_failed(live.pipeline.name, ", ".join(live.followed), error)
+            failed = [*live.failed, *live.followed]
+            pipelines = self.service.pipelines
+            found = self._searched(pipelines.variant(self.body.pipeline, self.body.slots, self.body.weights))
+        first, _, second = (self.service.config.interleave or "").partition("=")
         if first == self.body.pipeline and self.body.record and not (self.body.slots or self.body.weights):
-            key = self.body.user or self.body.session
-            found, interleaved = self._interleaved(
-                found, self._searched(self.service.pipelines.live(other, {}, (), key)[0])
-            )
+            found, interleaved = self._with_another(found, second)
         if self.service.traces is not None and self.engine is None:
             self.service.traces.search(found, self.headers)
-        events = self.service.events
-        if events is None or not self.body.record:
-            return found
-        event = search_event(self.body, found, unserved) | ({INTERLEAVED: interleaved} if interleaved else {})
-        id_ = events.search(event, self.body.session, self.body.user)
+        event = search_event(self.body, found) | ({INTERLEAVED: interleaved} if interleaved else {})
+        id_ = self._record(event, failed)
         if id_ is None:
             return found
         if self.service.shadow is not None and interleaved is None:
             versions = {stage["adapter"] for stage in found["stages"] if stage.get("adapter")}
             self.service.shadow.offer(id_, self.body, versions)
         return {"id": id_, **found}
+
+    def _record(self, event: Mapping[str, Any], failed: Sequence[str]) -> str | None:
+        """Record an event, if the server records; returns its id."""
+        events = self.service.events
+        if events is None or not self.body.record or self.cancelled:
+            return None
+        return events.search(
+            {**event, **({UNSERVED: list(failed)} if failed else {})}, self.body.session, self.body.user
+        )
+
+    def _with_another(self, one: dict[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """The result with the hits of two pipelines, and what is recorded of it; the first alone if the other fails."""
+        try:
+            live = self.service.pipelines.live(name, {}, (), self.body.user or self.body.session)
+            return self._interleaved(one, self._searched(live.pipeline))
+        except SearchloraError as error:
+            self.service.pipelines.log_failed(name, "interleaved", error)
+            return one, None
 
     def _interleaved(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The result with the hits of two pipelines, and what is recorded of it. Stages of the second follow."""
@@ -145,7 +172,8 @@ class SearchJob:
             stage, earlier = shared.stage(number - 1, [before])
             (after,) = execute_stage(stage, settings, [before], number, rows.append, earlier, public_message)
             stages.append(self._shown(rows[0]))
-            self.service.metrics.stage(pipeline.name, rows[0])
+            if self.engine is None:
+                self.service.metrics.stage(pipeline.name, rows[0])
             if "undecided" in rows[0]["flags"]:
                 self.service.metrics.undecided.labels(stage.label).inc()
             self.on_stage({"type": "stage", **stages[-1]})
@@ -153,7 +181,7 @@ class SearchJob:
             before = after
         written = result(search, before, ())
         hits = [hit for hit in before.get("hits", ()) if isinstance(hit, Hit)]
-        if not hits:
+        if not hits and self.engine is None:
             self.service.metrics.no_hits.labels(pipeline.name).inc()
         return {
             "object": "search",
@@ -203,19 +231,20 @@ class SearchJob:
         }
 
 
-def search_event(body: SearchRequest, found: Mapping[str, Any], unserved: Sequence[str] = ()) -> dict[str, Any]:
-    """What is recorded of a search: the query, and what each stage made of it; of hits and passages the ids only.
+def failed_search(body: SearchRequest, began: float) -> dict[str, Any]:
+    """What is recorded of a search that failed."""
+    found = {"pipeline": body.pipeline, "stages": [], "hits": [], "total": 0}
+    return search_event(body, found | {"milliseconds": round(1000 * (time.perf_counter() - began), 2)})
 
-    Args:
-        unserved: The versions that could not be loaded.
-    """
+
+def search_event(body: SearchRequest, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What is recorded of a search: the query, and what each stage made of it; of hits and passages the ids only."""
     return {
         "pipeline": found["pipeline"],
         "query": body.query,
         **({"fields": body.fields} if body.fields else {}),
         **({"slots": body.slots} if body.slots else {}),
         **({"weights": body.weights} if body.weights else {}),
-        **({UNSERVED: list(unserved)} if unserved else {}),
         "stages": [
             {key: stage[key] for key in ("label", "kind", "adapter", "milliseconds", "flags") if key in stage}
             | {"output": {key: value for key, value in stage["output"].items() if key not in ("hits", "passages")}}

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from searchlora.errors import RowError
 from searchlora.eval.trec import GREATEST_GRADE
 from searchlora.events.log import Action
+from searchlora.files.json_text import text_fault
 from searchlora.pipelines.results import INVALID
 from searchlora.pipelines.stages.deciding import UNDECIDED
 from searchlora.pipelines.stages.stage import FAILED_PARTS
@@ -35,6 +36,12 @@ def _own_fields(fields: dict[str, Any]) -> dict[str, Any]:
     except RowError as error:
         raise PydanticCustomError("history", "{what}", {"what": f"{error.what}. {error.fix}"}) from None
     return fields
+
+
+def _storable_text(text: str) -> str:
+    if fault := text_fault(text):
+        raise PydanticCustomError("not_storable", "{fault}", {"fault": fault})
+    return text
 
 
 def _example(body: dict[str, Any]) -> ConfigDict:
@@ -116,9 +123,9 @@ class FeedbackRow(Body):
 
     search: str = Field(max_length=64)
     action: Action
-    document: str = Field(min_length=1, max_length=1024)
+    document: Annotated[str, AfterValidator(_storable_text), Field(min_length=1, max_length=512)]
     grade: GivenGrade | None = None
-    rater: str = Field("", max_length=256)
+    rater: Annotated[str, AfterValidator(_storable_text), Field(max_length=256)] = ""
 
     @model_validator(mode="after")
     def _check_grade(self) -> FeedbackRow:

@@ -94,6 +94,20 @@ class ServerEngines(Engines):
 
 
 @dataclass(frozen=True)
+class LivePipeline:
+    """A pipeline with the versions of the present.
+
+    Attributes:
+        followed: The versions of aliases that were moved since the start.
+        failed: Versions that cannot be loaded; those of the start are in their place.
+    """
+
+    pipeline: Pipeline
+    followed: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ServedPipeline:
     """A pipeline of the server.
 
@@ -233,7 +247,7 @@ class ServedPipelines:
             for slot, named in zip(slots, find_slots(config.stages), strict=True)
             if named.adapter is not None
             and parse_reference(named.adapter).alias is not None
-            and _settings_at(stages, slot).can_swap(str(slot.adapter), self._store)
+            and isinstance(_settings_at(stages, slot), AdapterSettings)  # its version is in traces
         }
         self._by_name[config.name] = ServedPipeline(loaded, source, self._store, slots, aliases)
 
@@ -303,28 +317,37 @@ class ServedPipelines:
 
     def live(
         self, name: str, slots: Mapping[str, str], weights: Sequence[float] = (), key: str | None = None
-    ) -> tuple[Pipeline, tuple[str, ...]]:
+    ) -> LivePipeline:
         """As `variant`, with the versions that the aliases of its adapters mean now, by their weights for a key.
 
-        Returns:
-            The pipeline, and the versions that could not be loaded: those of the start are in their place, so that a
-            request never fails because an alias was moved.
+        A version that cannot be loaded leaves its place to that of the start, so that a request never fails because an
+        alias was moved.
         """
         served = self.get(name)
+        chosen = {slot: choice for slot, choice in slots.items() if choice != "on"}
+        start = {slot.name: slot.adapter for slot in served.slots}
         moved = {
             slot: version
             for slot, version in self._versions(served, served.aliases, key).items()
-            if slot not in slots and version != next(each.adapter for each in served.slots if each.name == slot)
+            if slot not in chosen and version != start[slot]
         }
-        if moved:
+        failed: list[str] = []
+        try:
+            return LivePipeline(self.variant(name, {**moved, **chosen}, weights), tuple(moved.values()))
+        except (ApiError, SearchloraError):
+            if not moved:
+                raise
+        for slot, version in list(moved.items()):
             try:
-                return self.variant(name, {**moved, **slots}, weights), ()
+                self.variant(name, {slot: version}, ())
             except (ApiError, SearchloraError) as error:
-                self._log_unserved(name, ", ".join(moved.values()), error)
-        return self.variant(name, slots, weights), tuple(moved.values())
+                self.log_failed(name, version, error)
+                failed.append(version)
+                del moved[slot]
+        return LivePipeline(self.variant(name, {**moved, **chosen}, weights), tuple(moved.values()), tuple(failed))
 
-    def _log_unserved(self, name: str, versions: str, error: Exception) -> None:
-        """Log why versions cannot be loaded, once a minute: many requests meet the same."""
+    def log_failed(self, name: str, versions: str, error: Exception) -> None:
+        """Log why versions fail, once a minute: many requests meet the same."""
         now = time.monotonic()
         if now - self._logged.get(versions, -math.inf) > _LOG_INTERVAL_S:
             self._logged[versions] = now
@@ -336,8 +359,7 @@ class ServedPipelines:
         references = {
             slot.name: f"{parse_reference(slot.adapter).name}@{alias}"
             for slot in served.slots
-            if slot.adapter is not None
-            and _settings_at(served.pipeline.settings, slot).can_swap(slot.adapter, self._store)
+            if slot.adapter is not None and isinstance(_settings_at(served.pipeline.settings, slot), AdapterSettings)
         }
         return self._versions(served, references)
 
@@ -348,7 +370,7 @@ class ServedPipelines:
         versions = {}
         for slot, reference in references.items():
             with suppress(StoreError):
-                versions[slot] = str(served.store.choose(reference, key))
+                versions[slot] = served.store.choose(reference, key)
         return versions
 
     def close(self, seconds: float) -> None:

@@ -198,7 +198,9 @@ class Service:
             InvalidName: for a string that cannot be a reference, such as a path.
             NotInStore: for an unknown adapter, version or alias.
         """
-        return self.engine.base.version if model == self.base else str(self.store.choose(model, key))
+        if model == self.base:
+            return self.engine.base.version
+        return self.store.shared(model, key) or self.engine.pin(model)
 
     def check_store(self) -> None:
         """Raise `FileNotFoundError`, which is answered with 503, if the store has disappeared since the start."""

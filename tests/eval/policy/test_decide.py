@@ -316,7 +316,8 @@ def test_a_latency_rule_without_measured_times_is_an_error():
     [
         ([1.0] * 40, "preferred", True),
         ([1.0, -1.0] * 40, "preferred", False),
-        ([1.0, -1.0] * 40, "not_lost", True),
+        ([1.0, -1.0] * 60, "not_lost", True),
+        ([1.0, -1.0] * 40, "not_lost", False),
         ([-1.0] * 40, "not_lost", False),
         (None, "not_lost", False),
     ],

@@ -95,7 +95,7 @@ def test_chats_with_an_alias_are_shared_too(client, store):
         found = [client.post("/v1/chat/completions", json=body | {"user": user}).json() for _ in range(2)]
         texts = {answer["choices"][0]["message"]["content"] for answer in found}
         assert len(texts) == 1
-        expected = f"rewriter@{store.choose('rewriter@production', user).number}"
+        expected = store.choose("rewriter@production", user)
         direct = client.post("/v1/chat/completions", json=body | {"model": expected}).json()
         assert direct["choices"][0]["message"]["content"] in texts
         answers[expected] = texts
@@ -216,3 +216,50 @@ def test_a_running_server_takes_a_broken_candidate_back_by_itself(
     move = store.history("rewriter")[-1]
     assert (move.rollout.outcome, move.target) == ("rolled back", 1)
     assert [each.rule for each in move.rollout.rules if not each.passed] == ["unserved"]
+
+
+@pytest.mark.slow
+def test_a_candidate_whose_weights_are_damaged_fails_no_search_and_is_taken_back(
+    store, tiny_base, pipeline, corpus_of_search, tmp_path, monkeypatch
+):
+    """Its manifest is whole, so that the pipeline is built; the weights are read when a request is computed."""
+    monkeypatch.setattr(rollout_watch, "_INTERVAL_S", 0.2)
+    random_adapter(store, "rewriter", load_task("rewriting").bound(None), tiny_base, tmp_path / "damaged", 12)
+    newest = store.versions("rewriter")[-1]
+    service = made_service(
+        tiny_base, store, pipelines=(str(pipeline),), corpora=(corpus_of_search,), events=str(tmp_path / "events")
+    )
+    with served(service) as url, httpx.Client(base_url=url, timeout=60) as client:
+        for _ in range(20):
+            searched(client)
+        time.sleep(1)
+        start_rollout(store, f"rewriter@{newest}", "production", service.events.log, RolloutPolicy(steps=[0.5, 1]))
+        weights = store.root / "rewriter" / str(newest) / "adapter_model.safetensors"
+        weights.chmod(0o644)
+        weights.write_bytes(b"damaged" * 100)
+        time.sleep(1)
+        asked = 0
+        while store.alias_history("rewriter").rollout("production") is not None:
+            assert {searched(client, user=f"{asked + n}")["stages"][0]["adapter"] for n in range(20)} == {"rewriter@1"}
+            asked += 20
+            assert asked <= 400
+            time.sleep(0.7)
+    move = store.history("rewriter")[-1]
+    assert (move.rollout.outcome, move.target) == ("rolled back", 1)
+    assert [each.rule for each in move.rollout.rules if not each.passed] == ["unserved"]
+
+
+def test_a_slot_that_is_on_follows_its_alias(client, store):
+    store.alias("rewriter", "production", 3)
+    assert version(client, slots={"rewriter": "on"}) == "rewriter@3"
+
+
+def test_a_policy_of_another_release_does_not_end_the_watch(service, client, store, caplog):
+    searched(client)
+    time.sleep(1)
+    move = start_rollout(store, "rewriter@2", "production", service.events.log, RolloutPolicy())
+    odd = move.rollout.model_copy(update={"policy": {"steps": [1], "guardrails": {"later": 0.1}}})
+    store.split("rewriter", "production", {1: 0.9, 2: 0.1}, main=1, rollout=odd)
+    service.rollouts._look("rewriter@production")
+    assert "cannot be looked at" in caplog.text
+    assert service.rollouts._thread.is_alive()

@@ -9,10 +9,11 @@ import httpx
 import pytest
 import yaml
 
-from searchlora.errors import UsageError
+from searchlora.errors import EngineError, UsageError
 from searchlora.events.log import EventLog
 from searchlora.events.replay import replay, replay_figures
 from searchlora.http_client import HttpClient
+from searchlora.server.api.search_execution import SearchJob
 from tests.server.api.serving import made_service, served
 
 
@@ -127,6 +128,7 @@ def test_a_streamed_search_has_an_id_too(client, service):
         ({"action": "click", "document": "P1", "grade": 1}, "'grade' belongs"),
         ({"action": "looked", "document": "P1"}, "action"),
         ({"action": "click", "document": ""}, "document"),
+        ({"action": "click", "document": "a\0b"}, "NUL"),
     ],
 )
 def test_a_malformed_event_is_refused(client, event, said):
@@ -159,7 +161,7 @@ def test_a_replay_says_what_has_changed(client, url, service):
     assert len(list(service.events.log.searches())) == before  # a replay is not recorded
 
 
-def test_two_pipelines_answer_a_search_together(store_of_search, tiny_base, tmp_path, corpus_of_search):
+def test_two_pipelines_answer_a_search_together(store_of_search, tiny_base, tmp_path, corpus_of_search, monkeypatch):
     for name, b in (("old", 0.75), ("new", 0)):
         stages = [{"bm25": {"k": 3, "b": b}}] if name == "old" else [{"bm25": {"k": 3, "b": b, "k1": 3}}]
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"name": name, "stages": stages}), encoding="utf-8")
@@ -178,6 +180,8 @@ def test_two_pipelines_answer_a_search_together(store_of_search, tiny_base, tmp_
         sent(client, {"search": found["id"], "action": "click", "document": found["hits"][0]["document"]})
         event, _ = recorded(tmp_path / "events", found["id"])
         assert (event["interleaved"]["other"], len(event["interleaved"]["credits"])) == ("new", 3)
+        monkeypatch.setattr(SearchJob, "_interleaved", lambda *_: (_ for _ in ()).throw(EngineError("B fails")))
+        assert [hit["document"] for hit in searched(client, "red couch", "old")["hits"]] == alone[0]
         plain = searched(client, "red couch", "new")
         assert [hit["document"] for hit in plain["hits"]] == alone[1]
     with pytest.raises(UsageError, match="no pipeline 'other'"):

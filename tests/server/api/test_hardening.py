@@ -221,7 +221,7 @@ def test_a_body_with_many_errors_does_not_delay_others(client, body):
 @pytest.mark.slow
 def test_slow_stores_and_tokenizers_do_not_delay_others(tiny_base, store, monkeypatch):
     service = made_service(tiny_base, store)
-    render, entries, choose = service.engine.renderer.prompt_ids, Store.list, Store.choose
+    render, entries, pin = service.engine.renderer.prompt_ids, Store.list, service.engine.pin
 
     def slowly(function):
         def call(*arguments, **more):
@@ -231,7 +231,7 @@ def test_slow_stores_and_tokenizers_do_not_delay_others(tiny_base, store, monkey
         return call
 
     monkeypatch.setattr(service.engine.renderer, "prompt_ids", slowly(render))
-    monkeypatch.setattr(Store, "choose", slowly(choose))
+    monkeypatch.setattr(service.engine, "pin", slowly(pin))
     monkeypatch.setattr(Store, "list", slowly(entries))
     with served(service) as url, httpx.Client(base_url=url, timeout=30) as client, ThreadPoolExecutor(4) as pool:
         stop = threading.Event()

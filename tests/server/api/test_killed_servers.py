@@ -50,7 +50,7 @@ def test_killed_servers_lose_nothing_that_they_acknowledged(tiny_base, corpus_of
         *("--corpus", str(corpus_of_search), "--port", "0", "--events", str(folder)),
     ]
     acknowledged, searches, steps = set(), set(), 0
-    policy = RolloutPolicy(steps=[0.3, 0.6, 1], min_sessions=2, guardrails={"unserved": 0.5})
+    policy = RolloutPolicy(steps=[0.3, 0.6, 1], min_users=2, guardrails={"unserved": 0.5})
     rng = random.Random(1)
     for _ in range(KILLS):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:

@@ -271,17 +271,16 @@ def test_an_alias_that_moves_during_a_chat_does_not_mix_versions(tmp_path, tiny_
             ("/v1/responses", {"input": "telly"}),
         ):
             own.alias("rewriting", "production", 1)
-            choose, pinned = Store.choose, []
+            pin, pinned = service.engine.pin, []
 
-            def moves(store, reference, key=None, choose=choose, pinned=pinned):
-                version = choose(store, reference, key)
-                pinned.append(str(version))
+            def moves(adapter, pin=pin, pinned=pinned):
+                pinned.append(pin(adapter))
                 own.alias("rewriting", "production", 2)
-                return version
+                return pinned[-1]
 
-            monkeypatch.setattr(Store, "choose", moves)
+            monkeypatch.setattr(service.engine, "pin", moves)
             answer = posted(here, path, model="rewriting@production", **body)
-            monkeypatch.setattr(Store, "choose", choose)
+            monkeypatch.setattr(service.engine, "pin", pin)
             assert (answer["model"], set(pinned)) == ("rewriting@1", {"rewriting@1"}), path
 
 
