@@ -104,6 +104,7 @@ OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
     ("searchlora/retrieval/index_manifest.py", "--out"): ("index build",),
     ("searchlora/retrieval/index_folder.py", "--pipeline"): ("index build",),
     ("searchlora/adapters/transfer.py", "--store"): ("adapters pull",),
+    ("searchlora/events/database.py", "--events"): ("serve",),
     ("searchlora/events/guardrails.py", "--events"): ("serve",),
     ("searchlora/experiments/tune_risk.py", "--split-ratios"): ("data build",),
     ("searchlora/server/api/served_pipelines.py", "--risk"): ("tune",),
