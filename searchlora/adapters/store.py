@@ -323,11 +323,9 @@ class Store:
             weights: Version -> share; the shares sum to 1.
             main: The version that the alias points to; None: the one with the largest share.
             rollout: The step of a rollout that this is.
-            after: The move that must be the last one of the alias now; None: any.
+            after: The last move of the alias; if it was moved since, `StoreError` is raised. None: any.
 
-        Raises:
-            InvalidName, NotInStore: as `alias`.
-            StoreError: if the alias was moved since `after`; nothing is written then.
+        Raises as `alias`.
         """
         check_alias(alias)
         main = max(sorted(weights), key=weights.__getitem__) if main is None else main
@@ -349,8 +347,7 @@ class Store:
     def shared(self, reference: str, key: str | None = None) -> str | None:
         """The version for a key if the reference is an alias that several versions share, `name@3`; else None."""
         parsed = parse_reference(reference)
-        history = self._aliases(parsed.name) if parsed.alias is not None else None
-        if parsed.alias is None or history is None or (weights := history.weights(parsed.alias)) is None:
+        if parsed.alias is None or (weights := (history := self._aliases(parsed.name)).weights(parsed.alias)) is None:
             return None
         own_key = None if key is None else f"{reference} {key}"
         return f"{parsed.name}@{choose_version(weights, history.current[parsed.alias], own_key)}"

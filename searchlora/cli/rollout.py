@@ -40,9 +40,10 @@ def start(
     """Give a version the first share of the requests. Servers with --events look at its guardrails and go on."""
     from searchlora.adapters import Store
     from searchlora.cli.events import opened
-    from searchlora.experiments.rollout import RolloutPolicy, read_policy, start_rollout
+    from searchlora.experiments.rollout import RolloutPolicy, start_rollout
+    from searchlora.files.yaml_text import read_settings
 
-    rules = read_policy(policy) if policy is not None else RolloutPolicy()
+    rules = read_settings(policy, RolloutPolicy) if policy is not None else RolloutPolicy()
     with opened(events) as log:
         typer.echo(str(start_rollout(Store(store), candidate, alias, log, rules, reason=reason, force=force)))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.agreement import as_scale, confusion, disagreement, kappa
@@ -30,8 +30,8 @@ from searchlora.eval.intervals import cluster_draws
 from searchlora.eval.text_identity import words
 from searchlora.events.export import Search, chosen, user_of
 from searchlora.events.log import EventLog
-from searchlora.files import atomic_text, read_bytes, read_rows, strict
-from searchlora.files.yaml_text import parse_yaml
+from searchlora.files import atomic_text, read_rows, strict
+from searchlora.files.yaml_text import read_settings
 
 _DAY_S = 86_400.0
 
@@ -172,14 +172,7 @@ def read_config(path: str | Path) -> MonitorConfig:
         DataError: if the file cannot be read.
         UsageError: for an unknown key or an invalid value.
     """
-    try:
-        config = MonitorConfig.model_validate(parse_yaml(read_bytes(Path(path)).decode("utf-8", "replace")) or {})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"])) or "the file"
-        raise UsageError(f"'{key}': {first['msg'].lower()}", where=str(path)) from None
-    except ValueError as error:
-        raise UsageError(str(error), where=str(path)) from None
+    config = read_settings(path, MonitorConfig)
     if unknown := sorted(config.min_effects.keys() - MIN_EFFECTS.keys()):
         fix = f"Tests: {', '.join(MIN_EFFECTS)}."
         raise UsageError(f"'min_effects': there is no test '{unknown[0]}'", where=str(path), fix=fix)

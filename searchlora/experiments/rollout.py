@@ -10,10 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from searchlora.adapters.aliases import AliasMove, RolloutStep, Rule
 from searchlora.adapters.references import Version
@@ -24,8 +23,6 @@ from searchlora.eval.sequential import Sum, mean_bounds
 from searchlora.events.export import user_of
 from searchlora.events.guardrails import GUARDRAILS, Compared, compared, slow_from
 from searchlora.events.log import EventLog
-from searchlora.files import read_bytes
-from searchlora.files.yaml_text import parse_yaml
 
 #: Seconds of searches before a rollout that say what is slow.
 _BEFORE_S = 86_400.0
@@ -100,24 +97,6 @@ class RolloutLook:
     share: float
     guardrails: tuple[Compared, ...]
     move: AliasMove | None
-
-
-def read_policy(path: str | Path) -> RolloutPolicy:
-    """The policy in a YAML file.
-
-    Raises:
-        DataError: if the file cannot be read.
-        UsageError: for an unknown key or an invalid value.
-    """
-    try:
-        content = parse_yaml(read_bytes(Path(path)).decode("utf-8", "replace"))
-        return RolloutPolicy.model_validate(content or {})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"])) or "the policy"
-        raise UsageError(f"'{key}': {first['msg']}", where=str(path)) from None
-    except ValueError as error:
-        raise UsageError(str(error), where=str(path)) from None
 
 
 def start_rollout(

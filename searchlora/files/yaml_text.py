@@ -10,9 +10,17 @@ import datetime
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from searchlora.errors import UsageError
 from searchlora.files.json_text import text_fault, value_fault
+from searchlora.files.text import read_bytes
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Model = TypeVar("Model", bound="BaseModel")
 
 #: Characters of a text. The files that people write have a few thousand.
 MAX_TEXT = 1 << 18
@@ -28,6 +36,26 @@ MAX_NUMBER = 400
 
 #: Tags that may stand before a value; others build objects that no setting has.
 _TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq"))
+
+
+def read_settings(path: str | Path, model: type[Model]) -> Model:
+    """The settings in a YAML file, as a pydantic model reads them; an empty file has the defaults.
+
+    Raises:
+        DataError: if the file cannot be read.
+        UsageError: for what is not YAML, an unknown key or an invalid value, naming the file and the key.
+    """
+    from pydantic import ValidationError
+
+    try:
+        content = parse_yaml(read_bytes(Path(path)))
+        return model.model_validate({} if content is None else content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise UsageError(f"'{key}': {first['msg'][0].lower()}{first['msg'][1:]}", where=str(path)) from None
+    except ValueError as error:
+        raise UsageError(str(error), where=str(path)) from None
 
 
 def parse_yaml(source: str | bytes) -> Any:

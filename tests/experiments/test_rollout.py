@@ -14,7 +14,8 @@ from searchlora.errors import DataError, NotInStore, StoreError, UsageError
 from searchlora.events.guardrails import GUARDRAILS, UNSERVED, compared, slow_from
 from searchlora.events.interleaving import INTERLEAVED
 from searchlora.events.log import EventLog, Feedback
-from searchlora.experiments.rollout import RolloutPolicy, look, read_policy, start_rollout, stop_rollout
+from searchlora.experiments.rollout import RolloutPolicy, look, start_rollout, stop_rollout
+from searchlora.files.yaml_text import read_settings
 from tests.events.recorded import search_event, written
 from tests.factories import first_word, random_adapter
 
@@ -249,15 +250,15 @@ def test_shadow_searches_say_whether_a_candidate_is_rolled_out(store, log):
 def test_a_policy_that_is_none_is_refused(tmp_path, text, said):
     (tmp_path / "rollout.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=said):
-        read_policy(tmp_path / "rollout.yaml")
+        read_settings(tmp_path / "rollout.yaml", RolloutPolicy)
 
 
 def test_a_policy_is_read_with_its_defaults(tmp_path):
     (tmp_path / "rollout.yaml").write_text("steps: [0.2, 1]\nguardrails: {slow: 0.1}\n", encoding="utf-8")
-    policy = read_policy(tmp_path / "rollout.yaml")
+    policy = read_settings(tmp_path / "rollout.yaml", RolloutPolicy)
     assert (policy.steps, policy.guardrails, policy.min_users) == ((0.2, 1.0), {"slow": 0.1}, 100)
     (tmp_path / "rollout.yaml").write_text("", encoding="utf-8")
-    assert read_policy(tmp_path / "rollout.yaml") == RolloutPolicy()
+    assert read_settings(tmp_path / "rollout.yaml", RolloutPolicy) == RolloutPolicy()
     assert RolloutPolicy().guardrails.keys() == GUARDRAILS.keys()
 
 
