@@ -285,6 +285,8 @@ def _print_summary(name: str, summary: EventSummary) -> None:
     typer.echo(f"{name}: {summary.searches:,} searches of {summary.users:,} users")
     typer.echo(f"  a hit was chosen  {_ratio(summary.chosen)}")
     typer.echo(f"  no hits           {_ratio(summary.no_hits)}")
+    if summary.failed:
+        typer.echo(f"  failed            {summary.failed:,} more")
     if summary.actions:
         typer.echo("  on hits           " + ", ".join(f"{action} {n:,}" for action, n in summary.actions.items()))
     if summary.not_shown:

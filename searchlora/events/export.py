@@ -20,6 +20,9 @@ Search: TypeAlias = tuple[Mapping[str, Any], Sequence[Feedback]]
 #: Actions that say that a user chose a hit.
 CHOSEN = frozenset({"click", "cart", "purchase"})
 
+#: Key of the event of a search that ended in an error: it has neither stages nor hits.
+FAILED = "failed"
+
 _UBI_ACTIONS = {"click": "click", "cart": "add_to_cart", "purchase": "purchase", "grade": "grade"}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.eval.text_identity import normalised
-from searchlora.events.export import Search, user_of
+from searchlora.events.export import FAILED, Search, user_of
 from searchlora.files import atomic_text, json_line
 
 #: Flags of a stage that say that it went wrong.
@@ -23,7 +23,7 @@ class FailedQuery:
     Attributes:
         searches: How often it was asked.
         failed: Users for whom it went wrong, see `user_of`.
-        reasons: `no hits`, or a flag with its stage, such as `invalid: shop-rewriter@3` -> number of searches.
+        reasons: `failed`, `no hits`, or a flag with its stage, such as `invalid: rewriter@3` -> number of searches.
     """
 
     query: str
@@ -58,7 +58,7 @@ def failed_queries(searches: Iterable[Search], top: int | None = None) -> list[F
     for event, _ in searches:
         query = found.setdefault(normalised(event["query"]), FailedQuery(event["query"]))
         query.searches += 1
-        reasons = ["no hits"] if not event["hits"] else []
+        reasons = ["failed"] if event.get(FAILED) else ["no hits"] if not event["hits"] else []
         for stage in event["stages"]:
             flags = {flag.partition(":")[0] for flag in stage["flags"]}
             reasons += [f"{flag}: {stage['label']}" for flag in _FLAGS if flag in flags]

@@ -14,7 +14,7 @@ import numpy as np
 from searchlora.errors import DataError, SearchloraError
 from searchlora.eval.intervals import bootstrap_interval
 from searchlora.eval.rank_overlap import rank_biased_overlap, replaced
-from searchlora.events.export import Search, user_of
+from searchlora.events.export import FAILED, Search, user_of
 from searchlora.http_client import HttpClient
 
 #: Hits among which a change counts.
@@ -82,7 +82,7 @@ def replay(
     concurrency: int = 4,
     speed: float | None = None,
 ) -> Iterator[Replayed]:
-    """Send searches to a server again, in their order; the server does not record them.
+    """Send searches to a server again, in their order, but those that failed; the server does not record them.
 
     Args:
         pipeline: Pipeline to search with; None: the one of each search.
@@ -93,7 +93,7 @@ def replay(
     Raises:
         EngineError: if a thread cannot send; a search that the server refuses is a row with an `error`.
     """
-    rows = iter(searches)
+    rows = (search for search in searches if not search[0].get(FAILED))
     began, first = time.monotonic(), None
     with ThreadPoolExecutor(concurrency) as threads:
         while batch := list(islice(rows, 8 * concurrency)):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from searchlora.eval.intervals import proportion
-from searchlora.events.export import Search, chosen, user_of
+from searchlora.events.export import FAILED, Search, chosen, user_of
 
 #: Flags of a stage, as a trace begins them -> what is counted.
 _FLAGS = {"invalid": "invalid", "skipped": "skipped", "undecided": "undecided", "cached": "cached"}
@@ -48,6 +48,7 @@ class EventSummary:
 
     Attributes:
         searches, users: Their numbers; see `user_of`.
+        failed: Searches that ended in an error; they count nowhere else.
         chosen: Searches in which a user clicked, put into a cart or bought a hit that was shown.
         no_hits: Searches without a hit.
         actions: Action -> number of hits that were shown.
@@ -58,6 +59,7 @@ class EventSummary:
 
     searches: int
     users: int
+    failed: int
     chosen: Ratio
     no_hits: Ratio
     actions: Mapping[str, int]
@@ -98,10 +100,14 @@ class _Tally:
     no_hits: Counter[str] = field(default_factory=Counter)
     actions: Counter[str] = field(default_factory=Counter)
     not_shown: int = 0
+    failed: int = 0
     milliseconds: array[float] = field(default_factory=lambda: array("d"))
     stages: dict[str, _Stage] = field(default_factory=dict)
 
     def add(self, event: Mapping[str, Any], feedback: Sequence[Any]) -> None:
+        if event.get(FAILED):
+            self.failed += 1
+            return
         user, shown = user_of(event), set(event["hits"])
         self.sizes[user] += 1
         self.chosen[user] += bool(chosen(event, feedback))
@@ -119,7 +125,7 @@ class _Tally:
             counted.flags.update(found)
 
     def summary(self) -> EventSummary:
-        p50, p95, p99 = np.quantile(self.milliseconds, [0.5, 0.95, 0.99]).tolist()
+        p50, p95, p99 = np.quantile(self.milliseconds or [float("nan")], [0.5, 0.95, 0.99]).tolist()
         stages = {}
         for label, stage in self.stages.items():
             median, high = np.quantile(stage.milliseconds, [0.5, 0.95]).tolist()
@@ -127,6 +133,7 @@ class _Tally:
         return EventSummary(
             searches=self.sizes.total(),
             users=len(self.sizes),
+            failed=self.failed,
             chosen=self._ratio(self.chosen),
             no_hits=self._ratio(self.no_hits),
             actions=dict(self.actions),
@@ -139,5 +146,7 @@ class _Tally:
 
     def _ratio(self, hits: Counter[str]) -> Ratio:
         users = list(self.sizes)
+        if not users:
+            return Ratio(float("nan"), float("nan"), float("nan"))
         counted = np.array([hits[user] for user in users], float)
         return Ratio(*proportion(counted, np.array([self.sizes[user] for user in users], float)))

@@ -28,7 +28,7 @@ from searchlora.eval.drift import (
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.intervals import cluster_draws
 from searchlora.eval.text_identity import words
-from searchlora.events.export import Search, chosen, user_of
+from searchlora.events.export import FAILED, Search, chosen, user_of
 from searchlora.events.log import EventLog
 from searchlora.files import atomic_text, read_rows, strict
 from searchlora.files.yaml_text import read_settings
@@ -44,6 +44,7 @@ MIN_EFFECTS: Mapping[str, float] = {
     "new words": 0.05,
     "words": 0.5,
     "other letters": 0.02,
+    "failed": 0.01,
     "no hits": 0.02,
     "chosen": 0.03,
     "invalid": 0.02,
@@ -234,12 +235,15 @@ class _Period:
         period = cls()
         for event, feedback in searches:
             period.searches += 1
-            session = user_of(event)
-            period.queries.setdefault(session, []).append(event["query"])
-            period._add("no hits", session, not event["hits"])
-            period._add("chosen", session, bool(chosen(event, feedback)))
+            user = user_of(event)
+            period.queries.setdefault(user, []).append(event["query"])
+            period._add("failed", user, bool(event.get(FAILED)))
+            if event.get(FAILED):
+                continue
+            period._add("no hits", user, not event["hits"])
+            period._add("chosen", user, bool(chosen(event, feedback)))
             for stage in event["stages"]:
-                period._add_stage(session, stage)
+                period._add_stage(user, stage)
         return period
 
     @property
@@ -247,21 +251,21 @@ class _Period:
         """The first query of each user: a classifier would know a user again by the others."""
         return [queries[0] for queries in self.queries.values()]
 
-    def _add(self, name: str, session: str, value: float) -> None:
-        self.values.setdefault(name, {}).setdefault(session, []).append(float(value))
+    def _add(self, name: str, user: str, value: float) -> None:
+        self.values.setdefault(name, {}).setdefault(user, []).append(float(value))
 
-    def _add_stage(self, session: str, stage: Mapping[str, Any]) -> None:
+    def _add_stage(self, user: str, stage: Mapping[str, Any]) -> None:
         """Flags of a stage, and the label and probability of what it wrote. A new version is the same stage."""
         if "adapter" not in stage and stage["kind"] != "classical":
             return
         name = str(stage["label"]).partition("@")[0]
         for flag in ("invalid", "skipped", "undecided"):
-            self._add(f"{flag}, {name}", session, any(each.startswith(flag) for each in stage["flags"]))
+            self._add(f"{flag}, {name}", user, any(each.startswith(flag) for each in stage["flags"]))
         for field_name, value in stage["output"].items():
             if isinstance(value, str) and field_name not in ("query", "answer"):
-                self.labels.setdefault(f"labels, {name}", {}).setdefault(session, value)
+                self.labels.setdefault(f"labels, {name}", {}).setdefault(user, value)
             elif isinstance(value, Mapping) and isinstance(value.get("probability"), float):
-                self._add(f"probability, {name}", session, value["probability"])
+                self._add(f"probability, {name}", user, value["probability"])
 
 
 def _tests(before: _Period, after: _Period, encode: Callable[[Sequence[str]], Any] | None) -> Iterator[DriftTest]:

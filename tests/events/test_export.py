@@ -10,7 +10,8 @@ import pytest
 from searchlora.cli.events import parse_time
 from searchlora.errors import UsageError
 from searchlora.eval.formats import read_qrels
-from searchlora.events.export import export
+from searchlora.events.export import FAILED, export
+from searchlora.events.failures import failed_queries
 from searchlora.events.log import EventLog, Feedback
 from searchlora.events.summary import summaries
 from tests.events.recorded import search_event, written
@@ -99,6 +100,15 @@ def test_ubi_is_as_its_schema_says(clicked, tmp_path):
     found = {(row["action_name"], row["event_attributes"]["position"]["ordinal"]) for row in events}
     assert found == {("click", 2), ("add_to_cart", 2), ("grade", 1)}  # what was not shown has no position
     assert {row["query_id"] for row in events} == {queries[0]["query_id"]}
+
+
+def test_a_search_that_failed_counts_as_one_and_nowhere_else(log):
+    written(log, search_event(), {**search_event(hits=()), "stages": [], FAILED: True})
+    (found,) = summaries(log.searches()).values()
+    assert (found.searches, found.failed, found.no_hits.value) == (1, 1, 0)
+    assert [query.to_json()["reasons"] for query in failed_queries(log.searches())] == [{"failed": 1}]
+    (only,) = summaries([({**search_event(), "id": "1", FAILED: True}, [])]).values()
+    assert (only.searches, only.failed) == (0, 1)
 
 
 def test_the_exports_are_read_by_data_build_and_clicks(cli, log, tmp_path):

@@ -53,7 +53,7 @@ def test_a_day_like_those_before_raises_no_alarm(log, tmp_path):
     assert (found.searches, found.reference) == (150, 1050)
     assert found.raised == []
     assert {alarm.test.name for alarm in found.alarms} == {
-        *("queries", "new words", "words", "other letters", "no hits", "chosen"),
+        *("queries", "new words", "words", "other letters", "failed", "no hits", "chosen"),
         *("invalid, rewriter", "skipped, rewriter", "undecided, rewriter", "labels, rewriter"),
     }
 

@@ -13,6 +13,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from searchlora.errors import DeadlineExceeded, EngineBusy, PipelineError, RenderError, SearchloraError
+from searchlora.events.export import FAILED
 from searchlora.events.guardrails import UNSERVED
 from searchlora.events.interleaving import INTERLEAVED, interleave
 from searchlora.outputs import InvalidOutput
@@ -233,8 +234,9 @@ class SearchJob:
 
 def failed_search(body: SearchRequest, began: float) -> dict[str, Any]:
     """What is recorded of a search that failed."""
-    found = {"pipeline": body.pipeline, "stages": [], "hits": [], "total": 0}
-    return search_event(body, found | {"milliseconds": round(1000 * (time.perf_counter() - began), 2)})
+    milliseconds = round(1000 * (time.perf_counter() - began), 2)
+    found = {"pipeline": body.pipeline, "stages": [], "hits": [], "total": 0, "milliseconds": milliseconds}
+    return {**search_event(body, found), FAILED: True}
 
 
 def search_event(body: SearchRequest, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -678,7 +678,8 @@ def test_the_address_holds_the_search_with_its_systems(run):
         """,
         address=address,
     )
-    common = {"query": "red couch", "fields": {"history": []}, "top": 10, "trace": True, "stream": True}
+    asked = {"top": 10, "trace": True, "stream": True, "record": False}
+    common = {"query": "red couch", "fields": {"history": []}, **asked}
     assert again["asked"] == [
         {"pipeline": "mixed", "slots": {"rewriter": "off"}, "weights": [0.7, 0.3], **common},
         {"pipeline": "plain", "slots": {}, "weights": [], **common},
