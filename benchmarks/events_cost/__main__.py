@@ -51,7 +51,7 @@ PIPELINES = {
 }
 
 #: Seconds of the load without and with pauses, and the mean pause of a client, in times of a search's duration.
-SECONDS, PAUSED_SECONDS, PAUSE = 4.0, 12.0, 3.0
+SECONDS, PAUSED_SECONDS, PAUSE = 3.0, 6.0, 3.0
 #: Percentile -> name of the measure.
 MILLISECONDS = {50: "p50, ms", 95: "p95, ms", 99: "p99, ms"}
 QUERIES = [
@@ -73,6 +73,7 @@ def main() -> None:
                     for measure, value in _loaded(url, pipeline):
                         if repeat:
                             figures.setdefault((f"{pipeline}, {system}", measure), []).append(value)
+                    _wait_for_shadows(url)
         shadows = _shadow_searches(urls["--events --shadow"])
     rows = [speed_row(system, measure, values) for (system, measure), values in figures.items()]
     ratios = []
@@ -85,11 +86,18 @@ def main() -> None:
     print_or_save_speeds(NAME, rows, ratios, {"shadow searches": shadows}, trial=repeats < 5)
 
 
-def _shadow_searches(url: str) -> int:
-    (found,) = re.findall(
-        r'searchlora_shadow_searches_total\{outcome="done"\} ([\d.]+)', httpx.get(f"{url}/metrics").text
-    )
-    return int(float(found))
+def _shadow_searches(url: str, outcome: str = "done") -> int:
+    metrics = httpx.get(f"{url}/metrics").text
+    found = re.findall(rf'searchlora_shadow_searches_total\{{outcome="{outcome}"\}} ([\d.]+)', metrics)
+    return sum(int(float(each)) for each in found)
+
+
+def _wait_for_shadows(url: str) -> None:
+    """Wait until a server has done the shadow searches that wait: they would slow down the next server."""
+    before = -1
+    while (now := _shadow_searches(url, r"\w+")) != before:
+        before = now
+        time.sleep(1.0)
 
 
 def _store() -> Store:
