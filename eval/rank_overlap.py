@@ -7,6 +7,9 @@ from collections.abc import Sequence
 #: Persistence of rank-biased overlap: the first ten ranks have 86% of the weight.
 PERSISTENCE = 0.9
 
+#: Hits among which a change counts.
+TOP = 10
+
 
 def rank_biased_overlap(one: Sequence[str], other: Sequence[str], p: float = PERSISTENCE) -> float:
     """Extrapolated rank-biased overlap of two rankings, from 0 (nothing in common) to 1 (the same).
@@ -56,7 +59,7 @@ def rank_biased_overlap(one: Sequence[str], other: Sequence[str], p: float = PER
     return min(1.0, max(0.0, value))
 
 
-def replaced(before: Sequence[str], after: Sequence[str], k: int = 10) -> int:
+def replaced(before: Sequence[str], after: Sequence[str], k: int = TOP) -> int:
     """How many of the first k hits of one ranking are not among the first k of another.
 
     Examples:

@@ -103,7 +103,8 @@ def shadow(
     from dataclasses import asdict
 
     from searchlora.cli.terminal import print_json
-    from searchlora.events.shadow_figures import TOP, shadow_figures, write_rankings
+    from searchlora.eval.rank_overlap import TOP
+    from searchlora.events.shadow_figures import shadow_figures, write_rankings
 
     with opened(place) as log:
         found = shadow_figures(_shadows(log, period))
@@ -202,8 +203,9 @@ def replay(
     """Send recorded searches to a server again, and print how their hits and times have changed."""
     from itertools import islice
 
-    from searchlora.events.replay import TOP, replay_figures
+    from searchlora.eval.rank_overlap import TOP
     from searchlora.events.replay import replay as verb
+    from searchlora.events.replay import replay_figures
     from searchlora.files import atomic_text, json_line
     from searchlora.http_client import HttpClient, api_key
 

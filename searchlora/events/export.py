@@ -100,7 +100,7 @@ def _ubi_queries(event: Mapping[str, Any], _: Sequence[Feedback]) -> Iterator[di
     yield {
         "application": event["pipeline"],
         "query_id": event["id"],
-        "client_id": event.get("user") or session_of(event),
+        "client_id": user_of(event),
         "user_query": event["query"],
         "query_attributes": attributes,
         "timestamp": _iso(event["time"]),
@@ -120,7 +120,7 @@ def _ubi_events(event: Mapping[str, Any], feedback: Sequence[Feedback]) -> Itera
             "action_name": _UBI_ACTIONS[each.action],
             "query_id": each.search,
             "session_id": session_of(event),
-            "client_id": event.get("user") or session_of(event),
+            "client_id": user_of(event),
             "timestamp": _iso(each.time),
             "event_attributes": {
                 "object": {"object_id": each.document},

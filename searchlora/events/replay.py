@@ -13,12 +13,9 @@ import numpy as np
 
 from searchlora.errors import DataError, SearchloraError
 from searchlora.eval.intervals import bootstrap_interval
-from searchlora.eval.rank_overlap import rank_biased_overlap, replaced
+from searchlora.eval.rank_overlap import TOP, rank_biased_overlap, replaced
 from searchlora.events.export import FAILED, Search, user_of
 from searchlora.http_client import HttpClient
-
-#: Hits among which a change counts.
-TOP = 10
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,13 @@ import numpy as np
 from searchlora.errors import DataError
 from searchlora.eval.formats import write_run, write_topics
 from searchlora.eval.intervals import bootstrap_interval, proportion
-from searchlora.eval.rank_overlap import rank_biased_overlap, replaced
+from searchlora.eval.rank_overlap import TOP, rank_biased_overlap, replaced
 from searchlora.eval.text_identity import fingerprint
 from searchlora.events.export import user_of
 from searchlora.events.summary import Ratio
 
 #: A live search, the versions that searched again, and what they made of it, as `EventLog.shadows` reads them.
 Shadow: TypeAlias = tuple[Mapping[str, Any], str, Mapping[str, Any]]
-
-#: Hits among which a change counts.
-TOP = 10
 
 
 @dataclass(frozen=True)

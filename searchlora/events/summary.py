@@ -13,8 +13,8 @@ import numpy as np
 from searchlora.eval.intervals import proportion
 from searchlora.events.export import FAILED, Search, chosen, user_of
 
-#: Flags of a stage, as a trace begins them -> what is counted.
-_FLAGS = {"invalid": "invalid", "skipped": "skipped", "undecided": "undecided", "cached": "cached"}
+#: Flags of a stage that are counted, without their reasons.
+_FLAGS = frozenset({"invalid", "skipped", "undecided", "cached"})
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,7 @@ class _Tally:
         for stage in event["stages"]:
             counted = self.stages.setdefault(stage["label"], _Stage())
             counted.milliseconds.append(stage["milliseconds"])
-            found = {_FLAGS[name] for flag in stage["flags"] if (name := flag.partition(":")[0]) in _FLAGS}
-            counted.flags.update(found)
+            counted.flags.update(_FLAGS & {flag.partition(":")[0] for flag in stage["flags"]})
 
     def summary(self) -> EventSummary:
         p50, p95, p99 = np.quantile(self.milliseconds or [float("nan")], [0.5, 0.95, 0.99]).tolist()
