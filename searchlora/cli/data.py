@@ -11,6 +11,7 @@ from searchlora.cli.options import (
     EngineOptions,
     JsonOption,
     JudgmentsSourceOption,
+    PeriodOptions,
     SeedOption,
     ShardOptions,
     StoreOptions,
@@ -77,12 +78,18 @@ class BuildOptions(NamedTuple):
 
 @app.command(epilog=example("searchlora data build rewriting pairs.csv --format pairs --out data/rewriting"))
 @takes(BuildOptions)
+@takes(PeriodOptions, "period")
 def build(
     task: TaskArgument,
-    source: Annotated[Path, argument("SOURCE", "Source file or folder.")],
-    format: Annotated[str, option("--format FORMAT", "Source format; `data formats TASK` lists them.")],
     out: Annotated[Path, option("--out FOLDER", "Dataset folder to write; it must not exist.")],
     options: BuildOptions,
+    period: PeriodOptions,
+    source: Annotated[Path | None, argument("SOURCE", "Source file or folder.")] = None,
+    format: Annotated[str | None, option("--format FORMAT", "Source format; `data formats TASK` lists them.")] = None,
+    from_events: Annotated[
+        str | None,
+        option("--from-events PLACE", "In place of a source: what users did, from the log of `serve --events`."),
+    ] = None,
     columns: Annotated[
         list[str],
         option(
@@ -101,8 +108,10 @@ def build(
     tasks: TasksOption = None,
 ) -> None:
     """Build a dataset from a file: validate its rows, split them by group, check for leaks, and write a card."""
+    from searchlora.cli.events import opened, searches_of
     from searchlora.cli.terminal import progress_bars
     from searchlora.data.building import build as verb
+    from searchlora.events.dataset import event_source
     from searchlora.files import parse_field_map
     from searchlora.task import load_task
 
@@ -110,14 +119,29 @@ def build(
         train, validation, test = (float(ratio) for ratio in split_ratios.split(","))
     except ValueError:
         raise UsageError(f"'{split_ratios}' is not three numbers separated by commas", where="--split-ratios") from None
+    if (source is None) == (from_events is None):
+        raise UsageError("give a source or --from-events, one of the two", where="SOURCE")
+    loaded, given, read = load_task(task, tasks), options._asdict(), parse_key_values(reader_options, "--option")
+    origin = None
+    if from_events is not None:
+        with opened(from_events) as log:
+            exported = event_source(loaded, searches_of(log, period), from_events, out, format)
+        source, format, origin = exported.path, exported.format, exported.origin
+        read = {**exported.options, **read}
+        given["judgments_source"] = given["judgments_source"] or exported.judgments_source
+    elif any(period):
+        raise UsageError("a period is of events", where="--since", fix="Give --from-events, or leave it out.")
+    if source is None or format is None:
+        raise UsageError("a source needs its format", where="--format", fix=f"`data formats {task}` lists them.")
     with progress_bars() as steps:
         card = verb(
-            load_task(task, tasks),
+            loaded,
             source,
             format=format,
             out=out,
-            **options._asdict(),
-            options=parse_key_values(reader_options, "--option"),
+            **given,
+            options=read,
+            origin=origin,
             split_ratios=(train, validation, test),
             fields=parse_field_map(columns),
             progress=steps("Reading"),

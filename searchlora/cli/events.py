@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from searchlora.cli.options import JsonOption, argument, example, option, parse_key_values, takes
+from searchlora.cli.options import JsonOption, PeriodOptions, argument, example, option, parse_key_values, takes
 from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,16 +28,6 @@ PlaceArgument = Annotated[
 _SHOWN = 10
 
 
-class PeriodOptions(NamedTuple):
-    """Which searches are read."""
-
-    since: Annotated[
-        str | None, option("--since TIME", "From this time on: 2026-11-30, 2026-11-30T12:00, or 7d, 24h ago.")
-    ] = None
-    until: Annotated[str | None, option("--until TIME", "Before this time.")] = None
-    pipeline: Annotated[str | None, option("--of-pipeline NAME", "Searches of this pipeline only.")] = None
-
-
 @app.command(epilog=example("searchlora events stats events/ --since 7d"))
 @takes(PeriodOptions, "period")
 def stats(place: PlaceArgument, period: PeriodOptions, as_json: JsonOption = False) -> None:
@@ -48,7 +38,7 @@ def stats(place: PlaceArgument, period: PeriodOptions, as_json: JsonOption = Fal
     from searchlora.events.summary import summaries
 
     with opened(place) as log:
-        found, counts = summaries(_searches(log, period)), log.counts()
+        found, counts = summaries(searches_of(log, period)), log.counts()
     if as_json:
         print_json({"pipelines": {name: asdict(each) for name, each in found.items()}, "counts": counts})
         return
@@ -68,7 +58,7 @@ def export(
         str,
         option(
             "--form FORM",
-            "events; querylog, for `data build --format querylog`; clicks, for `searchlora clicks`; ubi-queries or"
+            "events; querylog, clicks or judgments, for `data build` and `searchlora clicks`; ubi-queries or"
             " ubi-events, OpenSearch's User Behavior Insights.",
         ),
     ],
@@ -82,7 +72,7 @@ def export(
     if form not in FORMS:
         raise UsageError(f"'{form}' is not a form", where="--form", fix=f"Give one of {', '.join(FORMS)}.")
     with opened(place) as log:
-        rows = verb(_searches(log, period), form, out)
+        rows = verb(searches_of(log, period), form, out)
     typer.echo(f"Wrote {rows:,} rows to {out}.")
 
 
@@ -141,7 +131,7 @@ def failures(
     from searchlora.events.failures import failed_queries, write_failed
 
     with opened(place) as log:
-        found = failed_queries(_searches(log, period), top)
+        found = failed_queries(searches_of(log, period), top)
     write_failed(found, out)
     for query in found[:_SHOWN]:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in query.reasons.most_common())
@@ -159,7 +149,7 @@ def interleaving(place: PlaceArgument, period: PeriodOptions, as_json: JsonOptio
     from searchlora.events.interleaving import preferences
 
     with opened(place) as log:
-        found = preferences(_searches(log, period))
+        found = preferences(searches_of(log, period))
     if as_json:
         print_json([{"a": a, "b": b, "decision": each.decision, **asdict(each)} for (a, b), each in found.items()])
         return
@@ -213,7 +203,7 @@ def replay(
         raise UsageError(f"the speed is {speed:g}", where="--speed", fix="Give a number above 0.")
     changed = parse_key_values(slots, "--slot")
     with opened(place) as log:
-        searches = islice(_searches(log, period), limit)
+        searches = islice(searches_of(log, period), limit)
         client = HttpClient(server, api_key=api_key(api_key_env, server))
         sent = verb(searches, client, pipeline=to_pipeline, slots=changed, concurrency=concurrency, speed=speed)
         rows = list(sent)
@@ -262,7 +252,8 @@ def opened(place: str) -> Any:
     return closing(EventLog(place, create=False))
 
 
-def _searches(log: Any, period: PeriodOptions) -> Iterator[Search]:
+def searches_of(log: Any, period: PeriodOptions) -> Iterator[Search]:
+    """The searches of a period, oldest first, with what users did."""
     for event, feedback in log.searches(*_seconds(period)):
         if period.pipeline in (None, event["pipeline"]):
             yield event, feedback

@@ -249,6 +249,16 @@ class PoolOptions(NamedTuple):
     ] = None
 
 
+class PeriodOptions(NamedTuple):
+    """Which searches of a log are read."""
+
+    since: Annotated[
+        str | None, option("--since TIME", "From this time on: 2026-11-30, 2026-11-30T12:00, or 7d, 24h ago.")
+    ] = None
+    until: Annotated[str | None, option("--until TIME", "Before this time.")] = None
+    pipeline: Annotated[str | None, option("--of-pipeline NAME", "Searches of this pipeline only.")] = None
+
+
 class ShardOptions(NamedTuple):
     """How bulk work is divided."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from unicodedata import category
 
 from searchlora import prompts
@@ -78,6 +78,7 @@ def build(
     thresholds: str | None = None,
     judgments_source: str | None = None,
     encoding: str | None = None,
+    origin: Mapping[str, Any] | None = None,
     progress: Progress = silent,
     shares: tuple[float, float, float] | None = None,
 ) -> DatasetCard:
@@ -114,6 +115,7 @@ def build(
             `eval.judgments.sources.Source`. None: unknown.
         encoding: Of the texts among `source`, `corpus`, `qrels` and `topics`, such as "latin-1"; None: UTF-8. JSON and
             Parquet are always UTF-8.
+        origin: What the source was made from, for the card: JSON values.
         progress: Called with bytes read, total bytes and the rows so far.
         shares: Old name of `split_ratios`, accepted for one release with a warning.
 
@@ -163,6 +165,7 @@ def build(
             judged_by,
             supplied,
             encoding,
+            origin,
         )
         with reading_as(encoding, [source, *(Path(file) for file in (corpus, qrels, topics) if file is not None)]):
             try:
@@ -192,6 +195,7 @@ class _Build:
     judged_by: JudgmentsCard | None = None
     supplied: SuppliedCollection | None = None
     encoding: str | None = None
+    origin: Mapping[str, Any] | None = None
     judged_in_test: int = 0
     judgment_counts: SourceCounts | None = None
     ignored: dict[str, int] = field(default_factory=dict)
@@ -378,7 +382,11 @@ class _Build:
             task_version=self.task.version,
             format=self.format.name,
             options={**self.options, **({} if self.encoding is None else {"encoding": self.encoding})},
-            source={"name": self.source.name, "files": self._source_files()},
+            source={
+                "name": self.source.name,
+                "files": self._source_files(),
+                **({} if self.origin is None else {"origin": dict(self.origin)}),
+            },
             seed=self.seed,
             shares=self.split_ratios,
             official_splits=bool(self.rows.official),

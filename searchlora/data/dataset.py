@@ -49,7 +49,8 @@ class DatasetCard:
         task_version: Version of the task when the dataset was built.
         format: Name of the source format.
         options: Options of the reader.
-        source: `name` of the source, and `files`: name -> sha256 of every file read.
+        source: `name` of the source, and `files`: name -> sha256 of every file read; `origin` of one that was made
+            from events.
         seed: Seed of the split.
         shares: Shares of train, validation and test; they add up to 1.
         official_splits: Whether the splits are those of the source.

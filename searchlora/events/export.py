@@ -17,6 +17,8 @@ from searchlora.files.json_text import json_line
 #: A search and what users did with its hits.
 Search: TypeAlias = tuple[Mapping[str, Any], Sequence[Feedback]]
 
+_RowsOfASearch: TypeAlias = Callable[[Mapping[str, Any], Sequence[Feedback]], Iterator[dict[str, Any]]]
+
 #: Actions that say that a user chose a hit.
 CHOSEN = frozenset({"click", "cart", "purchase"})
 
@@ -36,12 +38,11 @@ def export(searches: Iterable[Search], form: str, out: Path) -> int:
         KeyError: for an unknown form.
         DataError: if the file cannot be written; it keeps its old content.
     """
-    rows, count = FORMS[form], 0
+    count = 0
     with atomic_text(out) as file:
-        for event, feedback in searches:
-            for row in rows(event, feedback):
-                file.write(json_line(row))
-                count += 1
+        for row in FORMS[form](searches):
+            file.write(json_line(row))
+            count += 1
     return count
 
 
@@ -95,6 +96,18 @@ def _clicks(event: Mapping[str, Any], feedback: Sequence[Feedback]) -> Iterator[
         }
 
 
+def _judgments(searches: Iterable[Search]) -> Iterator[dict[str, Any]]:
+    """The last grade of each rater for a query and a hit that it showed."""
+    grades: dict[tuple[str, str, str], int | None] = {}
+    for event, feedback in searches:
+        shown = set(event["hits"])
+        for each in feedback:
+            if each.action == "grade" and each.document in shown:
+                grades[event["query"], each.document, each.rater] = each.grade
+    for (query, document, rater), grade in grades.items():
+        yield {"query": query, "document": document, "grade": grade, "rater": rater}
+
+
 def _ubi_queries(event: Mapping[str, Any], _: Sequence[Feedback]) -> Iterator[dict[str, Any]]:
     attributes = {"stages": [stage["label"] for stage in event["stages"]], "total": event["total"]}
     yield {
@@ -134,11 +147,24 @@ def _iso(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
 
 
-#: Form -> the rows that it has for a search.
-FORMS: Mapping[str, Callable[[Mapping[str, Any], Sequence[Feedback]], Iterator[dict[str, Any]]]] = {
-    "events": _events,
-    "querylog": _query_log,
-    "clicks": _clicks,
-    "ubi-queries": _ubi_queries,
-    "ubi-events": _ubi_events,
+def _each(rows: _RowsOfASearch) -> Callable[[Iterable[Search]], Iterator[dict[str, Any]]]:
+    """The rows of each search in turn."""
+    return lambda searches: (row for event, feedback in searches for row in rows(event, feedback))
+
+
+#: Form -> its rows.
+FORMS: Mapping[str, Callable[[Iterable[Search]], Iterator[dict[str, Any]]]] = {
+    "events": _each(_events),
+    "querylog": _each(_query_log),
+    "clicks": _each(_clicks),
+    "judgments": _judgments,
+    "ubi-queries": _each(_ubi_queries),
+    "ubi-events": _each(_ubi_events),
+}
+
+#: Forms that are formats of `data build`: options of the reader, and who graded, unless the format says it.
+DATASET_FORMS: Mapping[str, tuple[Mapping[str, str], str | None]] = {
+    "querylog": ({"clicked": "clicked"}, None),
+    "clicks": ({}, None),
+    "judgments": ({}, "human"),
 }

@@ -84,6 +84,12 @@ def atomic_bytes(path: Path) -> Iterator[IO[bytes]]:
         _unlock(lock)
 
 
+def check_new_folder(out: Path) -> None:
+    """Raises `DataError` if `out` exists and is not an empty folder."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise DataError("already exists", where=str(out), fix="Choose another folder for --out, or remove this one.")
+
+
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Make a hidden folder beside `out` that becomes `out` at the end of the block; an error removes it.
@@ -91,8 +97,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     Raises:
         DataError: if `out` exists and is not an empty folder, or cannot be written (for example a full disk).
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise DataError("already exists", where=str(out), fix="Choose another folder for --out, or remove this one.")
+    check_new_folder(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder, lock = _locked_temporary(out, partial(Path.mkdir, mode=0o700))

@@ -57,6 +57,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/train.py": ("train",),
     "searchlora/experiments/experiment": ("experiment",),
     "searchlora/experiments/judge": ("judge",),
+    "searchlora/events/dataset.py": ("data build",),
     "searchlora/experiments/label.py": ("data label",),
     "searchlora/experiments/row_sample.py": ("data label",),
     "searchlora/experiments/task_model.py": ("judge",),

@@ -14,6 +14,7 @@ from searchlora.events.export import FAILED, export
 from searchlora.events.failures import failed_queries
 from searchlora.events.log import EventLog, Feedback
 from searchlora.events.summary import summaries
+from searchlora.files import file_sha256
 from tests.events.recorded import search_event, written
 
 #: Extracts of UBI 1.3.0: what its JSON Schemas require of a query and of an event.
@@ -170,3 +171,55 @@ def test_what_is_no_log_no_form_or_no_time_is_an_error(refused, tmp_path):
     for text in ("yesterday", "d", "xd", "2026-13-01", "1e99d"):
         with pytest.raises(UsageError, match="is not a time"):
             parse_time(text, "--since")
+
+
+def test_a_dataset_is_built_from_events_and_names_them(cli, refused, log, tmp_path):
+    for number in range(6):
+        session = f"s{number}"
+        _, found = written(
+            log,
+            search_event("red kicks", hits=("P1", "P2"), session=session),
+            search_event("red shoes", hits=("P3", "P4"), session=session),
+        )
+        log.write([], [Feedback(found, "click", "P3"), Feedback(found, "grade", "P4", 1, "anna")])
+    place = tmp_path / "events"
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(f'{{"id": "P{n}", "text": "product {n}"}}\n' for n in range(1, 5)), encoding="utf-8")
+    build = ("data", "build", "rewriting", "--from-events", place, "--corpus", corpus, "--split-ratios", "1,0,0")
+    built = cli(*build, "--out", tmp_path / "next", "--since", "1d")
+    assert built.code == 0, built.err
+    card = json.loads((tmp_path / "next" / "dataset.json").read_text(encoding="utf-8"))
+    origin = card["source"]["origin"]
+    assert (origin["place"], origin["searches"]) == (str(place), 12)
+    assert origin["versions"] == {"rewriter@2": 12}
+    assert origin["first"] < origin["last"]
+    assert card["source"]["files"]["next.events.jsonl"] == file_sha256(tmp_path / "next.events.jsonl")
+    (row,) = read_qrels(tmp_path / "next" / "qrels.txt").values()
+    assert row == {"P3": 1}
+
+    before = file_sha256(tmp_path / "next.events.jsonl")
+    assert "already exists" in refused(*build, "--out", tmp_path / "next")
+    assert file_sha256(tmp_path / "next.events.jsonl") == before
+
+    judged = ("data", "build", "judgment", "--from-events", place, "--corpus", corpus, "--split-ratios", "1,0,0")
+    assert cli(*judged, "--option", "grades=2", "--out", tmp_path / "judged").code == 0
+    sources = json.loads((tmp_path / "judged" / "dataset.json").read_text(encoding="utf-8"))["report"]["sources"]
+    assert sources["records"] == {"human": 1}
+
+
+@pytest.mark.usefixtures("clicked")
+def test_what_events_cannot_make_is_said_before_anything_is_written(refused, tmp_path):
+    place = tmp_path / "events"
+    out = ("--out", tmp_path / "next")
+    assert "the task 'intent' reads no events" in refused("data", "build", "intent", "--from-events", place, *out)
+    error = refused("data", "build", "embedding", "--from-events", place, *out)
+    assert "several formats read events" in error
+    assert "--format clicks or --format judgments" in error
+    assert "'shop' reads no events" in refused(
+        "data", "build", "embedding", "--from-events", place, "--format", "shop", *out
+    )
+    assert "one of the two" in refused("data", "build", "intent", *out)
+    assert "a period is of events" in refused("data", "build", "intent", place, "--since", "1d", *out)
+    empty = refused("data", "build", "rewriting", "--from-events", place, "--until", "1d", *out)
+    assert "there are no searches" in empty
+    assert [path.name for path in tmp_path.iterdir()] == ["events"]

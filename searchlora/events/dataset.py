@@ -1,0 +1,107 @@
+"""The next dataset: what users searched and did, built as any other source, with its origin in the card.
+
+The searches are exported beside the dataset, in the form that one of the task's formats reads, so that it can be built
+again after the log has removed them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from searchlora.data.validation import beside
+from searchlora.errors import DataError, UsageError
+from searchlora.events.export import DATASET_FORMS, FAILED, Search, export
+from searchlora.files.atomic import check_new_folder
+from searchlora.task import Task
+
+#: Suffix of the export beside a dataset.
+EVENTS_FILE = "events.jsonl"
+
+
+@dataclass(frozen=True)
+class EventSource:
+    """An export for `data build`.
+
+    Attributes:
+        path: Of the rows, JSONL, beside the dataset.
+        format: The format of the task that reads them.
+        options: Of its reader.
+        judgments_source: Who graded; None: the format says it.
+        origin: For the card: `place` of the log, number of `searches`, `first` and `last` (milliseconds since 1970),
+            and `versions`: stage -> the searches that its version answered.
+    """
+
+    path: Path
+    format: str
+    options: Mapping[str, str]
+    judgments_source: str | None
+    origin: Mapping[str, Any]
+
+
+def form_for(task: Task, format: str | None) -> str:
+    """The format of a task that reads events: the named one, or the only one.
+
+    Raises:
+        UsageError: if there is none, or there are several and none is named.
+    """
+    readable = [form for form in DATASET_FORMS if form in task.formats]
+    if not readable:
+        raise UsageError(
+            f"the task '{task.name}' reads no events",
+            where="--from-events",
+            fix="Write the queries that went wrong with `events failures`, and label them with `data label`.",
+        )
+    if format is None and len(readable) > 1:
+        raise UsageError("several formats read events", where="--from-events", fix=_named(readable))
+    if format is not None and format not in readable:
+        raise UsageError(f"the format '{format}' reads no events", where="--format", fix=_named(readable))
+    return format or readable[0]
+
+
+def event_source(task: Task, searches: Iterable[Search], place: str, out: Path, format: str | None) -> EventSource:
+    """Export searches for a dataset of a task, beside the folder `out`.
+
+    Raises:
+        UsageError: for a task or a format that reads no events.
+        DataError: if there are no searches, no row comes of them, or `out` is in use.
+    """
+    form = form_for(task, format)
+    check_new_folder(out)  # the export beside a dataset that exists is that dataset's
+    counted = _Counted(searches)
+    path = beside(out, EVENTS_FILE)
+    if not export(counted, form, path):
+        path.unlink()
+        what = "no search has feedback that is a row" if counted.n else "there are no searches"
+        raise DataError(what, where=place, fix="Choose another period, or wait for users; see `events stats`.")
+    options, judged_by = DATASET_FORMS[form]
+    return EventSource(path, form, options, judged_by, counted.origin(place))
+
+
+class _Counted:
+    """Searches on their way into a file, and what the card says of them."""
+
+    def __init__(self, searches: Iterable[Search]) -> None:
+        self._searches = searches
+        self.n, self._first, self._last = 0, 0, 0
+        self._versions: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[Search]:
+        for event, feedback in self._searches:
+            if event.get(FAILED):
+                continue
+            self._first, self._last = self._first or event["time"], event["time"]
+            self.n += 1
+            self._versions.update(stage["label"] for stage in event["stages"])
+            yield event, feedback
+
+    def origin(self, place: str) -> dict[str, Any]:
+        period = {"first": self._first, "last": self._last}
+        return {"place": place, "searches": self.n, **period, "versions": dict(self._versions.most_common())}
+
+
+def _named(readable: Iterable[str]) -> str:
+    return f"Give --format {' or --format '.join(readable)}."
