@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter, check_hashes
 from searchlora.adapters.views import peft_folder
 from searchlora.errors import StoreError, UsageError
+from searchlora.files.json_text import finite
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel, resolve
 
@@ -328,8 +328,8 @@ def store_adapter(
         settings=dict(task.settings),
         tuned=dict(origin.tuned),
         golden=golden_of(task, base, folder, getattr(recipe, "prompt", None), copy),
-        metrics=_finite(dict(origin.metrics)),
-        training=_finite(dict(origin.training)),
+        metrics=finite(dict(origin.metrics)),
+        training=finite(dict(origin.training)),
         parents=list(origin.parents),
     )
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
@@ -340,12 +340,3 @@ def store_adapter(
             flat = folder
         verified = partial(check, task=task, base=base, copy=copy)
         return store.add(name, flat, draft, extra_files=extra_files, check=verified)
-
-
-def _finite(value: Any) -> Any:
-    """A value of JSON with None in place of NaN and infinity, which JSON lacks."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -298,6 +298,27 @@ class EventLog:
         rows = self._database.rows("SELECT name, SUM(n) FROM event_counts GROUP BY name ORDER BY name")
         return {str(name): int(n) for name, n in rows}
 
+    def since_newest(self, n: int, since: float) -> float:
+        """The time from which on there are about n searches, but not before `since`; both in seconds since 1970."""
+        statement = "SELECT id FROM searches ORDER BY id DESC LIMIT 1 OFFSET ?"
+        issued = [self.issued(str(id_)) or 0.0 for (id_,) in self._database.rows(statement, [n])]
+        return max(since, *issued) if issued else since
+
+    # Notes of other commands
+
+    def keep(self, name: str, text: str) -> None:
+        """Keep a text under a name, in place of an earlier one, for whoever reads the log."""
+        with self._database.transaction() as transaction:
+            transaction.execute(
+                "INSERT INTO event_settings VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                [f"kept {name}", text],
+            )
+
+    def kept(self, name: str) -> str | None:
+        """The text that was kept under a name; None if there is none."""
+        rows = self._database.rows("SELECT value FROM event_settings WHERE name = ?", [f"kept {name}"])
+        return next((str(value) for (value,) in rows), None)
+
     def close(self) -> None:
         """Close the log."""
         self._database.close()

@@ -31,12 +31,16 @@ from searchlora.eval.text_identity import words
 from searchlora.events.export import FAILED, Search, chosen, user_of
 from searchlora.events.log import EventLog
 from searchlora.files import atomic_text, read_rows, strict
+from searchlora.files.json_text import finite
 from searchlora.files.yaml_text import read_settings
 
 _DAY_S = 86_400.0
 
 #: Resamples of the topics of a judge.
 _RESAMPLES = 2000
+
+#: Under which the log keeps the last report.
+_KEPT = "monitor"
 
 #: Test -> least effect of an alarm, where the file does not say otherwise.
 MIN_EFFECTS: Mapping[str, float] = {
@@ -181,7 +185,7 @@ def read_config(path: str | Path) -> MonitorConfig:
 
 
 def monitor(config: MonitorConfig, now: float | None = None) -> MonitorReport:
-    """Compare the searches of the last days with those before.
+    """Compare the searches of the last days with those before; the log keeps the report, for `/v1/production`.
 
     Args:
         now: End of the window in seconds since 1970; None: of the clock.
@@ -191,12 +195,24 @@ def monitor(config: MonitorConfig, now: float | None = None) -> MonitorReport:
         BaseModelError: for an unknown encoder.
     """
     end = time.time() if now is None else now
-    begin = end - config.window_days * _DAY_S
     with closing(EventLog(config.events, create=False)) as log:
-        before, after = (
-            _Period.of(search for search in log.searches(*period) if config.pipeline in (None, search[0]["pipeline"]))
-            for period in ((begin - config.reference_days * _DAY_S, begin), (begin, end))
-        )
+        report = _compared(config, log, end)
+        log.keep(_KEPT, json.dumps(finite({"time": end, **report.to_json()})))
+    return report
+
+
+def kept_report(log: EventLog) -> dict[str, Any] | None:
+    """The last report on a log: `MonitorReport.to_json` with its `time` in seconds since 1970; None without one."""
+    text = log.kept(_KEPT)
+    return None if text is None else json.loads(text)
+
+
+def _compared(config: MonitorConfig, log: EventLog, end: float) -> MonitorReport:
+    begin = end - config.window_days * _DAY_S
+    before, after = (
+        _Period.of(search for search in log.searches(*period) if config.pipeline in (None, search[0]["pipeline"]))
+        for period in ((begin - config.reference_days * _DAY_S, begin), (begin, end))
+    )
     encode = _encoder(config.encoder)
     tests = list(_tests(before, after, encode))
     if config.training is not None:

@@ -170,15 +170,7 @@ def look(store: Store, name: str, alias: str, log: EventLog) -> RolloutLook:
     assert move.rollout is not None and move.target is not None
     step, policy = move.rollout, RolloutPolicy.model_validate(move.rollout.policy)
     candidate, incumbent = Version(name, step.candidate), Version(name, move.target)
-    since = datetime.fromisoformat(move.time).timestamp() + 1  # the history has whole seconds
-    guardrails = compared(
-        log.searches(since),
-        str(candidate),
-        str(incumbent),
-        policy.guardrails,
-        float(step.evidence["slow_ms"]),
-        policy.alpha,
-    )
+    guardrails = step_guardrails(name, move, log)
     decision = policy.decide(guardrails)
     share = policy.steps[step.step]
     outcome: Outcome = "waiting"
@@ -194,6 +186,21 @@ def look(store: Store, name: str, alias: str, log: EventLog) -> RolloutLook:
         weights = _weights(incumbent.number, candidate.number, share)
         written = _moved(store, name, move, guardrails, outcome, number, weights, main)
     return RolloutLook(str(candidate), str(incumbent), outcome, share, tuple(guardrails), written)
+
+
+def step_guardrails(name: str, move: AliasMove, log: EventLog) -> list[Compared]:
+    """The figures of a step since it was taken.
+
+    Args:
+        name: Of the adapter.
+        move: The step, of a rollout that is under way.
+    """
+    assert move.rollout is not None
+    step, policy = move.rollout, RolloutPolicy.model_validate(move.rollout.policy)
+    since = datetime.fromisoformat(move.time).timestamp() + 1  # the history has whole seconds
+    versions = f"{name}@{step.candidate}", f"{name}@{move.target}"
+    slow_ms = float(step.evidence["slow_ms"])
+    return compared(log.searches(since), *versions, policy.guardrails, slow_ms, policy.alpha)
 
 
 def stop_rollout(store: Store, name: str, alias: str, reason: str | None = None) -> AliasMove:

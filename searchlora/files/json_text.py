@@ -232,3 +232,17 @@ _PAIRS_DECODER = json.JSONDecoder(
     object_pairs_hook=Pairs, parse_int=_integer, parse_float=_float, parse_constant=_constant
 )
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
+
+
+def finite(value: Any) -> Any:
+    """A value of JSON with None in place of NaN and infinity, which JSON lacks.
+
+    Examples:
+        >>> finite({"mean": float("nan"), "n": [0, 1.5]})
+        {'mean': None, 'n': [0, 1.5]}
+    """
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,6 +20,7 @@ from searchlora.server.api import (
     embeddings,
     events,
     models,
+    production,
     responses,
     score,
     search,
@@ -73,7 +74,21 @@ async def metrics(http: ApiRequest) -> Response:
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-_MODULES = (models, chat, completions, responses, score, embeddings, tasks, search, events, topics, adapters, page)
+_MODULES = (
+    models,
+    chat,
+    completions,
+    responses,
+    score,
+    embeddings,
+    tasks,
+    search,
+    events,
+    topics,
+    adapters,
+    production,
+    page,
+)
 _ROUTERS = [*(module.router for module in _MODULES), _probe_router]
 
 #: All routes of the server, and their paths.

@@ -38,9 +38,7 @@ class RolloutWatch:
         wait = _INTERVAL_S
         while not self._closed.wait(wait):
             began = time.monotonic()
-            for reference in sorted(
-                {alias for _, served in self._service.pipelines for alias in served.aliases.values()}
-            ):
+            for reference in self._service.pipelines.followed:
                 self._look(reference)
             wait = max(_INTERVAL_S, _RATIO * (time.monotonic() - began))
 

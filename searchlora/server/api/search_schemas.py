@@ -193,3 +193,17 @@ class DisagreementsRequest(Body):
     version: str = "on"
     limit: int = Field(500, ge=1, le=10_000)
     grades: dict[GradeKey, GivenGrade] = Field({}, max_length=16)
+
+
+class RollbackRequest(Body):
+    """Body of `/v1/production/rollback`.
+
+    Attributes:
+        adapter: Name and alias, as `/v1/production` lists them.
+        reason: Why; the history of the alias keeps it.
+    """
+
+    model_config = _example({"adapter": "shop-rewriter@production", "reason": "Complaints about sofas."})
+
+    adapter: str = Field(max_length=128)
+    reason: Annotated[str, AfterValidator(_storable_text), Field(min_length=1, max_length=1000)]

@@ -221,6 +221,11 @@ class ServedPipelines:
         """The names of the pipelines."""
         return list(self._by_name)
 
+    @property
+    def followed(self) -> list[str]:
+        """The references with an alias that requests follow."""
+        return sorted({alias for served in self._by_name.values() for alias in served.aliases.values()})
+
     def add(self, pipeline: str | PipelineConfig, corpus: Path | None = None) -> None:
         """Load a pipeline.
 

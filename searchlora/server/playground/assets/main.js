@@ -5,6 +5,7 @@ import { element } from "./elements.js";
 import { rate } from "./grades.js";
 import { findDisagreements, resumeDisagreements, startJudges } from "./judges.js";
 import { showPins } from "./pins.js";
+import { showProduction } from "./production.js";
 import { attempt, send, useKey } from "./requests.js";
 import { compare, openAddress, searchAll, startSearch } from "./search.js";
 import { state } from "./state.js";
@@ -20,6 +21,7 @@ async function start() {
   element("none").hidden = Boolean(state.pipelines.length);
   if (state.pipelines.length) startPipelines();
   onShow("adapters", showAdapters);
+  onShow("production", showProduction);
   const { hash } = location;
   show(viewOf(hash), false);
   if (!state.pipelines.length) return;

@@ -2,7 +2,7 @@
 
 import { element } from "./elements.js";
 
-const VIEWS = ["search", "topics", "judges", "adapters"];
+const VIEWS = ["search", "topics", "judges", "adapters", "production"];
 const opened = {}; // view -> what happens when it is shown
 let searched = ""; // the address of the search that the search view holds
 

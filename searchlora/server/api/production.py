@@ -1,0 +1,227 @@
+"""`/v1/production`: the aliases that pipelines follow, what users and checks say of them, and the way back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from searchlora.adapters.aliases import AliasMove
+from searchlora.adapters.references import parse_reference
+from searchlora.errors import StoreError
+from searchlora.events.failures import failed_queries
+from searchlora.events.guardrails import Compared
+from searchlora.events.interleaving import preferences
+from searchlora.events.log import EventLog
+from searchlora.events.shadow_figures import shadow_figures
+from searchlora.events.summary import summaries
+from searchlora.experiments.monitor import kept_report
+from searchlora.experiments.rollout import RolloutPolicy, step_guardrails, stop_rollout
+from searchlora.files.json_text import finite
+from searchlora.server.api.errors import ApiError
+from searchlora.server.api.routing import ApiRequest, api_router
+from searchlora.server.api.search_schemas import RollbackRequest
+from searchlora.server.api.service import Service
+
+router = api_router()
+
+#: Searches that the figures are of at most, and seconds; the newest.
+_SEARCHES, _SECONDS = 20_000, 86_400.0
+
+#: Moves of an alias and queries that are shown.
+_MOVES, _QUERIES = 8, 10
+
+
+class GuardrailEntry(TypedDict):
+    """Shares of searches; null without any.
+
+    `harm` is by how much the candidate is worse, with its interval, and `accepted` what the policy allows.
+    """
+
+    name: str
+    candidate: float | None
+    live: float | None
+    harm: float | None
+    low: float
+    high: float
+    accepted: float
+    harmed: bool
+
+
+class RolloutEntry(TypedDict):
+    candidate: str
+    share: float
+    steps: list[float]
+    step: int
+    min_users: int
+    users: int
+    guardrails: list[GuardrailEntry]
+
+
+class AliasEntry(TypedDict):
+    """`weights`: version -> its share of the requests."""
+
+    reference: str
+    pipelines: list[str]
+    weights: dict[str, float]
+    rollout: RolloutEntry | None
+    moves: list[str]
+
+
+class InterleavingEntry(TypedDict):
+    """`share` is that of the users who prefer `b`, among those who prefer one."""
+
+    a: str
+    b: str
+    decision: str
+    searches: int
+    wins_a: int
+    wins_b: int
+    ties: int
+    share: float
+    low: float
+    high: float
+
+
+class QueryEntry(TypedDict):
+    query: str
+    searches: int
+    users: int
+    reasons: list[str]
+
+
+class ProductionEntry(TypedDict):
+    """Figures are of the searches since `since`, in seconds since 1970; null: the server records none.
+
+    `pipelines` and `shadow` are as `events stats` and `events shadow` print them, and `monitor` is the last report of
+    `searchlora monitor`.
+    """
+
+    object: str
+    since: float | None
+    aliases: list[AliasEntry]
+    pipelines: dict[str, Any]
+    shadow: dict[str, Any]
+    interleaving: list[InterleavingEntry]
+    monitor: dict[str, Any] | None
+    queue: list[QueryEntry]
+
+
+class RollbackEntry(TypedDict):
+    object: str
+    reference: str
+    version: int | None
+    move: str
+
+
+@router.get("/v1/production", summary="Describe what is in production")
+def production(http: ApiRequest) -> ProductionEntry:
+    """Aliases with their weights and rollouts; and, with `--events`, what the searches of the last day say."""
+    service = http.service
+    log = service.events.log if service.events is not None else None
+    found: ProductionEntry = {
+        "object": "production",
+        "since": None,
+        "aliases": [_alias(service, reference, log) for reference in service.pipelines.followed],
+        "pipelines": {},
+        "shadow": {},
+        "interleaving": [],
+        "monitor": None,
+        "queue": [],
+    }
+    if log is not None:
+        since = log.since_newest(_SEARCHES, time.time() - _SECONDS)
+        found["since"] = since
+        found["pipelines"] = {name: asdict(each) for name, each in summaries(log.searches(since)).items()}
+        found["shadow"] = {name: asdict(each) for name, each in shadow_figures(log.shadows(since)).items()}
+        found["interleaving"] = [
+            {
+                "a": a,
+                "b": b,
+                "decision": each.decision,
+                "searches": each.searches,
+                "wins_a": each.wins_a,
+                "wins_b": each.wins_b,
+                "ties": each.ties,
+                "share": each.share,
+                "low": each.low,
+                "high": each.high,
+            }
+            for (a, b), each in preferences(log.searches(since)).items()
+        ]
+        found["monitor"] = kept_report(log)
+        found["queue"] = [
+            {
+                "query": query.query,
+                "searches": query.searches,
+                "users": len(query.failed),
+                "reasons": [reason for reason, _ in query.reasons.most_common()],
+            }
+            for query in failed_queries(log.searches(since), _QUERIES)
+        ]
+    return finite(found)  # type: ignore[no-any-return]  # the mean of no searches is NaN
+
+
+@router.post("/v1/production/rollback", summary="Take a version back")
+def rollback(http: ApiRequest, body: RollbackRequest) -> RollbackEntry:
+    """End the rollout of an alias, or else move it back to the version before. The history keeps who asked and why."""
+    service = http.service
+    if body.adapter not in service.pipelines.followed:
+        known = ", ".join(service.pipelines.followed) or "none"
+        raise ApiError(404, "not_found", f"No pipeline follows '{body.adapter}'. Followed: {known}.", param="adapter")
+    parsed = parse_reference(body.adapter)
+    assert parsed.alias is not None
+    try:
+        if service.store.alias_history(parsed.name).rollout(parsed.alias) is not None:
+            move = stop_rollout(service.store, parsed.name, parsed.alias, body.reason)
+        else:
+            move = service.store.rollback(parsed.name, parsed.alias, body.reason)
+    except StoreError as error:
+        raise ApiError(409, "not_rolled_back", f"{error.what}. {error.fix or ''}".strip(), param="adapter") from error
+    return {"object": "rollback", "reference": body.adapter, "version": move.target, "move": str(move)}
+
+
+def _alias(service: Service, reference: str, log: EventLog | None) -> AliasEntry:
+    parsed = parse_reference(reference)
+    assert parsed.alias is not None
+    history = service.store.alias_history(parsed.name)
+    version = history.current.get(parsed.alias)
+    weights = history.weights(parsed.alias) or ({} if version is None else {version: 1.0})
+    rollout = history.rollout(parsed.alias)
+    return {
+        "reference": reference,
+        "pipelines": [name for name, served in service.pipelines if reference in served.aliases.values()],
+        "weights": {f"{parsed.name}@{number}": share for number, share in weights.items()},
+        "rollout": _rollout(parsed.name, rollout, log) if rollout is not None else None,
+        "moves": [str(move) for move in reversed(history.moves) if move.alias == parsed.alias][:_MOVES],
+    }
+
+
+def _rollout(name: str, move: AliasMove, log: EventLog | None) -> RolloutEntry:
+    assert move.rollout is not None
+    step, policy = move.rollout, RolloutPolicy.model_validate(move.rollout.policy)
+    guardrails: Sequence[Compared] = step_guardrails(name, move, log) if log is not None else ()
+    return {
+        "candidate": f"{name}@{step.candidate}",
+        "share": policy.steps[step.step],
+        "steps": list(policy.steps),
+        "step": step.step,
+        "min_users": policy.min_users,
+        "users": guardrails[0].candidate.n if guardrails else 0,
+        "guardrails": [
+            {
+                "name": each.name,
+                "candidate": each.candidate.mean,
+                "live": each.incumbent.mean,
+                "harm": each.harm,
+                "low": each.low,
+                "high": each.high,
+                "accepted": each.margin,
+                "harmed": each.is_harmed,
+            }
+            for each in guardrails
+        ],
+    }

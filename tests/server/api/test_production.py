@@ -1,0 +1,69 @@
+"""`/v1/production`: aliases and their rollouts, what users and checks say, and the way back."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from tests.server.in_production import ALIAS, in_production
+
+
+@pytest.fixture
+def running(tmp_path, tiny_base, corpus_of_search):
+    with in_production(tmp_path, tiny_base, corpus_of_search) as running:
+        yield running
+
+
+@pytest.fixture
+def client(running):
+    with httpx.Client(base_url=running.url, timeout=60) as client:
+        yield client
+
+
+def described(client):
+    response = client.get("/v1/production")
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_everything_in_production_is_described_and_taken_back(client, running):
+    found = described(client)
+    (alias,) = found["aliases"]
+    assert (alias["reference"], alias["pipelines"]) == (ALIAS, ["shop"])
+    assert alias["weights"] == {"rewriter@1": 0.9, "rewriter@2": pytest.approx(0.1)}
+    assert [move.split(" ", 1)[1] for move in alias["moves"]] == [
+        "production -> versions 1 (90%), 2 (10%) (before: 1), rollout started",
+        "production -> version 1 (before: 3)",
+        "production -> version 3",
+    ]
+    rollout = alias["rollout"]
+    assert (rollout["candidate"], rollout["share"], rollout["min_users"]) == ("rewriter@2", 0.1, 200)
+    rails = {each["name"]: each for each in rollout["guardrails"]}
+    assert rails["invalid"]["candidate"] == pytest.approx(0.1)
+    assert rails["invalid"]["low"] <= rails["invalid"]["harm"] <= rails["invalid"]["high"]
+
+    shop = found["pipelines"]["shop"]
+    assert (shop["failed"], shop["searches"]) == (1, 160)  # those of yesterday are left out
+    assert shop["stages"]["rewriter@2"]["flags"]["invalid"] == 2
+    assert (found["shadow"]["rewriter@3"]["n"], found["shadow"]["rewriter@3"]["changed"]["value"]) == (20, 1)
+    (interleaved,) = found["interleaving"]
+    assert (interleaved["decision"], interleaved["wins_b"], interleaved["wins_a"]) == ("B", 54, 6)
+    assert interleaved["low"] > 0.5
+    assert found["monitor"]["tests"]
+    assert {"query": "gone", "searches": 1, "users": 1, "reasons": ["failed"]} in found["queue"]
+
+    body = {"adapter": ALIAS, "reason": "outputs do not parse"}
+    done = client.post("/v1/production/rollback", json=body).json()
+    assert (done["version"], running.store.target("rewriter", "production")) == (1, 1)
+    assert running.store.history("rewriter")[-1].reason == "outputs do not parse"
+    assert described(client)["aliases"][0]["rollout"] is None
+    client.post("/v1/production/rollback", json=body)
+    assert described(client)["aliases"][0]["weights"] == {"rewriter@3": 1.0}
+
+
+def test_what_cannot_be_taken_back_is_refused(client, running):
+    wrong = client.post("/v1/production/rollback", json={"adapter": "rewriter@candidate", "reason": "x"})
+    assert (wrong.status_code, "Followed: rewriter@production" in wrong.text) == (404, True)
+    without = client.post("/v1/production/rollback", json={"adapter": ALIAS, "reason": ""})
+    assert without.status_code in (400, 422)
+    assert running.store.alias_history("rewriter").rollout("production") is not None
