@@ -106,6 +106,10 @@ class Walk:
                 for option in more
             ]
             self._check(block, " ".join(arguments), *self._execute([*arguments, *options]))
+        elif program == "python":
+            file = self.folder / arguments[0]
+            file.write_text(self._ported(file.read_text(encoding="utf-8")), encoding="utf-8")
+            self._check(block, " ".join(words), *self._run([sys.executable, *arguments]))
         else:
             assert program == "curl", f"{block.where} needs a program of one's own: {program}"
             code, output = self._run(["curl", "--silent", "--fail-with-body", *map(self._ported, arguments)])
@@ -131,6 +135,8 @@ class Walk:
         self.outputs[command] = output
 
     def _serve(self, block: Block, arguments: Sequence[str]) -> None:
+        """Start a server in place of the one before."""
+        self.stop()
         self._shown_port = arguments[arguments.index("--port") + 1]
         command = [_script(), *map(self._ported, arguments), *self._added.get("serve", ())]
         printed = self.folder / "serve.out"

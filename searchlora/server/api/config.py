@@ -93,6 +93,10 @@ class ServeConfig:
     events_sample: float = _setting(1.0, "RATIO", "Ratio of the searches that are recorded, from 0 to 1.", min=0)
     events_days: float | None = _setting(None, "DAYS", "Remove recorded searches after this time.", min=0)
     events_mb: float | None = _setting(None, "MB", "Remove the oldest recorded searches beyond this size.", min=1)
+    price_prompt: float = _setting(
+        0.0, "PRICE", "Price of a million tokens of prompts, for searchlora_cost_total in /metrics.", min=0
+    )
+    price_output: float = _setting(0.0, "PRICE", "Price of a million tokens that are written or scored.", min=0)
     traces: str | None = _setting(
         None, "URL", "Send traces of searches to this collector: OTLP over HTTP, http://localhost:4318/v1/traces."
     )

@@ -36,7 +36,7 @@ async def embeddings(http: ApiRequest, body: EmbeddingRequest) -> Response:
             client_id=client_id,
         )
         embedded = await unless_disconnected(http, asyncio.wrap_future(future))
-    service.metrics.tokens.labels(pinned, "embedded").inc(embedded.tokens)
+    service.metrics.count_tokens(pinned, "embedded", embedded.tokens)
     return await http.json_response(lambda: _response(pinned, embedded, body.encoding_format == "base64"))
 
 

@@ -19,9 +19,16 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
-    """The metrics of one application, in a registry of its own."""
+    """The metrics of one application, in a registry of its own.
 
-    def __init__(self) -> None:
+    Args:
+        price_prompt, price_output: Price of a million tokens that are read, and that are written or scored, in any
+            currency.
+    """
+
+    def __init__(self, price_prompt: float = 0.0, price_output: float = 0.0) -> None:
+        self._prices = {"prompt": price_prompt, "embedded": price_prompt}
+        self._prices |= {"completion": price_output, "scored": price_output}
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "searchlora_requests", "Requests, by path and status.", ["path", "status"], registry=self.registry
@@ -41,8 +48,14 @@ class Metrics:
         )
         self.tokens = Counter(
             "searchlora_tokens",
-            "Tokens of completed requests, by kind: prompt, completion, scored, embedded.",
+            "Tokens of completed requests and of searches, by kind: prompt, completion, scored, embedded.",
             ["model", "kind"],
+            registry=self.registry,
+        )
+        self.cost = Counter(
+            "searchlora_cost",
+            "What the tokens cost at --price-prompt and --price-output, in their currency.",
+            ["model"],
             registry=self.registry,
         )
         self.invalid = Counter(
@@ -111,19 +124,30 @@ class Metrics:
         """
         stage = row.get("adapter") or row["kind"]
         self.stage_seconds.labels(pipeline, stage).observe(row["milliseconds"] / 1000)
+        for request in row.get("requests", ()):
+            if "cached" not in request:
+                self.count_tokens(stage, "prompt", request["tokens"]["prompt"])
+                kind = "scored" if "log_probabilities" in request else "completion"
+                self.count_tokens(stage, kind, request["tokens"]["output"])
         for flag in {each.partition(":")[0] for each in row["flags"]}:
             self.stage_flags.labels(pipeline, stage, flag).inc()
 
+    def count_tokens(self, model: str, kind: str, n: int) -> None:
+        """Count tokens of a model, and what they cost."""
+        self.tokens.labels(model, kind).inc(n)
+        if price := self._prices[kind]:
+            self.cost.labels(model).inc(n * price / 1e6)
+
     def completed(self, model: str, answers: Sequence[Completion], *, invalid: int = 0) -> None:
         """Count the answers to one prompt; `invalid` of them were truncated under a grammar."""
-        self.tokens.labels(model, "prompt").inc(answers[0].prompt_tokens)
-        self.tokens.labels(model, "completion").inc(sum(each.completion_tokens for each in answers))
+        self.count_tokens(model, "prompt", answers[0].prompt_tokens)
+        self.count_tokens(model, "completion", sum(each.completion_tokens for each in answers))
         self.invalid.labels(model).inc(invalid)
 
     def scored(self, model: str, scores: ChoiceScores) -> None:
         """Count the tokens of a scored request."""
-        self.tokens.labels(model, "prompt").inc(scores.prompt_tokens)
-        self.tokens.labels(model, "scored").inc(scores.scored_tokens)
+        self.count_tokens(model, "prompt", scores.prompt_tokens)
+        self.count_tokens(model, "scored", scores.scored_tokens)
 
     def watch(self, stats: Callable[[], Stats]) -> None:
         """Read an engine's statistics at every scrape."""

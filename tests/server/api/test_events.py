@@ -8,11 +8,13 @@ import time
 import httpx
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from searchlora.errors import EngineError, UsageError
 from searchlora.events.log import EventLog
 from searchlora.events.replay import replay, replay_figures
 from searchlora.http_client import HttpClient
+from searchlora.server.api.metrics import Metrics
 from searchlora.server.api.search_execution import SearchJob
 from tests.server.api.serving import made_service, served
 
@@ -25,9 +27,8 @@ def events_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def service(store_of_search, tiny_base, pipeline_files, corpus_of_search, events_folder):
     pipelines = tuple(str(pipeline_files / f"{name}.yaml") for name in ("lexical", "rewritten"))
-    return made_service(
-        tiny_base, store_of_search, pipelines=pipelines, corpora=(corpus_of_search,), events=str(events_folder)
-    )
+    settings = {"pipelines": pipelines, "corpora": (corpus_of_search,), "events": str(events_folder)}
+    return made_service(tiny_base, store_of_search, price_prompt=1e6, price_output=2e6, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,28 @@ def test_metrics_count_stages_by_version_and_searches_without_hits(client):
     assert 'searchlora_stage_seconds_count{pipeline="rewritten",stage="rewriter@2"}' in metrics
     assert 'searchlora_searches_without_hits_total{pipeline="lexical"} 1.0' in metrics
     assert 'searchlora_stage_flags_total{flag="invalid",pipeline="rewritten",stage="rewriter@2"}' in metrics
+
+
+def test_tokens_of_searches_have_a_price(client):
+    searched(client, "a query of its own", "rewritten")
+    of_model = cost_and_tokens(client.get("/metrics").text)
+    assert of_model["prompt"] > 0 < of_model["completion"]
+    assert of_model["cost"] == pytest.approx(of_model["prompt"] + 2 * of_model["completion"])
+
+
+def test_answers_that_were_known_cost_nothing():
+    tokens = {"prompt": 10, "output": 3}
+    requests = [{"tokens": tokens, "cached": True}, {"tokens": tokens}, {"tokens": tokens, "log_probabilities": {}}]
+    metrics = Metrics(1e6, 2e6)
+    metrics.stage("shop", {"adapter": "rewriter@2", "milliseconds": 1.0, "flags": [], "requests": requests})
+    assert cost_and_tokens(metrics.text().decode()) == {"prompt": 20, "completion": 3, "scored": 3, "cost": 32}
+
+
+def cost_and_tokens(text):
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    of_model = [sample for sample in samples if sample.labels.get("model") == "rewriter@2"]
+    found = {sample.labels["kind"]: sample.value for sample in of_model if sample.name == "searchlora_tokens_total"}
+    return found | {"cost": sum(sample.value for sample in of_model if sample.name == "searchlora_cost_total")}
 
 
 def test_a_search_that_shall_not_be_recorded_is_not(client, events_folder):
