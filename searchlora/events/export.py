@@ -81,7 +81,8 @@ def _events(event: Mapping[str, Any], feedback: Sequence[Feedback]) -> Iterator[
 
 def _query_log(event: Mapping[str, Any], feedback: Sequence[Feedback]) -> Iterator[dict[str, Any]]:
     clicked = chosen(event, feedback)
-    row = {"session": session_of(event), "time": event["time"], "query": event["query"]}
+    session = event.get("session") or user_of(event)  # reformulations are looked for among the searches of one user
+    row = {"session": session, "time": event["time"], "query": event["query"]}
     yield row | {"clicks": len(clicked), "clicked": clicked, "user": event.get("user")}
 
 

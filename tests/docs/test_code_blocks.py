@@ -12,8 +12,8 @@ from tests.child_scripts import COMMAND, Script, run_script
 from tests.docs.blocks import PAGES, ROOT, blocks, check_output
 from tests.docs.conftest import write_block
 
-#: Run by tests/journeys instead, which has the files that the page presupposes.
-JOURNEY = ROOT / "docs" / "tutorials" / "production.md"
+#: Run by tests/journeys instead, which have the files that the pages presuppose.
+JOURNEYS = [ROOT / "docs" / "tutorials" / name for name in ("production.md", "round.md")]
 
 #: A module of Python, run in a child process that starts with the libraries imported.
 MODULE = (
@@ -21,7 +21,7 @@ MODULE = (
 )
 
 LANGUAGES = ("bash", "python", "yaml", "json")
-RUN = [page for page in PAGES if page != JOURNEY and any(block.language in LANGUAGES for block in blocks(page))]
+RUN = [page for page in PAGES if page not in JOURNEYS and any(block.language in LANGUAGES for block in blocks(page))]
 
 
 @pytest.mark.slow

@@ -178,8 +178,8 @@ def test_a_dataset_is_built_from_events_and_names_them(cli, refused, log, tmp_pa
         session = f"s{number}"
         _, found = written(
             log,
-            search_event("red kicks", hits=("P1", "P2"), session=session),
-            search_event("red shoes", hits=("P3", "P4"), session=session),
+            search_event("red kicks", hits=("P1", "P2"), user=session),
+            search_event("red shoes", hits=("P3", "P4"), user=session),
         )
         log.write([], [Feedback(found, "click", "P3"), Feedback(found, "grade", "P4", 1, "anna")])
     place = tmp_path / "events"

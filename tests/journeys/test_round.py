@@ -1,0 +1,43 @@
+"""Once round in production, on MSRD with simulated users: trained, promoted, recorded, trained again, rolled out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from searchlora.adapters.ancestry import ancestors
+from searchlora.adapters.store import Store
+from searchlora.errors import BaseModelError
+from searchlora.models.resolve import resolve
+from tests.docs.blocks import ROOT
+from tests.journeys.walk import Walk
+
+PAGE = ROOT / "docs" / "tutorials" / "round.md"
+
+
+@pytest.mark.slow
+@pytest.mark.journey
+def test_the_page_on_msrd(real_data: Path, tmp_path: Path) -> None:
+    """Half an hour, most of it two trainings and what 6,000 users search for."""
+    try:
+        resolve("smollm2-135m-instruct-q4_1", ask_hub=False)
+    except BaseModelError as error:
+        pytest.skip(f"without the weights of the small base: {error}")
+    if not (real_data / "msrd").is_dir():
+        pytest.skip(f"no folder 'msrd' in {real_data}")
+    (tmp_path / "msrd").symlink_to(real_data / "msrd")
+    walk = Walk(tmp_path)
+    walk.page(PAGE)
+
+    store = Store(tmp_path / "store")
+    moves = [move for move in store.history("movie-rewriter") if move.rollout is not None]
+    assert moves[0].rollout is not None and moves[0].rollout.outcome == "started"
+    assert store.aliases("movie-rewriter")["production"] in (1, 2)
+    card = json.loads((tmp_path / "data" / "next" / "dataset.json").read_text(encoding="utf-8"))
+    assert card["source"]["origin"]["versions"].keys() == {"movie-rewriter@1", "bm25(k=100)"}
+    assert card["rows"]["train"] > 100
+    assert "movie-rewriter@1" in ancestors(store, "movie-rewriter@2")
+    assert "rank-biased overlap" in walk.output("events shadow")
+    assert "Share of before" in walk.output("events interleaving")
