@@ -6,6 +6,7 @@ current target.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -132,15 +133,25 @@ class AliasMove(BaseModel):
         """True if the alias was moved against its policy."""
         return self.decision is not None and self.decision.outcome == "forced"
 
+    @property
+    def kind(self) -> str:
+        """What the move is, in a word."""
+        if self.decision is not None:
+            return "refusal" if self.refused else "promotion"
+        if self.rollout is not None:
+            return "rollout"
+        return "rollback" if self.rollback else "alias" if self.weights is None else "weights"
+
     def __str__(self) -> str:
-        return printable(self._line)
+        return printable(f"{self.time} {self.described}")
 
     @property
-    def _line(self) -> str:
+    def described(self) -> str:
+        """The move without its time."""
         if self.decision is not None and self.refused:
             broken = "; ".join(f"{rule.rule} ({rule.finding})" for rule in self.decision.rules if not rule.passed)
             reason = f" (the reason given: {self.reason})" if self.reason else ""
-            return f"{self.time} {self.alias} refused to version {self.decision.version}: {broken}{reason}"
+            return f"{self.alias} refused to version {self.decision.version}: {broken}{reason}"
         target = "nowhere" if self.target is None else f"version {self.target}"
         if self.weights is not None:
             target = "versions " + ", ".join(f"{version} ({share:.0%})" for version, share in self.weights.items())
@@ -153,7 +164,7 @@ class AliasMove(BaseModel):
             broken = ", ".join(rule.rule for rule in self.decision.rules if not rule.passed)
             kind = f", BY FORCE against: {broken}" if self.forced else ", by its policy"
         reason = f": {self.reason}" if self.reason else ""
-        return f"{self.time} {self.alias} -> {target}{before}{kind}{reason}"
+        return f"{self.alias} -> {target}{before}{kind}{reason}"
 
 
 _MOVES = TypeAdapter(tuple[AliasMove, ...])
@@ -184,6 +195,15 @@ class AliasHistory:
     def last(self) -> dict[str, AliasMove]:
         """Alias -> its last move; a refusal moves nothing."""
         return {move.alias: move for move in self.moves if not move.refused}
+
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """A sha256 for each move, over it and all moves before it."""
+        hashes: list[str] = []
+        for move in self.moves:
+            before = hashes[-1] if hashes else ""
+            hashes.append(hashlib.sha256(f"{before}{move.model_dump_json(by_alias=True)}".encode()).hexdigest())
+        return tuple(hashes)
 
     def weights(self, alias: str) -> dict[int, float] | None:
         """Version -> share of the requests of an alias; None if one version has all."""

@@ -8,6 +8,7 @@ Objects are created and never overwritten, so no server sees half a change and n
     URL/NAME/3/.claim            the number is taken, for ever
     URL/NAME/aliases/000000012   the 12th move of an alias
     URL/NAME/evaluations/…       the evaluations of versions, likewise
+    URL/.audit/000000012         the 12th entry of the audit log
 
 Two writers that create the same object are told apart by a conditional write (`If-None-Match: *` in S3), and the second
 one fails. The copy is a store in a folder of this machine's cache. Manifests, aliases and evaluations are copied when
@@ -36,6 +37,7 @@ from pydantic import ValidationError
 
 from searchlora.adapters import staging
 from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove
+from searchlora.adapters.audit import ObjectAuditLog
 from searchlora.adapters.evaluations import EvaluationRecord
 from searchlora.adapters.listing import Entry, subfolders
 from searchlora.adapters.manifest import MANIFEST, Manifest, manifest_json
@@ -49,11 +51,12 @@ from searchlora.adapters.remote_files import (
     manifest_at,
     open_url,
     send_files,
+    signature_at,
     store_url,
     transport,
 )
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import StoredAdapter, check_file_name
+from searchlora.adapters.stored import SIGNATURE, StoredAdapter, check_file_name, read_signature
 from searchlora.errors import NameTaken, StoreError, TamperedAdapter, UsageError
 from searchlora.files import file_sha256, sync
 from searchlora.models.resolve import cache_dir
@@ -102,10 +105,18 @@ class ObjectStore(Store):
         copy = hashlib.sha256(self._url.encode() + b"\n" + store_id).hexdigest()[:32]
         super().__init__(self._copies / copy)
         self.place = self._url
+        self.audit = ObjectAuditLog(self._system, self._remote, self._url)
         self._id = store_id
         self._looked_up: dict[str, float] = {}  # name, or "" for all -> when it was looked up
         self._look_ups: dict[str, Future[None]] = {}  # those that run
         self._is_silent = False  # the last look-up failed or is late
+
+    def copied_to(self, folder: Path) -> Store:
+        """The same store with a copy in another folder, where everything is copied anew."""
+        store = ObjectStore(self.place)
+        store._copies = folder
+        store._open_copy(store._id)
+        return store
 
     # Reading
 
@@ -256,7 +267,7 @@ class ObjectStore(Store):
         versions = {path.partition("/")[0] for path in files if path.endswith(f"/{MANIFEST}")}
         for number in filter(is_version, versions):
             if not (folder / number).is_dir():
-                self._copy_manifest(name, int(number))
+                self._copy_manifest(name, int(number), is_signed=f"{number}/{SIGNATURE}" in files)
         for number in filter(is_version, here):
             if number not in versions:
                 with self._copying():
@@ -271,11 +282,12 @@ class ObjectStore(Store):
 
         return FileLock(self.root / ".copying.lock")
 
-    def _copy_manifest(self, name: str, number: int) -> None:
+    def _copy_manifest(self, name: str, number: int, *, is_signed: bool) -> None:
         source = f"{self._remote}/{name}/{number}"
         where = f"{self.place}/{name}/{number}"
         with transport(where, "read"):
             content = manifest_at(self._system, source, where)
+            signature = signature_at(self._system, source) if is_signed else None
         if content is None:  # it was removed meanwhile
             return
         target = self.root / name / str(number)
@@ -283,6 +295,8 @@ class ObjectStore(Store):
         try:
             with staging.whole_folder(target) as new:
                 (new / MANIFEST).write_bytes(content)
+                if signature is not None:
+                    (new / SIGNATURE).write_bytes(signature)
         except StoreError:
             if not target.is_dir():  # else another process has copied it
                 raise
@@ -375,7 +389,8 @@ class ObjectStore(Store):
     def _publish(self, new: Path, manifest: Manifest) -> None:
         version = f"{manifest.name}/{manifest.version}"
         with transport(f"{self.place}/{version}", "written"):
-            send_files(self._system, new, manifest.files, f"{self._remote}/{version}", (new / MANIFEST).read_bytes())
+            target, content = f"{self._remote}/{version}", (new / MANIFEST).read_bytes()
+            send_files(self._system, new, manifest.files, target, content, read_signature(new))
 
     def _remove(self, name: str, number: int) -> None:
         version = f"{self._remote}/{name}/{number}"

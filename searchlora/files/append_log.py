@@ -26,6 +26,7 @@ class AppendLog:
         file: The file, made if it is missing, with its folder.
         key: The first row: all that the other rows depend on. A file that begins with another row is begun anew. None:
             there is no such row, and nothing is ever discarded but half a line at the end.
+        wait_s: Seconds to wait for another process that has the file open.
 
     Attributes:
         removed: The half line that was removed from the end; empty if there was none.
@@ -47,7 +48,7 @@ class AppendLog:
         []
     """
 
-    def __init__(self, file: Path, key: dict[str, Any] | None = None) -> None:
+    def __init__(self, file: Path, key: dict[str, Any] | None = None, *, wait_s: float = 0.0) -> None:
         self.file = file
         self.removed = b""
         self._key = key
@@ -55,7 +56,7 @@ class AppendLog:
         with self._writing():
             file.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._lock.acquire(timeout=0)
+                self._lock.acquire(timeout=wait_s)
             except Timeout:
                 fix = "Stop that process, or name another file or folder."
                 raise UsageError("another process writes to it", where=str(file), fix=fix) from None
