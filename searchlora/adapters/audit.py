@@ -254,7 +254,7 @@ def check_audit(store: Store, head: str | None = None) -> AuditReport:
         report.problems.append(f"No entry has the hash {head[:12]}…: the log was cut at its end, or written anew.")
     failed = {entry.of for entry in report.entries}
     effective = [entry for entry in report.entries if entry.number not in failed]
-    for name in sorted({*store.names(), *(entry.subject.partition("@")[0] for entry in effective)}):
+    for name in sorted({*store.names(), *(entry.subject for entry in effective if entry.moves is not None)}):
         _check_aliases(store, name, effective, report)
     _check_versions(store, effective, report)
     return report

@@ -66,7 +66,7 @@ def start(settings: ServeConfig) -> None:
 
     with bind(settings.host, settings.port) as listening:
         service = make_service(settings)
-        if not settings.api_keys and not is_loopback(settings.host):
+        if not settings.api_keys and settings.keys is None and not is_loopback(settings.host):
             typer.echo("warning: there is no API key: everyone who reaches this address can use the server.", err=True)
         typer.echo(f"Serving {service.base} and its adapters at {address(listening)}v1. Ctrl+C stops.")
         if settings.pipelines:

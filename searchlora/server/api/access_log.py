@@ -28,7 +28,7 @@ class AccessLog:
     """Appends to a file: time, caller, method, path, status and seconds of each request.
 
     A line is ASCII, so nothing in a request can forge another line. Query strings, headers and bodies are not logged,
-    and API keys appear by number only.
+    and API keys appear by name or number only.
 
     Args:
         file: None: standard output.

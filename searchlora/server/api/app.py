@@ -28,6 +28,7 @@ from searchlora.server.api import (
     topics,
 )
 from searchlora.server.api.errors import STORAGE_UNAVAILABLE, ApiError, ErrorResponses, add_http_errors
+from searchlora.server.api.keys import ApiKeys, requires
 from searchlora.server.api.metrics import RequestMetrics
 from searchlora.server.api.middleware import RequestGuard
 from searchlora.server.api.openapi import openapi_document
@@ -68,6 +69,7 @@ async def readyz(http: ApiRequest) -> Status:
 
 
 @_probe_router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+@requires("read")
 async def metrics(http: ApiRequest) -> Response:
     """All metrics in Prometheus' text format."""
     text = await in_thread(http.service.probe_thread, None, http.service.metrics.text)
@@ -121,7 +123,7 @@ def create_app(service: Service, *, max_active_requests: int | None = None) -> F
     config = service.config
     app.add_middleware(
         RequestGuard,
-        api_keys=config.api_keys,
+        keys=ApiKeys(config.api_keys, config.keys),
         host_names=(config.host, *config.allowed_hosts),
         is_open=_is_open,
         max_body_bytes=config.max_body,

@@ -6,6 +6,7 @@ import asyncio
 
 from searchlora.events.log import Feedback
 from searchlora.server.api.errors import ApiError
+from searchlora.server.api.keys import requires
 from searchlora.server.api.response_schemas import EventsResult, FeedbackOutcome
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_schemas import EventsRequest
@@ -14,6 +15,7 @@ router = api_router()
 
 
 @router.post("/v1/events", summary="Record what users do with hits")
+@requires("search")
 async def events(http: ApiRequest, body: EventsRequest) -> EventsResult:
     """Record clicks, carts, purchases and grades. The answer comes when they are on disk."""
     recorder = http.service.events

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -15,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from searchlora.server.api.disconnect import ResponseNotRead, client_disconnected, with_write_timeout
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.http_protocol import MAX_HEAD_BYTES
+from searchlora.server.api.keys import ApiKeys
 from searchlora.server.http import is_own_host
 
 #: Seconds within which a whole body must arrive.
@@ -24,11 +23,12 @@ _BODY_SECONDS = 30.0
 class RequestGuard:
     """ASGI middleware of both servers that refuses requests with 400, 401, 403, 408, 413, 431, 503 and 504.
 
-    A request that passes carries its client in `scope["state"]["client_id"]`: an API key's number, or an address where
-    no keys are set. Its response has a write time-out. `ErrorResponses` around it answers refused ones.
+    A request that passes carries its client in `scope["state"]["client_id"]`: the name of an API key, or an address
+    where no keys are set; with keys also its `role`, which the routes check. Its response has a write time-out.
+    `ErrorResponses` around it answers refused ones.
 
     Args:
-        api_keys: Every request must carry one of them; empty: no key is required, but the host and the origin are
+        keys: Every request must carry one of them; None or empty: no key is required, but the host and the origin are
             checked.
         host_names: Host names accepted without an API key, see `http.is_own_host`.
         is_open: Whether a path needs no check: probes, and the files of a page.
@@ -43,7 +43,7 @@ class RequestGuard:
         *,
         max_body_bytes: int,
         timeout: float,
-        api_keys: Sequence[str] = (),
+        keys: ApiKeys | None = None,
         host_names: Sequence[str] = (),
         is_open: Callable[[str], bool] = lambda _: False,
         max_active_requests: int = 2048,
@@ -51,7 +51,7 @@ class RequestGuard:
     ) -> None:
         self._app, self._host_names, self._is_open, self._headers = app, host_names, is_open, headers
         self._max_body_bytes, self._timeout, self._max_active_requests = max_body_bytes, timeout, max_active_requests
-        self._key_digests = [_digest(key.encode()) for key in api_keys]
+        self._keys = keys or None
         self._active_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,7 +69,7 @@ class RequestGuard:
             if self._active_requests > self._max_active_requests:
                 message = f"The server is busy with {self._active_requests - 1} requests."
                 raise ApiError(503, "busy", message, retry_after=1)
-            scope.setdefault("state", {})["client_id"] = self._client_id(scope)
+            scope.setdefault("state", {}).update(self._client(scope))
             body = await self._read_body(Headers(scope=scope), receive)
             with suppress(ResponseNotRead):  # the server closes the connection, since the response is incomplete
                 await self._forward(scope, _replay(body, receive), with_write_timeout(send, self._timeout))
@@ -95,22 +95,16 @@ class RequestGuard:
             message = "The time limit of the request passed. Allow more time, or ask less."
             raise ApiError(504, "deadline_exceeded", message) from None
 
-    def _client_id(self, scope: Scope) -> str:
+    def _client(self, scope: Scope) -> dict[str, str]:
         headers = Headers(scope=scope)
-        if self._key_digests:
-            return self._authenticate(headers)
-        self._check_host_and_origin(scope["path"], headers)
-        client_id: str = (scope.get("client") or ("unknown",))[0]
-        return client_id
-
-    def _authenticate(self, headers: Headers) -> str:
+        if self._keys is None:
+            self._check_host_and_origin(scope["path"], headers)
+            return {"client_id": (scope.get("client") or ("unknown",))[0]}
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        digest = _digest(key.strip().encode("latin-1"))
-        # All keys are compared, each in constant time: the duration reveals nothing about any key.
-        matches = [hmac.compare_digest(digest, key_digest) for key_digest in self._key_digests]
-        if scheme.lower() != "bearer" or not any(matches):
+        caller = self._keys.find(key.strip().encode("latin-1"))
+        if scheme.lower() != "bearer" or caller is None:
             raise ApiError(401, "invalid_api_key", "Give an API key of this server: 'Authorization: Bearer KEY'.")
-        return f"key {matches.index(True)}"
+        return {"client_id": caller.name, "role": caller.role}
 
     def _check_host_and_origin(self, path: str, headers: Headers) -> None:
         """Without API keys, pages of other sites in a browser on this machine must not send requests.
@@ -175,11 +169,6 @@ def _network_location(origin: str) -> str | None:
     if parts.scheme not in ("http", "https") or port == 0 or origin.lower() != f"{parts.scheme}://{location}":
         return None
     return location
-
-
-def _digest(key: bytes) -> bytes:
-    """A digest has the same length for all keys, so comparing reveals no key's length."""
-    return hashlib.sha256(key).digest()
 
 
 def with_headers(send: Send, headers: Mapping[str, str]) -> Send:

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 from starlette.routing import BaseRoute
 
@@ -27,11 +28,19 @@ EVENTS: dict[str, Any] = {"content": {"text/event-stream": {"schema": {"type": "
 def openapi_document(routes: Sequence[BaseRoute], open_paths: Sequence[str]) -> dict[str, Any]:
     """The document of routes, in OpenAPI 3.1: every path with every status and content type that it answers with.
 
+    `x-role` of an operation is the role that an API key needs for it.
+
     Args:
         open_paths: Paths that the guard lets pass.
     """
     about = "Base model, adapters, encoders and pipelines."
     document = get_openapi(title="searchlora", version=__version__, description=about, routes=routes)
+    roles = {
+        (route.path_format, method): route.endpoint.role
+        for route in routes
+        if isinstance(route, APIRoute) and hasattr(route.endpoint, "role")
+        for method in route.methods or ()
+    }
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -41,6 +50,8 @@ def openapi_document(routes: Sequence[BaseRoute], open_paths: Sequence[str]) -> 
             for status in sorted(statuses):
                 documented[str(status)] = {"description": HTTPStatus(status).phrase, "content": error}
             operation["responses"] = documented
+            if (path, method.upper()) in roles:
+                operation["x-role"] = roles[path, method.upper()]
     components = document["components"]
     schemas = components["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):

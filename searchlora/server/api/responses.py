@@ -17,6 +17,7 @@ from searchlora.server.api.errors import ApiError
 from searchlora.server.api.generation import Format, as_task, generate, token_json, with_answer_tokens
 from searchlora.server.api.generation_schemas import ResponseRequest
 from searchlora.server.api.grammars import grammar_of
+from searchlora.server.api.keys import requires
 from searchlora.server.api.openapi import EVENTS
 from searchlora.server.api.response_schemas import Logprob, ResponseObject
 from searchlora.server.api.routing import ApiRequest, api_router
@@ -26,6 +27,7 @@ router = api_router()
 
 
 @router.post("/v1/responses", summary="Generate a response", response_model=ResponseObject, responses={200: EVENTS})
+@requires("search")
 async def responses(http: ApiRequest, body: ResponseRequest) -> Response:
     """Answer in the format of OpenAI's Responses API; nothing is stored."""
     return await generate(http, body, ResponseFormat, lambda: [_request(http.service, body)])

@@ -7,6 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, get_args
 
+from searchlora.adapters.audit import actor, who
 from searchlora.adapters.references import parse_reference
 from searchlora.errors import StoreError
 from searchlora.experiments.rollout import Outcome, look
@@ -35,6 +36,7 @@ class RolloutWatch:
         self._thread.join(seconds)
 
     def _run(self) -> None:
+        actor.set(f"server of {who()}")  # of this thread, for the audit log
         wait = _INTERVAL_S
         while not self._closed.wait(wait):
             began = time.monotonic()

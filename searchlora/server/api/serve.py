@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from searchlora.adapters.full_model import model_of
+from searchlora.adapters.signing import TrustedKeys
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.events.log import EventLog
@@ -25,6 +26,7 @@ from searchlora.server.api.app import create_app
 from searchlora.server.api.config import ServeConfig
 from searchlora.server.api.encoders import ServedEncoders
 from searchlora.server.api.http_protocol import uvicorn_config
+from searchlora.server.api.keys import ApiKeys
 from searchlora.server.api.metrics import Metrics
 from searchlora.server.api.served_pipelines import ServedPipelines
 from searchlora.server.api.service import Service
@@ -42,6 +44,7 @@ def make_service(config: ServeConfig) -> Service:
     """Load the base model, adapters before their first request, and pipelines.
 
     Raises:
+        DataError, UsageError: for files of keys that cannot be used.
         BaseModelError, InvalidName, NotInStore, LoadCheckFailed: for models that do not exist or fail their load check.
         EngineError: for a database of events that cannot be reached, and the address of a collector that is none.
         MissingExtra: for traces without the extra `traces`.
@@ -50,7 +53,9 @@ def make_service(config: ServeConfig) -> Service:
         PipelineError, DataError, StaleIndex: for a pipeline, a corpus or judgments that cannot be loaded.
     """
     check_proxies(config.trusted_proxies)
+    ApiKeys(config.api_keys, config.keys)  # a file that cannot be used is refused before models are loaded
     store = Store(config.store)
+    store.trusted = None if config.trusted is None else TrustedKeys.read(config.trusted)
     log = (
         None if config.access_log is None else AccessLog(None if config.access_log == "-" else Path(config.access_log))
     )

@@ -25,6 +25,7 @@ from searchlora.server.api.adapter_tasks import input_schema, record_of
 from searchlora.server.api.client_engine import ClientEngine
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import ApiError
+from searchlora.server.api.keys import requires
 from searchlora.server.api.response_schemas import (
     Classifications,
     Classified,
@@ -44,6 +45,7 @@ router = api_router()
 
 
 @router.post("/v1/tasks/{task}", summary="Run a task", response_model=TaskOutputs)
+@requires("search")
 async def run_task(http: ApiRequest, task: str, body: TaskRequest) -> Response:
     """Run the task of an adapter on one input or on several."""
     rows = body.inputs if body.inputs is not None else [body.input or {}]
@@ -61,6 +63,7 @@ async def run_task(http: ApiRequest, task: str, body: TaskRequest) -> Response:
 
 
 @router.post("/v1/rerank", summary="Rerank documents", response_model=Reranked)
+@requires("search")
 async def rerank(http: ApiRequest, body: RerankRequest) -> Response:
     """Order documents by the expected grades of a judge, scaled to between 0 and 1; Cohere's shape."""
 
@@ -89,6 +92,7 @@ async def rerank(http: ApiRequest, body: RerankRequest) -> Response:
 
 
 @router.post("/v1/classify", summary="Classify texts", response_model=Classifications)
+@requires("search")
 async def classify(http: ApiRequest, body: ClassifyRequest) -> Response:
     """Give each text a label, with the probability of every label; vLLM's shape."""
 
@@ -116,6 +120,7 @@ async def classify(http: ApiRequest, body: ClassifyRequest) -> Response:
 
 
 @router.post("/v1/decide", summary="Label texts where the adapter may decide alone", response_model=Decisions)
+@requires("search")
 async def decide(http: ApiRequest, body: DecideRequest) -> Response:
     """Give each text a label with its probability, and whether that is high enough to act on it alone."""
 
@@ -147,6 +152,7 @@ async def decide(http: ApiRequest, body: DecideRequest) -> Response:
 
 
 @router.post("/v1/rewrite", summary="Rewrite a query", response_model=Rewritten)
+@requires("search")
 async def rewrite(http: ApiRequest, body: RewriteRequest) -> Response:
     """The query to search with."""
 

@@ -10,6 +10,7 @@ from searchlora.eval.trec import Qrels
 from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.server.api.jobs import Work
 from searchlora.server.api.judge_jobs import disagreeing, scale_of
+from searchlora.server.api.keys import requires
 from searchlora.server.api.response_schemas import ExampleQuery, JobEntry, TopicsEntry
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_schemas import ComparisonRequest, DisagreementsRequest, WeightsRequest
@@ -27,6 +28,7 @@ _EXAMPLES, _LOOKED_AT, _WORDS = 6, 50, 8
 
 
 @router.get("/v1/topics", summary="Describe the judged topics")
+@requires("grade")
 def topics(http: ApiRequest) -> TopicsEntry:
     """How many topics have judgments, and what is measured on them; what the page offers."""
     service = http.service
@@ -67,30 +69,35 @@ def _examples(service: Service, topics: Mapping[str, Mapping[str, Any]]) -> list
 
 
 @router.post("/v1/topics/compare", summary="Compare two systems on all topics")
+@requires("grade")
 async def compare(http: ApiRequest, body: ComparisonRequest) -> JobEntry:
     """Start a job that compares two systems in pairs."""
     return await _start(http, "comparison", lambda: comparing(http.service, body))
 
 
 @router.post("/v1/topics/weights", summary="Measure all weights of a fusion")
+@requires("grade")
 async def weights(http: ApiRequest, body: WeightsRequest) -> JobEntry:
     """Start a job that measures the weights of a fusion."""
     return await _start(http, "weights", lambda: weighing(http.service, body))
 
 
 @router.post("/v1/topics/disagreements", summary="Find where a judge and people disagree")
+@requires("grade")
 async def disagreements(http: ApiRequest, body: DisagreementsRequest) -> JobEntry:
     """Start a job that compares the grades of a judge with those of people."""
     return await _start(http, "disagreements", lambda: disagreeing(http.service, body))
 
 
 @router.get("/v1/jobs/{job}", summary="Describe a background job")
+@requires("grade")
 def job_progress(http: ApiRequest, job: str) -> JobEntry:
     """Progress and result of a job of the client."""
     return http.service.jobs.get(http.client_id, job).json()
 
 
 @router.delete("/v1/jobs/{job}", summary="Cancel a background job")
+@requires("grade")
 def cancel_job(http: ApiRequest, job: str) -> JobEntry:
     """Stop a job of the client."""
     return http.service.jobs.cancel(http.client_id, job).json()
