@@ -111,7 +111,7 @@ def test_an_alias_of_a_missing_adapter_creates_no_folder(store, stored):
         store.remove("nosuch@1")
     with pytest.raises(InvalidName):
         store.rollback("../x", "production")
-    assert [folder.name for folder in store.root.iterdir()] == [stored.manifest.name]
+    assert [path.name for path in store.root.iterdir() if path.is_dir()] == [stored.manifest.name]
 
 
 def test_removal_refuses_aliased_versions_and_never_reuses_a_number(store, trained, draft):

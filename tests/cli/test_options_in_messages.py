@@ -46,6 +46,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "pipelines/pipeline.py": ("run", "search", "ablate"),
     "searchlora/adapters/alias_weights.py": ("adapters alias",),
     "searchlora/adapters/operations.py": ("adapters alias",),
+    "searchlora/adapters/signing.py": ("adapters push",),
     "searchlora/adapters/store.py": ("adapters remove",),
     "searchlora/data/collection.py": _CORPUS,
     "searchlora/data/inspection/profiling.py": ("data inspect",),
