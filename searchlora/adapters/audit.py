@@ -73,8 +73,8 @@ class AuditEntry(BaseModel):
         number: Its place, from 1.
         time: ISO 8601 in UTC.
         who: User and machine, or the name of an API key.
-        what: `add`, `pull`, `push` or `remove` of a version; `load` or `unload` in a server; `alias`, `weights`,
-            `rollback`, `promotion`, `refusal` or `rollout` of an alias; `failed`.
+        what: `add`, `pull`, `push`, `sign` or `remove` of a version; `load` or `unload` in a server; `alias`,
+            `weights`, `rollback`, `promotion`, `refusal` or `rollout` of an alias; `failed`.
         subject: `name@3`, or the name whose alias was moved.
         moves: Moves in the history of the name's aliases, with this one.
         sha256: Hash of these moves (`AliasHistory.hashes`), or of the version's manifest.
@@ -176,7 +176,7 @@ class AuditLog:
                 return entry
         except (DataError, UsageError) as error:
             fix = "What happens to a store is recorded, so nothing is done that cannot be."
-            raise StoreError(f"the audit log {error.what}", where=self.place, fix=error.fix or fix) from None
+            raise StoreError(error.what, where=self.place, fix=error.fix or fix) from None
 
     def _parsed_last(self, line: bytes) -> AuditEntry:
         try:

@@ -266,8 +266,11 @@ class ObjectStore(Store):
         folder = self.root / name
         versions = {path.partition("/")[0] for path in files if path.endswith(f"/{MANIFEST}")}
         for number in filter(is_version, versions):
+            is_signed = f"{number}/{SIGNATURE}" in files
             if not (folder / number).is_dir():
-                self._copy_manifest(name, int(number), is_signed=f"{number}/{SIGNATURE}" in files)
+                self._copy_manifest(name, int(number), is_signed=is_signed)
+            elif is_signed and not (folder / number / SIGNATURE).exists():  # signed later
+                self._copy_signature(name, number)
         for number in filter(is_version, here):
             if number not in versions:
                 with self._copying():
@@ -275,6 +278,13 @@ class ObjectStore(Store):
                         staging.remove_folder(folder / number)
         for kind in (_ALIASES, _EVALUATIONS):
             self._copy_records(name, kind, sum(path.startswith(f"{kind}/") for path in files))
+
+    def _copy_signature(self, name: str, number: str) -> None:
+        with transport(f"{self.place}/{name}/{number}", "read"):
+            signature = signature_at(self._system, f"{self._remote}/{name}/{number}")
+        if signature is not None:
+            with self._copying():
+                staging.replace_text(self.root / name / number / SIGNATURE, signature.decode(errors="replace"))
 
     def _copying(self) -> AbstractContextManager[Any]:
         """The lock of the copy, held for a moment: never while the object store is asked."""
@@ -402,6 +412,12 @@ class ObjectStore(Store):
                 if not path.endswith(f"/{CLAIM}"):
                     self._system.rm_file(path)
         staging.remove_folder(self.root / name / str(number))
+
+    def _write_signature(self, stored: StoredAdapter, signature: bytes) -> None:
+        place = f"{stored.manifest.name}/{stored.manifest.version}/{SIGNATURE}"
+        with transport(f"{self.place}/{place}", "written"):
+            self._system.pipe_file(f"{self._remote}/{place}", signature)
+        super()._write_signature(stored, signature)
 
     def _write_aliases(self, name: str, history: AliasHistory) -> None:
         self._append(name, _ALIASES, history.moves[:-1], history.moves[-1])

@@ -50,6 +50,7 @@ from searchlora.adapters.stored import (
     finish,
     make_read_only,
     new_manifest,
+    read_signature,
     read_version,
     without_paths,
 )
@@ -195,6 +196,20 @@ class Store:
             if without_paths(existing.manifest) == without_paths(manifest):  # a copy was sent without them
                 return existing
         return self._put(manifest.name, manifest.task, manifest, keep, origin=origin)
+
+    def keep_signature(self, stored: StoredAdapter, manifest: bytes, signature: bytes) -> None:
+        """Give a version of this store the signature of an equal one, after it was checked.
+
+        A version whose manifest has other bytes, such as paths of the machine that trained it, stays as it is.
+
+        Raises:
+            StoreError: if it cannot be written.
+        """
+        name, reference = stored.manifest.name, stored.reference
+        if (stored.path / MANIFEST).read_bytes() != manifest or read_signature(stored.path) == signature:
+            return
+        with self._locked(name), self.audit.recorded("sign", reference):
+            self._write_signature(stored, signature)
 
     def get(self, reference: str) -> StoredAdapter:
         """The version that a reference points to now; its files are not checked.
@@ -497,10 +512,11 @@ class Store:
                         )
                     if check is not None:
                         check(StoredAdapter(new, manifest))
+                    self._publish(new, manifest)
+                    # After the upload to a URL: one that is killed would leave an entry of a version that never was.
                     what, sha256 = "add" if origin is None else "pull", file_sha256(new / MANIFEST)
                     entry = self.audit.recorded(what, manifest.reference, origin or "", sha256=sha256)
                     recorded.enter_context(entry)
-                    self._publish(new, manifest)
             except StoreError:
                 if manifest is None or not target.is_dir() or read_manifest(target) != manifest:
                     raise  # else a reader of this machine has copied the published version first
@@ -521,6 +537,9 @@ class Store:
         removed = sorted({*self._removed(name), number})
         staging.replace_text(self.root / name / REMOVED, json.dumps(removed) + "\n")
         staging.remove_folder(self.root / name / str(number))
+
+    def _write_signature(self, stored: StoredAdapter, signature: bytes) -> None:
+        staging.replace_text(stored.path / SIGNATURE, signature.decode())
 
     def _write_aliases(self, name: str, history: AliasHistory) -> None:
         """Write a history with one more move than before."""

@@ -181,7 +181,10 @@ def pull(
         check_hashes(StoredAdapter(folder, manifest))
         check_weights(StoredAdapter(folder, manifest))
         unverified = _verify(StoredAdapter(folder, manifest), base, tasks)
-        landed = Store.of(store).adopt(folder, manifest, name, origin=origin)
+        store = Store.of(store)
+        landed = store.adopt(folder, manifest, name, origin=origin)
+        if keys is not None and signature is not None:
+            store.keep_signature(landed, content, signature)
         return PullResult(landed.path, landed.manifest, unverified)
 
 

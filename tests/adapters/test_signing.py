@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 
+from searchlora.adapters.audit import check_audit
 from searchlora.adapters.manifest import MANIFEST, write_manifest
 from searchlora.adapters.peft_folder import WEIGHTS
 from searchlora.adapters.signing import TrustedKeys, generate_key
@@ -187,6 +188,26 @@ def test_a_store_that_demands_signatures_gives_no_other_version(
             each.get("unsigned")
         with pytest.raises(UntrustedAdapter):
             each.prompt_options("unsigned")
+
+
+@pytest.mark.parametrize("place", ["{folder}/other", "memory://signed-later/{folder}"])
+def test_a_version_that_is_in_the_store_gets_the_signature_of_an_equal_one(there, public, tmp_path, place, monkeypatch):
+    store, signature = Store(place.format(folder=tmp_path)), (there / SIGNATURE).read_bytes()
+    (there / SIGNATURE).unlink()
+    pull(str(there), store=store)
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "another machine"))
+    other = Store(store.place)
+    assert other.get("echo@1").reference == "echo@1"
+    (there / SIGNATURE).write_bytes(b"not checked")
+    assert not (pull(str(there), store=store).path / SIGNATURE).exists()
+    (there / SIGNATURE).write_bytes(signature)
+    assert (pull(str(there), trusted=public, store=store).path / SIGNATURE).read_bytes() == signature
+    monkeypatch.setattr("searchlora.adapters.object_store.POLL_S", 0.0)
+    other.versions("echo")
+    for each in (store, other):
+        each.trusted = TrustedKeys.read(public)
+        assert each.get("echo@1").reference == "echo@1"
+    assert check_audit(store).problems == [] and check_audit(store).entries[-1].what == "sign"
 
 
 def test_a_version_that_was_altered_in_a_store_that_demands_signatures_is_refused(pulled, public):

@@ -28,7 +28,7 @@ _EXAMPLES, _LOOKED_AT, _WORDS = 6, 50, 8
 
 
 @router.get("/v1/topics", summary="Describe the judged topics")
-@requires("grade")
+@requires("search")
 def topics(http: ApiRequest) -> TopicsEntry:
     """How many topics have judgments, and what is measured on them; what the page offers."""
     service = http.service
