@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -258,6 +260,21 @@ def test_a_store_at_a_url_has_a_log_that_writers_share(trained, draft, tmp_path,
     one._system.pipe_file(record, one._system.cat_file(record).replace(b'"to":1', b'"to":2'))
     changed = one.copied_to(tmp_path / "fresher")
     assert problems(changed) == [f"Entry {n}: the history of the aliases of echo was altered." for n in (3, 6)]
+
+
+def test_two_writers_at_a_url_append_one_chain(tmp_path):
+    stores = [Store(f"memory://audit/{tmp_path.name}") for _ in range(2)]
+    start = threading.Barrier(2)
+
+    def append(store):
+        start.wait(30)
+        for number in range(20):
+            store.audit.append("push", f"echo@{number + 1}")
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(append, stores))
+    report = check_audit(stores[0])
+    assert report.problems == [] and [entry.number for entry in report.entries] == list(range(1, 41))
 
 
 def test_the_command_prints_the_head_and_fails_for_a_broken_chain(moved, cli):
