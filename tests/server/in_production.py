@@ -31,7 +31,7 @@ class Running(NamedTuple):
 
 
 @contextmanager
-def in_production(folder, base, corpus) -> Iterator[Running]:
+def in_production(folder, base, corpus, **more) -> Iterator[Running]:
     """Version 2 has a tenth of the requests of the alias; version 1 was before, and version 3 before that."""
     store = Store(folder / "store")
     for seed in range(3):
@@ -53,7 +53,7 @@ def in_production(folder, base, corpus) -> Iterator[Running]:
     written(log, {**search_event("gone", hits=()), "pipeline": "shop", "stages": [], FAILED: True})
     monitor(MonitorConfig(events=str(events), pipeline="shop"))
     settings = {"pipelines": (str(pipeline),), "corpora": (corpus,), "events": str(events)}
-    service = made_service(base, store, **settings)
+    service = made_service(base, store, **settings | more)
     with served(service) as url:
         yield Running(url, store, service)
 

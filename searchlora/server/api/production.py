@@ -10,6 +10,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from searchlora.adapters.aliases import AliasMove
+from searchlora.adapters.audit import actor
 from searchlora.adapters.references import parse_reference
 from searchlora.errors import StoreError
 from searchlora.events.failures import failed_queries
@@ -22,6 +23,7 @@ from searchlora.experiments.monitor import kept_report
 from searchlora.experiments.rollout import RolloutPolicy, step_guardrails, stop_rollout
 from searchlora.files.json_text import finite
 from searchlora.server.api.errors import ApiError
+from searchlora.server.api.keys import requires
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_schemas import RollbackRequest
 from searchlora.server.api.service import Service
@@ -118,6 +120,7 @@ class RollbackEntry(TypedDict):
 
 
 @router.get("/v1/production", summary="Describe what is in production")
+@requires("read")
 def production(http: ApiRequest) -> ProductionEntry:
     """Aliases with their weights and rollouts; and, with `--events`, what the searches of the last day say."""
     service = http.service
@@ -166,6 +169,7 @@ def production(http: ApiRequest) -> ProductionEntry:
 
 
 @router.post("/v1/production/rollback", summary="Take a version back")
+@requires("operate")
 def rollback(http: ApiRequest, body: RollbackRequest) -> RollbackEntry:
     """End the rollout of an alias, or else move it back to the version before. The history keeps who asked and why."""
     service = http.service
@@ -174,6 +178,7 @@ def rollback(http: ApiRequest, body: RollbackRequest) -> RollbackEntry:
         raise ApiError(404, "not_found", f"No pipeline follows '{body.adapter}'. Followed: {known}.", param="adapter")
     parsed = parse_reference(body.adapter)
     assert parsed.alias is not None
+    before = actor.set(f"API key {http.client_id}" if service.config.keys is not None else None)
     try:
         if service.store.alias_history(parsed.name).rollout(parsed.alias) is not None:
             move = stop_rollout(service.store, parsed.name, parsed.alias, body.reason)
@@ -181,6 +186,8 @@ def rollback(http: ApiRequest, body: RollbackRequest) -> RollbackEntry:
             move = service.store.rollback(parsed.name, parsed.alias, body.reason)
     except StoreError as error:
         raise ApiError(409, "not_rolled_back", f"{error.what}. {error.fix or ''}".strip(), param="adapter") from error
+    finally:
+        actor.reset(before)  # the thread answers others next
     return {"object": "rollback", "reference": body.adapter, "version": move.target, "move": str(move)}
 
 

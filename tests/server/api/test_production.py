@@ -5,6 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from searchlora.adapters.audit import check_audit
+from searchlora.server.api.keys import add_key
 from tests.server.in_production import ALIAS, in_production
 
 
@@ -67,3 +69,20 @@ def test_what_cannot_be_taken_back_is_refused(client, running):
     without = client.post("/v1/production/rollback", json={"adapter": ALIAS, "reason": ""})
     assert without.status_code in (400, 422)
     assert running.store.alias_history("rewriter").rollout("production") is not None
+
+
+def test_only_who_operates_takes_back_and_the_audit_log_says_who(tmp_path, tiny_base, corpus_of_search):
+    file = tmp_path / "keys.yaml"
+    keys = {role: add_key(file, f"{role}-key", role) for role in ("grade", "operate")}
+    with in_production(tmp_path, tiny_base, corpus_of_search, keys=file) as running:
+        body = {"adapter": ALIAS, "reason": "a complaint"}
+        answers = {}
+        for role, key in keys.items():
+            headers = {"Authorization": f"Bearer {key}"}
+            assert httpx.get(f"{running.url}/v1/production", headers=headers, timeout=60).status_code == 200
+            url = f"{running.url}/v1/production/rollback"
+            answers[role] = httpx.post(url, json=body, headers=headers, timeout=60).status_code
+        assert answers == {"grade": 403, "operate": 200}
+        report = check_audit(running.store)
+        assert report.problems == []
+        assert (report.entries[-1].who, report.entries[-1].what) == ("API key operate-key", "rollout")
