@@ -60,6 +60,8 @@ async def healthz(http: ApiRequest) -> Status:
 async def readyz(http: ApiRequest) -> Status:
     """Whether a request would be accepted now."""
     service = http.service
+    if service.draining.is_set():
+        raise ApiError(503, "stopping", "The server was told to stop.")
     if service.engine.stats().waiting >= service.config.waiting:
         raise EngineBusy("the queue is full", fix="Ask again later.")
     if missing := await in_thread(service.probe_thread, None, service.missing_files):

@@ -184,6 +184,12 @@ class ServeConfig:
     )
     limit_concurrency: int = _setting(4096, "N", "Maximum number of connections; beyond it requests get 503.", min=1)
     timeout: float = _setting(120.0, "SECONDS", "Time limit of a request; a slower one gets 504.", min=0.001)
+    drain_time: float = _setting(
+        0.0,
+        "SECONDS",
+        "Time after SIGTERM in which the server is not ready and goes on serving, so that proxies notice.",
+        min=0,
+    )
     shutdown_timeout: float = _setting(
         60.0, "SECONDS", "Time that requests in progress get to finish when the server stops.", min=0
     )

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import math
+import signal
 import socket
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -136,8 +140,39 @@ def check_proxies(trusted_proxies: Sequence[str]) -> None:
             ) from None
 
 
+class _DrainingServer(uvicorn.Server):
+    """A server that drains on SIGTERM: it is not ready any more, and goes on serving until proxies have noticed.
+
+    A second SIGTERM, or Ctrl+C, ends the draining. A server that has stopped in order exits with 0.
+
+    Args:
+        draining: Set on SIGTERM; `/readyz` reads it.
+        seconds: Time of draining.
+    """
+
+    def __init__(self, config: uvicorn.Config, draining: threading.Event, seconds: float) -> None:
+        super().__init__(config)
+        self._draining, self._seconds, self._stops_at = draining, seconds, math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The handler of both signals. uvicorn's own raises SIGTERM again after the shutdown, which would kill."""
+        if sig != signal.SIGTERM:
+            super().handle_exit(sig, frame)
+        elif self._draining.is_set():
+            self.should_exit = True
+        else:
+            self._draining.set()
+            self.config.encoded_headers.append((b"connection", b"close"))  # a client's next connection goes elsewhere
+            self._stops_at = time.monotonic() + self._seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second: whether to stop."""
+        self.should_exit |= time.monotonic() >= self._stops_at
+        return await super().on_tick(counter)
+
+
 def make_server(service: Service) -> uvicorn.Server:
-    """A uvicorn server that completes requests in progress when it is told to stop.
+    """A uvicorn server that drains, and completes requests in progress, when it is told to stop.
 
     Its connections and active requests are limited to what fits into the limit of open files. `X-Forwarded-For` is
     read from trusted proxies only: any client could set it.
@@ -147,17 +182,16 @@ def make_server(service: Service) -> uvicorn.Server:
     active = min(config.max_active_requests, connections - connections // 8)
     app = create_app(service, max_active_requests=active)
     seconds = config.shutdown_timeout
-    return uvicorn.Server(
-        uvicorn_config(
-            app,
-            connections,
-            log_level="warning",
-            ws="none",
-            proxy_headers=bool(config.trusted_proxies),
-            forwarded_allow_ips=list(config.trusted_proxies),
-            timeout_graceful_shutdown=None if math.isinf(seconds) else math.ceil(seconds),
-        )
+    settings = uvicorn_config(
+        app,
+        connections,
+        log_level="warning",
+        ws="none",
+        proxy_headers=bool(config.trusted_proxies),
+        forwarded_allow_ips=list(config.trusted_proxies),
+        timeout_graceful_shutdown=None if math.isinf(seconds) else math.ceil(seconds),
     )
+    return _DrainingServer(settings, service.draining, config.drain_time)
 
 
 def serve(service: Service, listening: socket.socket) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -63,6 +64,7 @@ class Service:
         task_threads: Threads in which task requests wait for the engine.
         access_log: Where requests are logged; None: nowhere.
         loading: Held while an adapter is loaded or unloaded by request: one at a time.
+        draining: Set when the server was told to stop: it is not ready any more.
     """
 
     engine: LocalEngine
@@ -80,6 +82,7 @@ class Service:
     access_log: AccessLog | None = None
     jobs: Jobs = field(default_factory=Jobs)
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    draining: threading.Event = field(default_factory=threading.Event)
     _in_progress: Counter[str] = field(default_factory=Counter)  # of the event loop's thread
     _had_store: bool = field(init=False)
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -60,10 +61,29 @@ def test_sigterm_finishes_requests_in_progress(tiny_base, store):
         assert last["finish_reason"] == "stop"
         assert len("".join(piece["delta"]["content"] for piece in pieces)) == 999
         out, err = process.communicate(timeout=20)
-        assert process.returncode in (0, -signal.SIGTERM)
+        assert process.returncode == 0
         assert "Traceback" not in out + err
         with pytest.raises(httpx.ConnectError):
             client.get("/healthz")
+
+
+@pytest.mark.slow
+def test_a_draining_server_is_not_ready_and_goes_on_serving(tiny_base, store):
+    with running(tiny_base, store, "--drain-time", "3") as (process, client):
+        assert client.get("/readyz").is_success
+        assert "connection" not in client.get("/v1/models").headers
+        process.send_signal(signal.SIGTERM)
+        told = time.monotonic()
+        while (ready := client.get("/readyz")).is_success:
+            assert time.monotonic() - told < 1
+        assert (ready.status_code, ready.json()["error"]["code"]) == (503, "stopping")
+        assert client.get("/healthz").is_success
+        while (response := client.get("/v1/models")).headers.get("connection") != "close":
+            assert time.monotonic() - told < 2
+        assert response.is_success
+        process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert time.monotonic() - told >= 3
 
 
 @pytest.fixture
