@@ -9,8 +9,10 @@ import subprocess
 import pytest
 import yaml
 
+from searchlora.pipelines.config import read_pipeline
 from searchlora.server.api.app import PATHS
 from searchlora.server.api.config import read_config
+from tests.docs.blocks import ROOT, blocks
 from tests.docs.test_deployment import FOLDER, SERVE, dockerfile, metrics_written, parsed
 
 CHART = FOLDER / "helm" / "searchlora"
@@ -46,7 +48,11 @@ def helm(tmp_path_factory):
     return call
 
 
-@pytest.fixture(params=["", ALL, "store: {enabled: false}\nconfig: {store: 's3://bucket/store'}"])
+#: The values of the guide.
+(GUIDE,) = (block.body for block in blocks(ROOT / "docs" / "how-to" / "deploy.md") if block.title == "values.yaml")
+
+
+@pytest.fixture(params=["", ALL, GUIDE, "store: {enabled: false}\nconfig: {store: 's3://bucket/store'}"])
 def rendered(helm, tmp_path, request):
     """Kind -> manifest."""
     (tmp_path / "values.yaml").write_text(request.param, encoding="utf-8")
@@ -71,7 +77,8 @@ def test_the_servers_read_their_settings_and_stop_in_time(rendered, tmp_path):
     pod = rendered["Deployment"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     files = rendered["ConfigMap"]["data"]
-    (tmp_path / "serve.yaml").write_text(files["serve.yaml"], encoding="utf-8")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
     assert str(parsed(container["args"])["config"]) == "/config/serve.yaml"
     config = read_config(tmp_path / "serve.yaml", {})
     assert (config.host, config.port) == ("0.0.0.0", container["ports"][0]["containerPort"])
@@ -80,6 +87,8 @@ def test_the_servers_read_their_settings_and_stop_in_time(rendered, tmp_path):
     assert readiness["periodSeconds"] * readiness["failureThreshold"] < config.drain_time
     assert {container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")} <= {*PATHS}
     assert {f"/config/{name}" for name in files} == {"/config/serve.yaml", *config.pipelines}
+    for name in config.pipelines:
+        assert read_pipeline(tmp_path / name.removeprefix("/config/")).name == "shop"
 
 
 def test_the_pods_mount_what_they_write_and_are_not_root(rendered):

@@ -140,7 +140,7 @@ def check_proxies(trusted_proxies: Sequence[str]) -> None:
             ) from None
 
 
-class _DrainingServer(uvicorn.Server):
+class _DrainingServer(uvicorn.Server):  # type: ignore[misc]  # uvicorn is untyped here
     """A server that drains on SIGTERM: it is not ready any more, and goes on serving until proxies have noticed.
 
     A second SIGTERM, or Ctrl+C, ends the draining. A server that has stopped in order exits with 0.
@@ -168,7 +168,8 @@ class _DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second: whether to stop."""
         self.should_exit |= time.monotonic() >= self._stops_at
-        return await super().on_tick(counter)
+        stops: bool = await super().on_tick(counter)
+        return stops
 
 
 def make_server(service: Service) -> uvicorn.Server:
