@@ -141,7 +141,7 @@ def trace_row(
         of an adapter stage: prompt, answer and tokens of each; `output`, the fields that it wrote, in the form of
         `pipelines.results.result`; `tokens`, if there are any, those of cached answers included; and `flags`:
         `invalid: REASON`, `skipped: REASON`, of a part of a fusion `skipped: PART: REASON`, `undecided` if the answer
-        was not acted on, and `cached` if no answer was computed.
+        was not acted on, `cached` if no answer was computed, and `guard_NAME` if a guard of the stage has acted.
     """
     row: dict[str, Any] = {
         "id": str(before["id"]),

@@ -249,7 +249,9 @@ class StageSettings(Settings):
 
 
 #: Keys that came after the first results were stored under identities: without a value they change no identity.
-_LATER = frozenset({"filter_by", "decides", "only_undecided"})
+_LATER = frozenset(
+    {"filter_by", "decides", "only_undecided", "rewrite_guard", "only_if_unsure", "min_support"}
+)
 
 
 def _without_later_keys(content: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from searchlora.eval.intervals import proportion
 from searchlora.events.export import FAILED, Search, chosen, user_of
 
 #: Flags of a stage that are counted, without their reasons.
-_FLAGS = frozenset({"invalid", "skipped", "undecided", "cached"})
+_FLAGS = frozenset(
+    {"invalid", "skipped", "undecided", "cached", "guard_words", "guard_top_score", "guard_sure", "guard_evidence"}
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class StageFigures:
     Attributes:
         n: Number of searches.
         p50_ms, p95_ms: Quantiles of its milliseconds.
-        flags: `invalid`, `skipped`, `undecided` or `cached` -> number of searches.
+        flags: `invalid`, `skipped`, `undecided`, `cached` or `guard_NAME` -> number of searches.
     """
 
     n: int

@@ -30,6 +30,7 @@ from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.stages.fuse import part_names
 from searchlora.pipelines.stages.stage import StageSettings, pinned
 from searchlora.progress import Steps, no_progress
+from searchlora.records import SearchContext
 from searchlora.systems.pipeline import run_card, with_history
 
 
@@ -161,21 +162,51 @@ def judged_fusion(
         check: Returns the settings with which the fusion is built, or raises `PipelineError`.
     """
     store = Store.of(store)
-    fields = read_topics(Path(topics))
-    grades = read_qrels(Path(qrels), topics=fields)
-    judged = {topic: with_history(fields[topic], f"{topics}, {topic}") for topic in fields if topic in grades}
-    if not judged:
-        raise DataError("none of the judged topics is among the topics", where=str(qrels))
     stages = pinned(config.stages, store.pin)
     place = fusion_place(stages)
     if place is None:
         raise PipelineError("no stage fuses", where=config.name, fix="Give a pipeline such as 'hybrid'.")
     until = (*stages[:place], check(stages[place]))
-    lineage = lineage_of(run_card(config.name, Pipeline(config.name, (), until), store))
-    queries = {topic: str(values["query"]) for topic, values in judged.items()}
-    circular = refuse_circular(read_card(qrels), {config.name: lineage}, queries, allow=allow_circular)
+    judged = judged_topics(config.name, until, topics, qrels, allow_circular=allow_circular, store=store)
     built = Pipeline.load(replace(config, stages=until), corpus=corpus, store=store, tasks=tasks, steps=steps)
+    searched = search_parts(built, judged.searches, steps("Searching"))
+    return JudgedFusion(stages, place, built, searched, judged.grades, judged.circular)
+
+
+@dataclass(frozen=True)
+class JudgedTopics:
+    """The judged ones of some topics, as searches, with their grades; and why the judgments are circular, or empty."""
+
+    searches: Sequence[SearchContext]
+    grades: Qrels
+    circular: str
+
+
+def judged_topics(
+    name: str,
+    stages: Sequence[StageSettings],
+    topics: str | Path,
+    qrels: str | Path,
+    *,
+    allow_circular: bool,
+    store: Store,
+) -> JudgedTopics:
+    """Read topics and judgments, and refuse those that an adapter of the stages has made or learned from.
+
+    Args:
+        name: Of the pipeline.
+        stages: With pinned adapters.
+
+    Raises:
+        DataError, UsageError: as `tune_weights`.
+    """
+    fields = read_topics(Path(topics))
+    grades = read_qrels(Path(qrels), topics=fields)
+    judged = {topic: with_history(fields[topic], f"{topics}, {topic}") for topic in fields if topic in grades}
+    if not judged:
+        raise DataError("none of the judged topics is among the topics", where=str(qrels))
+    lineage = lineage_of(run_card(name, Pipeline(name, (), stages), store))
+    queries = {topic: str(values["query"]) for topic, values in judged.items()}
+    circular = refuse_circular(read_card(qrels), {name: lineage}, queries, allow=allow_circular)
     searches = [{"id": topic, **values} for topic, values in judged.items()]
-    searched = search_parts(built, searches, steps("Searching"))
-    of_judged = {topic: dict(grades[topic]) for topic in judged}
-    return JudgedFusion(stages, place, built, searched, of_judged, circular.get(config.name, ""))
+    return JudgedTopics(searches, {topic: dict(grades[topic]) for topic in judged}, circular.get(name, ""))

@@ -103,7 +103,7 @@ class Metrics:
         )
         self.stage_flags = Counter(
             "searchlora_stage_flags",
-            "What happened to the outputs of a stage: invalid, skipped, undecided, cached.",
+            "What happened to the outputs of a stage: invalid, skipped, undecided, cached, or the guard that acted.",
             ["pipeline", "stage", "flag"],
             registry=self.registry,
         )
