@@ -79,11 +79,11 @@ class AdapterSettings(AnsweringSettings):
     rewrite_guard: RewriteGuard | None = Field(
         None,
         description="for rewriting tasks: the query stays as it was where its rewrite loses a protected word, or with"
-        " `top_score` the best hit; see [guards](#rewrite_guard)",
+        " `top_score` the best hit; see [rewrite_guard](#rewrite_guard)",
     )
     only_if_unsure: float | None = Field(
         None,
-        gt=0,
+        ge=0,
         le=1,
         description="for judges: rerank only where the first passage is ahead of the second by less than this share of"
         " its score; elsewhere passages and hits stay as they are, without `grades`; `searchlora tune --max-loss` fits"

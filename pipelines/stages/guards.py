@@ -26,7 +26,7 @@ WORDS, TOP_SCORE, SURE, EVIDENCE = "words", "top_score", "sure", "evidence"
 
 
 class RewriteGuard(Settings):
-    """`rewrite_guard: {words: [pro, max], top_score: 0.6}`: when a rewrite is refused, and the query stays as it was."""
+    """`rewrite_guard: {words: [pro, max], top_score: 0.6}`: when a rewrite is refused, and the query stays as it is."""
 
     words: list[str] = Field(
         default_factory=list,

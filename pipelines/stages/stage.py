@@ -249,13 +249,14 @@ class StageSettings(Settings):
 
 
 #: Keys that came after the first results were stored under identities: without a value they change no identity.
-_LATER = frozenset(
-    {"filter_by", "decides", "only_undecided", "rewrite_guard", "only_if_unsure", "min_support"}
-)
+_LATER = frozenset({"filter_by", "decides", "only_undecided", "rewrite_guard", "only_if_unsure", "min_support"})
 
 
 def _without_later_keys(content: dict[str, Any]) -> dict[str, Any]:
-    identity = {key: value for key, value in content.items() if key not in _LATER or value}
+    empty = (None, {})
+    identity = {
+        key: value for key, value in content.items() if key not in _LATER or not (value in empty or value is False)
+    }
     if isinstance(identity.get("of"), list):
         identity["of"] = [_without_later_keys(part) for part in identity["of"]]
     return identity

@@ -220,6 +220,10 @@ def tune(
     topics: Annotated[Path | None, option("--topics FILE", "Validation topics: choose fusion weights.")] = None,
     qrels: Annotated[Path | None, option("--qrels FILE", "Relevance judgments of the topics (qrels).")] = None,
     measure: MeasureOption = "nDCG@10",
+    max_loss: Annotated[
+        float | None,
+        option("--max-loss LOSS", "With --topics: fit where a judge may be left out at this loss of the measure."),
+    ] = None,
     ranking_model: Annotated[
         bool, option("--ranking-model", "Train a model that orders the fused documents (learning to rank).")
     ] = False,
@@ -229,7 +233,7 @@ def tune(
     ] = [],
     allow_circular: AllowCircularOption = False,
 ) -> None:
-    """Fit thresholds of a stage (--data), also at a stated risk (--risk), or a fusion (--topics, --qrels).
+    """Fit thresholds of a stage (--data), also at a risk (--risk), or a fusion or a judge (--topics, --qrels).
 
     Writes the pipeline with the fitted values and pinned adapters. Use validation data, not test data.
     """
@@ -237,6 +241,8 @@ def tune(
     from searchlora.experiments.tune import tune as fit_thresholds
     from searchlora.experiments.tune_weights import tune_weights
 
+    if max_loss is not None and (topics is None or ranking_model):
+        raise UsageError("a loss is measured on judged topics", where="--max-loss", fix="Give --topics and --qrels.")
     if (data is None) == (topics is None) or (topics is None) != (qrels is None):
         raise UsageError("tune needs --data, or --topics and --qrels", fix="Give one of the two.")
     if risk is not None:
@@ -255,6 +261,9 @@ def tune(
         typer.echo(f"Wrote {tuned.path} for {tuned.adapter}")
         return
     assert topics is not None and qrels is not None
+    if max_loss is not None:
+        _tune_unsure(options, engine, pipeline, out, topics, qrels, measure, max_loss, allow_circular)
+        return
     if ranking_model:
         _tune_ranking(options, engine, pipeline, out, topics, qrels, measure, numbers, allow_circular)
         return
@@ -302,6 +311,45 @@ def _tune_risk(
         f" the error rate is at most {rule.risk:g} (confidence 95%)"
     )
     typer.echo(f"Wrote {result.path}")
+
+
+def _tune_unsure(
+    options: PipelineOptions,
+    engine: EngineOptions,
+    pipeline: str,
+    out: Path,
+    topics: Path,
+    qrels: Path,
+    measure: str,
+    max_loss: float,
+    allow_circular: bool,
+) -> None:
+    from searchlora.cli.terminal import progress_bars
+    from searchlora.experiments.tune_unsure import tune_unsure
+
+    with progress_bars() as steps:
+        result = tune_unsure(
+            options.read(pipeline, engine),
+            topics,
+            qrels,
+            out,
+            max_loss,
+            measure=measure,
+            corpus=options.documents(),
+            allow_circular=allow_circular,
+            store=options.store,
+            tasks=options.tasks,
+            steps=steps,
+        )
+    found = result.threshold
+    typer.echo(
+        f"{result.adapter} reranks where the first score is ahead by less than {found.above:.4f} of itself:"
+        f" not for {found.spared / found.rows:.1%} of {found.rows} topics, {measure} {-found.loss:+.4f}"
+        f" ({-found.high:+.4f} to {-found.low:+.4f})"
+    )
+    if result.circular:
+        typer.echo(f"circular: {result.circular}")
+    typer.echo(f"Wrote {result.path}. The threshold was chosen on these topics: expect less on others.")
 
 
 def _tune_ranking(

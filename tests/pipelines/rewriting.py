@@ -49,8 +49,16 @@ def built(engine, adapter=None, bm25=None, more=()):
     """A pipeline that rewrites and searches, with settings of its two stages."""
     configs = [{"adapter": {"name": "rewriter@3", **(adapter or {})}}, {"bm25": {"k": 10, **(bm25 or {})}}, *more]
     settings = parse_stages(configs, "here")
-    rewrite = AdapterStage(load_task("rewriting"), engine, "rewriter@3", fuse_rewrite=settings[0].rewrite == "fuse")
-    stages = [rewrite, settings[1].over(DOCUMENTS)]
+    search = settings[1].over(DOCUMENTS)
+    rewrite = AdapterStage(
+        load_task("rewriting"),
+        engine,
+        "rewriter@3",
+        fuse_rewrite=settings[0].rewrite == "fuse",
+        rewrite_guard=settings[0].rewrite_guard,
+        bm25=search.retriever,
+    )
+    stages = [rewrite, search]
     if more:
         stages.append(PassagesStage({document.id: document for document in DOCUMENTS}, 10))
     return Pipeline("p", stages, tuple(settings))
