@@ -253,10 +253,7 @@ _LATER = frozenset({"filter_by", "decides", "only_undecided", "rewrite_guard", "
 
 
 def _without_later_keys(content: dict[str, Any]) -> dict[str, Any]:
-    empty = (None, {})
-    identity = {
-        key: value for key, value in content.items() if key not in _LATER or not (value in empty or value is False)
-    }
+    identity = {key: value for key, value in content.items() if key not in _LATER or value or isinstance(value, float)}
     if isinstance(identity.get("of"), list):
         identity["of"] = [_without_later_keys(part) for part in identity["of"]]
     return identity
