@@ -48,7 +48,8 @@ def main() -> None:
         for guarded in found
     ]  # fmt: skip
     more = {"table": table(found), "fitted": {key: value for _, about in parts for key, value in about.items()}}
-    save_figures(NAME, rows, [asdict(guarded.pair) for guarded in found], more)
+    pairs = [asdict(replace(guarded.pair, a=guarded.system, b="without the guard")) for guarded in found]
+    save_figures(NAME, rows, pairs, more)
 
 
 def table(found: Sequence[Guarded]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ FILE = Path(__file__).parent / "rerank.yaml"
 MEASURES = ("nDCG@10", "MRR@10")
 KEY = "only_if_unsure"
 
-#: The loss of the measure that `tune --max-loss` allows.
-MAX_LOSS = 0.01
+#: The loss of the measure that `tune --max-loss` allows: half of what the judge brings on the validation queries, of
+#: which there are too few to show less.
+MAX_LOSS = 0.02
 
 #: Numbers of sampled queries of MSRD.
-SAMPLED = {"validation": 100, "test": 100}
+SAMPLED = {"validation": 100, "test": 140}
 SEED = 13
 
 #: Judged products of Chorus that are graded for each query at most.
@@ -93,7 +94,7 @@ def measured(steps: Steps) -> tuple[list[Guarded], Mapping[str, Any]]:
         of_products.append(_joined(others).threshold(grades))
         above |= dict.fromkeys(fold.families, of_products[-1].above)
     found += _joined(folds).compared(grades, above, "Chorus, bm25", "adapter")
-    return found, {f"{KEY}, MSRD": of_movies, f"{KEY}, Chorus": of_products}
+    return found, {f"{KEY}, MSRD": asdict(of_movies), f"{KEY}, Chorus": [asdict(each) for each in of_products]}
 
 
 def _movies(split: str, count: int, steps: Steps) -> Searches:
@@ -101,7 +102,8 @@ def _movies(split: str, count: int, steps: Steps) -> Searches:
     store, cache = Store(WORK / "judgment_trecdl19" / "store"), WORK / "guardrails" / "answers.db"
     pipeline = Pipeline.load(FILE, corpus=INDEX, store=store, cache=cache, steps=steps)
     data = dataset_of_queries()
-    rows = [row for row in data.records(split) if row["id"] in (data.qrels() or {})]
+    judged = data.qrels() or {}
+    rows = [row for row in data.records(split) if row["id"] in judged]
     random.Random(SEED).shuffle(rows)
     first, judge = (
         replace(pipeline, stages=pipeline.stages[part], settings=pipeline.settings[part])
