@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import jsonschema
 import pytest
@@ -70,6 +71,18 @@ def clicked(log):
     return log
 
 
+def reformulated(log, times, by, *more):
+    """As many sessions, or searches of a user, with a failed query and a click after its reformulation."""
+    for number in range(times):
+        failed, found = written(
+            log,
+            search_event("red kicks", hits=("P1", "P2"), **{by: f"{by} {number}"}),
+            search_event("red shoes", hits=("P3", "P4"), **{by: f"{by} {number}"}),
+        )
+        log.write([], [Feedback(found, "click", "P3"), *(replace(each, search=found) for each in more)])
+        assert failed < found
+
+
 def test_events_have_their_feedback(clicked, tmp_path):
     first, second = rows_of(clicked, "events", tmp_path)
     assert (first["query"], second["query"], second["feedback"]) == ("red couch", "tent", [])
@@ -113,15 +126,7 @@ def test_a_search_that_failed_counts_as_one_and_nowhere_else(log):
 
 
 def test_the_exports_are_read_by_data_build_and_clicks(cli, log, tmp_path):
-    for number in range(12):
-        session = f"s{number}"
-        failed, found = written(
-            log,
-            search_event("red kicks", hits=("P1", "P2"), session=session),
-            search_event("red shoes", hits=("P3", "P4"), session=session),
-        )
-        log.write([], [Feedback(found, "click", "P3")])
-        assert failed < found
+    reformulated(log, 12, "session")
     exported = cli("events", "export", tmp_path / "events", "--form", "querylog", "--out", tmp_path / "log.jsonl")
     assert exported.out == f"Wrote 24 rows to {tmp_path / 'log.jsonl'}.\n", exported.err
     built = cli(
@@ -174,14 +179,7 @@ def test_what_is_no_log_no_form_or_no_time_is_an_error(refused, tmp_path):
 
 
 def test_a_dataset_is_built_from_events_and_names_them(cli, refused, log, tmp_path):
-    for number in range(6):
-        session = f"s{number}"
-        _, found = written(
-            log,
-            search_event("red kicks", hits=("P1", "P2"), user=session),
-            search_event("red shoes", hits=("P3", "P4"), user=session),
-        )
-        log.write([], [Feedback(found, "click", "P3"), Feedback(found, "grade", "P4", 1, "anna")])
+    reformulated(log, 6, "user", Feedback("", "grade", "P4", 1, "anna"))
     place = tmp_path / "events"
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(f'{{"id": "P{n}", "text": "product {n}"}}\n' for n in range(1, 5)), encoding="utf-8")
