@@ -7,8 +7,8 @@ neither, and a confidence sequence of its share of wins holds at every look.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from searchlora.eval.sequential import Sum, mean_bounds
 
@@ -41,6 +41,10 @@ class Preference:
         """B's share of the wins; 1/2 without any."""
         wins = self.wins_a + self.wins_b
         return self.wins_b / wins if wins else 0.5
+
+    def to_json(self, a: str, b: str) -> dict[str, Any]:
+        """The preference between two systems with these names."""
+        return {"a": a, "b": b, "decision": self.decision, "share": self.share, **asdict(self)}
 
 
 def preference(outcomes: Iterable[float], searches: int = 0, alpha: float = 0.05) -> Preference:

@@ -112,13 +112,15 @@ def threshold_at_loss(scores: Sequence[float], losses: Sequence[float], max_loss
     """The lowest threshold from which a stage may be left out, at a mean loss of at most `max_loss` over all rows.
 
     Thresholds are tested from high to low, each by the upper end of the 95% interval of the loss, until one fails, as
-    in `threshold_at_risk`. The interval is a bootstrap: the bound holds approximately.
+    in `threshold_at_risk`. The interval is a bootstrap: the bound holds approximately. A loss that is so rare that no
+    row has it is not bounded.
 
     Args:
         scores: How sure each row is without the stage, such as `pipelines.stages.guards.score_gap`.
         losses: What each row loses without the stage, in the unit of `max_loss`; negative for a gain.
 
     Raises:
+        UsageError: for a `max_loss` that is not above 0.
         DataError: if no threshold keeps the loss.
 
     Examples:
@@ -126,6 +128,8 @@ def threshold_at_loss(scores: Sequence[float], losses: Sequence[float], max_loss
         >>> found.above, found.spared, found.loss
         (0.9, 60, 0.0)
     """
+    if not max_loss > 0:
+        raise UsageError(f"the loss is {max_loss:g}", where="--max-loss", fix="Give a number above 0.")
     values, own = np.asarray(scores, dtype=float), np.asarray(losses, dtype=float)
     order = np.argsort(-values, kind="stable")
     found: CheapThreshold | None = None
@@ -133,7 +137,7 @@ def threshold_at_loss(scores: Sequence[float], losses: Sequence[float], max_loss
         above = float(values[order[spared - 1]])
         lost = np.where(values >= above, own, 0.0)
         low, high = bootstrap_interval(lost.tolist())
-        if high > max_loss:
+        if not high <= max_loss:  # of one row, there is no interval
             break
         found = CheapThreshold(above, len(values), spared, float(lost.mean()), low, high)
     if found is None:

@@ -136,7 +136,10 @@ class AdapterSettings(AnsweringSettings):
         return self.tuned if self.tuned and store.get(self.name).manifest.task == task else {}
 
     def untuned(self) -> Self:
-        return self.model_copy(update={"tuned": {}, "continue_after_choice": False})
+        return self.unguarded().model_copy(update={"tuned": {}, "continue_after_choice": False})
+
+    def unguarded(self) -> Self:
+        return self.model_copy(update={"rewrite_guard": None, "only_if_unsure": None, "min_support": None})
 
     def decides_for(self, task: str, store: Store) -> bool:
         if self.only_undecided or self.zero_shot:

@@ -1,6 +1,7 @@
 """Guards of an adapter stage: what must hold before its output takes the place of what was there.
 
-A guard that acts is in the field `guarded` of the search, label of the stage -> guard, and a flag of the trace.
+A guard that acts is a flag of the trace, and, if it took the place of an output, in the field `guarded` of the search:
+label of the stage -> guard.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from searchlora.records import Evidence, Record, SearchContext
 from searchlora.retrieval.retriever import Retriever
 from searchlora.task import GenerationTask
 
-_QUOTED = re.compile(r'["“]([^"”]+)["”]')
+#: A phrase in quotation marks; a mark behind a digit means inches.
+_QUOTED = re.compile(r'(?<!\d)["“]([^"”]+)["”]')
 
 #: Field of a search: label of a stage -> the guard that acted.
 GUARDED = "guarded"

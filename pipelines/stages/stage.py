@@ -206,6 +206,10 @@ class StageSettings(Settings):
         """The stage without tuned values, as they are fitted on its outputs."""
         raise NotImplementedError
 
+    def unguarded(self) -> Self:
+        """The stage without guards, which may need documents, as the values of later stages are fitted behind it."""
+        return self
+
     def decides_for(self, task: str, store: Store) -> bool:
         """Whether the stage has the first say on a task, so that `tune --risk` can fit when it decides alone."""
         del task, store

@@ -202,7 +202,8 @@ class AliasHistory:
         hashes: list[str] = []
         for move in self.moves:
             before = hashes[-1] if hashes else ""
-            hashes.append(hashlib.sha256(f"{before}{move.model_dump_json(by_alias=True)}".encode()).hexdigest())
+            content = move.model_dump_json(by_alias=True, exclude_defaults=True)  # a later field changes no hash
+            hashes.append(hashlib.sha256(f"{before}{content}".encode()).hexdigest())
         return tuple(hashes)
 
     def weights(self, alias: str) -> dict[int, float] | None:

@@ -3,7 +3,7 @@
 Each entry holds the hash of the one before it, so an entry that is altered, removed or put elsewhere breaks the chain.
 The moves of aliases and the manifests of versions are not copied into the log: an entry holds their hash, and
 `check_audit` compares it with what is in the store. An entry is on disk before what it describes happens, and an action
-that fails gets a second entry, `failed`.
+that fails gets a second entry, `failed`. In a store at a URL, the entry of a new version follows its upload.
 
 Whoever can write to the store can also cut the log at its end, or write another one. Keep the hash of the last entry,
 the head, elsewhere, and give it to `check_audit`.
@@ -100,7 +100,8 @@ class AuditEntry(BaseModel):
     @property
     def expected_hash(self) -> str:
         """The hash that the other fields have."""
-        return hashlib.sha256(self.model_dump_json(exclude={"hash"}, exclude_none=True).encode()).hexdigest()
+        content = self.model_dump_json(exclude={"hash"}, exclude_none=True, exclude_defaults=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def __str__(self) -> str:
         return printable(f"{self.number} {self.time} {self.who}: {self.what} {self.subject} {self.detail}".rstrip())
@@ -296,6 +297,10 @@ def _check_aliases(store: Store, name: str, entries: Sequence[AuditEntry], repor
                 f"Entry {entry.number}: the aliases of {name} have no move {count}. Its writer was killed, or the"
                 " history was cut. Look at it, and move the alias again."
             )
+        elif after is not None and (after.moves or 0) > count + 1:
+            between = (after.moves or 0) - count - 1
+            where = f"after entry {entry.number}"
+            report.problems.append(f"The aliases of {name} have {between} moves {where} that the log lacks.")
         elif hashes[count - 1] != entry.sha256:
             report.problems.append(f"Entry {entry.number}: the history of the aliases of {name} was altered.")
     last = logged[-1].moves or 0 if logged else 0

@@ -57,7 +57,7 @@ from searchlora.adapters.remote_files import (
 )
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import SIGNATURE, StoredAdapter, check_file_name, read_signature
-from searchlora.errors import NameTaken, StoreError, TamperedAdapter, UsageError
+from searchlora.errors import NameTaken, StoreError, TamperedAdapter, UntrustedAdapter, UsageError
 from searchlora.files import file_sha256, sync
 from searchlora.models.resolve import cache_dir
 from searchlora.time_limit import run_in_new_thread
@@ -103,7 +103,9 @@ class ObjectStore(Store):
     def _open_copy(self, store_id: bytes) -> None:
         """Use the copy of the store with this id: that of an earlier store at the same URL must not be used for it."""
         copy = hashlib.sha256(self._url.encode() + b"\n" + store_id).hexdigest()[:32]
+        trusted = getattr(self, "trusted", None)
         super().__init__(self._copies / copy)
+        self.trusted = trusted
         self.place = self._url
         self.audit = ObjectAuditLog(self._system, self._remote, self._url)
         self._id = store_id
@@ -114,14 +116,19 @@ class ObjectStore(Store):
     def copied_to(self, folder: Path) -> Store:
         """The same store with a copy in another folder, where everything is copied anew."""
         store = ObjectStore(self.place)
-        store._copies = folder
+        store._copies, store.trusted = folder, self.trusted
         store._open_copy(store._id)
         return store
 
     # Reading
 
     def get(self, reference: str) -> StoredAdapter:
-        stored = super().get(reference)
+        try:
+            stored = super().get(reference)
+        except UntrustedAdapter:
+            version = self.resolve(reference)
+            self._copy_signature(version.name, str(version.number))  # it may have been signed anew
+            stored = super().get(str(version))
         self._complete(stored)
         return stored
 

@@ -389,11 +389,14 @@ class Store:
         own_key = None if key is None else f"{reference} {key}"
         return f"{parsed.name}@{choose_version(weights, history.current[parsed.alias], own_key)}"
 
-    def rollback(self, name: str, alias: str, reason: str | None = None) -> AliasMove:
+    def rollback(self, name: str, alias: str, reason: str | None = None, *, moved: int | None = None) -> AliasMove:
         """Move an alias back to its last other target that still exists; of one with weights, to its target alone.
 
         The files, settings and weights of the target are checked before the name is locked, so a version that cannot
         be loaded never becomes the target, and other writers do not wait for the check.
+
+        Args:
+            moved: Moves of the name's aliases that the caller has seen; None: any number.
 
         Raises:
             NotInStore: if the alias never pointed to another version that still exists.
@@ -411,7 +414,8 @@ class Store:
         check_weights(target)
         with self._locked_existing(name):
             history = self._aliases(name)
-            if history.moves != before.moves or version not in self.versions(name):
+            seen = moved in (None, len(before.moves))
+            if not seen or history.moves != before.moves or version not in self.versions(name):
                 raise StoreError(
                     f"the aliases of '{name}' changed while version {version} was checked",
                     where=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -123,17 +124,18 @@ def build(
         raise UsageError("give a source or --from-events, one of the two", where="SOURCE")
     loaded, given, read = load_task(task, tasks), options._asdict(), parse_key_values(reader_options, "--option")
     origin = None
-    if from_events is not None:
-        with opened(from_events) as log:
-            exported = event_source(loaded, searches_of(log, period), from_events, out, format)
-        source, format, origin = exported.path, exported.format, exported.origin
-        read = {**exported.options, **read}
-        given["judgments_source"] = given["judgments_source"] or exported.judgments_source
-    elif any(period):
+    if from_events is None and any(period):
         raise UsageError("a period is of events", where="--since", fix="Give --from-events, or leave it out.")
-    if source is None or format is None:
-        raise UsageError("a source needs its format", where="--format", fix=f"`data formats {task}` lists them.")
-    with progress_bars() as steps:
+    with ExitStack() as stack:
+        if from_events is not None:
+            log = stack.enter_context(opened(from_events))
+            exported = stack.enter_context(event_source(loaded, searches_of(log, period), from_events, out, format))
+            source, format, origin = exported.path, exported.format, exported.origin
+            read = {**exported.options, **read}
+            given["judgments_source"] = given["judgments_source"] or exported.judgments_source
+        if source is None or format is None:
+            raise UsageError("a source needs its format", where="--format", fix=f"`data formats {task}` lists them.")
+        steps = stack.enter_context(progress_bars())
         card = verb(
             loaded,
             source,

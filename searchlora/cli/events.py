@@ -143,7 +143,6 @@ def failures(
 @takes(PeriodOptions, "period")
 def interleaving(place: PlaceArgument, period: PeriodOptions, as_json: JsonOption = False) -> None:
     """Print which of two interleaved pipelines users prefer. The interval holds at every look."""
-    from dataclasses import asdict
 
     from searchlora.cli.terminal import print_json
     from searchlora.events.interleaving import preferences
@@ -151,7 +150,7 @@ def interleaving(place: PlaceArgument, period: PeriodOptions, as_json: JsonOptio
     with opened(place) as log:
         found = preferences(searches_of(log, period))
     if as_json:
-        print_json([{"a": a, "b": b, "decision": each.decision, **asdict(each)} for (a, b), each in found.items()])
+        print_json([each.to_json(a, b) for (a, b), each in found.items()])
         return
     if not found:
         typer.echo("There are no interleaved searches.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class EventSource:
         options: Of its reader.
         judgments_source: Who graded; None: the format says it.
         origin: For the card: `place` of the log, number of `searches`, `first` and `last` (milliseconds since 1970),
-            and `versions`: stage -> the searches that its version answered.
+            and `versions`: label of a stage, with the version of its adapter -> number of its searches.
     """
 
     path: Path
@@ -62,23 +63,32 @@ def form_for(task: Task, format: str | None) -> str:
     return format or readable[0]
 
 
-def event_source(task: Task, searches: Iterable[Search], place: str, out: Path, format: str | None) -> EventSource:
-    """Export searches for a dataset of a task, beside the folder `out`.
+@contextmanager
+def event_source(
+    task: Task, searches: Iterable[Search], place: str, out: Path, format: str | None
+) -> Iterator[EventSource]:
+    """Export searches beside the folder `out`, in which the block builds a dataset of a task; an error removes them.
 
     Raises:
         UsageError: for a task or a format that reads no events.
-        DataError: if there are no searches, no row comes of them, or `out` is in use.
+        DataError: if there are no searches, none gives a row, or `out` or the file of the export is in use.
     """
     form = form_for(task, format)
-    check_new_folder(out)  # the export beside a dataset that exists is that dataset's
-    counted = _Counted(searches)
+    check_new_folder(out)
     path = beside(out, EVENTS_FILE)
-    if not export(counted, form, path):
-        path.unlink()
-        what = "no search has feedback that is a row" if counted.n else "there are no searches"
-        raise DataError(what, where=place, fix="Choose another period, or wait for users; see `events stats`.")
-    options, judged_by = DATASET_FORMS[form]
-    return EventSource(path, form, options, judged_by, counted.origin(place))
+    if path.exists():
+        fix = f"Build from it again with --format {form}, or remove it: the log may not have these searches any more."
+        raise DataError("searches were exported to it already", where=str(path), fix=fix)
+    counted = _Counted(searches)
+    try:
+        if not export(counted, form, path):
+            what = "no search has feedback that is a row" if counted.n else "there are no searches"
+            raise DataError(what, where=place, fix="Choose another period, or wait for users; see `events stats`.")
+        options, judged_by = DATASET_FORMS[form]
+        yield EventSource(path, form, options, judged_by, counted.origin(place))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 class _Counted:

@@ -25,6 +25,9 @@ CHOSEN = frozenset({"click", "cart", "purchase"})
 #: Key of the event of a search that ended in an error: it has neither stages nor hits.
 FAILED = "failed"
 
+#: Milliseconds without a search after which a user begins another session: the 30 minutes of web analytics.
+_PAUSE_MS = 30 * 60 * 1000
+
 _UBI_ACTIONS = {"click": "click", "cart": "add_to_cart", "purchase": "purchase", "grade": "grade"}
 
 
@@ -79,11 +82,20 @@ def _events(event: Mapping[str, Any], feedback: Sequence[Feedback]) -> Iterator[
     yield {**event, "feedback": rows}
 
 
-def _query_log(event: Mapping[str, Any], feedback: Sequence[Feedback]) -> Iterator[dict[str, Any]]:
-    clicked = chosen(event, feedback)
-    session = event.get("session") or user_of(event)  # reformulations are looked for among the searches of one user
-    row = {"session": session, "time": event["time"], "query": event["query"]}
-    yield row | {"clicks": len(clicked), "clicked": clicked, "user": event.get("user")}
+def _query_log(searches: Iterable[Search]) -> Iterator[dict[str, Any]]:
+    """The searches of a user who has no sessions are divided where they pause."""
+    last: dict[str, tuple[int, int]] = {}  # user -> time of the last search, number of the session
+    for event, feedback in searches:
+        session = event.get("session")
+        if not session:
+            user = user_of(event)
+            before, number = last.get(user, (event["time"], 0))
+            number += event["time"] - before > _PAUSE_MS
+            last[user] = event["time"], number
+            session = f"{user}/{number}"
+        clicked = chosen(event, feedback)
+        row = {"session": session, "time": event["time"], "query": event["query"]}
+        yield row | {"clicks": len(clicked), "clicked": clicked, "user": event.get("user")}
 
 
 def _clicks(event: Mapping[str, Any], feedback: Sequence[Feedback]) -> Iterator[dict[str, Any]]:
@@ -156,7 +168,7 @@ def _each(rows: _RowsOfASearch) -> Callable[[Iterable[Search]], Iterator[dict[st
 #: Form -> its rows.
 FORMS: Mapping[str, Callable[[Iterable[Search]], Iterator[dict[str, Any]]]] = {
     "events": _each(_events),
-    "querylog": _each(_query_log),
+    "querylog": _query_log,
     "clicks": _each(_clicks),
     "judgments": _judgments,
     "ubi-queries": _each(_ubi_queries),

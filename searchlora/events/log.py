@@ -306,18 +306,19 @@ class EventLog:
 
     # Notes of other commands
 
-    def keep(self, name: str, text: str) -> None:
-        """Keep a text under a name, in place of an earlier one, for whoever reads the log."""
+    def set_note(self, name: str, text: str) -> None:
+        """Write a note into the log, in place of an earlier one of this name, for whoever reads the log."""
         with self._database.transaction() as transaction:
             transaction.execute(
                 "INSERT INTO event_settings VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                [f"kept {name}", text],
+                [f"note {name}", text],
             )
 
-    def kept(self, name: str) -> str | None:
-        """The text that was kept under a name; None if there is none."""
-        rows = self._database.rows("SELECT value FROM event_settings WHERE name = ?", [f"kept {name}"])
-        return next((str(value) for (value,) in rows), None)
+    def notes(self, beginning: str) -> dict[str, str]:
+        """The notes whose names begin so: the rest of the name -> its text."""
+        rows = self._database.rows("SELECT name, value FROM event_settings ORDER BY name")
+        prefix = f"note {beginning}"
+        return {name.removeprefix(prefix): text for name, text in rows if name.startswith(prefix)}
 
     def close(self) -> None:
         """Close the log."""

@@ -39,8 +39,8 @@ _DAY_S = 86_400.0
 #: Resamples of the topics of a judge.
 _RESAMPLES = 2000
 
-#: Under which the log keeps the last report.
-_KEPT = "monitor"
+#: Beginning of the names under which the log has the last reports; the pipeline follows.
+_NOTE = "monitor "
 
 #: Test -> least effect of an alarm, where the file does not say otherwise.
 MIN_EFFECTS: Mapping[str, float] = {
@@ -197,14 +197,13 @@ def monitor(config: MonitorConfig, now: float | None = None) -> MonitorReport:
     end = time.time() if now is None else now
     with closing(EventLog(config.events, create=False)) as log:
         report = _compared(config, log, end)
-        log.keep(_KEPT, json.dumps(finite({"time": end, **report.to_json()})))
+        log.set_note(f"{_NOTE}{config.pipeline or ''}", json.dumps(finite({"time": end, **report.to_json()})))
     return report
 
 
-def kept_report(log: EventLog) -> dict[str, Any] | None:
-    """The last report on a log: `MonitorReport.to_json` with its `time` in seconds since 1970; None without one."""
-    text = log.kept(_KEPT)
-    return None if text is None else json.loads(text)
+def last_reports(log: EventLog) -> dict[str, Any]:
+    """Pipeline, or "" for all -> the last report: `MonitorReport.to_json` with its `time` in seconds since 1970."""
+    return {name: json.loads(text) for name, text in log.notes(_NOTE).items()}
 
 
 def _compared(config: MonitorConfig, log: EventLog, end: float) -> MonitorReport:

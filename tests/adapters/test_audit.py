@@ -145,6 +145,8 @@ def test_a_history_that_contradicts_the_log_is_found(moved):
     ]:
         file.write_text(json.dumps(rows))
         assert problems(moved)[0].startswith(problem)
+    moved.alias("echo", "production", 1)  # the log covers the forged move, and still lacks it
+    assert problems(moved) == ["The aliases of echo have 1 moves after entry 5 that the log lacks."]
 
 
 def test_a_version_that_contradicts_the_log_is_found(moved):

@@ -13,7 +13,7 @@ import pytest
 from searchlora.adapters.audit import check_audit
 from searchlora.adapters.manifest import MANIFEST, write_manifest
 from searchlora.adapters.peft_folder import WEIGHTS
-from searchlora.adapters.signing import TrustedKeys, generate_key
+from searchlora.adapters.signing import TrustedKeys, generate_key, read_private_key, sign
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import SIGNATURE, file_hashes
 from searchlora.adapters.transfer import pull, push
@@ -188,6 +188,31 @@ def test_a_store_that_demands_signatures_gives_no_other_version(
             each.get("unsigned")
         with pytest.raises(UntrustedAdapter):
             each.prompt_options("unsigned")
+
+
+def test_a_server_that_was_first_at_a_url_goes_on_demanding_signatures(public, trained, draft, tmp_path, monkeypatch):
+    place = f"memory://first/{tmp_path}"
+    server = Store(place)
+    server.trusted = TrustedKeys.read(public)
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "another machine"))
+    Store(place).add("unsigned", trained, draft)
+    server.check_writable()  # it finds that the store has another id than it thought
+    assert server.names() == ("unsigned",)
+    for each in (server, server.copied_to(tmp_path / "copy")):
+        with pytest.raises(UntrustedAdapter):
+            each.get("unsigned")
+
+
+def test_a_version_that_is_signed_by_another_key_later_is_read_again(there, public, tmp_path):
+    store = Store(f"memory://rotated/{tmp_path}")
+    pull(str(there), trusted=public, store=store)
+    generate_key(tmp_path / "new.pem")
+    new = tmp_path / "new.pem.pub"
+    manifest = (there / MANIFEST).read_bytes()
+    signature = sign(manifest, "echo@1", read_private_key(tmp_path / "new.pem"))
+    Store(store.place).copied_to(tmp_path / "copy").keep_signature(store.get("echo@1"), manifest, signature)
+    store.trusted = TrustedKeys.read(new)
+    assert store.get("echo@1").reference == "echo@1"
 
 
 @pytest.mark.parametrize("place", ["{folder}/other", "memory://signed-later/{folder}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import jsonschema
@@ -105,6 +106,13 @@ def test_a_query_log_has_a_row_for_each_search(clicked, tmp_path):
     assert second["session"] != first["session"]
 
 
+def test_the_searches_of_a_user_are_divided_where_they_pause(log, tmp_path):
+    for minutes in (0, 20, 51, 52):
+        written(log, search_event(user="u1"), now=1e9 + 60 * minutes)
+    sessions = [row["session"] for row in rows_of(log, "querylog", tmp_path)]
+    assert sessions == ["u1/0", "u1/0", "u1/1", "u1/1"]
+
+
 def test_ubi_is_as_its_schema_says(clicked, tmp_path):
     queries, events = rows_of(clicked, "ubi-queries", tmp_path), rows_of(clicked, "ubi-events", tmp_path)
     for row in queries:
@@ -197,7 +205,11 @@ def test_a_dataset_is_built_from_events_and_names_them(cli, refused, log, tmp_pa
 
     before = file_sha256(tmp_path / "next.events.jsonl")
     assert "already exists" in refused(*build, "--out", tmp_path / "next")
+    shutil.rmtree(tmp_path / "next")
+    assert "Build from it again with --format querylog" in refused(*build, "--out", tmp_path / "next")
     assert file_sha256(tmp_path / "next.events.jsonl") == before
+    assert "has no option" in refused(*build, "--option", "x=y", "--out", tmp_path / "other")
+    assert not (tmp_path / "other.events.jsonl").exists()
 
     judged = ("data", "build", "judgment", "--from-events", place, "--corpus", corpus, "--split-ratios", "1,0,0")
     assert cli(*judged, "--option", "grades=2", "--out", tmp_path / "judged").code == 0

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.errors import DataError, PipelineError, UsageError
+from searchlora.errors import PipelineError, UsageError
 from searchlora.eval.trec import write_qrels
-from searchlora.experiments.tune_unsure import tune_unsure
+from searchlora.experiments.tune_unsure import fitted, tune_unsure
 from searchlora.files import atomic_text, json_line
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import read_pipeline
@@ -197,9 +197,25 @@ def test_where_a_judge_may_be_left_out_is_fitted_on_judged_topics(store, tmp_pat
     assert (done.adapter, done.threshold.spared, done.threshold.rows) == ("judge@1", 4, 4)
     stage = read_pipeline(done.path).stages[2]
     assert (stage.name, stage.only_if_unsure) == ("judge@1", done.threshold.above)
-    with pytest.raises(DataError, match="no threshold keeps a loss of at most -1 on 4 rows"):
+    with pytest.raises(UsageError, match="the loss is -1"):
         tune_unsure(*inputs, -1.0, corpus=tmp_path / "corpus.jsonl", store=store)
     with pytest.raises(PipelineError, match="no stage reranks"):
         tune_unsure(read_pipeline("bm25"), *inputs[1:], 0.1, corpus=tmp_path / "corpus.jsonl", store=store)
     with pytest.raises(UsageError):
         tune_unsure(*inputs, 0.1, measure="none", corpus=tmp_path / "corpus.jsonl", store=store)
+
+
+def test_a_judge_is_left_out_where_it_brings_nothing_and_not_where_it_helps():
+    """Where the first passage is far ahead, the judge changes nothing; elsewhere it puts the relevant one first."""
+
+    def search(topic, first, *order):
+        passages = [{"id": "d1", "score": first}, {"id": "d2", "score": 1.0}]
+        hits = [Hit(document, 1.0 - rank) for rank, document in enumerate(order)]
+        return {"id": topic, "query": "tent", "passages": passages, "hits": hits}
+
+    topics = [(f"t{number}", number % 2) for number in range(60)]
+    qrels = {topic: {"d1": 1} if sure else {"d2": 1} for topic, sure in topics}
+    before = [search(topic, 10.0 if sure else 1.1, "d1", "d2") for topic, sure in topics]
+    after = [search(topic, 10.0 if sure else 1.1, *(("d1", "d2") if sure else ("d2", "d1"))) for topic, sure in topics]
+    found = fitted(before, after, qrels, 0.05, "nDCG@10")
+    assert (found.above, found.spared, found.loss) == (0.9, 30, 0.0)

@@ -22,6 +22,8 @@ async def events(http: ApiRequest, body: EventsRequest) -> EventsResult:
     if recorder is None:
         message = "This server records no events. Start it with --events FOLDER."
         raise ApiError(404, "events_not_recorded", message)
+    if any(each.action == "grade" for each in body.events):
+        http.check_role("grade")
     rows = [Feedback(each.search, each.action, each.document, each.grade, each.rater) for each in body.events]
     written, refusals = recorder.feedback(rows)
     done = await asyncio.wrap_future(written)

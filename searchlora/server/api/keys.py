@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -133,8 +134,11 @@ def _change(file: Path, change: Callable[[dict[str, ApiKey]], None]) -> None:
                 "a name of a key has letters, digits, '.', '_' and '-', at most 64", where=str(file)
             ) from None
         with atomic_text(file) as out:
+            os.fchmod(out.fileno(), 0o600)
+            if file.exists():  # the server may run as another user than whoever withdraws a key
+                owner = file.stat()
+                os.fchown(out.fileno(), owner.st_uid, owner.st_gid)
             out.write(yaml.safe_dump(content, sort_keys=False))
-        file.chmod(0o600)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,13 @@ class Metrics:
     """The metrics of one application, in a registry of its own.
 
     Args:
+        base: Name of the base model, which stages without an adapter ask.
         price_prompt, price_output: Price of a million tokens that are read, and that are written or scored, in any
             currency.
     """
 
-    def __init__(self, price_prompt: float = 0.0, price_output: float = 0.0) -> None:
+    def __init__(self, base: str = "base", price_prompt: float = 0.0, price_output: float = 0.0) -> None:
+        self._base = base
         self._prices = {"prompt": price_prompt, "embedded": price_prompt}
         self._prices |= {"completion": price_output, "scored": price_output}
         self.registry = CollectorRegistry()
@@ -48,7 +50,8 @@ class Metrics:
         )
         self.tokens = Counter(
             "searchlora_tokens",
-            "Tokens of completed requests and of searches, by kind: prompt, completion, scored, embedded.",
+            "Tokens of completed requests and searches, by kind: prompt, completion, scored, embedded. Without those of"
+            " shadow searches, explanations and background jobs.",
             ["model", "kind"],
             registry=self.registry,
         )
@@ -124,11 +127,12 @@ class Metrics:
         """
         stage = row.get("adapter") or row["kind"]
         self.stage_seconds.labels(pipeline, stage).observe(row["milliseconds"] / 1000)
+        model = row.get("adapter") or self._base
         for request in row.get("requests", ()):
             if "cached" not in request:
-                self.count_tokens(stage, "prompt", request["tokens"]["prompt"])
+                self.count_tokens(model, "prompt", request["tokens"]["prompt"])
                 kind = "scored" if "log_probabilities" in request else "completion"
-                self.count_tokens(stage, kind, request["tokens"]["output"])
+                self.count_tokens(model, kind, request["tokens"]["output"])
         for flag in {each.partition(":")[0] for each in row["flags"]}:
             self.stage_flags.labels(pipeline, stage, flag).inc()
 

@@ -12,14 +12,14 @@ from typing_extensions import TypedDict
 from searchlora.adapters.aliases import AliasMove
 from searchlora.adapters.audit import actor
 from searchlora.adapters.references import parse_reference
-from searchlora.errors import StoreError
+from searchlora.errors import NotInStore
 from searchlora.events.failures import failed_queries
 from searchlora.events.guardrails import Compared
 from searchlora.events.interleaving import preferences
 from searchlora.events.log import EventLog
 from searchlora.events.shadow_figures import shadow_figures
 from searchlora.events.summary import summaries
-from searchlora.experiments.monitor import kept_report
+from searchlora.experiments.monitor import last_reports
 from searchlora.experiments.rollout import RolloutPolicy, step_guardrails, stop_rollout
 from searchlora.files.json_text import finite
 from searchlora.server.api.errors import ApiError
@@ -64,28 +64,14 @@ class RolloutEntry(TypedDict):
 
 
 class AliasEntry(TypedDict):
-    """`weights`: version -> its share of the requests."""
+    """`moved`: moves of the adapter's aliases so far; `weights`: version -> its share of the requests."""
 
     reference: str
     pipelines: list[str]
+    moved: int
     weights: dict[str, float]
     rollout: RolloutEntry | None
     moves: list[str]
-
-
-class InterleavingEntry(TypedDict):
-    """`share` is that of the users who prefer `b`, among those who prefer one."""
-
-    a: str
-    b: str
-    decision: str
-    searches: int
-    wins_a: int
-    wins_b: int
-    ties: int
-    share: float
-    low: float
-    high: float
 
 
 class QueryEntry(TypedDict):
@@ -98,8 +84,8 @@ class QueryEntry(TypedDict):
 class ProductionEntry(TypedDict):
     """Figures are of the searches since `since`, in seconds since 1970; null: the server records none.
 
-    `pipelines` and `shadow` are as `events stats` and `events shadow` print them, and `monitor` is the last report of
-    `searchlora monitor`.
+    Guardrails are those of the rollout's step. `pipelines` and `shadow` are as `events stats` and `events shadow` print
+    them, and `monitor` has the last reports of `searchlora monitor` by pipeline, "" for all.
     """
 
     object: str
@@ -107,8 +93,8 @@ class ProductionEntry(TypedDict):
     aliases: list[AliasEntry]
     pipelines: dict[str, Any]
     shadow: dict[str, Any]
-    interleaving: list[InterleavingEntry]
-    monitor: dict[str, Any] | None
+    interleaving: list[dict[str, Any]]
+    monitor: dict[str, Any]
     queue: list[QueryEntry]
 
 
@@ -120,7 +106,7 @@ class RollbackEntry(TypedDict):
 
 
 @router.get("/v1/production", summary="Describe what is in production")
-@requires("read")
+@requires("grade")
 def production(http: ApiRequest) -> ProductionEntry:
     """Aliases with their weights and rollouts; and, with `--events`, what the searches of the last day say."""
     service = http.service
@@ -132,30 +118,17 @@ def production(http: ApiRequest) -> ProductionEntry:
         "pipelines": {},
         "shadow": {},
         "interleaving": [],
-        "monitor": None,
+        "monitor": {},
         "queue": [],
     }
     if log is not None:
         since = log.since_newest(_SEARCHES, time.time() - _SECONDS)
         found["since"] = since
-        found["pipelines"] = {name: asdict(each) for name, each in summaries(log.searches(since)).items()}
+        searches = list(log.searches(since))
+        found["pipelines"] = {name: asdict(each) for name, each in summaries(searches).items()}
         found["shadow"] = {name: asdict(each) for name, each in shadow_figures(log.shadows(since)).items()}
-        found["interleaving"] = [
-            {
-                "a": a,
-                "b": b,
-                "decision": each.decision,
-                "searches": each.searches,
-                "wins_a": each.wins_a,
-                "wins_b": each.wins_b,
-                "ties": each.ties,
-                "share": each.share,
-                "low": each.low,
-                "high": each.high,
-            }
-            for (a, b), each in preferences(log.searches(since)).items()
-        ]
-        found["monitor"] = kept_report(log)
+        found["interleaving"] = [each.to_json(a, b) for (a, b), each in preferences(searches).items()]
+        found["monitor"] = last_reports(log)
         found["queue"] = [
             {
                 "query": query.query,
@@ -163,7 +136,7 @@ def production(http: ApiRequest) -> ProductionEntry:
                 "users": len(query.failed),
                 "reasons": [reason for reason, _ in query.reasons.most_common()],
             }
-            for query in failed_queries(log.searches(since), _QUERIES)
+            for query in failed_queries(searches, _QUERIES)
         ]
     return finite(found)  # type: ignore[no-any-return]  # the mean of no searches is NaN
 
@@ -180,12 +153,15 @@ def rollback(http: ApiRequest, body: RollbackRequest) -> RollbackEntry:
     assert parsed.alias is not None
     before = actor.set(f"API key {http.client_id}" if service.config.keys is not None else None)
     try:
-        if service.store.alias_history(parsed.name).rollout(parsed.alias) is not None:
+        history = service.store.alias_history(parsed.name)
+        if len(history.moves) != body.moved:
+            raise ApiError(409, "moved_meanwhile", "The alias was moved meanwhile. Look at it, and decide again.")
+        if history.rollout(parsed.alias) is not None:
             move = stop_rollout(service.store, parsed.name, parsed.alias, body.reason)
         else:
-            move = service.store.rollback(parsed.name, parsed.alias, body.reason)
-    except StoreError as error:
-        raise ApiError(409, "not_rolled_back", f"{error.what}. {error.fix or ''}".strip(), param="adapter") from error
+            move = service.store.rollback(parsed.name, parsed.alias, body.reason, moved=body.moved)
+    except NotInStore as error:
+        raise ApiError(409, "not_rolled_back", f"{error.what}.", param="adapter") from error
     finally:
         actor.reset(before)  # the thread answers others next
     return {"object": "rollback", "reference": body.adapter, "version": move.target, "move": str(move)}
@@ -200,6 +176,7 @@ def _alias(service: Service, reference: str, log: EventLog | None) -> AliasEntry
     rollout = history.rollout(parsed.alias)
     return {
         "reference": reference,
+        "moved": len(history.moves),
         "pipelines": [name for name, served in service.pipelines if reference in served.aliases.values()],
         "weights": {f"{parsed.name}@{number}": share for number, share in weights.items()},
         "rollout": _rollout(parsed.name, rollout, log) if rollout is not None else None,

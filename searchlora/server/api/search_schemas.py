@@ -201,10 +201,12 @@ class RollbackRequest(Body):
 
     Attributes:
         adapter: Name and alias, as `/v1/production` lists them.
+        moved: As `/v1/production` gave it: what has been moved since is not taken back.
         reason: Why; the history of the alias keeps it.
     """
 
-    model_config = _example({"adapter": "shop-rewriter@production", "reason": "Complaints about sofas."})
+    model_config = _example({"adapter": "shop-rewriter@production", "moved": 3, "reason": "Complaints about sofas."})
 
     adapter: str = Field(max_length=128)
+    moved: int = Field(ge=0)
     reason: Annotated[str, AfterValidator(_storable_text), Field(min_length=1, max_length=1000)]

@@ -70,7 +70,7 @@ def make_service(config: ServeConfig) -> Service:
         raise UsageError(f"the base and an encoder would both be called '{name}'", fix="Rename the folder of one.")
     measures = config.grades is not None or config.topics is not None
     grades = SearchGrades(config.grades, config.topics, config.qrels) if measures else None
-    metrics = Metrics(config.price_prompt, config.price_output)
+    metrics = Metrics(public_name(config.base), config.price_prompt, config.price_output)
     events = None
     if config.events is not None:
         event_log = EventLog(config.events, max_days=config.events_days, max_mb=config.events_mb)

@@ -118,7 +118,7 @@ def test_tokens_of_searches_have_a_price(client):
 def test_answers_that_were_known_cost_nothing():
     tokens = {"prompt": 10, "output": 3}
     requests = [{"tokens": tokens, "cached": True}, {"tokens": tokens}, {"tokens": tokens, "log_probabilities": {}}]
-    metrics = Metrics(1e6, 2e6)
+    metrics = Metrics("base", 1e6, 2e6)
     metrics.stage("shop", {"adapter": "rewriter@2", "milliseconds": 1.0, "flags": [], "requests": requests})
     assert cost_and_tokens(metrics.text().decode()) == {"prompt": 20, "completion": 3, "scored": 3, "cost": 32}
 

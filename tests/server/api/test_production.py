@@ -51,22 +51,26 @@ def test_everything_in_production_is_described_and_taken_back(client, running):
     (interleaved,) = found["interleaving"]
     assert (interleaved["decision"], interleaved["wins_b"], interleaved["wins_a"]) == ("B", 54, 6)
     assert interleaved["low"] > 0.5
-    assert found["monitor"]["tests"]
+    assert found["monitor"]["shop"]["tests"]
     assert {"query": "gone", "searches": 1, "users": 1, "reasons": ["failed"]} in found["queue"]
 
-    body = {"adapter": ALIAS, "reason": "outputs do not parse"}
+    body = {"adapter": ALIAS, "moved": alias["moved"], "reason": "outputs do not parse"}
     done = client.post("/v1/production/rollback", json=body).json()
     assert (done["version"], running.store.target("rewriter", "production")) == (1, 1)
     assert running.store.history("rewriter")[-1].reason == "outputs do not parse"
-    assert described(client)["aliases"][0]["rollout"] is None
-    client.post("/v1/production/rollback", json=body)
+    again = client.post("/v1/production/rollback", json=body)  # a second press, or a second operator
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "moved_meanwhile")
+    (alias,) = described(client)["aliases"]
+    assert (alias["rollout"], alias["weights"]) == (None, {"rewriter@1": 1.0})
+    client.post("/v1/production/rollback", json=body | {"moved": alias["moved"]})
     assert described(client)["aliases"][0]["weights"] == {"rewriter@3": 1.0}
 
 
 def test_what_cannot_be_taken_back_is_refused(client, running):
-    wrong = client.post("/v1/production/rollback", json={"adapter": "rewriter@candidate", "reason": "x"})
+    body = {"adapter": "rewriter@candidate", "moved": 3, "reason": "x"}
+    wrong = client.post("/v1/production/rollback", json=body)
     assert (wrong.status_code, "Followed: rewriter@production" in wrong.text) == (404, True)
-    without = client.post("/v1/production/rollback", json={"adapter": ALIAS, "reason": ""})
+    without = client.post("/v1/production/rollback", json={"adapter": ALIAS, "moved": 3, "reason": ""})
     assert without.status_code in (400, 422)
     assert running.store.alias_history("rewriter").rollout("production") is not None
 
@@ -75,7 +79,7 @@ def test_only_who_operates_takes_back_and_the_audit_log_says_who(tmp_path, tiny_
     file = tmp_path / "keys.yaml"
     keys = {role: add_key(file, f"{role}-key", role) for role in ("grade", "operate")}
     with in_production(tmp_path, tiny_base, corpus_of_search, keys=file) as running:
-        body = {"adapter": ALIAS, "reason": "a complaint"}
+        body = {"adapter": ALIAS, "moved": 3, "reason": "a complaint"}
         answers = {}
         for role, key in keys.items():
             headers = {"Authorization": f"Bearer {key}"}

@@ -226,3 +226,15 @@ def test_a_server_can_refuse_versions_that_are_not_signed(tiny_base, store, tmp_
         assert "two@1 is not signed" in refused.json()["error"]["message"]
         for body in ({"adapter": "two"}, {"adapter": "other", "folder": "two/1"}):
             assert client.post("/v1/adapters/load", json=body).status_code in (400, 409)
+
+
+def test_a_grade_of_a_person_needs_the_role_grade(tiny_base, own, folder, key_of):
+    click = {"search": "x", "action": "click", "document": "d1"}
+    grade = {"search": "x", "action": "grade", "document": "d1", "grade": 1, "rater": "anna"}
+    service = made_service(tiny_base, own, keys=folder / "keys.yaml", events=str(folder / "events"))
+    with served(service) as url:
+        codes = [
+            httpx.post(f"{url}/v1/events", json={"events": [event]}, headers=bearer(key_of[role])).status_code
+            for role, event in (("search", click), ("search", grade), ("grade", grade))
+        ]
+    assert codes == [200, 403, 200]

@@ -30,7 +30,7 @@ function card(heading, ...children) {
   return section;
 }
 
-function shownAlias({ reference, pipelines: names, weights, rollout, moves }) {
+function shownAlias({ reference, pipelines: names, moved, weights, rollout, moves }) {
   const shares = Object.entries(weights);
   const bar = made("div", "weights-bar", ...shares.map(([, share]) => {
     const part = made("span", "");
@@ -44,7 +44,7 @@ function shownAlias({ reference, pipelines: names, weights, rollout, moves }) {
     shares.length > 1 ? bar : null,
     ...(rollout ? underWay(rollout) : []),
     moves.length ? details("history", `History (${moves.length})`, made("ol", "moves", ...moves.map((move) => written("li", "", move)))) : null,
-    back(reference, rollout),
+    back(reference, moved, rollout),
   );
 }
 
@@ -59,17 +59,24 @@ function underWay({ candidate, share, steps, step, min_users: least, users, guar
   ];
 }
 
-function back(reference, rollout) {
+function back(reference, moved, rollout) {
   const reason = made("input", "");
   reason.required = true;
   reason.maxLength = 1000;
   reason.autocomplete = "off";
-  const form = made("form", "back", made("label", "", "Reason", reason), made("button", "", rollout ? "End the rollout" : "Roll back"));
+  const submit = made("button", "", rollout ? "End the rollout" : "Roll back");
+  const form = made("form", "back", made("label", "", "Reason", reason), submit);
   form.setAttribute("aria-label", `Take back ${reference}`);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     attempt(async () => {
-      const done = await (await send("POST", "/v1/production/rollback", { adapter: reference, reason: reason.value })).json();
+      submit.disabled = true; // a second press would take back one more version
+      let done;
+      try {
+        done = await (await send("POST", "/v1/production/rollback", { adapter: reference, moved, reason: reason.value })).json();
+      } finally {
+        submit.disabled = false;
+      }
       await showProduction();
       element("production").focus(); // the button that was pressed is gone
       announce(done.version === null ? `${reference} points nowhere now.` : `${reference} is version ${done.version} now.`);
@@ -78,13 +85,17 @@ function back(reference, rollout) {
   return form;
 }
 
-function alarms(report) {
-  if (!report) return [made("p", "", "No check has been run. ", made("code", "", "searchlora monitor CONFIG"), " compares the searches of now with those before.")];
+function alarms(reports) {
+  const all = Object.entries(reports);
+  return all.length ? all.flatMap(([pipeline, report]) => checked(pipeline, report)) : [made("p", "", "No check has been run. ", made("code", "", "searchlora monitor CONFIG"), " compares the searches of now with those before.")];
+}
+
+function checked(pipeline, report) {
   const rows = report.tests.map(({ name, before, now, p, alarm, finding }) => [
     alarm ? made("span", "invalid", `✗ ${name}`) : name, rounded(before), rounded(now), p < 0.001 ? "< 0.001" : rounded(p), finding,
   ]);
   return [
-    made("p", report.alarms ? "invalid" : "", `${counted(report.alarms, "alarm")} in ${counted(report.tests.length, "test")}, ${moment(report.time)}: ${report.searches} searches, ${report.reference} before.`),
+    made("p", report.alarms ? "invalid" : "", `${pipeline ? `${pipeline}: ` : ""}${counted(report.alarms, "alarm")} in ${counted(report.tests.length, "test")}, ${moment(report.time)}: ${report.searches} searches, ${report.reference} before.`),
     rows.length ? details("", "Tests", table(["Test", "Before", "Now", "p", "Finding"], rows, "Tests of the last check")) : null,
     ...report.left_out.map((reason) => made("p", "note", `Left out: ${reason}.`)),
   ];
