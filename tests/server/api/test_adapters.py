@@ -47,7 +47,7 @@ def test_every_request_example_of_the_document_is_valid():
 
     components = document()["components"]
     examples = {name: schema["examples"] for name, schema in components["schemas"].items() if "examples" in schema}
-    assert len(examples) == 6
+    assert len(examples) == 7
     for name, bodies in examples.items():
         schema = {"$ref": f"#/components/schemas/{name}", "components": components}
         for body in bodies:
