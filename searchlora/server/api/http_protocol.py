@@ -44,6 +44,11 @@ class HttpProtocol(H11Protocol):  # type: ignore[misc]  # uvicorn is untyped her
         self.transport.close()
 
 
+#: Seconds after which an idle connection is closed: later than clients and proxies close theirs (httpx after 5, HAProxy
+#: and nginx after at most 60). Whoever closes later never sends a request into a connection that is being closed.
+KEEP_ALIVE_S = 75
+
+
 def uvicorn_config(app: ASGIApp, max_connections: int, **more: Any) -> uvicorn.Config:
     """Settings of uvicorn: bounded heads and connections, no log of requests, no name of the server."""
     return uvicorn.Config(
@@ -56,5 +61,6 @@ def uvicorn_config(app: ASGIApp, max_connections: int, **more: Any) -> uvicorn.C
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         **more,
     )

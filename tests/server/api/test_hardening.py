@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from http.client import HTTPConnection
 
 import httpx
 import pytest
@@ -98,6 +99,16 @@ def test_a_complete_request_head_beyond_the_limit_is_refused(client):
         connected.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 70_000 + b"\r\n\r\n")
         assert b"HTTP/1.1 431 " in read_to_end(connected)
     assert client.get("/healthz", headers={"x": "a" * 60_000}).status_code == 200
+
+
+@pytest.mark.slow
+def test_an_idle_connection_outlives_those_that_clients_keep(client):
+    """httpx keeps a connection for five seconds. A server that closed it then would lose a request now and then."""
+    kept = HTTPConnection(client.base_url.host, client.base_url.port)
+    for seconds in (0, 5.5):
+        time.sleep(seconds)
+        kept.request("GET", "/healthz")
+        assert json.loads(kept.getresponse().read())["status"] == "alive"
 
 
 def test_a_body_that_does_not_arrive_is_408_once(tiny_base, store, monkeypatch):
