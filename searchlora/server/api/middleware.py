@@ -141,7 +141,7 @@ class RequestGuard:
                         raise too_long
         except TimeoutError:
             too_slow = f"The body did not arrive within {_BODY_SECONDS:.0f} seconds."
-            raise ApiError(408, "body_too_slow", too_slow) from None
+            raise ApiError(408, "body_too_slow", too_slow, close=True) from None  # what is left of it may still come
         return body
 
 
