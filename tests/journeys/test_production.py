@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.errors import BaseModelError
 from searchlora.eval.formats import read_run
-from searchlora.models.resolve import BaseModel, resolve
+from searchlora.models.resolve import BaseModel
 from tests.child_scripts import COMMAND, run_script
 from tests.docs.blocks import ROOT
 from tests.journeys.shop_files import write_shop_files
-from tests.journeys.walk import CLIENTS, PAGE, Walk
+from tests.journeys.walk import CLIENTS, PAGE, Walk, skip_without
 
 #: The command line in a folder, in a forked process, which need not import torch.
 FORKED = f"import os, sys; os.chdir(sys.argv.pop(1)); {COMMAND}"
@@ -91,12 +90,7 @@ def test_the_page_on_the_made_shop(tiny_base: BaseModel, tmp_path: Path, monkeyp
 @pytest.mark.journey
 def test_the_page_on_a_real_shop(real_data: Path, tmp_path: Path) -> None:
     """The page with few training steps and few test queries: some minutes."""
-    try:
-        resolve("smollm2-135m-instruct-q4_1", ask_hub=False)
-    except BaseModelError as error:
-        pytest.skip(f"without the weights of the small base: {error}")
-    if not (real_data / "chorus").is_dir():
-        pytest.skip(f"no folder 'chorus' in {real_data}")
+    skip_without("chorus", real_data)
     for name in ("individual_ratings.csv", "rated.csv", "products.jsonl.gz"):
         (tmp_path / name).symlink_to(real_data / "chorus" / name)
     shutil.copy(ROOT / "examples" / "production" / "rewrites.csv", tmp_path)

@@ -10,10 +10,8 @@ import pytest
 from searchlora.adapters.ancestry import ancestors
 from searchlora.adapters.audit import check_audit
 from searchlora.adapters.store import Store
-from searchlora.errors import BaseModelError
-from searchlora.models.resolve import resolve
 from tests.docs.blocks import ROOT
-from tests.journeys.walk import Walk
+from tests.journeys.walk import Walk, skip_without
 
 PAGE = ROOT / "docs" / "tutorials" / "round.md"
 
@@ -25,12 +23,7 @@ CHANCE = ("grade decide", "adapters audit", "events interleaving", "events failu
 @pytest.mark.journey
 def test_the_page_on_msrd(real_data: Path, tmp_path: Path) -> None:
     """Half an hour, most of it two trainings and what 6,000 users search for."""
-    try:
-        resolve("smollm2-135m-instruct-q4_1", ask_hub=False)
-    except BaseModelError as error:
-        pytest.skip(f"without the weights of the small base: {error}")
-    if not (real_data / "msrd").is_dir():
-        pytest.skip(f"no folder 'msrd' in {real_data}")
+    skip_without("msrd", real_data)
     (tmp_path / "msrd").symlink_to(real_data / "msrd")
     walk = Walk(tmp_path, not_compared=CHANCE)
     walk.page(PAGE)

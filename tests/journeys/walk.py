@@ -11,7 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
 from benchmarks.servers import is_ready
+from searchlora.errors import BaseModelError
+from searchlora.models.resolve import resolve
 from tests.docs.blocks import ROOT, Block, blocks, check_output
 
 PAGE = ROOT / "docs" / "tutorials" / "production.md"
@@ -158,6 +162,16 @@ class Walk:
             command, cwd=self.folder, env=variables, capture_output=True, text=True, timeout=900, check=False
         )
         return ended.returncode, ended.stdout + ended.stderr
+
+
+def skip_without(folder: str, real_data: Path) -> None:
+    """Skip a test without the weights of the small base, or without a folder of the real data."""
+    try:
+        resolve("smollm2-135m-instruct-q4_1", ask_hub=False)
+    except BaseModelError as error:
+        pytest.skip(f"without the weights of the small base: {error}")
+    if not (real_data / folder).is_dir():
+        pytest.skip(f"no folder '{folder}' in {real_data}")
 
 
 def _script() -> str:
