@@ -16,11 +16,20 @@ from searchlora.errors import InvalidScores, PipelineError, UsageError
 from searchlora.inference.engine import ChoiceScores, Completion, Engine, Request
 from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.inference.settings import EngineSettings, engine_settings
-from searchlora.outputs import ClosedSet, Continued, Graded, InvalidOutput
+from searchlora.outputs import ClosedSet, Continued, InvalidOutput
 from searchlora.pipelines.stages.answering import AnsweringSettings, AnsweringStage, with_outputs
 from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.pipelines.stages.deciding import Decides
-from searchlora.pipelines.stages.guards import EVIDENCE, GUARDED, SURE, RewriteGuard, score_gap, support, with_guard
+from searchlora.pipelines.stages.guards import (
+    EVIDENCE,
+    GUARDED,
+    SURE,
+    RewriteGuard,
+    grades,
+    score_gap,
+    support,
+    with_guard,
+)
 from searchlora.pipelines.stages.retrieve import searched_queries
 from searchlora.pipelines.stages.stage import (
     FUSED_QUERIES,
@@ -202,11 +211,10 @@ class AdapterSettings(AnsweringSettings):
 
     def _check_guards(self, task: GenerationTask) -> None:
         """Raise `PipelineError` for a guard of another kind of task."""
-        grades = isinstance(task.output(task.examples[0]), Graded)
         answers = type(task).evidence is not GenerationTask.evidence
         wrong = {
             "rewrite_guard": self.rewrite_guard is not None and task.writes != "query",
-            "only_if_unsure": self.only_if_unsure is not None and not grades,
+            "only_if_unsure": self.only_if_unsure is not None and not grades(task),
             "min_support": self.min_support is not None and not answers,
         }
         for key in (key for key, its in wrong.items() if its):

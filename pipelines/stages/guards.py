@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from searchlora.eval.text_identity import words
+from searchlora.outputs import Graded
 from searchlora.pipelines.stages.stage import Settings
 from searchlora.records import Evidence, Record, SearchContext
 from searchlora.retrieval.retriever import Retriever
@@ -61,6 +62,11 @@ class RewriteGuard(Settings):
             if rewrite < self.top_score * query:
                 return TOP_SCORE
         return None
+
+
+def grades(task: GenerationTask) -> bool:
+    """Whether a task grades passages, as judges do."""
+    return isinstance(task.output(task.examples[0]), Graded)
 
 
 def score_gap(search: SearchContext) -> float:

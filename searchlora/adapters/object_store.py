@@ -103,9 +103,7 @@ class ObjectStore(Store):
     def _open_copy(self, store_id: bytes) -> None:
         """Use the copy of the store with this id: that of an earlier store at the same URL must not be used for it."""
         copy = hashlib.sha256(self._url.encode() + b"\n" + store_id).hexdigest()[:32]
-        trusted = getattr(self, "trusted", None)
         super().__init__(self._copies / copy)
-        self.trusted = trusted
         self.place = self._url
         self.audit = ObjectAuditLog(self._system, self._remote, self._url)
         self._id = store_id

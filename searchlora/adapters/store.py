@@ -96,6 +96,8 @@ class Store:
         searchlora.errors.NotInStore: ...there is no adapter 'shop-rewriter'. Adapters there: none.
     """
 
+    trusted: TrustedKeys | None = None  # of the class: a copy of a store at a URL that is opened anew keeps its own
+
     def __new__(cls, root: str | Path | None = None) -> Store:
         """A `Store`, or an `ObjectStore` if the root is a URL."""
         if cls is Store and store_url(_given(root)) is not None:
@@ -111,7 +113,6 @@ class Store:
         self._listing = Listing(self.root)
         self._histories: dict[str, tuple[FileState, AliasHistory]] = {}
         self.audit = AuditLog(self.root)
-        self.trusted: TrustedKeys | None = None
 
     @classmethod
     def of(cls, store: Store | str | Path | None) -> Store:

@@ -252,7 +252,7 @@ def tune(
         return
     if split is not None:
         raise UsageError("only a risk is fitted on a split of your choice", where="--split", fix="Add --risk.")
-    stored = {"store": options.store, "tasks": options.tasks}
+    stored: dict[str, Any] = {"store": options.store, "tasks": options.tasks}
     if data is not None:
         with progress_bars() as steps:
             tuned = fit_thresholds(options.read(pipeline, engine), data, out, steps=steps, **stored)
@@ -261,26 +261,18 @@ def tune(
         typer.echo(f"Wrote {tuned.path} for {tuned.adapter}")
         return
     assert topics is not None and qrels is not None
+    config = options.read(pipeline, engine)
+    stored |= {"measure": measure, "corpus": options.documents(), "allow_circular": allow_circular}
     if max_loss is not None:
-        _tune_unsure(options, engine, pipeline, out, topics, qrels, measure, max_loss, allow_circular)
+        _tune_unsure(config, topics, qrels, out, max_loss, stored)
         return
     if ranking_model:
-        _tune_ranking(options, engine, pipeline, out, topics, qrels, measure, numbers, allow_circular)
+        _tune_ranking(config, topics, qrels, out, numbers, stored)
         return
     if numbers:
         raise UsageError("only a ranking model reads fields", where="--field-numbers", fix="Add --ranking-model.")
     with progress_bars() as steps:
-        chosen = tune_weights(
-            options.read(pipeline, engine),
-            topics,
-            qrels,
-            out,
-            measure=measure,
-            corpus=options.documents(),
-            allow_circular=allow_circular,
-            steps=steps,
-            **stored,
-        )
+        chosen = tune_weights(config, topics, qrels, out, steps=steps, **stored)
     for name, score in (("before", chosen.own), ("best", chosen.best)):
         weights = ", ".join(f"{part} {weight:g}" for part, weight in zip(chosen.parts, score.weights, strict=True))
         interval = f"{score.low:.4f} to {score.high:.4f}, n = {score.n}"
@@ -314,37 +306,17 @@ def _tune_risk(
 
 
 def _tune_unsure(
-    options: PipelineOptions,
-    engine: EngineOptions,
-    pipeline: str,
-    out: Path,
-    topics: Path,
-    qrels: Path,
-    measure: str,
-    max_loss: float,
-    allow_circular: bool,
+    config: PipelineConfig, topics: Path, qrels: Path, out: Path, max_loss: float, more: Mapping[str, Any]
 ) -> None:
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.tune_unsure import tune_unsure
 
     with progress_bars() as steps:
-        result = tune_unsure(
-            options.read(pipeline, engine),
-            topics,
-            qrels,
-            out,
-            max_loss,
-            measure=measure,
-            corpus=options.documents(),
-            allow_circular=allow_circular,
-            store=options.store,
-            tasks=options.tasks,
-            steps=steps,
-        )
+        result = tune_unsure(config, topics, qrels, out, max_loss, steps=steps, **more)
     found = result.threshold
     typer.echo(
         f"{result.adapter} reranks where the first score is ahead by less than {found.above:.4f} of itself:"
-        f" not for {found.spared / found.rows:.1%} of {found.rows} topics, {measure} {-found.loss:+.4f}"
+        f" not for {found.spared / found.rows:.1%} of {found.rows} topics, {more['measure']} {-found.loss:+.4f}"
         f" ({-found.high:+.4f} to {-found.low:+.4f})"
     )
     if result.circular:
@@ -353,33 +325,13 @@ def _tune_unsure(
 
 
 def _tune_ranking(
-    options: PipelineOptions,
-    engine: EngineOptions,
-    pipeline: str,
-    out: Path,
-    topics: Path,
-    qrels: Path,
-    measure: str,
-    numbers: list[str],
-    allow_circular: bool,
+    config: PipelineConfig, topics: Path, qrels: Path, out: Path, fields: list[str], more: Mapping[str, Any]
 ) -> None:
     from searchlora.cli.terminal import print_comparison, progress_bars
     from searchlora.experiments.tune_ranking import tune_ranking
 
     with progress_bars() as steps:
-        trained = tune_ranking(
-            options.read(pipeline, engine),
-            topics,
-            qrels,
-            out,
-            measure=measure,
-            fields=numbers,
-            corpus=options.documents(),
-            allow_circular=allow_circular,
-            steps=steps,
-            store=options.store,
-            tasks=options.tasks,
-        )
+        trained = tune_ranking(config, topics, qrels, out, fields=fields, steps=steps, **more)
     print_comparison(trained.comparison)
     if not trained.is_better:
         typer.echo("warning: the model is not significantly better. Keep the fusion, or judge more topics.", err=True)

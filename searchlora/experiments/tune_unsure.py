@@ -18,10 +18,11 @@ from searchlora.files import check_writable, file_sha256
 from searchlora.pipelines.config import PipelineConfig
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.stages.adapter import AdapterSettings
-from searchlora.pipelines.stages.guards import score_gap
+from searchlora.pipelines.stages.guards import grades, score_gap
 from searchlora.pipelines.stages.stage import StageSettings, pinned
 from searchlora.progress import Steps, no_progress
 from searchlora.records import SearchContext
+from searchlora.task import GenerationTask, load_task
 
 KEY = "only_if_unsure"
 
@@ -65,7 +66,7 @@ def tune_unsure(
     out, store = Path(out), Store.of(store)
     check_writable(out)
     stages = pinned(config.stages, store.pin)
-    place = _reranking_stage(stages, store, config.name)
+    place = _reranking_stage(stages, store, tasks, config.name)
     until = (*stages[:place], stages[place].model_copy(update={KEY: None}))
     judged = judged_topics(config.name, until, topics, qrels, allow_circular=allow_circular, store=store)
     built = Pipeline.load(replace(config, stages=until), corpus=corpus, store=store, tasks=tasks, steps=steps)
@@ -89,10 +90,13 @@ def fitted(
     return threshold_at_loss([score_gap(search) for search in before], losses, max_loss)
 
 
-def _reranking_stage(stages: Sequence[StageSettings], store: Store, where: str) -> int:
+def _reranking_stage(stages: Sequence[StageSettings], store: Store, tasks: str | Path | None, where: str) -> int:
     """The index of the last adapter stage with a judge."""
     for place in range(len(stages) - 1, -1, -1):
         stage = stages[place]
-        if isinstance(stage, AdapterSettings) and store.get(stage.name).manifest.task == "judgment":
-            return place
+        if isinstance(stage, AdapterSettings):
+            manifest = store.get(stage.name).manifest
+            task = load_task(manifest.task, tasks)
+            if isinstance(task, GenerationTask) and grades(task.bound(manifest.settings)):
+                return place
     raise PipelineError("no stage reranks", where=where, fix="Give a pipeline with a judge, such as 'rerank'.")
