@@ -2,7 +2,7 @@
 
     python -m benchmarks.teacher_student                                              labels of people only
     python -m benchmarks.teacher_student --teacher FOLDER/qwen2.5-coder-0.5b-instruct-q8_0.gguf     the teacher, too
-    python -m benchmarks.teacher_student --only "10"                                  one set of labels, and no results
+    python -m benchmarks.teacher_student --only "10"                                  one set of labels, anew
 
 Three systems learn from each set of labels: an adapter of SmolLM2-135M, logistic regression over a frozen encoder, and
 the same over the encoder with an adapter. The teacher is an adapter of a larger base that learns from the 10 labels a
@@ -10,20 +10,21 @@ class; `data label` lets it label further training rows, which are chosen to be 
 labels, another those with a probability of at least 0.9. All are tested on 1,000 of the 3,080 official test rows, drawn
 at random. The 280 validation rows fit the temperature of probabilities only.
 
-Adapters, labels and outputs in `benchmarks/work/teacher_student` are reused, and a killed run is resumed. Sets of
-labels that are not trained yet are trained; that takes hours on two cores.
+Adapters, labels and outputs in `benchmarks/work/teacher_student` are reused, and a killed run is resumed. All sets take
+hours on two cores, so each is written to the results file as soon as it is tested, with the rows that were answered
+rightly; a set that is there is not trained again, on this machine or another, unless `--only` asks for it.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bases.__main__ import JOBS, rate_of
-from benchmarks.common import WORK, named_comparison, native_dataset, parser, save, training_figures, write_rows
+from benchmarks.common import WORK, native_dataset, parser, read_results, save, training_figures, write_rows
 from benchmarks.embedding_squad.__main__ import HERE as EMBEDDING
 from benchmarks.encoders import trained_encoder
 from benchmarks.judges import answers_of
@@ -31,6 +32,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.dataset import Dataset
+from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.experiments.label import label
 from searchlora.experiments.options import DEFAULT_ENCODER, TrainingOptions
@@ -66,6 +68,13 @@ ADAPTER, FROZEN, ENCODER = (
 )
 SEED, TESTED = 13, 1000
 
+#: The sets with labels of the teacher, as tables show them; all sets in the order of tables.
+BY_TEACHER, BY_SURE_TEACHER = f"{FEW} + teacher", f"{FEW} + sure teacher"
+TITLES = (*("all" if count is None else str(count) for count in EPOCHS), BY_TEACHER, BY_SURE_TEACHER)
+
+#: Keys of the results file: the rows that each system answers rightly, a digit per row; what the teacher's labels are.
+RIGHT, OF_TEACHER = "right", "labels of the teacher"
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -89,23 +98,23 @@ class Labels:
 def main() -> None:
     arguments = parser(NAME)
     arguments.add_argument("--teacher", metavar="PATH", help="weights of the teacher's base")
-    arguments.add_argument("--only", metavar="LABELS", help="such as 10 or all; train and evaluate, write no results")
+    arguments.add_argument("--only", metavar="LABELS", help="one set of labels, such as 10, all, taught or sure")
     options = arguments.parse_args()
     (FOLDER / "data").mkdir(parents=True, exist_ok=True)
     (part,) = JOB.parts(FOLDER / "data")
-    store = Store(FOLDER / "store")
-    evaluations: dict[str, Evaluation] = {}
-    trained: dict[str, Any] = {}
+    store, tested = Store(FOLDER / "store"), _tested(part.training)
+    saved = read_results(NAME)
+    right: dict[str, dict[str, str]] = saved.get(RIGHT, {})
+    trained: dict[str, Any] = saved.get("training", {})
+    of_teacher: dict[str, Any] = saved.get(OF_TEACHER, {})
     with progress_bars() as steps:
-        for labels in _sets(part.training, store, options.teacher, options.only, steps):
-            stored, found = _evaluated(labels, part.training, store, steps)
-            evaluations |= {f"{system}, {labels.title}": evaluation for system, evaluation in found.items()}
+        for labels in _sets(part.training, store, options.teacher, options.only, right, steps):
+            stored, right[labels.title] = _answered(labels, part.training, tested, store, steps)
             trained[labels.title] = {"rows": len(labels.training), **training_figures(stored)}
-    against = next(reversed(trained))
-    comparison = named_comparison(evaluations, {}, f"{ADAPTER}, {against}", MEASURE)
-    print_comparison(comparison)
-    if options.only is None:
-        save(NAME, comparison, {"training": trained, **_of_teacher(part.training)})
+            of_teacher = of_teacher or _of_teacher(part.training)
+            comparison = _comparison(right, tested)
+            save(NAME, comparison, {"training": trained, OF_TEACHER: of_teacher, RIGHT: right})
+    print_comparison(_comparison(right, tested))
 
 
 def people(rows: Sequence[Record], count: int | None) -> list[Record]:
@@ -118,19 +127,25 @@ def people(rows: Sequence[Record], count: int | None) -> list[Record]:
     return [row for of_label in by_label.values() for row in of_label[:count]]
 
 
-def _sets(dataset: Dataset, store: Store, teacher: str | None, only: str | None, steps: Steps) -> Iterator[Labels]:
+def _sets(
+    dataset: Dataset, store: Store, teacher: str | None, only: str | None, done: Collection[str], steps: Steps
+) -> Iterator[Labels]:
+    """The sets of labels that are asked for: the one of `--only`, else those that are not done."""
+
+    def is_asked(name: str, title: str) -> bool:
+        return title not in done if only is None else name == only
+
     rows = dataset.records("train")
     for count, epochs in EPOCHS.items():
         title = "all" if count is None else str(count)
-        if only in (None, title):
+        if is_asked(title, title):
             yield Labels(title, people(rows, count), epochs)
-    if teacher is not None and only in (None, "taught", "sure"):
-        few = people(rows, FEW)
-        taught = _taught(rows, few, dataset, store, teacher, steps)
-        if only != "sure":
-            yield Labels(f"{FEW} + teacher", [*few, *taught], TAUGHT_EPOCHS)
-        if only != "taught":
-            yield Labels(f"{FEW} + sure teacher", [*few, *_sure(taught)], SURE_EPOCHS)
+    few = people(rows, FEW)
+    if teacher is not None and is_asked("taught", BY_TEACHER):
+        yield Labels(BY_TEACHER, [*few, *_taught(rows, few, dataset, store, teacher, steps)], TAUGHT_EPOCHS)
+    if teacher is not None and is_asked("sure", BY_SURE_TEACHER):
+        sure = _sure(_taught(rows, few, dataset, store, teacher, steps))
+        yield Labels(BY_SURE_TEACHER, [*few, *sure], SURE_EPOCHS)
 
 
 def _taught(
@@ -178,7 +193,7 @@ def _of_teacher(dataset: Dataset) -> dict[str, Any]:
         f"teacher, from a probability of {SURE:g}": sum(right[row["id"]] for row in sure) / len(sure),
         FROZEN: right_encoder / len(taught),
     }
-    return {"labels of the teacher": {"rows": len(taught), "sure rows": len(sure), "right": shares}}
+    return {"rows": len(taught), "sure rows": len(sure), "right": shares}
 
 
 def _dataset(labels: Labels, dataset: Dataset) -> Dataset:
@@ -210,14 +225,17 @@ def _train(
     return train("intent", dataset.folder, name, options, store=store, steps=steps, log=print)
 
 
-def _evaluated(
-    labels: Labels, dataset: Dataset, store: Store, steps: Steps
-) -> tuple[StoredAdapter, dict[str, Evaluation]]:
-    """The LLM adapter, and the evaluations of the three systems."""
+def _tested(dataset: Dataset) -> list[Record]:
+    return random.Random(SEED).sample(dataset.records("test"), TESTED)
+
+
+def _answered(
+    labels: Labels, dataset: Dataset, tested: Sequence[Record], store: Store, steps: Steps
+) -> tuple[StoredAdapter, dict[str, str]]:
+    """The LLM adapter, and which test rows each of the three systems answers rightly: system -> a digit per row."""
     own = _dataset(labels, dataset)
     stored = _train(f"intent-{labels.name}", own, store, labels.epochs, steps)
-    records = random.Random(SEED).sample(own.records("test"), TESTED)
-    task, outputs = answers_of(stored.reference, store, records, "label", FOLDER / "answers" / labels.name, steps)
+    task, outputs = answers_of(stored.reference, store, tested, "label", FOLDER / "answers" / labels.name, steps)
     passes = (f"optim.epochs={ENCODER_EPOCHS.get(len(labels.training) // LABELS, 2)}",)
     encoded = trained_encoder(f"encoder-{labels.name}", _vectors(labels, own), store, ENCODER_RECIPE, passes)
     encoders = {
@@ -228,8 +246,26 @@ def _evaluated(
     for system, encode in encoders.items():
         head = LogisticRegressionBaseline(own.settings)
         head.fit(own.records("train"), own.records("validation"), encode)
-        found[system] = head.predict(records, encode)
-    return stored, {system: task.evaluate(EvaluationInput(records, of_system)) for system, of_system in found.items()}
+        found[system] = head.predict(tested, encode)
+    right = {}
+    for system, of_system in found.items():
+        values = task.evaluate(EvaluationInput(tested, of_system)).values[MEASURE]
+        right[system] = "".join(f"{values[row['id']]:.0f}" for row in tested)
+    return stored, right
+
+
+def _comparison(right: Mapping[str, Mapping[str, str]], tested: Sequence[Record]) -> Comparison:
+    """All sets that are done, against the LLM adapter of the last one."""
+    clusters = {row["id"]: row["group"] for row in tested}
+    titles = [title for title in TITLES if title in right]
+    evaluations = {
+        f"{system}, {title}": Evaluation(
+            MEASURE, {MEASURE: dict(zip(clusters, map(float, digits), strict=True))}, clusters
+        )
+        for title in titles
+        for system, digits in right[title].items()
+    }
+    return compare(evaluations, candidate=f"{ADAPTER}, {titles[-1]}")
 
 
 def _vectors(labels: Labels, own: Dataset) -> Path:
