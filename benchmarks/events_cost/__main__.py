@@ -1,6 +1,6 @@
 """What metrics, recording and shadow searches cost: searches per second and latency of a server with and without them.
 
-    python -m benchmarks.events_cost [--turns 25]
+    python -m benchmarks.events_cost [--turns 15]
 
 Four servers search a shop of 600 products: one whose counters and histograms do nothing, one as it is by default, one
 with `--events`, and one with `--events` and `--shadow`. They take turns of a few seconds, in another order each time,
@@ -73,7 +73,7 @@ PIPELINES = {
 SECONDS, PAUSED_SECONDS, PAUSE = 2.0, 4.0, 3.0
 #: Name of the measure -> its percentile of the milliseconds.
 PER_SECOND, MILLISECONDS = "searches per second", {"p50, ms": 50, "p95, ms": 95, "p99, ms": 99}
-LEAST_TURNS, DRAWS = 25, 1000
+LEAST_TURNS, DRAWS = 15, 1000
 QUERIES = [
     f"{kind} {thing}" for kind in ("cheap", "red", "small", "warm") for thing in ("sofa", "tent", "lamp", "coat")
 ]
