@@ -1,7 +1,7 @@
 """Agreement of the remote engine on a real vLLM server with the local engine.
 
     python -m benchmarks.vllm_remote --vllm-python VLLM_ENVIRONMENT/bin/python
-        [--store STORE --adapters NAME@1 OTHER@2] [--rows 24]
+        [--store STORE --adapters NAME@1 OTHER@2 --results NAME] [--rows 24]
 
 README.md describes the environment. Without `--adapters` a rewriter and a judge are trained for a few steps on the
 synthetic shop and reused by the next call. Requests are the test rows of the synthetic shop in the prompts of the
@@ -41,7 +41,8 @@ from searchlora.prompts import messages
 from searchlora.shop import make_shop
 from searchlora.task import load_generation_task
 
-HERE = WORK / "vllm_remote"
+NAME = "vllm_remote"
+HERE = WORK / NAME
 DIFFERENCE = "difference of a log-probability"
 FEW = ["optim.max_steps=24", "validation.rows=8", "validation.generate_rows=0"]
 JSON = JsonObject(
@@ -64,10 +65,11 @@ class Asked:
 
 
 def main() -> None:
-    arguments = parser("vllm_remote")
+    arguments = parser(NAME)
     arguments.add_argument("--vllm-python", type=Path, required=True, help="of the environment that has vLLM")
     arguments.add_argument("--store", type=Path, help="of --adapters")
     arguments.add_argument("--adapters", nargs=2, help="two references of the store")
+    arguments.add_argument("--results", default=NAME, help="name of the results file")
     arguments.add_argument("--rows", type=int, default=24)
     options = arguments.parse_args()
     store = Store(options.store or HERE / "store")
@@ -89,7 +91,7 @@ def main() -> None:
         print(json.dumps(row))
     more = {"vllm": version, "dtype": "float32", "adapters": [adapter.reference for adapter in adapters]}
     assert {*more["adapters"]} <= {*served}, served
-    save_figures("vllm_remote", rows, [], {**more, "table": _table(rows)}, module=as_called("vllm_remote"))
+    save_figures(options.results, rows, [], {**more, "table": _table(rows)}, module=as_called(NAME))
 
 
 def trained(store: Store) -> list[str]:
