@@ -134,9 +134,7 @@ class AdapterSettings(AnsweringSettings):
 
     def with_adapter(self, reference: str | None) -> Self:
         update: dict[str, Any] = {"zero_shot": True} if reference is None else {"name": reference, "zero_shot": False}
-        if reference != self.adapter_reference:
-            update["decides"] = None  # it was fitted for the other one
-        return self.model_copy(update=update)
+        return self.model_copy(update={**update, "decides": self.rule_for(reference)})
 
     def with_default_engine(self, engine: EngineSettings) -> Self:
         return self if self.engine is not None else self.model_copy(update={"engine": engine})

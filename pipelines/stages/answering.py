@@ -33,6 +33,12 @@ class AnsweringSettings(StageSettings):
         " answer was invalid, or it was skipped",
     )
 
+    def rule_for(self, reference: str | None) -> Decides | None:
+        """`decides` with another adapter; None if it was fitted for this stage's own."""
+        if self.decides is None or reference == self.adapter_reference or self.decides.fits(reference):
+            return self.decides
+        return None
+
 
 class AnsweringStage(Stage):
     """A stage that answers a task for each record of a search; the task updates the search.

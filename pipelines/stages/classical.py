@@ -43,10 +43,7 @@ class ClassicalSettings(AnsweringSettings, EncoderSettings):
         return replace(super().needs(), datasets=(self.data,))
 
     def with_adapter(self, reference: str | None) -> Self:
-        changed = super().with_adapter(reference)
-        if reference == self.adapter:
-            return changed
-        return changed.model_copy(update={"decides": None})  # it was fitted for the other one
+        return super().with_adapter(reference).model_copy(update={"decides": self.rule_for(reference)})
 
     def decides_for(self, task: str, store: Store) -> bool:
         del store

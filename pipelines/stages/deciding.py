@@ -34,11 +34,20 @@ class Decides(Settings):
         Raises:
             PipelineError: for a rule that was fitted for another adapter, and for outputs without a probability.
         """
-        where = f"{adapter or 'zero-shot'}, decides"
-        check_decides(task, where, constrained=constrained)
-        if (fitted := self.origin.get("adapter", adapter)) != adapter:
+        check_decides(task, f"{adapter or 'zero-shot'}, decides", constrained=constrained)
+        self.check_fitted(adapter)
+
+    def fits(self, adapter: str | None) -> bool:
+        """Whether the rule holds for a version; one that was written by hand holds for any."""
+        return self.origin.get("adapter", adapter) == adapter
+
+    def check_fitted(self, adapter: str | None) -> None:
+        """Raise `PipelineError` for a version that the rule was not fitted for."""
+        if not self.fits(adapter):
             raise PipelineError(
-                f"was fitted for {fitted}", where=where, fix="Fit it again: `searchlora tune --risk`, or leave it out."
+                f"was fitted for {self.origin['adapter']}",
+                where=f"{adapter or 'zero-shot'}, decides",
+                fix="Fit it again: `searchlora tune --risk`, or leave it out.",
             )
 
 

@@ -99,7 +99,7 @@ class EventRecorder:
         Returns:
             The id of the search, for feedback; None if it is not in the sample or was dropped.
         """
-        if not self._is_sampled(session):
+        if not self._is_sampled(user or session):
             return None
         now = time.time()
         id_ = self.log.new_id(now)
@@ -163,11 +163,11 @@ class EventRecorder:
         if not self._thread.is_alive():
             self.log.close()
 
-    def _is_sampled(self, session: str | None) -> bool:
+    def _is_sampled(self, user: str | None) -> bool:
         if self._sample >= 1:
             return True
-        if session:
-            return int(self.log.pseudonym(f"sample {session}"), 16) < self._sample * 2**64
+        if user:  # all of a user's searches or none, since figures and made datasets look at users as a whole
+            return int(self.log.pseudonym(f"sample {user}"), 16) < self._sample * 2**64
         return random.random() < self._sample
 
     def _refusal(self, search: str) -> Refusal | None:

@@ -213,11 +213,12 @@ def test_a_large_event_is_recorded_without_fields_and_outputs_and_one_that_canno
     assert EventLog(folder).counts() == {"dropped searches": 1}
 
 
-def test_the_sample_has_whole_sessions(folder):
+@pytest.mark.parametrize("field", ["session", "user"])
+def test_the_sample_has_all_searches_of_a_user_or_none(folder, field):
     recorder = EventRecorder(EventLog(folder), sample=0.3)
     taken = {
-        session: {recorder.search(search_event(), session) is not None for _ in range(5)}
-        for session in map(str, range(400))
+        name: {recorder.search(search_event(), **{field: name}) is not None for _ in range(5)}
+        for name in map(str, range(400))
     }
     assert all(len(decisions) == 1 for decisions in taken.values())
     assert 0.2 < sum(True in decisions for decisions in taken.values()) / 400 < 0.4

@@ -63,6 +63,7 @@ def test_a_day_like_those_before_raises_no_alarm(log, tmp_path):
     [
         ({"words": LAW}, {"queries", "new words"}),
         ({"words": [*SHOP, "кровать", "лампа", "стол", "шкаф"]}, {"queries", "new words", "other letters"}),
+        ({"words": [*SHOP, "đèn–bàn", "ghế", "tủ–sách", "giường"]}, {"queries", "new words"}),  # a Latin script
         ({"hits": 0.6}, {"no hits"}),
         ({"intent": 0.9}, {"labels, rewriter"}),
         ({"invalid": 0.4}, {"invalid, rewriter"}),

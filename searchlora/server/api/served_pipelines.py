@@ -325,8 +325,8 @@ class ServedPipelines:
     ) -> LivePipeline:
         """As `variant`, with the versions that the aliases of its adapters mean now, by their weights for a key.
 
-        A version that cannot be loaded leaves its place to that of the start, so that a request never fails because an
-        alias was moved.
+        A version that cannot be loaded, or for which the stage's `decides` was not fitted, leaves its place to that of
+        the start, so that a request never fails because an alias was moved.
         """
         served = self.get(name)
         chosen = {slot: choice for slot, choice in slots.items() if choice != "on"}
@@ -338,18 +338,30 @@ class ServedPipelines:
         }
         failed: list[str] = []
         try:
+            self._check_rules(served, moved)
             return LivePipeline(self.variant(name, {**moved, **chosen}, weights), tuple(moved.values()))
         except (ApiError, SearchloraError):
             if not moved:
                 raise
         for slot, version in list(moved.items()):
             try:
+                self._check_rules(served, {slot: version})
                 self.variant(name, {slot: version}, ())
             except (ApiError, SearchloraError) as error:
                 self.log_failed(name, version, error)
                 failed.append(version)
                 del moved[slot]
         return LivePipeline(self.variant(name, {**moved, **chosen}, weights), tuple(moved.values()), tuple(failed))
+
+    def _check_rules(self, served: ServedPipeline, versions: Mapping[str, str]) -> None:
+        """Raise `PipelineError` if a stage's `decides` was fitted for another version than one of these, by slot.
+
+        Without its threshold the stage would act on every answer, and nobody would notice.
+        """
+        for slot in served.slots:
+            settings = _settings_at(served.pipeline.settings, slot)
+            if slot.name in versions and isinstance(settings, AdapterSettings) and settings.decides is not None:
+                settings.decides.check_fitted(versions[slot.name])
 
     def log_failed(self, name: str, versions: str, error: Exception) -> None:
         """Log why versions fail, once a minute: many requests meet the same."""

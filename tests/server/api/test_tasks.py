@@ -331,3 +331,21 @@ def test_decide_says_where_the_adapter_may_decide_alone(store, tiny_base, tmp_pa
         posted(client, "/v1/decide", 404, model="intent", input=texts, pipeline="other")
         refused = posted(client, "/v1/decide", 400, model="judgment", input=["x"])
         assert "No pipeline of this server" in refused["error"]["message"]
+
+
+def test_an_alias_that_moves_does_not_lose_the_threshold_of_its_stage(tmp_path, tiny_base):
+    own = Store(tmp_path / "store")
+    for seed in (1, 2):
+        random_adapter(own, "intent", load_task("intent").bound(LABELS), tiny_base, tmp_path / str(seed), seed)
+    own.alias("intent", "production", 1)
+    rules = {"fitted": "{above: 1, origin: {adapter: intent@1}}", "by_hand": "{above: 1}"}
+    files = []
+    for name, rule in rules.items():
+        files.append(tmp_path / f"{name}.yaml")
+        stage = f"adapter: {{name: intent@production, decides: {rule}}}"
+        files[-1].write_text(f"name: {name}\nstages:\n  - {stage}\n", encoding="utf-8")
+    with served(made_service(tiny_base, own, pipelines=tuple(files))) as url, httpx.Client(base_url=url) as client:
+        own.alias("intent", "production", 2)
+        for name, version in (("fitted", "intent@1"), ("by_hand", "intent@2")):
+            (stage,) = posted(client, "/v1/search", pipeline=name, query="a couch")["stages"]
+            assert (stage["adapter"], [flag.partition(":")[0] for flag in stage["flags"]]) == (version, ["undecided"])
