@@ -200,13 +200,27 @@ def header(name: str, module: str) -> Header:
     return Header(name, f"python -m benchmarks.{module}", date, machine(), versions())
 
 
-def save(name: str, comparison: Comparison, more: Mapping[str, Any], *, module: str | None = None) -> Path:
+def save(
+    name: str, comparison: Comparison, more: Mapping[str, Any], *, module: str | None = None, keep: bool = False
+) -> Path:
     """Write a comparison to `results/NAME.json`, with further keys in `more`.
 
     Args:
         module: The module below `benchmarks` that is executed, with its options; None: NAME.
+        keep: Whether the file keeps what it says about systems that were not compared this time: their rows and
+            comparisons, and the items of mappings in `more`.
     """
-    return _write(name, {**to_json(comparison, header(name, module or name)), **more})
+    content = {**to_json(comparison, header(name, module or name)), **more}
+    return _write(name, _with_kept(content, more, read_results(name)) if keep else content)
+
+
+def _with_kept(content: Mapping[str, Any], more: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    systems = {row["system"] for row in content["rows"]}
+    rows = [row for row in saved.get("rows", []) if row["system"] not in systems]
+    pairs = [pair for pair in saved.get("comparisons", []) if not {pair["a"], pair["b"]} <= systems]
+    items = {key: {**saved.get(key, {}), **value} for key, value in more.items() if isinstance(value, Mapping)}
+    kept = {"rows": [*rows, *content["rows"]], "comparisons": [*pairs, *content["comparisons"]]}
+    return {**content, **kept, **items}
 
 
 def as_called(module: str) -> str:

@@ -8,8 +8,8 @@
 Nothing but the base differs, and the learning rate where the recipe's is above that of the base's size: `train` lowers
 the rate of a task's own recipe in the same way. The weights of the others come from a folder of yours; the page says
 where they are found. `train` and `improve` train in a child process, whose peak of memory is that of the training.
-`benchmarks/work/bases` is reused: a killed training is resumed by the next call. Results of tasks without an adapter
-there are kept as they are, so the tasks can be run one by one, on several machines.
+`benchmarks/work/bases` is reused: a killed training is resumed by the next call. Results of adapters that are not there
+are kept as they are, so runs can be made one by one, on several machines.
 """
 
 from __future__ import annotations
@@ -233,11 +233,10 @@ def _report(bases: Mapping[str, str | None], steps: Steps) -> None:
         comparison = compare(evaluations, candidate=list(costs)[-1])
         print_comparison(comparison)
         measure = comparison.measures[0]
-        rows = [row for row in rows if row["job"] != job]
+        rows = [row for row in rows if row["job"] != job or row["system"] not in evaluations]
         rows += [{"job": job, **vars(row)} for row in comparison.rows if row.measure == measure]
-        pairs = [pair for pair in pairs if pair["job"] != job]
+        pairs = [pair for pair in pairs if pair["job"] != job or not {pair["a"], pair["b"]} <= evaluations.keys()]
         pairs += [{"job": job, **vars(pair)} for pair in comparison.comparisons if pair.measure == measure]
-        training = {name: figures for name, figures in training.items() if not name.startswith(f"{job}: ")}
         training |= {f"{job}: {name}": figures for name, figures in costs.items()}
     head = ["task", "base", "trained on", "measure", "value", "n", "steps", "tokens", "minutes", "GB"]
     order = list(JOBS)

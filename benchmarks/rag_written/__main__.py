@@ -1,12 +1,13 @@
 """Answers to MT-RAG that an adapter writes, beside quoting.
 
     python -m benchmarks.rag_written                                              the base of the recipes
-    python -m benchmarks.rag_written "Qwen2.5-Coder-0.5B=FOLDER/qwen2.5-coder-0.5b-instruct-q8_0.gguf"   one beside it
+    python -m benchmarks.rag_written "Qwen2.5-Coder-0.5B=FOLDER/qwen2.5-coder-0.5b-instruct-q8_0.gguf"   another base
 
 Rows, folds and passages are those of `benchmarks.rag_mtrag`. For each fold an adapter learns from the answerable rows
 of the other folds to write the sentences of the reference answer that the shown passages support, eight at most. Every
 system abstains, and chooses the passages to cite, by the same cosines of MiniLM with thresholds from the other folds,
-so that only the texts of the answers differ. Adapters and answers in `benchmarks/work/rag_written` are reused.
+so that only the texts of the answers differ. Adapters and answers in `benchmarks/work/rag_written` are reused, and the
+results file keeps the figures of bases that are not asked for, so the bases can be run on several machines.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ SENTENCES = 8
 
 def main() -> None:
     arguments = parser(NAME)
-    arguments.add_argument("bases", nargs="*", metavar="NAME=PATH", help="further bases")
-    bases = {DEFAULT: None, **dict(base.split("=", 1) for base in arguments.parse_args().bases)}
+    arguments.add_argument("bases", nargs="*", metavar="NAME=PATH", help="bases in place of that of the recipes")
+    bases: dict[str, str | None] = {DEFAULT: None}
+    if given := arguments.parse_args().bases:
+        bases = dict(base.split("=", 1) for base in given)
     mtrag, store = MtRag.read(real_data(), sentences=SENTENCES), Store(FOLDER / "store")
     task = load_generation_task(TASK)
     task = task.bound(task.settings_of(SETTINGS, ()))
@@ -63,7 +66,7 @@ def main() -> None:
             outputs[f"{name}, written"] = by_id
     evaluations = {name: evaluated(task, mtrag.official, of_rows) for name, of_rows in outputs.items()}
     comparison = compare(evaluations, candidate=ENCODER)
-    save(NAME, comparison, _about(adapters, rules))
+    save(NAME, comparison, _about(adapters, rules), keep=True)
     print_comparison(comparison)
 
 

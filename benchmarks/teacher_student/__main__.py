@@ -112,9 +112,9 @@ def main() -> None:
             stored, right[labels.title] = _answered(labels, part.training, tested, store, steps)
             trained[labels.title] = {"rows": len(labels.training), **training_figures(stored)}
             of_teacher = of_teacher or _of_teacher(part.training)
-            comparison = _comparison(right, tested)
+            comparison = compared(right, tested)
             save(NAME, comparison, {"training": trained, OF_TEACHER: of_teacher, RIGHT: right})
-    print_comparison(_comparison(right, tested))
+    print_comparison(compared(right, tested))
 
 
 def people(rows: Sequence[Record], count: int | None) -> list[Record]:
@@ -254,7 +254,7 @@ def _answered(
     return stored, right
 
 
-def _comparison(right: Mapping[str, Mapping[str, str]], tested: Sequence[Record]) -> Comparison:
+def compared(right: Mapping[str, Mapping[str, str]], tested: Sequence[Record]) -> Comparison:
     """All sets that are done, against the LLM adapter of the last one."""
     clusters = {row["id"]: row["group"] for row in tested}
     titles = [title for title in TITLES if title in right]

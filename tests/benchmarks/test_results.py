@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 
-from benchmarks import tables
-from benchmarks.common import remembered, write_results
+from benchmarks import common, tables
+from benchmarks.common import read_results, remembered, save, write_results
 from benchmarks.speed import speed_ratio, speed_row
+from searchlora.eval.comparison import compare
+from searchlora.eval.evaluation import Evaluation
 
 ROW = {"system": "a | b", "measure": "MRR@10", "value": 0.31, "low": 0.29, "high": 0.33, "n": 600}
 PAIR = {
@@ -41,6 +43,22 @@ def test_results_are_written_one_row_per_line_without_loss(tmp_path):
     assert sum(line.startswith(' {"system"') for line in text.splitlines()) == 2
     assert any(line.startswith(' "two": {') for line in text.splitlines())
     assert len(text.splitlines()) == 18
+
+
+def test_a_file_may_keep_systems_that_were_measured_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    for other, minutes in (("small", 5), ("large", 9), ("small", 4)):
+        values = {f"q{number}": float(number % 3 < len(other) - minutes % 2) for number in range(12)}
+        systems = {
+            "rule": Evaluation("MRR", {"MRR": dict.fromkeys(values, 0.5)}),
+            other: Evaluation("MRR", {"MRR": values}),
+        }
+        more = {"caption": "means", "minutes": {other: minutes}}
+        save("demo", compare(systems, candidate="rule", resamples=100), more, keep=True)
+    found = read_results("demo")
+    assert sorted(row["system"] for row in found["rows"]) == ["large", "rule", "small"]
+    assert [(pair["a"], pair["b"]) for pair in found["comparisons"]] == [("rule", "large"), ("rule", "small")]
+    assert found["minutes"] == {"small": 4, "large": 9}
 
 
 def test_indented_files_of_earlier_releases_give_the_same_table(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from benchmarks.teacher_student.__main__ import people
+from benchmarks.teacher_student.__main__ import ADAPTER, FROZEN, compared, people
 
 
 def test_few_labels_are_among_many_and_each_class_has_as_many():
@@ -14,3 +14,17 @@ def test_few_labels_are_among_many_and_each_class_has_as_many():
     assert Counter(row["label"] for row in ten) == {"A": 10, "B": 10, "C": 10}
     assert [row["id"] for row in people(rows[::-1], 5)] == [row["id"] for row in five]
     assert people(rows, None) == rows
+
+
+def test_sets_that_were_measured_on_several_machines_are_compared_by_their_digits():
+    tested = [{"id": f"row{number}", "group": f"group{number}"} for number in range(8)]
+    right = {"all": {ADAPTER: "11111111", FROZEN: "11110000"}, "5": {ADAPTER: "10101010", FROZEN: "10101010"}}
+    found = compared(right, tested)
+    assert {row.system: row.value for row in found.rows} == {
+        f"{ADAPTER}, 5": 0.5,
+        f"{FROZEN}, 5": 0.5,
+        f"{ADAPTER}, all": 1.0,
+        f"{FROZEN}, all": 0.5,
+    }
+    assert found.candidate == f"{ADAPTER}, all"
+    assert {pair.wins for pair in found.comparisons if pair.b == f"{FROZEN}, all"} == {4}
