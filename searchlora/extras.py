@@ -67,6 +67,12 @@ def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
     )
 
 
+def require(module: str) -> None:
+    """Raise `MissingExtra` unless a module that an extra installs is there, without importing it."""
+    if find_spec(module) is None and (missing := missing_extra(ModuleNotFoundError(name=module))) is not None:
+        raise missing
+
+
 @contextmanager
 def importing() -> Iterator[None]:
     """Imports at the top of a module that a user imports, such as those of `searchlora.interop`.

@@ -10,7 +10,7 @@ import pytest
 
 import searchlora.cli
 from searchlora.errors import MissingExtra
-from searchlora.extras import EXTRAS, extra_for, importing, missing_extra, missing_modules
+from searchlora.extras import EXTRAS, extra_for, importing, missing_extra, missing_modules, require
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MODULES = {
@@ -91,3 +91,10 @@ def test_a_module_that_a_user_imports_names_its_extra():
         raise ModuleNotFoundError("No module named 'langchain_core'", name="langchain_core")
     with pytest.raises(ModuleNotFoundError, match="nonsense"), importing():
         raise ModuleNotFoundError("No module named 'nonsense'", name="nonsense")
+
+
+def test_a_module_that_is_missing_is_told_before_it_is_imported(monkeypatch):
+    require("torch")
+    monkeypatch.setattr("searchlora.extras.find_spec", lambda _: None)
+    with pytest.raises(MissingExtra, match=r"'sentence_transformers', which is not installed.*searchlora\[encoders\]"):
+        require("sentence_transformers")

@@ -168,9 +168,9 @@ class Inputs:
         files = {name: str(path) for name, path in given.items() if path is not None and name in format.options}
         if self.corpus is not None and "documents" in format.options:
             files["documents"] = str(self.corpus)
-            if self.qrels is None:
-                return {**files, **self._grades(task, format)}
         missing = {name for name, path in given.items() if path is not None and name not in files}
+        if "documents" in files and self.qrels is None:
+            missing.discard("corpus")
         if "topics" in missing:
             raise UsageError(f"format '{format.name}' reads no topics", where="--topics", fix=_with(task, "topics"))
         if "qrels" in missing and self.corpus is None:

@@ -23,7 +23,7 @@ from searchlora.data.mixture import leak_keys
 from searchlora.errors import BaseModelError, MissingExtra, UsageError
 from searchlora.experiments.options import DEFAULT_ENCODER
 from searchlora.experiments.training_runs import dataset_for
-from searchlora.extras import importing
+from searchlora.extras import require
 from searchlora.files import atomic_text, numbered_lines, parse_json
 from searchlora.records import Record
 from searchlora.systems.encoder_baseline import EncoderBaselineSystem, FrozenEncoder, system_name
@@ -155,9 +155,7 @@ def encoder_baselines(
     if why := learned.why_too_few:
         return EncoderBaselines(left_out={system_name(encoder, baseline): why for baseline in baselines})
     try:
-        with importing():
-            import sentence_transformers  # noqa: F401
-
+        require("sentence_transformers")
         frozen = FrozenEncoder(encoder)
     except (BaseModelError, MissingExtra) as error:
         if encoder != DEFAULT_ENCODER:

@@ -25,7 +25,7 @@ from searchlora.eval.policy import Policy, read_policy
 from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings
-from searchlora.pipelines.config import CorpusSettings
+from searchlora.pipelines.config import CorpusSettings, Parameter
 
 
 def file_name(system: str) -> str:
@@ -75,14 +75,14 @@ class SystemSettings(_Strict):
     Attributes:
         run: A run file.
         pipeline: A YAML file or a built-in pipeline.
-        set: Parameters of the pipeline.
+        set: Parameters of the pipeline; null leaves a slot empty.
         adapter: A reference to an adapter that writes the query; the stages of `Experiment.retrieval` follow it.
         engine: Where the adapter stages of this system are computed; None: the experiment's engine.
     """
 
     run: Source | None = None
     pipeline: str | None = None
-    set: dict[str, str | int | float] = {}
+    set: dict[str, Parameter] = {}
     adapter: str | None = None
     engine: EngineSettings | None = None
 

@@ -4,7 +4,7 @@ It is made of a loaded pipeline, or of the address of a server:
 
     from searchlora.interop.llamaindex import SearchloraRetriever
 
-    retriever = SearchloraRetriever.from_pipeline(Pipeline.load("product_search.yaml"), k=5)
+    retriever = SearchloraRetriever.from_pipeline(Pipeline.load("product_search"), k=5)
     retriever = SearchloraRetriever.from_server("http://localhost:8000", "product_search", k=5)
     retriever.retrieve("red couch")
 """

@@ -71,11 +71,12 @@ def reranked(
     passages = [{**passage, "score": score} for (passage, _), score in zip(judged, scores, strict=True)]
     lowest = min([float(scale[0]), *scores])
     judged_ids = {passage["id"] for passage in passages}
-    unjudged = [hit for hit in context.get("hits", []) if hit.document not in judged_ids]
+    known = {hit.document: hit for hit in context.get("hits", [])}  # a search engine's hits hold their documents
+    unjudged = [hit for hit in known.values() if hit.document not in judged_ids]
     return {
         "passages": passages,
         "hits": [
-            *(Hit(passage["id"], passage["score"]) for passage in passages),
+            *(replace(known.get(each["id"], Hit(each["id"], 0.0)), score=each["score"]) for each in passages),
             *(replace(hit, score=lowest - rank) for rank, hit in enumerate(unjudged, start=1)),
         ],
         "grades": [

@@ -17,7 +17,7 @@ topics: topics.tsv
 qrels: {path: qrels.jsonl, format: jsonl}
 systems:
   bm25: {run: runs/bm25.trec}
-  rewriter: {pipeline: rewrite_bm25, set: {adapter: shop-rewriter@2}}
+  rewriter: {pipeline: rewrite_bm25, set: {adapter: shop-rewriter@2, judge: null, filter_by: {brand: Acme}}}
   own: {pipeline: own.yaml}
 baseline: bm25
 candidate: rewriter
@@ -37,6 +37,7 @@ def test_paths_are_relative_to_the_folder_of_the_file(file, tmp_path):
     assert (spec.qrels.path, spec.qrels.format) == (tmp_path / "qrels.jsonl", "jsonl")
     assert spec.systems["bm25"].run.path == tmp_path / "runs" / "bm25.trec"
     assert spec.systems["rewriter"].pipeline == "rewrite_bm25"
+    assert spec.systems["rewriter"].set == {"adapter": "shop-rewriter@2", "judge": None, "filter_by": {"brand": "Acme"}}
     assert spec.systems["own"].pipeline == str(tmp_path / "own.yaml")
 
 

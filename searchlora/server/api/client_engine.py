@@ -19,6 +19,9 @@ from searchlora.server.api.service import Service
 
 T = TypeVar("T")
 
+#: Requests of one call in the engine's queue at once: fewer than a client may have there, and enough to fill batches.
+_AT_ONCE = 128
+
 #: Requests that a background job has in the engine's queue at once.
 _REQUESTS = 32
 
@@ -47,6 +50,9 @@ class ClientEngine:
         return self.service.engine.pin(adapter)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        return self._in_parts(len(requests), lambda part: self._generate(requests[part]))
+
+    def _generate(self, requests: Sequence[Request]) -> list[Completion]:
         requests = [self.service.rendered(request) for request in requests]
         futures = [
             self._add([self.service.engine.submit(request, client=self._client_id, seconds=self._seconds)])[0]
@@ -59,6 +65,11 @@ class ClientEngine:
 
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
+    ) -> list[ChoiceScores]:
+        return self._in_parts(len(requests), lambda part: self._score(requests[part], choices[part], prune_margin))
+
+    def _score(
+        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], prune_margin: float | None
     ) -> list[ChoiceScores]:
         requests = [self.service.rendered(request) for request in requests]
         submitted = self.service.engine.submit_scores(
@@ -76,6 +87,11 @@ class ClientEngine:
         with self._lock:
             self._cancelled = True
         self._withdraw()
+
+    def _in_parts(self, count: int, ask: Callable[[slice], list[T]]) -> list[T]:
+        """The answers to `count` requests, of which the queue has a part at once."""
+        size = min(_AT_ONCE, self.service.config.waiting_per_client or _AT_ONCE)
+        return [answer for start in range(0, count, size) for answer in ask(slice(start, start + size))]
 
     def _begin(self) -> None:
         """Start the time limit, and forget requests that are over."""

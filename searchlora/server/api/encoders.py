@@ -14,6 +14,7 @@ from searchlora.adapters.load_check import check_base
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import LoadCheckFailed, NotInStore, UsageError
+from searchlora.extras import require
 from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.retrieval.encoder import Encoder, by_length
 from searchlora.retrieval.shared_model import SharedModel, Vectors
@@ -47,9 +48,12 @@ class ServedEncoders:
     Raises:
         BaseModelError: for an encoder that does not exist.
         UsageError: for two encoders with one name.
+        MissingExtra: for encoders without their library.
     """
 
     def __init__(self, names: Sequence[str], store: Store, *, max_loaded: int = 4, max_waiting: int = 64) -> None:
+        if names:
+            require("sentence_transformers")
         self.bases: dict[str, BaseModel] = {}
         for name in names:
             base = resolve(name)

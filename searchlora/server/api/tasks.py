@@ -172,8 +172,14 @@ async def rewrite(http: ApiRequest, body: RewriteRequest) -> Response:
 
 
 async def _outputs(http: ApiRequest, model: str, count: int, run: Callable[[AdapterStage], Any]) -> Response:
-    """The JSON response of a function that runs in a worker thread while its requests are in the queue."""
+    """The JSON response of a function that runs in a worker thread while its requests are in the queue.
+
+    Raises:
+        ApiError: 400, for more requests than a client may ever have; 429, for more than it may have now.
+    """
     service = http.service
+    if count > (limit := service.config.requests_per_client):
+        raise ApiError(400, "invalid_value", f"At most {limit} texts are answered in one request.")
     with service.admitted(http.client_id, count):
         engine = ClientEngine(service, http.client_id)
         try:

@@ -16,12 +16,12 @@ from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_schemas import ComparisonRequest, DisagreementsRequest, WeightsRequest
 from searchlora.server.api.service import Service
 from searchlora.server.api.topic_jobs import comparing, shown_fields, weighing
-from searchlora.server.grading.search_grades import MEASURE
+from searchlora.server.grading.search_grades import HIGHEST_GRADE, MEASURE
 
 router = api_router()
 
-#: Grades of hits where nothing says otherwise, and the highest of judgments for which each grade has a button.
-_GRADES, _HIGHEST_GRADE = (0, 1, 2, 3), 9
+#: Grades of hits where nothing says otherwise.
+_GRADES = (0, 1, 2, 3)
 
 #: Queries that the page offers; documents whose titles are considered, and words of a title.
 _EXAMPLES, _LOOKED_AT, _WORDS = 6, 50, 8
@@ -51,7 +51,7 @@ def _scale(service: Service, qrels: Qrels) -> list[int]:
             if isinstance(stage, AdapterStage):
                 return sorted(scale_of(stage))
     highest = max((grade for grades in qrels.values() for grade in grades.values()), default=0)
-    return list(range(highest + 1)) if 0 < highest <= _HIGHEST_GRADE else list(_GRADES)
+    return list(range(highest + 1)) if 0 < highest <= HIGHEST_GRADE else list(_GRADES)
 
 
 def _examples(service: Service, topics: Mapping[str, Mapping[str, Any]]) -> list[ExampleQuery]:

@@ -25,7 +25,7 @@ from searchlora.systems.pipeline import with_history
 MEASURE = "nDCG@10"
 
 #: Highest grade of a hit: a digit is its key on the page.
-HIGHEST_GRADE = 3
+HIGHEST_GRADE = 9
 
 
 @dataclass(frozen=True)

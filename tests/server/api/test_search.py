@@ -302,7 +302,7 @@ def test_a_grade_is_on_disk_with_its_rater_and_moves_the_measure(client, grades_
 @pytest.mark.parametrize(
     "change",
     [
-        *({"grade": 4}, {"grade": -1}, {"grade": "1"}, {"rater": "A B"}, {"document": "a b"}, {"more": 1}),
+        *({"grade": 10}, {"grade": -1}, {"grade": "1"}, {"rater": "A B"}, {"document": "a b"}, {"more": 1}),
         *({"fields": {"history": 5}}, {"fields": {"skipped": {}}}),  # else the topic could not be executed later
     ],
 )

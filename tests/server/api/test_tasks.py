@@ -349,3 +349,14 @@ def test_an_alias_that_moves_does_not_lose_the_threshold_of_its_stage(tmp_path, 
         for name, version in (("fitted", "intent@1"), ("by_hand", "intent@2")):
             (stage,) = posted(client, "/v1/search", pipeline=name, query="a couch")["stages"]
             assert (stage["adapter"], [flag.partition(":")[0] for flag in stage["flags"]]) == (version, ["undecided"])
+
+
+def test_rerank_takes_more_documents_than_the_queue_of_a_client(store, tiny_base):
+    body = {"model": "judgment", "query": "couch", "documents": [f"couch {n}" for n in range(300)]}
+    with (
+        served(made_service(tiny_base, store, per_client=400)) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        assert len(posted(client, "/v1/rerank", **body)["results"]) == 300
+        refused = posted(client, "/v1/rerank", 400, **body | {"documents": ["couch"] * 401})
+        assert "At most 400 texts are answered in one request" in refused["error"]["message"]

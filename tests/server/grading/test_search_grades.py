@@ -102,6 +102,15 @@ def test_the_same_words_after_another_history_are_another_query(tmp_path):
     with_topics.close()
 
 
+def test_a_grade_is_a_digit_as_on_the_scales_of_judges(tmp_path):
+    grades = SearchGrades(tmp_path)
+    assert grades.rate("red couch", "d1", 9, "anna", 1.0, [])["grade"] == 9
+    for grade in (-1, 10):
+        with pytest.raises(UsageError, match=f"{grade} is no grade.*Grades are 0 to 9, or null"):
+            grades.rate("red couch", "d1", grade, "anna", 1.0, [])
+    grades.close()
+
+
 def test_without_a_folder_nothing_is_collected(topics, qrels):
     grades = SearchGrades(None, topics, qrels)
     assert not grades.collects

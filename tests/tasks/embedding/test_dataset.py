@@ -178,6 +178,10 @@ def test_clicks_are_corrected_for_position_and_their_card_says_so(tmp_path):
     card = read_card(tmp_path / "out" / "qrels.txt")
     assert (card.source, card.counts) == ("clicks", {"clicks": 4})
     assert "expected" in card.rule and dataset.relevant == 2
+    given = {"corpus": documents, "relevant": 1}
+    assert built(log, "clicks", tmp_path / "lower", how=given).relevant == 1
+    with pytest.raises(UsageError, match="reads no topics"):
+        built(log, "clicks", tmp_path / "topics", how={**given, "topics": documents})
 
 
 def test_documents_without_labels_are_asked_for_by_their_titles_and_by_made_queries(tmp_path):

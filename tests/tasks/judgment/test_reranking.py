@@ -12,7 +12,7 @@ from searchlora.errors import PipelineError, UsageError
 from searchlora.eval.trec import ranked
 from searchlora.outputs import Grade
 from searchlora.prompts import messages
-from searchlora.records import Hit
+from searchlora.records import Document, Hit
 from searchlora.tasks.judgment import task
 
 
@@ -49,6 +49,14 @@ def test_hits_are_ordered_by_expected_grade_with_unjudged_ones_last():
         "probabilities": (0.6, 0.0, 0.0, 0.4),
         "reason": None,
     }
+
+
+def test_hits_keep_the_documents_that_a_search_engine_returned():
+    given = search(2, 3)
+    given["hits"] = [Hit(hit.document, hit.score, Document(hit.document, "its text")) for hit in given["hits"]]
+    found = task.updates(given, [Grade(0, (0.9, 0.1, 0.0, 0.0)), Grade(3, (0.0, 0.0, 0.1, 0.9))])
+    assert [hit.document for hit in found["hits"]] == ["d1", "d0", "d2"]
+    assert all(hit.fetched == Document(hit.document, "its text") for hit in found["hits"])
 
 
 def test_the_first_stage_counts_with_its_weight_and_unjudged_hits_stay_last():
