@@ -3,7 +3,7 @@
     python -m benchmarks.bases                                                          the base of the recipes
     python -m benchmarks.bases "Qwen2.5-Coder-0.5B=FOLDER/qwen2.5-coder-0.5b-instruct-q8_0.gguf" ...   others beside it
     python -m benchmarks.bases ... --only "banking77 300"     one run of each base; no results are written
-    python -m benchmarks.bases ... --only-results             the results of what is trained
+    python -m benchmarks.bases ... --only-results             the results of what is trained; with --only, of one run
 
 Nothing but the base differs, and the learning rate where the recipe's is above that of the base's size: `train` lowers
 the rate of a task's own recipe in the same way. The weights of the others come from a folder of yours; the page says
@@ -15,6 +15,7 @@ are kept as they are, so runs can be made one by one, on several machines.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -23,6 +24,7 @@ from typing import Any
 
 from benchmarks.common import WORK, dataset, parser, read_results, real_data, save_figures, training_figures
 from benchmarks.intent_banking77 import __main__ as banking77
+from benchmarks.judges import answers_of
 from benchmarks.judgment_chorus import __main__ as chorus
 from benchmarks.judgment_chorus.folds import FOLDS, Chorus
 from benchmarks.rewriting_canard import __main__ as canard
@@ -73,6 +75,8 @@ class Job:
         parts: Builds the datasets in a folder if they do not exist; several for cross-validation.
         steps: Numbers of optimiser steps; None: all that the recipe has.
         learn: `train`, or `improve` where the recipe learns from rewards.
+        tested: Number of test rows, drawn at random, where a larger base takes a second for each; the bare base is not
+            asked then. None: all rows, and the bare base, too.
     """
 
     task: str
@@ -81,6 +85,7 @@ class Job:
     overrides: tuple[str, ...] = ()
     steps: tuple[int | None, ...] = (None,)
     learn: str = "train"
+    tested: int | None = None
 
 
 def _same(data: Dataset) -> list[Part]:
@@ -112,7 +117,7 @@ def _chorus(folder: Path) -> list[Part]:
 
 JOBS: Mapping[str, Job] = {
     "demo": Job(demo.TASK, _demo, overrides=demo.TRAINING, steps=(60, None)),
-    "banking77": Job("intent", _banking77, banking77.HERE / "recipe.yaml", steps=(300, None)),
+    "banking77": Job("intent", _banking77, banking77.HERE / "recipe.yaml", steps=(300, None), tested=1000),
     "chorus": Job("judgment", _chorus, chorus.RECIPE),
     "msrd": Job("rewriting", lambda _: _same(msrd.dataset_of_queries()), msrd.HERE / "recipe.yaml", learn="improve"),
     "canard": Job("rewriting", _canard, canard.HERE / "improve.yaml", learn="improve"),
@@ -161,7 +166,13 @@ class Run:
     def evaluate(self, parts: list[Part], steps: Steps) -> tuple[list[StoredAdapter], dict[str, Evaluation]]:
         """The adapters, and the evaluations of the adapter and of its bare base over the test rows of all parts."""
         adapters = self.train(parts, steps)
-        options = EvaluationOptions(cache_dir=FOLDER / self.base / "outputs" / self.job)
+        folder = FOLDER / self.base / "outputs" / self.job
+        if (tested := JOBS[self.job].tested) is not None:
+            (stored,), (part,) = adapters, parts
+            records = random.Random(13).sample(part.evaluated.records("test"), tested)
+            task, outputs = answers_of(stored.reference, self.store, records, "label", folder, steps)
+            return adapters, {"adapter": task.evaluate(EvaluationInput(records, outputs))}
+        options = EvaluationOptions(cache_dir=folder, baseline_encoder=None)
         results = [
             evaluate(stored.reference, part.evaluated.folder, options, store=self.store, steps=steps)
             for stored, part in zip(adapters, parts, strict=True)
@@ -210,22 +221,22 @@ def main() -> None:
             parts = JOBS[run.job].parts(FOLDER / "data")
             if not run.is_trained(parts):
                 run.train(parts, steps)
-        if options.only is None:
-            _report(bases, steps)
+        if options.only is None or options.only_results:
+            _report(bases, options.only, steps)
 
 
-def _report(bases: Mapping[str, str | None], steps: Steps) -> None:
+def _report(bases: Mapping[str, str | None], only: str | None, steps: Steps) -> None:
     saved = read_results(NAME)
     rows, pairs, training = saved.get("rows", []), saved.get("comparisons", []), saved.get("training", {})
     for job in JOBS:
         evaluations: dict[str, Evaluation] = {}
         costs: dict[str, dict[str, Any]] = {}
-        parts = JOBS[job].parts(FOLDER / "data")
-        for run in runs(bases, None):
-            if run.job != job or not run.is_trained(parts):
+        for run in runs(bases, only):
+            if run.job != job or not run.is_trained(parts := JOBS[job].parts(FOLDER / "data")):
                 continue
             adapters, of_run = run.evaluate(parts, steps)
-            evaluations[f"{run.base}, {BASE}"] = of_run[BASE]
+            if BASE in of_run:
+                evaluations[f"{run.base}, {BASE}"] = of_run[BASE]
             name = f"{run.base}, {run.steps or 'all'} steps"
             evaluations[name], costs[name] = of_run["adapter"], _training(adapters)
         if not evaluations:
