@@ -9,6 +9,7 @@ compared by their means over sessions, since the searches of a session depend on
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,16 @@ _PERMUTED, _PERMUTATIONS = 2_000, 4_999
 
 #: Shares of a label below which it is counted as another one.
 _OTHER = 0.01
+
+
+def has_other_letters(query: str) -> bool:
+    """Whether a query has a letter that is not of the Latin script.
+
+    Examples:
+        >>> [has_other_letters(query) for query in ("sofa für 5 €", "đèn bàn", "диван")]
+        [False, False, True]
+    """
+    return any(char.isalpha() and not unicodedata.name(char, "").startswith("LATIN") for char in query)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Agreement of the remote engine on a real vLLM server with the local engine.
 
     python -m benchmarks.vllm_remote --vllm-python VLLM_ENVIRONMENT/bin/python
-        [--store STORE --adapters NAME@1 OTHER@2 --results NAME] [--rows 24]
+        [--store STORE --adapters NAME@1 ... --results NAME] [--rows 24]
 
 README.md describes the environment. Without `--adapters` a rewriter and a judge are trained for a few steps on the
 synthetic shop and reused by the next call. Requests are the test rows of the synthetic shop in the prompts of the
@@ -68,7 +68,7 @@ def main() -> None:
     arguments = parser(NAME)
     arguments.add_argument("--vllm-python", type=Path, required=True, help="of the environment that has vLLM")
     arguments.add_argument("--store", type=Path, help="of --adapters")
-    arguments.add_argument("--adapters", nargs=2, help="two references of the store")
+    arguments.add_argument("--adapters", nargs="+", help="references of the store")
     arguments.add_argument("--results", default=NAME, help="name of the results file")
     arguments.add_argument("--rows", type=int, default=24)
     options = arguments.parse_args()
@@ -96,8 +96,6 @@ def main() -> None:
 
 def trained(store: Store) -> list[str]:
     """A rewriter (free text) and a judge (scored grades), trained for a few steps on the shop."""
-    if not (HERE / "shop").is_dir():
-        make_shop(HERE / "shop", products=600, queries=300)
     found = []
     for task, name in (("rewriting", "shop-rewriter"), ("judgment", "shop-judge")):
         found.append(
@@ -109,6 +107,8 @@ def trained(store: Store) -> list[str]:
 
 
 def _dataset(task: str) -> Dataset:
+    if not (HERE / "shop").is_dir():
+        make_shop(HERE / "shop", products=600, queries=300)
     return dataset(HERE / f"data-{task}", task, HERE / "shop", format="shop")
 
 
@@ -116,8 +116,9 @@ def asked_of(adapter: StoredAdapter, rows: int) -> Asked:
     manifest = adapter.manifest
     task = load_generation_task(manifest.task).bound(manifest.settings, manifest.tuned)
     records = _dataset(manifest.task).records("test")[:rows]
-    written = list(dict.fromkeys(task.target(record) for record in records))[:5]
     specs = [task.output(record) for record in records]
+    closed = all(isinstance(spec, ClosedSet) for spec in specs)
+    written = () if closed else list(dict.fromkeys(task.target(record) for record in records))[:5]
     return Asked(
         adapter.reference,
         [Request(messages(task, record), adapter.reference, 32) for record in records],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from searchlora.eval.drift import (
     Alarm,
     DriftTest,
     alarms,
+    has_other_letters,
     labels_test,
     queries_test,
     values_test,
@@ -284,14 +284,10 @@ class _Period:
                 self._add(f"probability, {name}", user, value["probability"])
 
 
-def _is_other_letter(char: str) -> bool:
-    return char.isalpha() and not unicodedata.name(char, "").startswith("LATIN")
-
-
 def _tests(before: _Period, after: _Period, encode: Callable[[Sequence[str]], Any] | None) -> Iterator[DriftTest]:
     by_query: Mapping[str, tuple[str, Callable[[str], float]]] = {
         "words": ("words of a query", lambda query: len(words(query))),
-        "other letters": ("queries with letters beyond Latin", lambda query: any(map(_is_other_letter, query))),
+        "other letters": ("queries with letters beyond Latin", has_other_letters),
     }
     candidates = [
         queries_test(before.first_queries, after.first_queries, encode),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, parser, real_data, save_figures
-from searchlora.eval.drift import DriftTest, alarms, queries_test, values_test, words_test
+from searchlora.eval.drift import DriftTest, alarms, has_other_letters, queries_test, values_test, words_test
 from searchlora.eval.formatting import markdown_table
 from searchlora.eval.intervals import proportion
 from searchlora.eval.text_identity import words
@@ -124,18 +124,16 @@ def _raised(
     now = [*change(now[:concerned], rng), *now[concerned:]]
     one, other = ({f"session {n}": [query] for n, query in enumerate(of)} for of in (before, now))
     tests: list[DriftTest | None] = [queries_test(before, now, encode, seed), words_test(one, other)]
-    for test, of in (("words", _length), ("other letters", _beyond_latin)):
-        values = [{session: [of(query) for query in asked] for session, asked in each.items()} for each in (one, other)]
+    for test, of in (("words", _length), ("other letters", has_other_letters)):
+        values = [
+            {session: [float(of(query)) for query in asked] for session, asked in each.items()} for each in (one, other)
+        ]
         tests.append(values_test(test, values[0], values[1], test))
     return any(alarm.raised for alarm in alarms([test for test in tests if test is not None], MIN_EFFECTS))
 
 
-def _length(query: str) -> float:
-    return float(len(words(query)))
-
-
-def _beyond_latin(query: str) -> float:
-    return float(any(ord(character) > 0x24F for character in query))
+def _length(query: str) -> int:
+    return len(words(query))
 
 
 def _of_new_intents(labels: Mapping[str, str]) -> list[str]:
