@@ -193,7 +193,7 @@ def test_cancelled_rows_leave_the_batch_while_generating(either):
     assert either.generate([asked("rope")])[0].completion_tokens > 0
     assert len(pieces) < 3000
     with pytest.raises(DeadlineExceeded):
-        either.submit(asked("tent", tokens=3000), seconds=0.2).result(30)
+        either.submit(asked("tent", tokens=3000), seconds=0.2, on_token=lambda _: time.sleep(0.3)).result(30)
     assert either.stats().decode_steps > 0
     for _ in range(100):
         if not either.stats().generating:
