@@ -286,9 +286,9 @@ def print_or_save_speeds(
     trial: bool = False,
 ) -> None:
     """Print speeds as the tables of the pages show them, and write them to `results/NAME.json` unless it is a trial."""
-    print(speed_table(rows, comparisons))
+    print(table := speed_table(rows, comparisons))
     if not trial:
-        save_figures(name, rows, comparisons, more or {}, module=as_called(name))
+        save_figures(name, rows, comparisons, {**(more or {}), "table": table}, module=as_called(name))
 
 
 def speed_table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
