@@ -231,8 +231,10 @@ def _report(bases: Mapping[str, str | None], only: str | None, steps: Steps) -> 
     for job in JOBS:
         evaluations: dict[str, Evaluation] = {}
         costs: dict[str, dict[str, Any]] = {}
-        for run in runs(bases, only):
-            if run.job != job or not run.is_trained(parts := JOBS[job].parts(FOLDER / "data")):
+        of_job = [run for run in runs(bases, only) if run.job == job]
+        parts = JOBS[job].parts(FOLDER / "data") if of_job else []
+        for run in of_job:
+            if not run.is_trained(parts):
                 continue
             adapters, of_run = run.evaluate(parts, steps)
             if BASE in of_run:

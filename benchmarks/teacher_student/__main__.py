@@ -70,7 +70,11 @@ SEED, TESTED = 13, 1000
 
 #: The sets with labels of the teacher, as tables show them; all sets in the order of tables.
 BY_TEACHER, BY_SURE_TEACHER = f"{FEW} + teacher", f"{FEW} + sure teacher"
-TITLES = (*("all" if count is None else str(count) for count in EPOCHS), BY_TEACHER, BY_SURE_TEACHER)
+OF_PEOPLE = {count: "all" if count is None else str(count) for count in EPOCHS}
+TITLES = (*OF_PEOPLE.values(), BY_TEACHER, BY_SURE_TEACHER)
+
+#: Names of the sets with labels of the teacher in `--only`.
+TAUGHT_SETS = ("taught", "sure")
 
 #: Keys of the results file: the rows that each system answers rightly, a digit per row; what the teacher's labels are.
 RIGHT, OF_TEACHER = "right", "labels of the teacher"
@@ -98,8 +102,10 @@ class Labels:
 def main() -> None:
     arguments = parser(NAME)
     arguments.add_argument("--teacher", metavar="PATH", help="weights of the teacher's base")
-    arguments.add_argument("--only", metavar="LABELS", help="one set of labels, such as 10, all, taught or sure")
+    arguments.add_argument("--only", choices=[*OF_PEOPLE.values(), *TAUGHT_SETS], help="one set of labels")
     options = arguments.parse_args()
+    if options.only in TAUGHT_SETS and options.teacher is None:
+        arguments.error(f"--only {options.only} needs --teacher")
     (FOLDER / "data").mkdir(parents=True, exist_ok=True)
     (part,) = JOB.parts(FOLDER / "data")
     store, tested = Store(FOLDER / "store"), _tested(part.training)
@@ -137,7 +143,7 @@ def _sets(
 
     rows = dataset.records("train")
     for count, epochs in EPOCHS.items():
-        title = "all" if count is None else str(count)
+        title = OF_PEOPLE[count]
         if is_asked(title, title):
             yield Labels(title, people(rows, count), epochs)
     few = people(rows, FEW)

@@ -33,6 +33,10 @@ class AnsweringSettings(StageSettings):
         " answer was invalid, or it was skipped",
     )
 
+    def check_fitted(self, reference: str) -> None:
+        if self.decides is not None:
+            self.decides.check_fitted(reference)
+
     def rule_for(self, reference: str | None) -> Decides | None:
         """`decides` with another adapter; None if it was fitted for this stage's own."""
         if self.decides is None or reference == self.adapter_reference or self.decides.fits(reference):

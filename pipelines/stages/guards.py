@@ -66,7 +66,7 @@ class RewriteGuard(Settings):
 
 def grades(task: GenerationTask) -> bool:
     """Whether a task grades passages, as judges do."""
-    return isinstance(task.output(task.examples[0]), Graded)
+    return bool(task.examples) and isinstance(task.output(task.examples[0]), Graded)
 
 
 def score_gap(search: SearchContext) -> float:

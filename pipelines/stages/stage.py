@@ -224,6 +224,10 @@ class StageSettings(Settings):
         """The stage with another adapter; None: the base model without one."""
         return self if self.adapter_key is None else self.model_copy(update={self.adapter_key: reference})
 
+    def check_fitted(self, reference: str) -> None:
+        """Raise `PipelineError` for a version of the adapter that a setting of the stage was not fitted for."""
+        del reference
+
     def pinned(self, pin: Callable[[str], str]) -> Self:
         """The stage with every adapter reference resolved to a version by `pin` (`Store.pin`)."""
         if self.parts:

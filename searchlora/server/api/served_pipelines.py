@@ -30,17 +30,16 @@ from searchlora.experiments.slots import (
 from searchlora.inference.engines import Engines
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name
-from searchlora.outputs import Graded
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.pipeline import Pipeline, own_corpus
 from searchlora.pipelines.stages.adapter import AdapterSettings, AdapterStage
 from searchlora.pipelines.stages.deciding import Decides
 from searchlora.pipelines.stages.fuse import part_names
+from searchlora.pipelines.stages.guards import grades
 from searchlora.pipelines.stages.stage import BuildContext, StageSettings, check_order, pinned
 from searchlora.server.api.errors import ApiError, public_text
 from searchlora.server.api.response_schemas import FusionEntry, PipelineEntry
-from searchlora.task import GenerationTask
 
 if TYPE_CHECKING:
     from searchlora.inference.answer_cache import AnswerCache
@@ -162,7 +161,7 @@ class ServedPipeline:
         found = {}
         for slot in self.slots:
             stage = self.pipeline.stages[slot.place[0]]
-            if len(slot.place) == 1 and any(map(_grades, stage.tasks())):
+            if len(slot.place) == 1 and any(map(grades, stage.tasks())):
                 found[slot.name] = slot.place[0]
         return found
 
@@ -338,14 +337,14 @@ class ServedPipelines:
         }
         failed: list[str] = []
         try:
-            self._check_rules(served, moved)
+            self._check_fitted(served, moved)
             return LivePipeline(self.variant(name, {**moved, **chosen}, weights), tuple(moved.values()))
         except (ApiError, SearchloraError):
             if not moved:
                 raise
         for slot, version in list(moved.items()):
             try:
-                self._check_rules(served, {slot: version})
+                self._check_fitted(served, {slot: version})
                 self.variant(name, {slot: version}, ())
             except (ApiError, SearchloraError) as error:
                 self.log_failed(name, version, error)
@@ -353,15 +352,14 @@ class ServedPipelines:
                 del moved[slot]
         return LivePipeline(self.variant(name, {**moved, **chosen}, weights), tuple(moved.values()), tuple(failed))
 
-    def _check_rules(self, served: ServedPipeline, versions: Mapping[str, str]) -> None:
+    def _check_fitted(self, served: ServedPipeline, versions: Mapping[str, str]) -> None:
         """Raise `PipelineError` if a stage's `decides` was fitted for another version than one of these, by slot.
 
         Without its threshold the stage would act on every answer, and nobody would notice.
         """
         for slot in served.slots:
-            settings = _settings_at(served.pipeline.settings, slot)
-            if slot.name in versions and isinstance(settings, AdapterSettings) and settings.decides is not None:
-                settings.decides.check_fitted(versions[slot.name])
+            if slot.name in versions:
+                _settings_at(served.pipeline.settings, slot).check_fitted(versions[slot.name])
 
     def log_failed(self, name: str, versions: str, error: Exception) -> None:
         """Log why versions fail, once a minute: many requests meet the same."""
@@ -476,10 +474,6 @@ def _settings_at(stages: Sequence[StageSettings], slot: Slot) -> StageSettings:
     for part in parts:
         settings = settings.parts[part]
     return settings
-
-
-def _grades(task: GenerationTask) -> bool:
-    return bool(task.examples) and isinstance(task.output(task.examples[0]), Graded)
 
 
 def pipeline_message(error: PipelineError) -> str:
