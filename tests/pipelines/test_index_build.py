@@ -7,6 +7,7 @@ import json
 import time
 
 import pytest
+import torch
 
 from searchlora.adapters.store import Store
 from searchlora.data.collection import read_documents
@@ -273,8 +274,18 @@ def test_a_build_leaves_the_finished_vectors_of_another_pipeline(tmp_path, many,
     assert not (tmp_path / "idx.partial").exists()
 
 
+@pytest.fixture
+def one_thread(monkeypatch):
+    """One thread here and in child processes: with another number the last bits of vectors differ."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
-def test_shards_at_once_replace_an_index_only_when_they_are_joined(tmp_path, many):
+def test_shards_at_once_replace_an_index_only_when_they_are_joined(tmp_path, many, one_thread):
     corpus, pipeline = many
     old, out = write_corpus(tmp_path / "old.jsonl"), tmp_path / "index"
     whole = build_index(corpus, tmp_path / "whole", pipelines=[pipeline])
