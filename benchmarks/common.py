@@ -23,7 +23,11 @@ from searchlora.eval.formatting import markdown_table, to_plain
 from searchlora.eval.tables import Header, to_json
 from searchlora.files import atomic_text
 from searchlora.machine import machine, versions
+from searchlora.models.memory import base_memory
+from searchlora.models.resolve import resolve
 from searchlora.progress import Progress, silent
+from searchlora.recipe import for_size, load_recipe
+from searchlora.task import load_generation_task
 
 if TYPE_CHECKING:
     from searchlora.adapters.store import Store
@@ -136,6 +140,13 @@ def remembered(
 def training_figures(stored: StoredAdapter) -> dict[str, Any]:
     """What a training run took: rows, steps, tokens, seconds."""
     return {key: stored.manifest.training[key] for key in ("rows", "steps", "tokens", "seconds")}
+
+
+def rate_of(base: str, task: str, recipe: Path | None, overrides: Sequence[str] = ()) -> tuple[str, ...]:
+    """The override for the learning rate of a base's size, where it is below that of a recipe for 135M."""
+    chosen = load_recipe(load_generation_task(task).default_recipe, recipe, overrides).optim.learning_rate
+    rates = for_size({"optim": {"learning_rate": chosen}}, base_memory(resolve(base).path).parameters)
+    return (f"optim.learning_rate={rates['optim']['learning_rate']}",)
 
 
 #: Cost of a model -> format of its number in tables.

@@ -22,7 +22,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, dataset, parser, read_results, real_data, save_figures, training_figures
+from benchmarks.common import WORK, dataset, parser, rate_of, read_results, real_data, save_figures, training_figures
 from benchmarks.intent_banking77 import __main__ as banking77
 from benchmarks.judges import answers_of
 from benchmarks.judgment_chorus import __main__ as chorus
@@ -43,14 +43,11 @@ from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.improve.command import improve
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
 from searchlora.experiments.train import train
-from searchlora.models.memory import base_memory
 from searchlora.models.processor import cpu_name
-from searchlora.models.resolve import resolve
 from searchlora.progress import Steps
-from searchlora.recipe import for_size, load_recipe
 from searchlora.shop import make_shop
 from searchlora.systems.system import BASE
-from searchlora.task import EvaluationInput, load_generation_task
+from searchlora.task import EvaluationInput
 
 NAME = "bases"
 FOLDER = WORK / NAME
@@ -149,7 +146,7 @@ class Run:
         """The adapters of the run; those that exist are reused, and an interrupted training is resumed."""
         job = JOBS[self.job]
         limit = () if self.steps is None else (f"optim.max_steps={self.steps}",)
-        rate = () if self.path is None else rate_of(self.path, job)
+        rate = () if self.path is None else rate_of(self.path, job.task, job.recipe, job.overrides)
         options = TrainingOptions((*job.overrides, *limit, *rate), self.path, job.recipe, reuse=True)
         how: dict[str, Any] = {"store": self.store, "steps": steps, "log": print}
         return [
@@ -178,14 +175,6 @@ class Run:
             for stored, part in zip(adapters, parts, strict=True)
         ]
         return adapters, {"adapter": _joined(results, adapters), BASE: _joined(results, [BASE] * len(results))}
-
-
-def rate_of(path: str, job: Job) -> tuple[str, ...]:
-    """The learning rate of a base's size, where it is below that of the job's recipe, which was chosen for 135M."""
-    recipe = load_recipe(load_generation_task(job.task).default_recipe, job.recipe, job.overrides)
-    size = base_memory(resolve(path).path).parameters
-    rates = for_size({"optim": {"learning_rate": recipe.optim.learning_rate}}, size)["optim"]
-    return (f"optim.learning_rate={rates['learning_rate']}",)
 
 
 def _joined(results: list[EvaluationResult], systems: list[Any]) -> Evaluation:

@@ -2,12 +2,14 @@
 
     python -m benchmarks.judgment_trecdl19                train, grade, evaluate
     python -m benchmarks.judgment_trecdl19 --evaluate     evaluate the grades in benchmarks/work; no model is loaded
+    python -m benchmarks.judgment_trecdl19 --base "base05=FOLDER/qwen2.5-coder-0.5b-instruct-q8_0.gguf"   another base
 
 One adapter, trained on the human grades of TREC DL 2020 and 2021, and to rank as the strong systems of 2020 to 2022 do.
 24 judged queries are held out: the best step, the thresholds, whether to rank by the expected grade or by the log odds,
 and the weight of BM25 or of the encoder in the fused rankings are chosen on them.
 The test set is the pool of six real systems on the 43 queries of DL 2019. Datasets, adapter and grades in
-`benchmarks/work/judgment_trecdl19` are reused.
+`benchmarks/work/judgment_trecdl19` are reused. The results of another base have its name, as in
+`judgment_trecdl19_base05`; nothing else differs but its learning rate, where the recipe's is above that of its size.
 """
 
 from __future__ import annotations
@@ -31,26 +33,30 @@ NAME = "judgment_trecdl19"
 def main() -> None:
     arguments = parser(NAME)
     arguments.add_argument("--evaluate", action="store_true")
+    arguments.add_argument("--base", metavar="NAME=PATH", help="train another base than the recipe's")
     options = arguments.parse_args()
-    data, work = real_data(), WORK / NAME
+    base, _, path = (options.base or "").partition("=")
+    name = f"{NAME}_{base}" if base else NAME
+    data, work = real_data(), WORK / name
     test, pool = dl19(data), learning_pool(data)
     file = work / "answers.json"
     if not options.evaluate:
         work.mkdir(parents=True, exist_ok=True)
         with progress_bars() as steps:
-            answer(test, pool, work, steps).save(file)
-    evaluate(test, pool, Answers.load(file), work)
+            answer(test, pool, work, steps, path or None).save(file)
+    module = f'{NAME} --base "{base}=FOLDER/{Path(path).name}"' if base else NAME
+    evaluate(test, pool, Answers.load(file), work, name, module)
 
 
-def evaluate(test: Pool, pool: Pool, answers: Answers, work: Path) -> None:
-    """Write all results from the grades."""
+def evaluate(test: Pool, pool: Pool, answers: Answers, work: Path, result: str, module: str) -> None:
+    """Write all results from the grades, as `result` and names that begin with it."""
     systems = made.judges(test, pool, answers, work)
     comparison, evaluations = made.agreement(test, systems)
     orders = made.orders(test, systems)
     cards = {}
     for name, system in {"adapter": ADAPTER, "base": ZERO_SHOT_TUNED}.items():
         judged = labels(systems[system])
-        write_qrels(RESULTS / f"{NAME}_{name}.txt", judged)
+        write_qrels(RESULTS / f"{result}_{name}.txt", judged)
         cards[name] = to_json(judge_card(test.qrels, judged, name=system))
     design = {
         "trained_on": "DL 2020 to 2022",
@@ -69,11 +75,12 @@ def evaluate(test: Pool, pool: Pool, answers: Answers, work: Path) -> None:
         "training": answers.training,
         "cards": cards,
     }
-    save(NAME, comparison, about)
+    save(result, comparison, about, module=module)
     print_comparison(comparison)
     runs, chosen = made.runs(test, pool, answers)
     ranked = made.reranking(runs, test.all_qrels)
-    save(f"{NAME}_rerank", ranked, {"caption": "mean over queries and 95% interval", "chosen": chosen}, module=NAME)
+    about = {"caption": "mean over queries and 95% interval", "chosen": chosen}
+    save(f"{result}_rerank", ranked, about, module=module)
     print_comparison(ranked)
     for name, order in orders.items():
         print(f"{name}: Kendall's tau of {len(test.runs)} systems {order.tau.value:.2f}")

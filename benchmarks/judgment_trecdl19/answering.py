@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import training_figures
+from benchmarks.common import rate_of, training_figures
 from benchmarks.judges import BASE, from_graded, graded
 from benchmarks.judgment_trecdl19.pools import Pair, Pool, training_set, validation_topics
 from searchlora.adapters.store import Store
@@ -62,13 +62,15 @@ class Answers:
         return cls(from_graded(stored["adapter"]), from_graded(stored["base"]), **rest)
 
 
-def answer(test: Pool, pool: Pool, work: Path, steps: Steps) -> Answers:
-    """Train the adapter, and grade the pools with adapter and base; what exists is reused."""
+def answer(test: Pool, pool: Pool, work: Path, steps: Steps, base: str | None = None) -> Answers:
+    """Train the adapter on the recipe's base or another one, and grade the pools with both; what exists is reused."""
+    rate = () if base is None else rate_of(base, "judgment", RECIPE)
+    data = work / "training"
     stored = train(
         "judgment",
-        training_set(pool, work / "training").folder,
+        training_set(pool, data).folder,
         NAME,
-        TrainingOptions(recipe=RECIPE, reuse=True),
+        TrainingOptions(rate, base, RECIPE, reuse=True),
         store=Store(work / "store"),
         steps=steps,
         log=print,
@@ -76,7 +78,7 @@ def answer(test: Pool, pool: Pool, work: Path, steps: Steps) -> Answers:
     held_out = validation_topics(pool)
     store = Store(work / "store")
     judge = load_judge(adapter=stored.reference, base=None, task=None, generate=False, store=store)
-    bare = load_judge(adapter=None, base=BASE, task="judgment", generate=False, store=store, settings=work / "training")
+    bare = load_judge(adapter=None, base=base or BASE, task="judgment", generate=False, store=store, settings=data)
     parts = [(pool, pairs_of(pool, held_out)), (test, pairs_of(test, list(test.queries)))]
     outputs: dict[str, dict[str, Any]] = {"adapter": {}, "base": {}}
     for name, model in (("adapter", judge), ("base", bare)):

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bases.__main__ import JOBS, rate_of
-from benchmarks.common import WORK, native_dataset, parser, read_results, save, training_figures, write_rows
+from benchmarks.bases.__main__ import JOBS
+from benchmarks.common import WORK, native_dataset, parser, rate_of, read_results, save, training_figures, write_rows
 from benchmarks.embedding_squad.__main__ import HERE as EMBEDDING
 from benchmarks.encoders import trained_encoder
 from benchmarks.judges import answers_of
@@ -165,9 +165,8 @@ def _taught(
         write_rows(
             unlabelled, [{key: row[key] for key in ("id", "group", "query")} for row in rows if row["id"] not in chosen]
         )
-        adapter = _train(
-            "teacher", _dataset(Labels(str(FEW), few, 0), dataset), store, EPOCHS[FEW], steps, path, rate_of(path, JOB)
-        )
+        data, rate = _dataset(Labels(str(FEW), few, 0), dataset), rate_of(path, JOB.task, JOB.recipe)
+        adapter = _train("teacher", data, store, EPOCHS[FEW], steps, path, rate)
         label("intent", unlabelled, out, adapter=adapter.reference, sample=RowSample("diverse", TAUGHT), store=store)
     return [row.data for row in strict(read_rows(out))]
 
