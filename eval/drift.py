@@ -29,7 +29,7 @@ BySession: TypeAlias = Mapping[str, Sequence[float]]
 #: Queries of a sample that a classifier sees at most, and below which nothing is compared.
 MOST_QUERIES, LEAST = 5_000, 30
 
-#: Sessions of both samples up to which p comes from permutations, and their number.
+#: Sessions of both samples up to which p of a mean comes from permutations, and their number.
 _PERMUTED, _PERMUTATIONS = 2_000, 4_999
 
 #: Shares of a label below which it is counted as another one.
@@ -55,7 +55,7 @@ class DriftTest:
         before, after: Its value then and now; the share of the label that changed most for labels; 0.5 and the area
             under the ROC curve for queries.
         n_before, n_after: Sessions, or different queries, of the samples.
-        p: Two-sided, of the test alone; of several tests see `alarms`.
+        p: Of the test alone; two-sided, but for queries. Of several tests see `alarms`.
         finding: What changed, in a sentence.
     """
 
@@ -107,7 +107,10 @@ def queries_test(
     encode: Callable[[Sequence[str]], Any] | None = None,
     seed: int = 0,
 ) -> DriftTest | None:
-    """The classifier two-sample test of queries; each different query counts once.
+    """The classifier two-sample test of queries; each different query counts once in a sample.
+
+    A query of both samples is in the same half twice: learned with one label and tested with the other, it would always
+    be taken for the wrong one. The test is one-sided, since only an area above 0.5 tells the samples apart.
 
     Args:
         before, after: Independent queries: one of each user.
@@ -122,10 +125,12 @@ def queries_test(
     samples = [_drawn(sample, rng) for sample in (before, after)]
     if min(map(len, samples)) < LEAST:
         return None
-    vectors = (encode or _ngrams)([*samples[0], *samples[1]])
+    texts = [*samples[0], *samples[1]]
+    vectors = (encode or _ngrams)(texts)
     labels = np.repeat([0, 1], [len(sample) for sample in samples])
-    places = rng.permutation(len(labels))
-    learned, tested = places[: len(places) // 2], places[len(places) // 2 :]
+    different, text = np.unique(texts, return_inverse=True)
+    learns = rng.permutation(len(different)) < len(different) // 2
+    learned, tested = np.flatnonzero(learns[text]), np.flatnonzero(~learns[text])
     model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000).fit(vectors[learned], labels[learned])
     area, p = _area(model.decision_function(vectors[tested]), labels[tested])
     finding = f"a classifier tells the queries apart with an area under the ROC curve of {area:.3f} (0.5: not at all)"
@@ -135,18 +140,21 @@ def queries_test(
 def words_test(before: Mapping[str, Sequence[str]], after: Mapping[str, Sequence[str]]) -> DriftTest | None:
     """The share of queries with a word that earlier queries do not have.
 
-    The known words are those of one half of the earlier sessions; the other half has the share of before.
+    The known words are those of one half of the earlier users; the other half has the share of before. The first half
+    is left out now, too: who comes back uses words of their own again.
 
     Args:
-        before, after: Session -> queries.
+        before, after: User -> queries.
     """
-    sessions = sorted(before)
-    known = {word for session in sessions[::2] for query in before[session] for word in words(query)}
+    users = sorted(before)
+    first = set(users[::2])
+    known = {word for user in first for query in before[user] for word in words(query)}
 
     def new(of: Mapping[str, Sequence[str]], used: Sequence[str]) -> BySession:
         return {each: [float(any(word not in known for word in words(query))) for query in of[each]] for each in used}
 
-    return values_test("new words", new(before, sessions[1::2]), new(after, sorted(after)), "queries with a new word")
+    others = sorted(after.keys() - first)
+    return values_test("new words", new(before, users[1::2]), new(after, others), "queries with a new word")
 
 
 def values_test(name: str, before: BySession, after: BySession, says: str) -> DriftTest | None:
@@ -178,30 +186,39 @@ def values_test(name: str, before: BySession, after: BySession, says: str) -> Dr
 
 
 def labels_test(name: str, before: Sequence[str], after: Sequence[str], says: str) -> DriftTest | None:
-    """Shares of labels, by a chi-squared test; labels of fewer than 1% of both samples count as one.
+    """Shares of labels, by the chi-squared statistic; labels of fewer than 1% of both samples together count as one.
+
+    Which labels are rare is a matter of both samples: one that is frequent in a small sample by chance would count as
+    frequent. p comes from permutations of the labels, since samples of very different sizes have cells that are almost
+    empty.
 
     Args:
         before, after: The label of the first search of each session.
     """
-    from scipy import stats
-
     if min(len(before), len(after)) < LEAST:
         return None
     counts = [Counter(before), Counter(after)]
-    frequent = [
-        label
-        for label in sorted({*before, *after})
-        if max(counts[0][label] / len(before), counts[1][label] / len(after)) >= _OTHER
-    ]
+    both = counts[0] + counts[1]
+    frequent = sorted(label for label, count in both.items() if count >= _OTHER * both.total())
     table = np.array([[count[label] for label in frequent] for count in counts], float)
     rest = np.array([[len(before)], [len(after)]]) - table.sum(axis=1, keepdims=True)
     table = np.hstack([table, rest]) if rest.any() else table
-    p = float(stats.chi2_contingency(table).pvalue) if table.shape[1] > 1 else 1.0
+    p = _independence(table) if table.shape[1] > 1 else 1.0
     shares = table / table.sum(axis=1, keepdims=True)
     most = int(np.argmax(np.abs(shares[1] - shares[0])))
     label = frequent[most] if most < len(frequent) else "others"
     finding = f"{says}: '{label}' {shares[0, most]:.3f}, now {shares[1, most]:.3f}"
     return DriftTest(name, float(shares[0, most]), float(shares[1, most]), len(before), len(after), p, finding)
+
+
+def _independence(table: np.ndarray) -> float:
+    """p of a table of counts, (2, labels), whose samples have the same shares."""
+    sizes, totals = table.sum(axis=1), table.sum(axis=0).astype(int)
+    drawn = np.random.default_rng(0).multivariate_hypergeometric(totals, int(sizes[1]), size=_PERMUTATIONS)
+    expected = totals * sizes[1] / sizes.sum()
+    # With fixed sums the statistic rises with the distance of the second row from what is expected.
+    distances = ((np.vstack([table[1:], drawn]) - expected) ** 2 / expected).sum(axis=1)
+    return float((distances >= distances[0] * (1 - 1e-9)).mean())
 
 
 def _mean_difference(one: np.ndarray, other: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -223,9 +240,9 @@ def _ngrams(texts: Sequence[str]) -> csr_matrix:
 
 
 def _area(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Area under the ROC curve, and p of the test of Mann and Whitney that it is 0.5."""
+    """Area under the ROC curve, and p of the test of Mann and Whitney that it is at most 0.5."""
     from scipy import stats
 
     positive, negative = scores[labels == 1], scores[labels == 0]
-    test = stats.mannwhitneyu(positive, negative, alternative="two-sided")
+    test = stats.mannwhitneyu(positive, negative, alternative="greater")
     return float(test.statistic / (len(positive) * len(negative))), float(test.pvalue)

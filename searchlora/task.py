@@ -319,6 +319,10 @@ class GenerationTask(Task):
             f"the task '{self.name}' does not say how an output becomes a target", fix="Give it `labelled`."
         )
 
+    def has_completion(self, record: Record) -> bool:
+        """Whether a record has a completion to learn or to be measured by its probability."""
+        return COMPLETION in record or self.has_target(record)
+
     def completion(self, record: Record) -> str:
         """The completion to train on: the record's field `completion`, or else its target."""
         return str(record[COMPLETION]) if COMPLETION in record else self.target(record)

@@ -251,10 +251,8 @@ class PromptedJob(TrainingJob):
 
     def tune(self, adapter: Path) -> Mapping[str, Any]:
         records = self.dataset.records("validation")[: self.recipe.validation.tune_rows]
-        if type(self.task).tune is Task.tune or not records:
+        if type(self.task).tune is Task.tune or not records or (validator := self._validator()) is None:
             return {}
-        validator = self._validator()
-        assert validator is not None
         return validator.tune(adapter, records, self.steps("Tuning"))
 
     def queries(self) -> Iterator[str] | None:
@@ -272,11 +270,14 @@ class PromptedJob(TrainingJob):
     def _validator(self, *, in_place: bool = False) -> Validator | None:
         """With an engine of its own, whose memory is free when both are forgotten; None without validation rows.
 
+        Rows without an expected completion, such as passages with a teacher's score alone, have no loss.
+
         Args:
             in_place: Validate by the model that is trained instead.
         """
         records = self.dataset.records("validation")
-        if not records:
+        expected = [record for record in records if self.task.has_completion(record)]
+        if not expected:
             return None
         from searchlora.inference.local import LocalEngine
         from searchlora.inference.settings import LocalSettings
@@ -302,7 +303,7 @@ class PromptedJob(TrainingJob):
         return Validator(
             self.task,
             engine,
-            records[: settings.rows],
+            expected[: settings.rows],
             generated,
             measures,
             self.recipe.max_new_tokens,

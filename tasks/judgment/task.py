@@ -112,6 +112,10 @@ class JudgmentTask(GenerationTask):
             "passage": _truncated(". ".join(filter(None, texts)), self.settings["characters"]),
         }
 
+    def has_target(self, record: Record) -> bool:
+        """Whether people or a teacher graded the passage; else it has a teacher's score alone."""
+        return "grade" in record
+
     def target(self, record: Record) -> str:
         """The grade; with reasons, the reason of the record on the second line, if it has one."""
         # A record with a teacher's score alone is rendered with some grade, and none is learned from it.

@@ -69,6 +69,38 @@ def test_new_words_are_compared_with_those_that_are_new_in_any_half():
     assert (found.after, found.p < 0.001) == (1, True)
 
 
+def test_queries_that_both_periods_ask_are_no_drift():
+    often = [f"{one} {other}" for one in SHOP for other in SHOP]
+    shares = 1 / np.arange(1, len(often) + 1)
+    rng = np.random.default_rng(5)
+
+    def drawn(n):
+        return [often[number] for number in rng.choice(len(often), n, p=shares / shares.sum())]
+
+    found = [queries_test(drawn(400), drawn(300), seed=seed) for seed in range(20)]
+    assert sum(test.p <= 0.05 for test in found) <= 2
+    assert np.mean([test.after for test in found]) == pytest.approx(0.5, abs=0.05)
+
+
+def test_users_who_come_back_with_their_own_words_are_no_drift():
+    rng = random.Random(3)
+
+    def period():
+        return {user: [f"own{user}" if rng.random() < 0.3 else "red tent" for _ in range(5)] for user in range(200)}
+
+    assert words_test(period(), period()).p > 0.05
+
+
+def test_rare_labels_of_a_small_sample_are_no_drift():
+    rng, shares = np.random.default_rng(7), 1 / np.arange(1, 61)
+
+    def drawn(n):
+        return [str(label) for label in rng.choice(60, n, p=shares / shares.sum())]
+
+    found = [labels_test("intent", drawn(3000), drawn(40), "intents") for _ in range(40)]
+    assert sum(test.p <= 0.05 for test in found) <= 6
+
+
 def test_values_are_means_over_sessions():
     before = {f"s{n}": [0.0] * 5 for n in range(100)}
     one_session = {**before, "odd": [1.0] * 1000}
