@@ -18,7 +18,7 @@ class Preference:
     """Which of two systems users prefer.
 
     Attributes:
-        wins_a, wins_b: Users whose clicks have more credit for one.
+        wins_a, wins_b: Users whose first clicks with a credit have more of it for one.
         ties: Users with clicks and no preference, such as one click on a hit that both rank alike.
         searches: Number of interleaved searches.
         low, high: Interval of B's share of the wins, valid at every look.

@@ -176,18 +176,27 @@ class OneLabel:
 
 
 def subsequence_rules(literals: Sequence[str], separator: str) -> list[str]:
-    """Lark rules of which `first_0` accepts some of the literals, at least one, in order, with a separator between.
+    """Lark rules of which `some` accepts some of the literals, at least one, in order, with a separator between.
 
-    Two rules per literal: `first_i` and `after_i` accept the literals from the i-th on.
+    A rule accepts those of one half, of the other, or of both: rules that call each other in a chain as long as the
+    literals would overflow the compiler's stack.
 
     Examples:
-        >>> subsequence_rules(['"a"', '"b"'], ",")[2]
-        'first_0: "a" after_1 | first_1'
+        >>> subsequence_rules(['"a"', '"b"'], ",")
+        ['from_0_to_1: "a"', 'from_1_to_2: "b"', 'some: from_0_to_1 | from_1_to_2 | from_0_to_1 "," from_1_to_2']
     """
-    last = len(literals)
-    rules = [f"first_{last - 1}: {literals[-1]}", f'after_{last}: ""']
-    rules += [f"first_{at}: {literals[at]} after_{at + 1} | first_{at + 1}" for at in range(last - 1)]
-    rules += [f'after_{at}: "{separator}" {literals[at]} after_{at + 1} | after_{at + 1}' for at in range(1, last)]
+    rules: list[str] = []
+
+    def rule(first: int, end: int, name: str) -> str:
+        if end - first == 1:
+            rules.append(f"{name}: {literals[first]}")
+        else:
+            middle = (first + end) // 2
+            one, other = (rule(*part, "from_{}_to_{}".format(*part)) for part in ((first, middle), (middle, end)))
+            rules.append(f'{name}: {one} | {other} | {one} "{separator}" {other}')
+        return name
+
+    rule(0, len(literals), "some")
     return rules
 
 
@@ -220,7 +229,7 @@ class LabelSet:
     def grammar(self) -> Grammar:
         """A Lark grammar of a list of labels, see `subsequence_rules`."""
         names = [json.dumps(json.dumps(label, ensure_ascii=False), ensure_ascii=False) for label in self.labels]
-        return Grammar("lark", "\n".join(['start: "[]" | "[" first_0 "]"', *subsequence_rules(names, ",")]))
+        return Grammar("lark", "\n".join(['start: "[]" | "[" some "]"', *subsequence_rules(names, ",")]))
 
     def parse(self, text: str) -> list[str] | InvalidOutput:
         """Parse a completion strictly: a list of labels, or `InvalidOutput`."""

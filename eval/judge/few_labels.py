@@ -51,6 +51,10 @@ _RATIO = 0.15
 #: Standard deviation of a gain about its prediction, and pseudo-labels with it that the first labels are added to.
 _SPREAD, _PRIOR_LABELS = 0.5, 2.0
 
+#: Pseudo-topics whose differences vary as those of gains with `_SPREAD` that are independent. Without them, topics that
+#: happen not to differ would have no variance, and the interval no width: rare losses would be taken for none.
+_PRIOR_TOPICS = 2.0
+
 #: Which run is used from now on.
 Decision: TypeAlias = Literal["candidate", "baseline", "open"]
 
@@ -269,17 +273,22 @@ class _Sample:
         corrected[:labels] += weight[:labels] * residual / probability
         expected[:labels] = weight[:labels] * gains
         differences = np.bincount(pairs.topic, corrected, minlength=pairs.topics)
-        observed = _variance_of_mean(differences)
+        prior = pairs.unlabelled(0, _SPREAD**2) * pairs.topics
+        observed = _variance_of_mean(differences, prior)
         # Gains without a label are not as smooth as their predictions.
-        between = _variance_of_mean(np.bincount(pairs.topic, expected, minlength=pairs.topics))
+        between = _variance_of_mean(np.bincount(pairs.topic, expected, minlength=pairs.topics), prior)
         between += pairs.unlabelled(labels, spread)
         # In samples that happen to hold few surprises the observed variance is too small.
         variance = max(observed, between + pairs.missing(labels, spread))
         return cls(labels, float(np.clip(differences.mean(), -1, 1)), variance, between, spread)
 
 
-def _variance_of_mean(values: NDArray[Any]) -> float:
-    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else math.inf
+def _variance_of_mean(values: NDArray[Any], prior: float) -> float:
+    """Variance of the mean of a value of each topic, with `_PRIOR_TOPICS` that have the variance `prior`."""
+    freedom = len(values) - 1
+    if not freedom:
+        return math.inf
+    return (float(values.var(ddof=1)) * freedom + _PRIOR_TOPICS * prior) / (freedom + _PRIOR_TOPICS) / len(values)
 
 
 def _predicted(pairs: _Pairs, gains: Floats, influence: Floats) -> Floats:

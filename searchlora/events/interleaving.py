@@ -1,14 +1,16 @@
 """Interleaving: two systems answer one search together, and the clicks of users say which is better.
 
 Both methods give each shown hit a credit from -1 (system A) to 1 (system B); the outcome of a user is the sign of
-the sum over the clicked hits.
+the sum over the clicked hits of the first search in which it is not 0. Later searches do not change it: an outcome
+that may still change would allow one to wait until it is the wished one.
 
 * Team-draft (Radlinski, Kurup and Joachims, How Does Clickthrough Data Reflect Retrieval Quality?, CIKM 2008): in each
-  round a coin decides which system picks first, and each picks its best hit that is left.
+  round a coin decides which system picks first, and each picks its best hit that is left. A hit has credit only if
+  both systems could pick in its round: at the end of the shorter list, the other one would win by blind clicks.
 * Probabilistic (Hofmann, Whiteson and de Rijke, A Probabilistic Method for Inferring Preferences from Clicks, CIKM
   2011): at each rank a coin decides which system draws a hit, with a probability that falls with the cube of its rank.
   The credit is the expectation over all coins that would have shown the same hits, so a hit that both rank alike has
-  none.
+  none. Nor have the hits that are left when one list is shown completely.
 """
 
 from __future__ import annotations
@@ -76,17 +78,17 @@ def _team_draft(a: Sequence[str], b: Sequence[str], k: int, rng: random.Random) 
     queues = iter(a), iter(b)
     while len(documents) < k:
         first = rng.random() < 0.5
-        picked = 0
+        picked: list[float] = []
         for team in (int(first), int(not first)):
             document = next((each for each in queues[team] if each not in seen), None)
-            if document is not None and len(documents) < k:
+            if document is not None:
                 seen.add(document)
                 documents.append(document)
-                credits.append(1.0 if team else -1.0)
-                picked += 1
+                picked.append(1.0 if team else -1.0)
         if not picked:
             break
-    return Interleaved(documents, credits)
+        credits += picked if len(picked) == 2 else [0.0]
+    return Interleaved(documents[:k], credits[:k])
 
 
 def _probabilistic(a: Sequence[str], b: Sequence[str], k: int, rng: random.Random) -> Interleaved:
@@ -99,7 +101,7 @@ def _probabilistic(a: Sequence[str], b: Sequence[str], k: int, rng: random.Rando
         document = rng.choices([*drawn], [*drawn.values()])[0]
         shares = [part.get(document, 0.0) / sum(part.values()) if part else 0.0 for part in weights]
         documents.append(document)
-        credits.append((shares[1] - shares[0]) / (shares[0] + shares[1]))
+        credits.append((shares[1] - shares[0]) / (shares[0] + shares[1]) if all(weights) else 0.0)
         for part in weights:
             part.pop(document, None)
     return Interleaved(documents, credits)
@@ -143,7 +145,7 @@ def preference_for(
 
 @dataclass
 class _Tally:
-    """Credits of the users with a click."""
+    """Of each user with a click, the credits of the first search in which they are not 0."""
 
     searches: int = 0
     credits: dict[str, float] = field(default_factory=dict)
@@ -153,9 +155,9 @@ class _Tally:
         self.searches += 1
         if clicked := {*chosen(event, feedback)}:
             of_hits = zip(event["hits"], event[INTERLEAVED]["credits"], strict=True)
-            credit = sign * sum(credit for document, credit in of_hits if document in clicked)
+            credit = round(sign * sum(credit for document, credit in of_hits if document in clicked), 9)
             user = user_of(event)
-            self.credits[user] = self.credits.get(user, 0.0) + credit
+            self.credits[user] = self.credits.get(user) or credit
 
     def preference(self, alpha: float) -> Preference:
         """The preference so far."""

@@ -10,6 +10,10 @@ from searchlora.errors import UsageError
 from searchlora.outputs import Grammar, InvalidOutput, subsequence_rules
 from searchlora.records import Option, Options, Record
 
+#: Words of a query among which a rewrite is written: as many as a parser of the grammar has room for, even if they are
+#: all alike, and more than an answer has.
+MAX_WORDS = 128
+
 #: The option of every format, and the key of the task's settings.
 WORDS = "words"
 OPTION = Option(
@@ -26,15 +30,15 @@ class ReducedQuery:
 
     @property
     def grammar(self) -> Grammar | None:
-        """A Lark grammar of words with blanks between, see `searchlora.outputs.subsequence_rules`.
+        """A Lark grammar of the first `MAX_WORDS` words with blanks between, see `outputs.subsequence_rules`.
 
         None for a query without words, to which every answer is invalid.
         """
-        words = self.query.split()
+        words = self.query.split()[:MAX_WORDS]
         if not words:
             return None
         literals = [json.dumps(word, ensure_ascii=False) for word in words]
-        return Grammar("lark", "\n".join(["start: first_0", *subsequence_rules(literals, " ")]))
+        return Grammar("lark", "\n".join(["start: some", *subsequence_rules(literals, " ")]))
 
     def parse(self, text: str) -> str | InvalidOutput:
         """Parse a completion strictly: the query's words that it keeps, or `InvalidOutput`."""

@@ -23,11 +23,13 @@ def test_hits_are_those_of_both_without_repetition_as_many_as_asked_for(a, b, k,
     assert len(found.documents) == len(set(found.documents)) == len(found.credits) == min(k, len({*a, *b}))
     assert {*found.documents} <= {*a, *b}
     assert all(-1 <= credit <= 1 for credit in found.credits)
-    for document, credit in zip(found.documents, found.credits, strict=True):
+    for rank, (document, credit) in enumerate(zip(*found, strict=True)):
+        before = found.documents[:rank]
+        both_have_more = all({*ranking} - {*before} for ranking in (a, b))
         if method == "probabilistic" and document not in b:
-            assert credit == -1
+            assert credit == (-1 if both_have_more else 0)
         if method == "probabilistic" and document not in a:
-            assert credit == 1
+            assert credit == (1 if both_have_more else 0)
 
 
 @given(RANKINGS, st.sampled_from(METHODS))
@@ -66,6 +68,16 @@ def test_a_user_who_clicks_on_what_is_relevant_prefers_the_system_that_ranks_it_
     assert preference(outcomes).decision == "B"
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_short_list_does_not_lose_by_clicks_at_random(method):
+    rng = random.Random(8)
+    outcomes = []
+    for _ in range(20_000):
+        found = interleave(["x", "y"], list("abcdefghij"), 10, method, rng)
+        outcomes.append(rng.choice(found.credits))
+    assert abs(np.mean(outcomes)) < 0.02
+
+
 def test_team_draft_takes_turns():
     found = interleave(list("abcd"), list("wxyz"), 8, "team_draft", random.Random(1))
     for round_ in range(4):
@@ -90,6 +102,16 @@ def test_sessions_of_recorded_searches_are_counted_once(tmp_path):
     ((systems, found),) = preferences(log.searches()).items()
     assert systems == ("lexical", "new")
     assert (found.wins_b, found.wins_a, found.ties, found.searches, found.decision) == (30, 0, 0, 60, "B")
+
+
+def test_the_outcome_of_a_user_is_not_changed_by_later_searches(tmp_path):
+    log = EventLog(tmp_path)
+    more = {INTERLEAVED: {"other": "new", "method": "team_draft", "credits": [-1.0, 1.0, 0.0]}}
+    for document in ("P3", "P1", "P2", "P2"):  # no credit, A, B, B
+        (search,) = written(log, search_event(user="u", **more))
+        log.write([], [Feedback(search, "click", document)])
+    ((_, found),) = preferences(log.searches()).items()
+    assert (found.wins_a, found.wins_b, found.ties) == (1, 0, 0)
 
 
 def test_evidence_for_a_candidate_is_against_the_incumbent_only(tmp_path):

@@ -130,6 +130,25 @@ def test_topics_on_which_both_are_alike_say_that_more_topics_are_needed():
     assert watch.estimate(gains[:-1]).more is None
 
 
+def test_topics_that_happen_not_to_differ_do_not_decide():
+    runs = [{f"q{q}": {"a": 2.0 - order, "b": 1.0} for q in range(10)} for order in (0, 2)]
+    looks = [LabelWatch(LabelPlan.of(*runs, "P@1", margin=-0.05)).estimate(np.zeros(labels)) for labels in (19, 20)]
+    assert [look.decision for look in looks] == ["open", "open"]
+    assert looks[-1].low < -0.05
+
+
+@pytest.mark.slow
+def test_rare_losses_are_rarely_taken_for_none():
+    runs = [{f"q{q}": {"a": 2.0 - order, "b": 1.0} for q in range(20)} for order in (0, 2)]
+    watch, rng = LabelWatch(LabelPlan.of(*runs, "P@1", margin=-0.05)), np.random.default_rng(2)
+    wrong = 0
+    for _ in range(100):
+        loses = {f"q{q}": rng.random() < 0.05 for q in range(20)}
+        gains = [float(loses[pair.topic] and pair.document == "b") for pair in watch.plan.pairs]
+        wrong += any(watch.estimate(np.array(gains[:n])).decision == "candidate" for n in range(20, len(gains) + 1))
+    assert wrong <= 5
+
+
 @pytest.mark.parametrize(
     ("margin", "decision", "sentence"),
     [

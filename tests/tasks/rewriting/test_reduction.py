@@ -51,6 +51,14 @@ def test_a_blank_query_has_no_grammar_and_no_valid_answer():
     assert isinstance(form.parse("tent"), InvalidOutput)
 
 
+@pytest.mark.parametrize("words", [["a"] * 4000, [f"w{number}" for number in range(4000)]], ids=["equal", "different"])
+def test_a_query_of_any_length_has_a_grammar_that_can_be_compiled(tiny_base, words):
+    form = ReducedQuery(" ".join(words))
+    assert admission(tiny_base, form)(" ".join(words[:20:2]))
+    assert not admission(tiny_base, form)("b")
+    assert form.parse(words[-1]) == words[-1]
+
+
 @pytest.fixture
 def pairs(tmp_path):
     rows = [("red tent movie", "red tent"), ("blue tent cheap", "azure tent"), ("green sofa", "green sofa")]
