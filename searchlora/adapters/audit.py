@@ -311,6 +311,14 @@ def _check_aliases(store: Store, name: str, entries: Sequence[AuditEntry], repor
         report.notes.append(f"{first} moves of the aliases of {name} are older than the log.")
 
 
+def _manifest_fault(store: Store, reference: str, sha256: str | None) -> str | None:
+    try:
+        found = file_sha256(store.root.joinpath(*reference.split("@"), MANIFEST))
+    except DataError as error:
+        return error.what
+    return None if found == sha256 else "was altered"
+
+
 def _check_versions(store: Store, entries: Sequence[AuditEntry], report: AuditReport) -> None:
     """Compare the versions of a store with the last entry about each."""
     last = {entry.subject: entry for entry in entries if entry.what in ("add", "pull", "remove")}
@@ -323,7 +331,7 @@ def _check_versions(store: Store, entries: Sequence[AuditEntry], report: AuditRe
             report.problems.append(
                 f"Entry {entry.number}: {reference} is not in the store. Its writer was killed, or it was deleted."
             )
-        elif file_sha256(store.root.joinpath(*reference.split("@"), MANIFEST)) != entry.sha256:
-            report.problems.append(f"Entry {entry.number}: the manifest of {reference} was altered.")
+        elif (fault := _manifest_fault(store, reference, entry.sha256)) is not None:
+            report.problems.append(f"Entry {entry.number}: the manifest of {reference} {fault}.")
     if unknown := sorted(here - last.keys()):
         report.notes.append(f"{len(unknown)} versions are not in the log, such as {unknown[0]}.")

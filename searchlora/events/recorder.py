@@ -231,11 +231,11 @@ class EventRecorder:
     def _prepared(self, event: Mapping[str, Any]) -> dict[str, Any] | None:
         """The event as it is written: masked, and of `_MAX_BYTES` at most; None: it is dropped."""
         try:
-            prepared = masked(event)
-            if len(json.dumps(prepared)) > _MAX_BYTES:
-                stages = [{**stage, "output": {}} for stage in prepared["stages"]]
-                prepared = {**prepared, "fields": {}, "stages": stages, "left_out": "fields and outputs"}
-            return prepared
+            # Masking takes long for long texts. NaN, which no JSON has, would stop the whole batch in the log.
+            if len(json.dumps(event, allow_nan=False)) > _MAX_BYTES:
+                stages = [{**stage, "output": {}} for stage in event["stages"]]
+                event = {**event, "fields": {}, "stages": stages, "left_out": "fields and outputs"}
+            return masked(event)
         except Exception as error:  # for example a value that is nested too deeply
             _LOG.error("a search cannot be recorded: %s", error)
             self._count("dropped searches")

@@ -163,8 +163,16 @@ class LocalEngine:
         return pinned
 
     def unload(self, adapter: str) -> bool:
-        """Unload an adapter; False if it was not loaded. Raises `EngineError` while its requests run."""
-        return self._core.unload(self.pin(adapter))
+        """Unload an adapter; False if it was not loaded. Raises `EngineError` while its requests run.
+
+        The name of a folder is forgotten, too, so that the store may use it.
+        """
+        unloaded = self._core.unload(self.pin(adapter))
+        return self._folders.pop(adapter, None) is not None or unloaded
+
+    def is_folder(self, adapter: str) -> bool:
+        """Whether a name is that of a folder, see `load_folder`. Such an adapter has no task."""
+        return adapter in self._folders
 
     def load_folder(self, name: str, folder: Path) -> None:
         """Load an adapter that is not in the store, under a name without a version, in place of one of that name.

@@ -165,12 +165,16 @@ class SharedModel:
         import torch
         from sentence_transformers.util import batch_to_device
 
+        from searchlora.adapters.load_check import check_hashes
+
         distinct = set(adapters)
         with self._lock:
             copied = self._copy(precision)
             dtype = None if copied.model is self.model else torch.bfloat16
             for reference in distinct:
                 if reference is not None and reference in self._adapters:
+                    if reference not in copied.attached:  # read again, perhaps long after its load check
+                        check_hashes(self._adapters[reference])
                     copied.attach(self._adapters[reference], max(self._max_adapters, len(distinct)), dtype)
             if not copied.can_mix(distinct):
                 return self._one_by_one(texts, adapters, precision)

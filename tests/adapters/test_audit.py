@@ -154,6 +154,8 @@ def test_a_version_that_contradicts_the_log_is_found(moved):
     manifest.chmod(0o644)
     manifest.write_text(manifest.read_text().replace('"task_version": ', '"task_version":  '))
     assert problems(moved) == ["Entry 1: the manifest of echo@1 was altered."]
+    manifest.unlink()
+    assert problems(moved) == ["Entry 1: the manifest of echo@1 cannot be read (No such file or directory)."]
     (moved.root / "echo" / "2").rename(moved.root / "echo" / "7")
     assert "Entry 2: echo@2 is not in the store. Its writer was killed, or it was deleted." in problems(moved)
     assert check_audit(moved).notes == ["1 versions are not in the log, such as echo@7."]

@@ -89,6 +89,17 @@ def test_a_hostile_text_is_cut_before_it_is_masked(folder):
     assert len(read(folder)[0][0]["query"]) <= MAX_TEXT
 
 
+def test_an_event_that_no_json_can_hold_is_dropped_and_others_are_written(folder):
+    recorder = EventRecorder(EventLog(folder))
+    search = recorder.search(search_event("red tent"))
+    recorder.search(search_event(fields={"score": float("nan")}))
+    future, _ = recorder.feedback([Feedback(search, "click", "P1")])
+    assert future.result(5) == [True]
+    recorder.close()
+    assert [event["query"] for event, _ in read(folder)] == ["red tent"]
+    assert EventLog(folder).counts() == {"dropped searches": 1}
+
+
 def test_a_full_queue_drops_searches_counts_them_and_does_not_wait(folder, monkeypatch):
     monkeypatch.setattr(module, "_CAPACITY", 3)
     told = []

@@ -285,7 +285,8 @@ def one_thread(monkeypatch):
 
 
 @pytest.mark.slow
-def test_shards_at_once_replace_an_index_only_when_they_are_joined(tmp_path, many, one_thread):
+@pytest.mark.usefixtures("one_thread")
+def test_shards_at_once_replace_an_index_only_when_they_are_joined(tmp_path, many):
     corpus, pipeline = many
     old, out = write_corpus(tmp_path / "old.jsonl"), tmp_path / "index"
     whole = build_index(corpus, tmp_path / "whole", pipelines=[pipeline])

@@ -30,10 +30,15 @@ _PAUSE = 0.2
 
 
 class ClientEngine:
-    """The engine as one client uses it. Its requests have one time limit together."""
+    """The engine as one client uses it. Its requests have one time limit together.
 
-    def __init__(self, service: Service, client_id: str) -> None:
-        self.service, self._client_id = service, client_id
+    Args:
+        metered: Count tokens here. Those of a search are counted by its stages, and of shadow searches, explanations
+            and background jobs not at all.
+    """
+
+    def __init__(self, service: Service, client_id: str, *, metered: bool = False) -> None:
+        self.service, self._client_id, self._metered = service, client_id, metered
         self._lock = threading.Lock()
         self._cancelled = False
         self._begin()
@@ -59,7 +64,7 @@ class ClientEngine:
             for request in requests
         ]
         completions = [future.result() for future in futures]
-        for request, completion in zip(requests, completions, strict=True):
+        for request, completion in zip(requests, completions, strict=True) if self._metered else ():
             self.service.metrics.completed(request.adapter or self.service.base, [completion])
         return completions
 
@@ -78,7 +83,7 @@ class ClientEngine:
             seconds=self._seconds,
         )
         scores = [future.result() for future in self._add(submitted)]
-        for request, scored in zip(requests, scores, strict=True):
+        for request, scored in zip(requests, scores, strict=True) if self._metered else ():
             self.service.metrics.scored(request.adapter or self.service.base, scored)
         return scores
 

@@ -213,7 +213,8 @@ def submit_requests(
 
 def as_task(service: Service, request: Request, fields: Mapping[str, Any] | None = None) -> tuple[Request, int | None]:
     """A chat as its adapter's task asks it, with the recipe's limit of tokens; unchanged, and None, without a task."""
-    task = None if request.adapter is None else service.adapter_task(request.adapter)
+    name = request.adapter
+    task = None if name is None or service.engine.is_folder(name) else service.adapter_task(name)
     asked = task_request(request, task, fields)
     return (request, None) if asked is None else (asked, asked.max_new_tokens)
 

@@ -16,7 +16,7 @@ from searchlora.server.api.work_queue import FairThreads, JobCancelled, JobFutur
 
 _LOG = logging.getLogger(__name__)
 
-#: Jobs that wait or run at most, those of one client, and finished ones whose results are kept.
+#: Jobs that wait or run at most, those of one client that wait, and finished ones whose results are kept.
 _CAPACITY, _PER_CLIENT, _KEPT = 16, 4, 32
 
 Status: TypeAlias = Literal["waiting", "running", "done", "failed", "cancelled"]

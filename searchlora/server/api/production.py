@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from searchlora.adapters.aliases import AliasMove
 from searchlora.adapters.audit import actor
 from searchlora.adapters.references import parse_reference
-from searchlora.errors import NotInStore
+from searchlora.errors import LoadCheckFailed, ManifestError, NotInStore, StoreError
 from searchlora.events.failures import failed_queries
 from searchlora.events.guardrails import Compared
 from searchlora.events.interleaving import preferences
@@ -162,6 +162,10 @@ def rollback(http: ApiRequest, body: RollbackRequest) -> RollbackEntry:
             move = service.store.rollback(parsed.name, parsed.alias, body.reason, moved=body.moved)
     except NotInStore as error:
         raise ApiError(409, "not_rolled_back", f"{error.what}.", param="adapter") from error
+    except (ManifestError, LoadCheckFailed):
+        raise
+    except StoreError as error:  # moved since it was looked at, while the version's files were checked
+        raise ApiError(409, "moved_meanwhile", f"{error.what}. Look at it, and decide again.") from error
     finally:
         actor.reset(before)  # the thread answers others next
     return {"object": "rollback", "reference": body.adapter, "version": move.target, "move": str(move)}

@@ -109,7 +109,11 @@ class SearchJob:
             self.service.pipelines.log_failed(live.pipeline.name, ", ".join(live.followed), error)
             failed = [*live.failed, *live.followed]
             pipelines = self.service.pipelines
-            found = self._searched(pipelines.variant(self.body.pipeline, self.body.slots, self.body.weights))
+            try:
+                found = self._searched(pipelines.variant(self.body.pipeline, self.body.slots, self.body.weights))
+            except SearchloraError:
+                self._record(failed_search(self.body, began), failed)  # it is the followed version's failure still
+                raise
         first, _, second = (self.service.config.interleave or "").partition("=")
         if first == self.body.pipeline and self.body.record and not (self.body.slots or self.body.weights):
             found, interleaved = self._with_another(found, second)

@@ -116,8 +116,10 @@ class ShadowSearches:
             with self._changed:
                 self._running = None
                 if outcome == "interrupted" and waiting.tries < _TRIES and not self._closed:
-                    self._waiting.appendleft(waiting)
-                    continue
+                    if len(self._waiting) != self._waiting.maxlen:
+                        self._waiting.appendleft(waiting)
+                        continue
+                    outcome = "dropped"  # it is the oldest
             self._service.metrics.shadow.labels(outcome).inc()
 
     def _next(self) -> _Waiting | None:

@@ -181,7 +181,7 @@ async def _outputs(http: ApiRequest, model: str, count: int, run: Callable[[Adap
     if count > (limit := service.config.requests_per_client):
         raise ApiError(400, "invalid_value", f"At most {limit} texts are answered in one request.")
     with service.admitted(http.client_id, count):
-        engine = ClientEngine(service, http.client_id)
+        engine = ClientEngine(service, http.client_id, metered=True)
         try:
             result = await unless_disconnected(
                 http, service.in_task_thread(http.client_id, lambda: run(_stage(service, model, engine)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 
 import httpx
 import pytest
@@ -109,9 +110,11 @@ def test_metrics_count_stages_by_version_and_searches_without_hits(client):
 
 
 def test_tokens_of_searches_have_a_price(client):
-    searched(client, "a query of its own", "rewritten")
-    of_model = cost_and_tokens(client.get("/metrics").text)
-    assert of_model["prompt"] > 0 < of_model["completion"]
+    before = Counter(cost_and_tokens(client.get("/metrics").text))
+    traced = searched(client, "a query of its own", "rewritten", trace=True)
+    of_model = Counter(cost_and_tokens(client.get("/metrics").text)) - before
+    (request,) = (request for stage in traced["stages"] for request in stage.get("requests", ()))
+    assert (of_model["prompt"], of_model["completion"]) == (request["tokens"]["prompt"], request["tokens"]["output"])
     assert of_model["cost"] == pytest.approx(of_model["prompt"] + 2 * of_model["completion"])
 
 

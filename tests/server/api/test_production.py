@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from searchlora.adapters.audit import check_audit
+from searchlora.errors import StoreError
 from searchlora.server.api.keys import add_key
 from tests.server.in_production import ALIAS, in_production
 
@@ -64,6 +65,18 @@ def test_everything_in_production_is_described_and_taken_back(client, running):
     assert (alias["rollout"], alias["weights"]) == (None, {"rewriter@1": 1.0})
     client.post("/v1/production/rollback", json=body | {"moved": alias["moved"]})
     assert described(client)["aliases"][0]["weights"] == {"rewriter@3": 1.0}
+
+
+def test_an_alias_that_moves_while_it_is_taken_back_is_no_failure_of_the_server(client, running, monkeypatch):
+    def moved(*_, **__):
+        raise StoreError("rewriter@production was moved meanwhile")
+
+    for verb in ("rollback", "split"):
+        monkeypatch.setattr(type(running.store), verb, moved)
+    (alias,) = described(client)["aliases"]
+    body = {"adapter": ALIAS, "moved": alias["moved"], "reason": "x"}
+    answer = client.post("/v1/production/rollback", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "moved_meanwhile")
 
 
 def test_what_cannot_be_taken_back_is_refused(client, running):

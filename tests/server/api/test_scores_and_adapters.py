@@ -81,7 +81,10 @@ def test_an_adapter_that_is_no_version_is_loaded_from_a_folder_of_the_store(clie
     client.post(load, json={"adapter": "candidate", "folder": "two/1"})
     replaced = client.post("/v1/score", json={"model": "candidate", **body}).json()
     assert replaced["log_probabilities"] != pytest.approx(wanted["log_probabilities"], abs=1e-2)
+    chat = {"model": "candidate", "messages": MESSAGES, "max_tokens": 2}
+    assert client.post("/v1/chat/completions", json=chat).status_code == 200  # without a task, as it is
     assert client.post("/v1/adapters/unload", json={"adapter": "candidate"}).json()["was_loaded"]
+    assert client.post("/v1/chat/completions", json=chat).status_code == 404  # the name is free for the store
 
 
 @pytest.mark.parametrize(

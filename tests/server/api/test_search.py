@@ -207,6 +207,7 @@ def test_a_stage_that_fails_ends_the_stream_and_before_the_first_stage_the_error
         ({"pipeline": "rewritten", "slots": {"rewriter": "../x"}}, 400, "slots"),
         ({"explain": "d9"}, 400, "explain"),
         ({"fields": {"query": "x"}}, 400, "fields"),
+        ({"fields": {"fused_queries": ["a", "b"]}}, 400, "fields"),
         ({"pipeline": "rewritten", "fields": {"history": 5}}, 400, "fields"),
     ],
 )
