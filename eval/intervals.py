@@ -217,7 +217,8 @@ def proportion(hits: Floats, sizes: Floats) -> tuple[float, float, float]:
     from survey data (Survey Methodology 1998): the exact binomial interval (Clopper and Pearson 1934) at the effective
     number of independent pairs, the one that has the observed standard error between queries. A bootstrap has nothing
     to resample where a proportion is 0 or all hits are in one query. If no query has a hit, or all pairs are hits,
-    pairs count as independent; failures confined to one query in hundreds cannot be observed in 25.
+    pairs count as independent; failures confined to one query in hundreds cannot be observed in 25. One query with
+    some hits says nothing of others: its interval is 0 to 1.
 
     Args:
         hits, sizes: Hits and pairs of each query, `(queries,)`.
@@ -231,6 +232,8 @@ def proportion(hits: Floats, sizes: Floats) -> tuple[float, float, float]:
 
     n, queries = float(sizes.sum()), len(sizes)
     share = float(hits.sum()) / n
+    if queries == 1 and 0 < share < 1:
+        return share, 0.0, 1.0
     effective = n
     variance = float(((hits - share * sizes) ** 2).sum()) * queries / max(queries - 1, 1) / n**2
     if variance > 0 and queries > 1:

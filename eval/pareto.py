@@ -62,7 +62,7 @@ def cheapest_equal(settings: Sequence[Setting], comparison: Comparison, cost: st
         for pair in comparison.comparisons
         if (pair.a, pair.measure) == (best, measure)
         and comparison.gain(measure, pair.difference) > 0
-        and pair.p_corrected < LEVEL
+        and pair.p_corrected <= LEVEL
     }
     equal = [
         setting

@@ -6,6 +6,7 @@ Pairs of one topic are not independent, so the 95% intervals resample whole topi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ import numpy as np
 from searchlora.errors import UsageError
 from searchlora.eval.agreement import alpha, as_scale, coincidences, confusion, disagreement, kappa
 from searchlora.eval.grade_measures import BINARY, KAPPA, MAE, QUADRATIC, grade_measures
-from searchlora.eval.intervals import bootstrap_interval
+from searchlora.eval.intervals import bootstrap_interval, proportion
 from searchlora.eval.judge.labels import check_grades, pair
 from searchlora.eval.judgments.ratings import Rating, by_pair, standing, undecided
 from searchlora.eval.resampling import Estimate, estimate
@@ -238,6 +239,9 @@ def _rater(name: str, rows: Sequence[Rating], resamples: int, seed: int) -> Rate
     ratings = [rating for rating in rows if rating.rater == name]
     cannot_tell = [float(rating.grade is None) for rating in ratings]
     topics = [rating.topic for rating in ratings]
-    low, high = bootstrap_interval(cannot_tell, topics, resamples=resamples, seed=seed)
     value = sum(cannot_tell) / len(ratings)
+    low, high = bootstrap_interval(cannot_tell, topics, resamples=resamples, seed=seed)
+    if low == high:  # a bootstrap has nothing to resample
+        sizes, hits = Counter(topics), Counter(topic for topic, one in zip(topics, cannot_tell, strict=True) if one)
+        _, low, high = proportion(np.array([hits[each] for each in sizes], float), np.array([*sizes.values()], float))
     return Rater(name, len(ratings), Estimate(value, low, high, len(ratings), len(set(topics))))

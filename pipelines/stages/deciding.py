@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,7 +79,7 @@ def confidence(task: GenerationTask, record: Record, output: Any) -> float | Non
     if not probabilities:
         return None
     values = list(spec.scale.values()) if isinstance(spec, Graded) else list(spec.choices or ())
-    return float(probabilities[values.index(output.value)])
+    return float(math.fsum(share for value, share in zip(values, probabilities, strict=True) if value == output.value))
 
 
 def undecided(search: SearchContext) -> Mapping[str, float]:

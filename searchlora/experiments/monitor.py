@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from searchlora.eval.drift import (
     words_test,
 )
 from searchlora.eval.formats import read_qrels
-from searchlora.eval.intervals import cluster_draws
+from searchlora.eval.resampling import estimate
 from searchlora.eval.text_identity import words
 from searchlora.events.export import FAILED, Search, chosen, user_of
 from searchlora.events.log import EventLog
@@ -36,9 +38,6 @@ from searchlora.files.json_text import finite
 from searchlora.files.yaml_text import read_settings
 
 _DAY_S = 86_400.0
-
-#: Resamples of the topics of a judge.
-_RESAMPLES = 2000
 
 #: Beginning of the names under which the log has the last reports; the pipeline follows.
 _NOTE = "monitor "
@@ -228,7 +227,11 @@ def _compared(config: MonitorConfig, log: EventLog, end: float) -> MonitorReport
     effects = {**MIN_EFFECTS, **config.min_effects}
     found = alarms(tests, {test.name: _effect(test.name, effects) for test in tests}, config.level)
     if config.judge is not None:
-        found.append(_judge_alarm(config.judge))
+        of_judge = _judge_alarm(config.judge)
+        if isinstance(of_judge, str):
+            left_out.append(of_judge)
+        else:
+            found.append(of_judge)
     return MonitorReport(after.searches, before.searches, found, left_out)
 
 
@@ -307,8 +310,8 @@ def _tests(before: _Period, after: _Period, encode: Callable[[Sequence[str]], An
     yield from sorted(filter(None, candidates), key=lambda test: test.name)
 
 
-def _judge_alarm(check: JudgeCheck) -> Alarm:
-    """An alarm if the 95% interval of kappa is below what is asked for; topics are resampled."""
+def _judge_alarm(check: JudgeCheck) -> Alarm | str:
+    """An alarm if the 95% interval of kappa is below what is asked for; why there is none, without an interval."""
     human, judged = read_qrels(check.human), read_qrels(check.judged)
     pairs = {
         topic: [(grade, judged[topic][document]) for document, grade in grades.items() if document in judged[topic]]
@@ -322,15 +325,18 @@ def _judge_alarm(check: JudgeCheck) -> Alarm:
     tables = np.stack(
         [confusion([one for one, _ in graded], [other for _, other in graded], scale) for graded in pairs.values()]
     )
-    draws = cluster_draws(_RESAMPLES, len(tables), np.random.default_rng(0))
-    value = float(kappa(tables.sum(axis=0), disagreement(scale)))
-    low, high = np.nanquantile(kappa(np.tensordot(draws, tables, 1), disagreement(scale)), [0.025, 0.975]).tolist()
     n = sum(map(len, pairs.values()))
+    found = estimate(partial(kappa, weights=disagreement(scale)), tables.astype(float), n, bounds=(-1, 1))
+    if math.isnan(found.high):
+        return (
+            f"no interval of the judge's kappa from {n} pairs of {len(pairs)} topics: more topics and grades are needed"
+        )
     finding = (
-        f"Cohen's kappa of the judge with people is {value:.3f} ({low:.3f} to {high:.3f}) over {n} pairs of"
-        f" {len(pairs)} topics; at least {check.min_kappa:g}"
+        f"Cohen's kappa of the judge with people is {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) over {n}"
+        f" pairs of {len(pairs)} topics; at least {check.min_kappa:g}"
     )
-    return Alarm(DriftTest("judge", check.min_kappa, value, n, n, 1.0, finding), 1.0, high < check.min_kappa)
+    raised = found.high < check.min_kappa
+    return Alarm(DriftTest("judge", check.min_kappa, found.value, n, n, 1.0, finding), 1.0, raised)
 
 
 def _encoder(name: str | None) -> Callable[[Sequence[str]], Any] | None:

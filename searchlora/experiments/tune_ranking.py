@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -168,7 +168,10 @@ def tune_ranking(
             raise DataError(f"no document has a number in the field '{field}'", where="--field-numbers")
     trees, run = _cross_validated(read, features.names, fusion, measure)
     compared = {
-        name: evaluate_run(of_system, fusion.grades, measures=(measure,), unjudged=False)
+        name: replace(
+            evaluate_run(of_system, fusion.grades, measures=(measure,), unjudged=False),
+            clusters={topic.id: topic.group for topic in read},  # topics with one query are no two observations
+        )
         for name, of_system in ((FUSION, {topic.id: topic.fused for topic in read}), (LEARNED, run))
     }
     comparison = compare(compared, candidate=LEARNED)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus
-from searchlora.errors import DataError, PipelineError
+from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.judgments.card import read_card
 from searchlora.eval.judgments.lineage import lineage_of, refuse_circular
@@ -31,6 +31,7 @@ from searchlora.pipelines.stages.fuse import part_names
 from searchlora.pipelines.stages.stage import StageSettings, pinned
 from searchlora.progress import Steps, no_progress
 from searchlora.records import SearchContext
+from searchlora.systems.lineage import seen_by_run
 from searchlora.systems.pipeline import run_card, with_history
 
 
@@ -191,7 +192,7 @@ def judged_topics(
     allow_circular: bool,
     store: Store,
 ) -> JudgedTopics:
-    """Read topics and judgments, and refuse those that an adapter of the stages has made or learned from.
+    """Read topics and judgments, and refuse those that an adapter of the stages has made or seen in training.
 
     Args:
         name: Of the pipeline.
@@ -205,8 +206,23 @@ def judged_topics(
     judged = {topic: with_history(fields[topic], f"{topics}, {topic}") for topic in fields if topic in grades}
     if not judged:
         raise DataError("none of the judged topics is among the topics", where=str(qrels))
-    lineage = lineage_of(run_card(name, Pipeline(name, (), stages), store))
+    card = run_card(name, Pipeline(name, (), stages), store)
+    learned = _learned(seen_by_run(store, card, judged), judged, str(topics), allow_circular)
+    lineage = lineage_of(card)
     queries = {topic: str(values["query"]) for topic, values in judged.items()}
     circular = refuse_circular(read_card(qrels), {name: lineage}, queries, allow=allow_circular)
     searches = [{"id": topic, **values} for topic, values in judged.items()]
-    return JudgedTopics(searches, {topic: dict(grades[topic]) for topic in judged}, circular.get(name, ""))
+    reasons = "; ".join(filter(None, (circular.get(name), learned)))
+    return JudgedTopics(searches, {topic: dict(grades[topic]) for topic in judged}, reasons)
+
+
+def _learned(seen: Sequence[str] | None, topics: Collection[str], where: str, allow: bool) -> str:
+    """That adapters have learned from some of the topics, so that figures are too good; empty if none is known."""
+    if not seen:
+        return ""
+    what = (
+        f"adapters of the pipeline were trained or validated on {len(seen)} of {len(topics)} topics, such as {seen[0]}"
+    )
+    if not allow:
+        raise UsageError(what, where=where, fix="Give topics that are new to the adapters, or allow circular figures.")
+    return what

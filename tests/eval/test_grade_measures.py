@@ -36,6 +36,7 @@ def test_measures_over_rows_count_an_invalid_grade_as_the_worst():
 
 def test_intervals_of_zero_and_one_are_exact():
     assert proportion(np.zeros(25), SIZES) == pytest.approx((0, *proportion_confint(0, 4000, method="beta")))
+    assert proportion(np.array([50.0]), np.array([100.0])) == (0.5, 0, 1)  # one query says nothing of others
     assert proportion(SIZES, SIZES) == pytest.approx((1, *proportion_confint(4000, 4000, method="beta")))
 
 

@@ -9,21 +9,27 @@ import numpy as np
 import pytest
 import yaml
 
+from searchlora.adapters.ancestry import TRAINING_QUERIES
+from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.intervals import bootstrap_interval
 from searchlora.eval.judgments.card import JudgmentsCard, write_card
+from searchlora.eval.judgments.lineage import query_hash
 from searchlora.eval.measures import retrieval_values
 from searchlora.experiments.fusion_weights import measure_weights, search_parts, weight_grid
 from searchlora.experiments.slots import with_weights
 from searchlora.experiments.tune_weights import tune_weights
+from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.corpus import open_corpus
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, run_of
 from searchlora.pipelines.stages.stage import FUSED_QUERIES
 from searchlora.records import Document
 from searchlora.systems.lineage import base_reference
+from searchlora.task import load_task
 from searchlora.testing import build_tiny_encoder
+from tests.factories import encoder_recipe_for, random_encoder_folder
 
 DOCUMENTS = [
     Document("d1", "red couch for two"),
@@ -159,6 +165,19 @@ def test_what_has_no_weights_to_choose_is_refused(shop):
     with pytest.raises(DataError, match="none of the judged topics"):
         tuned(shop, [{"fuse": {"of": PARTS}}], "none.txt")
     assert not (shop / "out" / "tuned.yaml").exists()
+
+
+def test_topics_that_an_adapter_has_seen_are_refused_or_marked(shop):
+    encoder, seen = build_tiny_encoder(shop / "encoder"), json.loads((shop / "topics.jsonl").open().readline())
+    base = resolve(str(encoder))
+    made = random_encoder_folder(base, shop / "adapter")
+    (shop / TRAINING_QUERIES).write_text(f"{query_hash(seen['query'])}\n")
+    how = {"task": load_task("embedding"), "recipe": encoder_recipe_for(base), "base": base}
+    store_adapter(Store(shop / "store"), "embedder", made, **how, extra_files=[shop / TRAINING_QUERIES])
+    stages = [{"fuse": {"of": [PARTS[0], {"dense": {"model": str(encoder), "adapter": "embedder"}}]}}]
+    with pytest.raises(UsageError, match=f"trained or validated on 1 of .* topics, such as {seen['id']}"):
+        tuned(shop, stages)
+    assert "1 of" in tuned(shop, stages, allow_circular=True).circular
 
 
 def test_a_judge_that_is_part_of_the_pipeline_is_refused_or_marked(shop):

@@ -132,6 +132,10 @@ def test_a_judge_whose_kappa_is_surely_below_raises_an_alarm(log, tmp_path):
         return [alarm.test.name for alarm in report(tmp_path, judge=judge).raised]
 
     assert (raised("good"), raised("bad")) == ([], ["judge"])
+    write_qrels(tmp_path / "few", {"t0": random_grades["t0"]})
+    judge = {"human": str(tmp_path / "human"), "judged": str(tmp_path / "few"), "min_kappa": 0.99}
+    few = report(tmp_path, judge=judge)
+    assert (few.raised, "from 5 pairs of 1 topics" in few.left_out[-1]) == ([], True)
     write_qrels(tmp_path / "none", {"x": {"d": 1}})
     with pytest.raises(DataError, match="no pair has a grade"):
         raised("none")

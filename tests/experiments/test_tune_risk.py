@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from searchlora.errors import DataError, EngineError, PipelineError
 from searchlora.experiments.tune_risk import tune_risk
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.metered import MeteredEngine
-from searchlora.outputs import InvalidOutput, Label
+from searchlora.outputs import Grade, Graded, InvalidOutput, Label
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.results import result
 from searchlora.pipelines.stages.deciding import confidence
@@ -167,6 +168,11 @@ def test_the_probability_is_that_of_the_answer_also_below_an_out_of_scope_thresh
     record = {"id": "1", "group": "1", "query": "x"}
     tuned_label = task.apply_tuning(Label("buy", (0.65, 0.02, 0.33)), record)
     assert (tuned_label.value, confidence(task, record, tuned_label)) == ("other", pytest.approx(0.02))
+
+
+def test_the_probability_of_a_grade_is_that_of_all_its_labels():
+    task = SimpleNamespace(output=lambda _: Graded({"bad": 0, "poor": 0, "good": 1}))
+    assert confidence(task, {}, Grade(0, (0.3, 0.4, 0.3))) == pytest.approx(0.7)
 
 
 def test_a_row_may_hold_anything_under_the_name_of_what_is_undecided(made, tuned):

@@ -191,6 +191,8 @@ def test_agreement_equals_scikit_learn_and_alpha(three):
     unsure = sum(row.grade is None for row in three)
     assert (carl.rated, carl.cannot_tell.value) == (40, pytest.approx(unsure / 40))
     assert carl.cannot_tell.low < carl.cannot_tell.value < carl.cannot_tell.high
+    anna = found.raters[0].cannot_tell
+    assert anna.low == anna.value == 0 < anna.high < 0.2  # 40 pairs do not show that there are none
 
 
 def test_intervals_resample_topics(three):
