@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.intervals import bootstrap_interval
+from searchlora.eval.intervals import COVERAGE, bootstrap_interval
 
 #: Shares of the rows, in steps of one in so many, at which thresholds are tested.
 STEPS = 50
@@ -112,8 +112,10 @@ def threshold_at_loss(scores: Sequence[float], losses: Sequence[float], max_loss
     """The lowest threshold from which a stage may be left out, at a mean loss of at most `max_loss` over all rows.
 
     Thresholds are tested from high to low, each by the upper end of the 95% interval of the loss, until one fails, as
-    in `threshold_at_risk`. The interval is a bootstrap: the bound holds approximately. A loss that is so rare that no
-    row has it is not bounded.
+    in `threshold_at_risk`. The interval is a bootstrap: the bound holds approximately. Where few of the spared rows
+    lose anything, a bootstrap has little to resample; the upper end is at least that of the rule of three (Hanley and
+    Lippman-Hand, JAMA 249, 1983): what no row of n shows may still be true of 3 in n, here of the greatest loss of all
+    rows. A greater loss than that is not bounded.
 
     Args:
         scores: How sure each row is without the stage, such as `pipelines.stages.guards.score_gap`.
@@ -124,7 +126,7 @@ def threshold_at_loss(scores: Sequence[float], losses: Sequence[float], max_loss
         DataError: if no threshold keeps the loss.
 
     Examples:
-        >>> found = threshold_at_loss([0.9] * 60 + [0.1] * 40, [0.0] * 60 + [0.5, 0.1] * 20, 0.01)
+        >>> found = threshold_at_loss([0.9] * 60 + [0.1] * 40, [0.0] * 60 + [0.5, 0.1] * 20, 0.02)
         >>> found.above, found.spared, found.loss
         (0.9, 60, 0.0)
     """
@@ -133,10 +135,12 @@ def threshold_at_loss(scores: Sequence[float], losses: Sequence[float], max_loss
     values, own = np.asarray(scores, dtype=float), np.asarray(losses, dtype=float)
     order = np.argsort(-values, kind="stable")
     found: CheapThreshold | None = None
+    unseen = -math.log(1 - COVERAGE) * max(0.0, own.max(initial=0.0)) / max(1, len(own))
     for spared in _steps(values[order], 1):
         above = float(values[order[spared - 1]])
         lost = np.where(values >= above, own, 0.0)
         low, high = bootstrap_interval(lost.tolist())
+        high = max(high, unseen)
         if not high <= max_loss:  # of one row, there is no interval
             break
         found = CheapThreshold(above, len(values), spared, float(lost.mean()), low, high)

@@ -177,7 +177,8 @@ def _grade(value: object, thresholds: Sequence[float] | None, where: str) -> int
         raise DataError(
             f"the grade {value} is not a whole number",
             where=where,
-            fix="Grades are whole; with thresholds, for example 0.25,0.5,0.75, a rating becomes the number it reaches.",
+            fix="Grades are whole: convert the ratings first, as `searchlora convert qrels IN OUT --thresholds"
+            " 0.25,0.5,0.75`, by which a rating becomes the number that it reaches.",
         )
     check_grade(int(number), where)
     return int(number)

@@ -48,10 +48,14 @@ class BuildOptions(NamedTuple):
         ),
     ] = None
     seed: Annotated[int, option("--seed N", "Random seed of the split.")] = 13
-    limit: Annotated[int | None, option("--limit N", "Read at most N rows.")] = None
+    limit: Annotated[int | None, option("--limit N", "Stop after N valid rows.")] = None
     on_leak: Annotated[
         Literal["refuse", "drop"],
-        option("--on-leak refuse|drop", "If an input is in two splits: refuse the dataset, or drop the training row."),
+        option(
+            "--on-leak refuse|drop",
+            "If an input is in two splits: refuse the dataset, or keep it in one: test before validation before"
+            " training. With official splits it is always kept in one.",
+        ),
     ] = "refuse"
     corpus: Annotated[
         Path | None, option("--corpus FILE", "Documents of the judgments: rows with id, title and text.")

@@ -113,8 +113,8 @@ def build(
             reaches. For a format with the option `thresholds`, and for `qrels`.
         judgments_source: Who or what graded the records and the judgments, where no card says it: a word of
             `eval.judgments.sources.Source`. None: unknown.
-        encoding: Of the texts among `source`, `corpus`, `qrels` and `topics`, such as "latin-1"; None: UTF-8. JSON and
-            Parquet are always UTF-8.
+        encoding: Of those texts among `source`, `corpus`, `qrels`, `topics` and files of options that are not UTF-8,
+            such as "latin-1"; None: all are UTF-8. JSON and Parquet are always UTF-8.
         origin: What the source was made from, for the card: JSON values.
         progress: Called with bytes read, total bytes and the rows so far.
         shares: Old name of `split_ratios`, accepted for one release with a warning.
@@ -167,17 +167,23 @@ def build(
             encoding,
             origin,
         )
-        with reading_as(encoding, [source, *(Path(file) for file in (corpus, qrels, topics) if file is not None)]):
+        files = [file for file in (source, corpus, qrels, topics) if file is not None]
+        files += [value for name, value in merged_options.items() if _names_file(reader, name)]
+        with reading_as(encoding, map(Path, files)):
             try:
                 card = builder.run(limit, allow_rejects, on_leak)
             except DataError as error:
                 if NOT_UTF8 not in error.what or isinstance(error, RejectedRows):
                     raise
-                fix = "Give the encoding, as --encoding cp1252, or convert the file."
+                fix = f"Give {'another' if encoding else 'the'} encoding, as --encoding cp1252, or convert the file."
                 raise DataError(error.what, where=error.where, fix=fix) from None
     for leftover in (beside(out, REJECTED_FILE), beside(out, LEAKS_FILE)):
         leftover.unlink(missing_ok=True)
     return card
+
+
+def _names_file(format: Format, option: str) -> bool:
+    return option in format.options and format.options[option].type == "file"
 
 
 @dataclass
@@ -238,7 +244,7 @@ class _Build:
 
     def _read_rows(self, limit: int | None) -> None:
         check = RecordCheck(self.task.record_schema)
-        ids: set[int] = set()
+        ids: dict[int, str | None] = {}  # fingerprint of an id -> split
         for row in self.format.read(self.source, self.options):
             if isinstance(row, SourceReport):
                 self.reports.append(row)
@@ -249,12 +255,16 @@ class _Build:
                 if limit is not None and len(ids) >= limit:
                     return
 
-    def _add(self, row: SourceRow, check: RecordCheck, ids: set[int]) -> None:
+    def _add(self, row: SourceRow, check: RecordCheck, ids: dict[int, str | None]) -> None:
         record = self._without_other_columns(row.data)
         fault = value_fault(record) or check.fault(record) or self.rows.problem(record)
         key = 0
         if fault is None:
-            key = fingerprint(record["id"])
+            key, split = fingerprint(record["id"]), record.get("split")
+            if ids.get(key, split) != split and not self._has_topics:
+                # In another official split it is another row, so that the leak check can tell the two apart.
+                record = {**record, "id": f"{split}-{record['id']}"}
+                key = fingerprint(record["id"])
             fault = (
                 f"field 'id': '{record['id']}' was used by an earlier row" if key in ids else _id_fault(record["id"])
             )
@@ -268,8 +278,13 @@ class _Build:
             return
         self.rows.add(record, row.where, input_text, target)
         self.sources.add((record["id"],), row.source or self.declared.of_rows)
-        ids.add(key)
+        ids[key] = record.get("split")
         self.reading.rows += 1
+
+    @property
+    def _has_topics(self) -> bool:
+        """Whether the ids of records are those of topics with judgments."""
+        return self.supplied is not None or self.format.collection is not None or self.format.own_texts is not None
 
     def _without_other_columns(self, data: Record) -> Record:
         """The fields that the task's schema knows; further columns of a user's file are counted, not refused."""
@@ -311,7 +326,11 @@ class _Build:
         if leaks:
             write_leaks(leaks, self.folder / LEAKS_FILE)
         if trained and not len(self.rows.rows["train"]):
-            raise DataError("every training row has a duplicate in another split", where=str(self.source))
+            raise DataError(
+                "every training row shares its input or its group with another split",
+                where=str(self.source),
+                fix="Name another column for the group, if rows of one group may be in several splits.",
+            )
         return leaks
 
     def _write_collection(self) -> dict[str, int] | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
+from searchlora.data.validation import RecordCheck
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, card_first, check_new, finished_card
 from searchlora.eval.text_identity import fingerprint
@@ -253,12 +254,26 @@ class _Budget:
 
 
 def _records(file: Path, task: GenerationTask, sample: RowSample | None) -> list[Record]:
-    """The rows as records, each with an id. Raises `DataError` for a row that cannot be read, or no row."""
+    """The rows as records, each with an id. Raises `DataError` for a row that cannot be read or asked about, or no row.
+
+    Fields without a value are left out, and a table's cells with a list or an object are read as JSON.
+    """
     records: list[Record] = []
+    fields = {name: task.record_schema.get("properties", {}).get(name, {}) for name in task.reads}
+    check = RecordCheck({"$defs": task.record_schema.get("$defs", {}), "properties": fields})
     for number, row in enumerate(read_rows(file), 1):
         if isinstance(row, RejectedRow):
             raise DataError(row.reason, where=row.where)
-        records.append({"id": f"row-{number}", **row.data})
+        record = {"id": f"row-{number}", **{name: value for name, value in row.data.items() if value is not None}}
+        for name, schema in fields.items():
+            if schema.get("type") in ("array", "object") and isinstance(text := record.get(name), str):
+                try:
+                    record[name] = parse_json(text)
+                except ValueError:
+                    raise DataError(f"field '{name}': is not JSON", where=row.where) from None
+        if fault := check.fault(record):
+            raise DataError(fault, where=row.where)
+        records.append({**record, "id": str(record["id"])})
     if not records:
         raise DataError("holds no rows", where=str(file))
     return records if sample is None else [records[row] for row in sample.choose(records, task)]

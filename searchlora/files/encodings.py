@@ -1,11 +1,13 @@
 """Files in another encoding than UTF-8, whose readers get UTF-8.
 
-JSON and Parquet are UTF-8 by their standards and are read as they are.
+JSON and Parquet are UTF-8 by their standards and are read as they are. So are other files that are UTF-8 and not ASCII
+alone: text in another encoding is hardly ever valid UTF-8, and a corpus and its qrels may have different encodings.
 """
 
 from __future__ import annotations
 
 import codecs
+import gzip
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -78,9 +80,23 @@ def as_utf8(file: IO[bytes], path: Path) -> IO[bytes]:
     if encoded is None or path.name.lower().removesuffix(".gz").endswith(_UTF8_BY_STANDARD):
         return file
     place = path.resolve()
-    if not any(place == named or named in place.parents for named in encoded.paths):
+    if not any(place == named or named in place.parents for named in encoded.paths) or _is_utf8(path):
         return file
     return io.BufferedReader(_Converted(file, encoded.encoding, str(path)), _CHUNK)
+
+
+def _is_utf8(path: Path) -> bool:
+    """Whether a file is UTF-8 with letters beyond ASCII."""
+    decoder, beyond = codecs.getincrementaldecoder("utf-8")(), False
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        try:
+            while chunk := file.read(_CHUNK):
+                beyond = beyond or not chunk.isascii()
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return beyond
 
 
 class _Converted(io.RawIOBase):

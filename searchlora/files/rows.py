@@ -64,6 +64,7 @@ EXCERPT = 200
 
 _COLUMNS_SHOWN = 20
 _CHUNK = 1 << 16  # bytes
+_MAX_HEADER = 1 << 16  # bytes, in which the delimiter is looked for
 _SPACE = re.compile(r"\s*")
 
 #: What opens or closes a level of JSON, or a string, which may not be read to its end yet.
@@ -199,10 +200,13 @@ def delimited_rows(
     """
     rows = delimited_fields(file, label, delimiter, quoted=quoted)
     first = next(rows, (f"{label}, line 1", []))
+    if not isinstance(first, RejectedRow) and first[1] == ["sep=", ""]:  # Excel's note about the delimiter
+        first = next(rows, (f"{label}, line 2", []))
     if isinstance(first, RejectedRow):
         raise DataError(f"the header {first.reason}", where=first.where, fix="Mend or convert the file.")
     where, header = first[0], [column.strip() for column in first[1]]
-    repeated = sorted(column for column, count in Counter(header).items() if count > 1)
+    named = [place for place, column in enumerate(header) if column]  # spreadsheets leave columns without a name
+    repeated = sorted(column for column, count in Counter(header).items() if column and count > 1)
     if repeated:
         raise DataError(f"column '{repeated[0]}' occurs twice in the header", where=where)
     _check_columns(header, where, required)
@@ -212,7 +216,7 @@ def delimited_rows(
         elif len(row[1]) != len(header):
             yield RejectedRow(row[0], f"has {len(row[1])} fields where the header has {len(header)}", row[1])
         else:
-            yield SourceRow(dict(zip(header, row[1], strict=True)), row[0])
+            yield SourceRow({header[place]: row[1][place] for place in named}, row[0])
 
 
 def write_delimited(path: Path, rows: Iterable[Sequence[object]], delimiter: str) -> None:
@@ -253,7 +257,7 @@ def _reader_for(path: Path) -> Callable[[IO[bytes], str, Sequence[str]], Rows]:
     if name.endswith(".json"):
         return json_values
     if name.endswith(".csv"):
-        return lambda file, label, required: delimited_rows(file, label, required, ",")
+        return lambda file, label, required: delimited_rows(file, label, required, _delimiter(path))
     if name.endswith(".tsv"):
         return lambda file, label, required: delimited_rows(file, label, required, "\t", quoted=False)
     if name.endswith(".parquet"):
@@ -263,6 +267,15 @@ def _reader_for(path: Path) -> Callable[[IO[bytes], str, Sequence[str]], Rows]:
         where=str(path),
         fix=f"Known endings: {', '.join(EXTENSIONS)}, each also with .gz.",
     )
+
+
+def _delimiter(path: Path) -> str:
+    """A comma; a semicolon or a tab where only these are in the header, as Excel writes CSV in many languages."""
+    with open_bytes(path) as file:
+        header = re.sub(rb'"[^"]*"', b"", file.readline(_MAX_HEADER))
+    if b"," in header:
+        return ","
+    return next((delimiter for delimiter in (";", "\t") if delimiter.encode() in header), ",")
 
 
 def _read(path: Path, reader: Callable[[IO[bytes], str, Sequence[str]], Rows], required: Sequence[str]) -> Rows:

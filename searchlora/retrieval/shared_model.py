@@ -165,7 +165,7 @@ class SharedModel:
         import torch
         from sentence_transformers.util import batch_to_device
 
-        from searchlora.adapters.load_check import check_hashes
+        from searchlora.adapters.stored import check_hashes
 
         distinct = set(adapters)
         with self._lock:

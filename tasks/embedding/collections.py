@@ -3,7 +3,7 @@ documents with queries that are made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from searchlora.data.collection import read_documents
@@ -106,7 +106,7 @@ def judged_records(judged: Judged, relevant: int) -> FormatRows:
         yield SourceReport(("Topics without a relevant document are left out.",), {"topics without relevant": without})
 
 
-def judged_clicks(source: Path, options: Options) -> Judged:
+def judged_clicks(source: Path, options: Options) -> tuple[Judged, Sequence[RejectedRow]]:
     """A click log as a test collection, with grades 0 to 3 from the ratio of clicks to expected clicks.
 
     These judgments are weaker than human ones; `searchlora.eval.judgments.clicks` documents the correction for position
@@ -114,22 +114,24 @@ def judged_clicks(source: Path, options: Options) -> Judged:
 
     Raises:
         UsageError: if the option `documents` is missing or `minimum` is not a number.
-        DataError, RowError: if a file cannot be read or a row is malformed.
+        DataError: if a file cannot be read.
     """
     if "documents" not in options:
         raise UsageError("a click log has document ids only", fix="Give the documents: --corpus FILE.")
     counts = ClickCounts()
-    for impression in read_clicks(source, {name: options[name] for name in COLUMNS if name in options}):
+    rejected: list[RejectedRow] = []
+    for impression in read_clicks(source, {name: options[name] for name in COLUMNS if name in options}, rejected):
         counts.add(impression)
     judgments = counts.judge(minimum=whole_number(options, "minimum", MINIMUM))
     documents = corpus_file(Path(options["documents"]), options)
-    return Judged(
+    judged = Judged(
         source.name,
         {topic_id(judgment.query): clean_query(judgment.query) for judgment in judgments.judgments},
         lambda: read_documents(documents),
         {None: click_qrels(judgments)},
         judged_by=rule_card("clicks", source, len(judgments.judgments), judgments.rule),
     )
+    return judged, rejected
 
 
 def made_queries(source: Path, options: Options) -> Judged:

@@ -44,7 +44,7 @@ from searchlora.tasks.embedding.collections import (
 PAIR_COLUMNS: Mapping[str, Option] = {
     "query": Option("the query (anchor)", "columns", "query"),
     "positive": Option("a relevant text", "columns", "positive"),
-    "negative": Option("a text that is not relevant", "columns", "negative, if present"),
+    "negative": Option("a text that is not relevant, or a list of them", "columns", "negative, if present"),
     "group": Option("rows with the same value go to one split", "column", "the query without case and punctuation"),
 }
 
@@ -78,11 +78,16 @@ def _pairs(source: Path, options: Options) -> FormatRows:
             "positives": [],
             **({"split": split} if split else {}),
         }
+        given = data.get("negative") or []
+        negatives = [given] if isinstance(given, str) else given
+        if not isinstance(negatives, list) or not all(isinstance(text, str) for text in negatives):
+            return "field 'negative': is neither a text nor a list of texts"
         known, _ = records.setdefault((split, name), (record, row.where))
         sources[split, name] = merged_source([sources.get((split, name), row.source), row.source])
-        for field, text in (("positives", positive), ("negatives", data.get("negative"))):
-            if isinstance(text, str) and text.strip() and text not in known.setdefault(field, []):
-                known[field].append(text)
+        for field, texts in (("positives", [positive]), ("negatives", negatives)):
+            for text in filter(str.strip, texts):
+                if text not in known.setdefault(field, []):
+                    known[field].append(text)
         return None
 
     texts = ("query", "positive")
@@ -220,7 +225,7 @@ FORMATS: Mapping[str, Format] = {
             options={**CLICKS_OPTIONS, "relevant": _relevant(CLICKS_RELEVANT)},
             graded_by="clicks",
             needs=("query", "document", "position", "clicked"),
-            **_judged(lambda source, options: (judged_clicks(source, options), ()), CLICKS_RELEVANT),
+            **_judged(judged_clicks, CLICKS_RELEVANT),
         ),
         Format(
             name="documents",

@@ -46,15 +46,15 @@ JSON_FIELDS = ("history", "protected", "turn", "needs_rewrite")
 
 
 def _queries(source: Path, options: Options) -> FormatRows:
-    """Each query once: a table of judgments has a row per document."""
-    seen: set[str] = set()
+    """Each query once in a split: a table of judgments has a row per document."""
+    seen: set[tuple[str | None, str]] = set()
 
     def first(row: SourceRow) -> Converted:
         text = row.data["query"]
         if isinstance(text, str) and not row.data.get("history"):
-            if text in seen:
+            if (key := (row.data.get("split"), text)) in seen:
                 return None
-            seen.add(text)
+            seen.add(key)
         return row
 
     return converted(native(source, options, ("id", "group", "query"), JSON_FIELDS), first)

@@ -23,11 +23,14 @@ _INTEGER = re.compile(r"[+-]?[0-9]+")
 _CLICKED = {"1": True, "true": True, "0": False, "false": False}
 
 
-def read_clicks(path: Path, columns: Mapping[str, str] | None = None) -> Iterator[Impression]:
+def read_clicks(
+    path: Path, columns: Mapping[str, str] | None = None, rejected: list[RejectedRow] | None = None
+) -> Iterator[Impression]:
     """Read a log row by row, in constant memory.
 
     Args:
         columns: Field (see `COLUMNS`) -> name of its column, if different.
+        rejected: Gets the malformed rows; None: the first one is an error.
 
     Raises:
         DataError: if the file cannot be read or lacks a column.
@@ -37,9 +40,14 @@ def read_clicks(path: Path, columns: Mapping[str, str] | None = None) -> Iterato
     """
     names = {**COLUMNS, **(columns or {})}
     for row in read_rows(path, list(names.values())):
-        if isinstance(row, RejectedRow):
-            raise RowError(row.reason, where=row.where)
-        yield _impression({field: row.data.get(name) for field, name in names.items()}, names, row.where)
+        try:
+            if isinstance(row, RejectedRow):
+                raise RowError(row.reason, where=row.where)
+            yield _impression({field: row.data.get(name) for field, name in names.items()}, names, row.where)
+        except RowError as error:
+            if rejected is None:
+                raise
+            rejected.append(RejectedRow(error.where or row.where, error.what, row.data))
 
 
 def _impression(values: Mapping[str, Any], names: Mapping[str, str], where: str) -> Impression:

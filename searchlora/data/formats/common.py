@@ -313,10 +313,11 @@ def _from_cells(
 ) -> SourceRow | RejectedRow:
     # A table leaves out an optional field by an empty cell.
     record = {name: value for name, value in row.data.items() if name in required or value not in (None, "")}
+    record |= {name: as_word(record[name]) for name in _DERIVED if name in record}  # a database has numbers
     for name in as_json:
-        if isinstance(record.get(name), str):
-            try:
-                record[name] = parse_json(record[name])
+        if isinstance(text := record.get(name), str):
+            try:  # spreadsheets write TRUE, and Python True
+                record[name] = parse_json(text.lower() if text.lower() in ("true", "false") else text)
             except ValueError:
                 return RejectedRow(row.where, f"field '{name}': is not JSON", row.data)
     return replace(row, data=with_split(record, split))

@@ -371,7 +371,7 @@ def _has_header(path: Path) -> bool:
     with open_bytes(path) as file:
         fields = file.readline().removeprefix(codecs.BOM_UTF8).strip().split(b"\t")
     # The id has other names in some files, and `read_documents` says so.
-    return fields[1:] == [b"text"] or {b"id", b"text"} <= set(fields)
+    return fields[1:] in ([b"text"], [b"content"], [b"contents"]) or {b"id", b"text"} <= set(fields)
 
 
 def _documents_without_header(path: Path) -> Iterator[Document]:

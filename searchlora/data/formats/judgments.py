@@ -42,6 +42,9 @@ from searchlora.eval.trec import is_word
 from searchlora.files import FieldMap, read_head
 from searchlora.records import Document, Option, Options, RejectedRow, SourceReport, SourceRow
 
+#: Decimals that say nothing, as databases write them.
+_NO_DECIMALS = re.compile(r"\.0+$")
+
 #: Options that name columns.
 COLUMNS: Mapping[str, Option] = {
     "query": Option("the query, or its id in `topics`", "columns", "query"),
@@ -380,7 +383,7 @@ def number_of_grade(
 ) -> int | str:
     """The number of a grade (3, "3", 3.0, "3.0", by the map, or by thresholds), or why it has none."""
     text = str(value).strip()
-    whole = text.removesuffix(".0")
+    whole = _NO_DECIMALS.sub("", text)
     if thresholds is not None:
         grade = thresholds_reached(value, thresholds)
         return f"field 'grade': '{text[:60]}' is not a number" if grade is None else grade

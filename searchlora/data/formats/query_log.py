@@ -27,7 +27,7 @@ from searchlora.records import Collection, Judgment, Option, RejectedRow, Source
 #: Options that name the columns of the log.
 COLUMNS: Mapping[str, Option] = {
     "session": Option("the session", "column", "session"),
-    "time": Option("the time, in seconds or milliseconds since 1970, or ISO 8601", "column", "time"),
+    "time": Option("the time: seconds or milliseconds since 1970, ISO 8601, or 20261231235959", "column", "time"),
     "query": Option("the query", "column", "query"),
     "clicks": Option("number of clicks, or the clicked ids separated by blanks or commas", "column", "clicks"),
     "clicked": Option("ids of the clicked documents, separated by blanks or commas, in place of clicks", "column"),
@@ -65,6 +65,9 @@ MAX_TIME = 1e14
 
 #: Seconds since 1970 beyond which a time is in milliseconds: the year 5138.
 _MOST_SECONDS = 1e11
+
+#: A date, or a date with the time of day, without separators; as a number it would be a moment of 1970 or 2611.
+_COMPACT = re.compile(r"(19|20)\d{6}(\d{6})?")
 
 #: Characters of a query, beyond which it is an error: two queries are compared by their letter triples.
 MAX_QUERY = 10_000
@@ -197,6 +200,8 @@ def _log_row(
 
 
 def _seconds(value: Any) -> float:
+    if _COMPACT.fullmatch(text := str(value).strip()):  # 20240115, or 20240115103000
+        value = datetime.strptime(f"{text:0<14}", "%Y%m%d%H%M%S")
     try:
         seconds = float(value)
         if abs(seconds) <= MAX_TIME:
