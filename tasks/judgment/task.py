@@ -89,7 +89,7 @@ class JudgmentTask(GenerationTask):
         if len(grades) == 1 and None not in grades:
             raise DataError(
                 f"all training rows have the grade {grades.pop()}, so the judge would learn a constant",
-                fix="Add rows of other grades: a further --data, or with a test collection --option unjudged=5 of the build.",
+                fix="Add rows of other grades: a further --data, or --option unjudged=5 of a test collection's build.",
             )
 
     def check_dataset(self, settings: Mapping[str, Any]) -> None:
@@ -195,7 +195,7 @@ class JudgmentTask(GenerationTask):
     def reward(
         self, records: Sequence[Record], outputs: Sequence[Grade | InvalidOutput], context: RewardContext
     ) -> list[float | None]:
-        """Agreement with the record's grade: 1 for an equal grade, 0 for the other end of the scale; None without one."""
+        """Agreement with the record's grade, if it has one: 1 for an equal grade, 0 for the other end of the scale."""
         if context.measure is not None:
             return super().reward(records, outputs, context)
         extent = max(1, self.grades[-1] - self.grades[0])
