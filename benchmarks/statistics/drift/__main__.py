@@ -38,6 +38,9 @@ ENCODERS: Mapping[str, str | None] = {"n-grams": None, "MiniLM": DEFAULT_ENCODER
 #: Cyrillic letters for Latin ones: the same words in another script.
 _SCRIPT = str.maketrans("abcdefghijklmnopqrstuvwxyz", "абцдефгхийклмнопкрстувwхыз")
 
+#: Exponent of the frequencies of queries that are asked again.
+_ZIPF = 0.8
+
 #: Queries of one word less, at most three.
 _SHORT = 3
 
@@ -101,8 +104,9 @@ def _rows(draws: int) -> Iterator[dict[str, Any]]:
     for name, model in ENCODERS.items():
         encode = None if model is None else FrozenEncoder(model).encode_once
         splits = SPLITS if draws == DRAWS else draws
-        false = [_raised(known, lambda part, _: part, 0.0, seed, encode) for seed in range(splits)]
-        yield _row(f"no drift, {name}", "0%", false)
+        for repeats, system in ((False, "no drift"), (True, "no drift, queries asked again")):
+            false = [_raised(known, lambda part, _: part, 0.0, seed, encode, repeats) for seed in range(splits)]
+            yield _row(f"{system}, {name}", "0%", false)
         for drift, change in drifts.items():
             for share in SHARES:
                 found = [_raised(known, change, share, seed, encode) for seed in range(draws)]
@@ -115,10 +119,13 @@ def _raised(
     share: float,
     seed: int,
     encode: Callable[[Sequence[str]], Any] | None,
+    repeats: bool = False,
 ) -> bool:
-    """Whether the tests of queries raise an alarm for one draw."""
+    """Whether the tests of queries raise an alarm for one draw; with `repeats`, queries are drawn by Zipf's law."""
     rng = random.Random(seed)
-    drawn = rng.sample(queries, BEFORE + NOW)
+    often = [rank**-_ZIPF for rank in range(1, len(queries) + 1)]
+    shuffled = rng.sample(queries, len(queries))
+    drawn = rng.choices(shuffled, often, k=BEFORE + NOW) if repeats else shuffled[: BEFORE + NOW]
     before, now = drawn[:BEFORE], drawn[BEFORE:]
     concerned = round(share * NOW)
     now = [*change(now[:concerned], rng), *now[concerned:]]
