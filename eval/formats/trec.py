@@ -20,6 +20,10 @@ from searchlora.files import Head, atomic_text, numbered_lines, open_text
 
 TOPIC_LINE = "id<tab>query"
 
+#: Names of the two columns in headers of other tools.
+_ID_NAMES = ("id", "qid", "query_id", "query-id", "topic", "topic_id", "number")
+_QUERY_NAMES = ("query", "text", "title")
+
 _NUMBER = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", re.IGNORECASE)
 _BLOCK = re.compile(r"<top>(.*?)(</top>|(?=<top>)|\Z)", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"<(\w+)>(.*?)(?=</?\w+>|\Z)", re.DOTALL)
@@ -46,6 +50,8 @@ def _topic_rows(path: Path) -> Iterator[TopicRow]:
     for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
         fields = line.rstrip("\n").split("\t")
+        if number == 1 and len(fields) == 2 and fields[0].lower() in _ID_NAMES and fields[1].lower() in _QUERY_NAMES:
+            continue  # a header of other names than ours
         if len(fields) != 2:
             raise DataError(
                 f"has {len(fields)} fields where 2 are needed", where=where, fix=f"A line is '{TOPIC_LINE}'."

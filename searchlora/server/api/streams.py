@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from searchlora.errors import DeadlineExceeded
 from searchlora.server.api.errors import ApiError, api_error_of
@@ -55,7 +56,17 @@ def streamed(
                 _LOG.exception("a stream failed")
             for event in failed(api_error):
                 yield event
-        finally:
-            cleanup.close()
 
-    return StreamingResponse(guarded(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return _Streamed(guarded(), cleanup)
+
+
+class _Streamed(StreamingResponse):
+    """A stream whose `cleanup` is closed however it ends, even if the client has gone before it begins."""
+
+    def __init__(self, events: AsyncIterator[str], cleanup: ExitStack) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._cleanup = cleanup
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._cleanup:
+            await super().__call__(scope, receive, send)

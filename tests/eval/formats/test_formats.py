@@ -302,6 +302,11 @@ def test_an_unknown_file_extension_is_refused(tmp_path):
         write_topics(tmp_path / "t.xml", {"1": {"query": "a"}})
 
 
+def test_a_header_of_another_tool_is_no_topic(tmp_path):
+    (tmp_path / "topics.tsv").write_text("qid\tquery\nq1\tred tent\n", encoding="utf-8")
+    assert read_topics(tmp_path / "topics.tsv") == {"q1": {"query": "red tent"}}
+
+
 def test_a_tab_separated_table_of_topics_has_a_header(tmp_path):
     path = tmp_path / "queries.tsv"
     path.write_text("\ufeffid\tquery\tmarket\nq1\ta tent\tus\n", encoding="utf-8")

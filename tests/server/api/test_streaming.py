@@ -8,14 +8,17 @@ import socket
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
+from starlette.requests import ClientDisconnect
 
 from searchlora.inference.engine import Completion, TokenLogprob
 from searchlora.server.api import disconnect
 from searchlora.server.api.answer_stream import AnswerStream
 from searchlora.server.api.serve import make_server
+from searchlora.server.api.streams import streamed
 from searchlora.server.http import bind
 from tests.server.api.serving import asked, made_service
 
@@ -131,3 +134,21 @@ def writes_much(request, n, *, on_token, **more):
 
     threading.Thread(target=write, daemon=True).start()
     return [future]
+
+
+def test_a_client_that_is_gone_before_its_stream_begins_takes_up_nothing():
+    async def events():
+        yield "data: 1\n\n"
+
+    async def gone(_):
+        raise ConnectionError
+
+    async def run(cleanup):
+        await streamed(events(), lambda _: (), cleanup)({"type": "http", "asgi": {"spec_version": "2.4"}}, gone, gone)
+
+    ended = []
+    cleanup = ExitStack()
+    cleanup.callback(ended.append, True)
+    with suppress(OSError, ClientDisconnect):
+        asyncio.run(run(cleanup))
+    assert ended == [True]
