@@ -210,6 +210,7 @@ def _text(text: str | None) -> str:
 def http() -> str:
     """The server's own page, which stands beside its code."""
     text = (FOLDER.parents[1] / "searchlora" / "server" / "api" / "README.md").read_text(encoding="utf-8")
+    text = text.replace("../../../docs/", "../")  # links from where the page stands now
     return f"# HTTP API\n\n{NOTE}{text.partition(chr(10))[2]}"
 
 

@@ -42,12 +42,14 @@ def summary_markdown(title: str, comparison: Comparison, results: Sequence[RuleR
     """Markdown summary: a heading with the verdict, the rules, and the tables of figures in a folded section.
 
     Args:
-        reason: The reason given for a forced promotion; empty: not forced.
+        reason: The reason given for a promotion even against rules; empty: none.
     """
     broken = [result for result in results if not result.passed]
-    verdict = "passes" if not broken else f"refused, {len(broken)} of {len(results)} rules broken"
+    forced = bool(reason and broken)  # a reason that was not needed forced nothing
+    outcome = "promoted by force" if forced else "refused"
+    verdict = f"{outcome}, {len(broken)} of {len(results)} rules broken" if broken else "passes"
     parts = [f"### {markdown_text(title)}: {verdict}"]
-    if reason:
+    if forced:
         parts.append(f"**Promoted by force:** {markdown_text(reason)}")
     if results:
         broken_first = sorted(results, key=lambda result: result.passed)

@@ -316,3 +316,8 @@ class AliasHistory:
     def write(self) -> None:
         """Write the file. Raises `StoreError`; the old content stays."""
         replace_text(self.file, _MOVES.dump_json(self.moves, indent=2, by_alias=True).decode() + "\n")
+
+
+def joined_reasons(force: str | None, reason: str | None) -> str | None:
+    """What the history keeps: why a policy was overruled, and why the alias moves."""
+    return "; ".join(filter(None, (force, reason))) or None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.alias_weights import Weights
-from searchlora.adapters.aliases import AliasMove
+from searchlora.adapters.aliases import AliasMove, joined_reasons
 from searchlora.adapters.full_model import check_full_weights, model_folder, pack
 from searchlora.adapters.listing import Entry
 from searchlora.adapters.manifest import Base, Dataset, Manifest, ManifestDraft, Precision
@@ -149,8 +149,8 @@ def alias(
             fix="Use `searchlora promote` with the policy, or --force REASON.",
         )
     if weights is not None:
-        return store.split(version.name, name, weights, force or reason)
-    return store.alias(version.name, name, version.number, force or reason)
+        return store.split(version.name, name, weights, joined_reasons(force, reason))
+    return store.alias(version.name, name, version.number, joined_reasons(force, reason))
 
 
 def rollback(name: str, alias: str, *, reason: str | None = None, store: AnyStore = None) -> AliasMove:

@@ -193,19 +193,27 @@ def replay(
     from itertools import islice
 
     from searchlora.eval.rank_overlap import TOP
+    from searchlora.events.replay import Replayed, replay_figures
     from searchlora.events.replay import replay as verb
-    from searchlora.events.replay import replay_figures
-    from searchlora.files import atomic_text, json_line
+    from searchlora.files import atomic_text, check_writable, json_line
     from searchlora.http_client import HttpClient, api_key
 
     if speed is not None and not speed > 0:
         raise UsageError(f"the speed is {speed:g}", where="--speed", fix="Give a number above 0.")
     changed = parse_key_values(slots, "--slot")
+    if out is not None:
+        check_writable(out)
+    rows: list[Replayed] = []
     with opened(place) as log:
         searches = islice(searches_of(log, period), limit)
         client = HttpClient(server, api_key=api_key(api_key_env, server))
         sent = verb(searches, client, pipeline=to_pipeline, slots=changed, concurrency=concurrency, speed=speed)
-        rows = list(sent)
+        try:
+            rows.extend(sent)
+        except KeyboardInterrupt:  # what was sent is not lost
+            typer.echo(f"Interrupted after {len(rows):,} searches.", err=True)
+            if not rows:
+                raise
     if out is not None:
         with atomic_text(out) as file:
             file.writelines(json_line(row.to_json()) for row in rows)
@@ -275,6 +283,9 @@ def _ratio(ratio: Ratio) -> str:
 
 def _print_summary(name: str, summary: EventSummary) -> None:
     typer.echo(f"{name}: {summary.searches:,} searches of {summary.users:,} users")
+    if not summary.searches:
+        typer.echo(f"  failed            {summary.failed:,}")
+        return
     typer.echo(f"  a hit was chosen  {_ratio(summary.chosen)}")
     typer.echo(f"  no hits           {_ratio(summary.no_hits)}")
     if summary.failed:

@@ -245,6 +245,10 @@ def tune(
         raise UsageError("a loss is measured on judged topics", where="--max-loss", fix="Give --topics and --qrels.")
     if (data is None) == (topics is None) or (topics is None) != (qrels is None):
         raise UsageError("tune needs --data, or --topics and --qrels", fix="Give one of the two.")
+    if ranking_model and topics is None:
+        raise UsageError("a ranking model learns from judged topics", where="--ranking-model", fix="Give --topics.")
+    if numbers and not ranking_model:
+        raise UsageError("only a ranking model reads fields", where="--field-numbers", fix="Add --ranking-model.")
     if risk is not None:
         if data is None or topics is not None or ranking_model:
             raise UsageError("a risk is kept on labelled rows", where="--risk", fix="Give --data, and no --topics.")
@@ -269,8 +273,6 @@ def tune(
     if ranking_model:
         _tune_ranking(config, topics, qrels, out, numbers, stored)
         return
-    if numbers:
-        raise UsageError("only a ranking model reads fields", where="--field-numbers", fix="Add --ranking-model.")
     with progress_bars() as steps:
         chosen = tune_weights(config, topics, qrels, out, steps=steps, **stored)
     for name, score in (("before", chosen.own), ("best", chosen.best)):

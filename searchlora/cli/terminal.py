@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from searchlora.files.json_text import finite
 from searchlora.progress import Progress, Steps
 
 if TYPE_CHECKING:
@@ -226,8 +227,8 @@ def _retrieved_lines(retrieved: Retrieved, indent: str = "") -> list[str]:
 
 
 def print_json(document: object) -> None:
-    """Print one JSON document on stdout."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    """Print one JSON document on stdout; a figure that is undefined is null."""
+    typer.echo(json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def table_console(width: int) -> Console:

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from searchlora.adapters.aliases import AliasMove, Decision, Rule
+from searchlora.adapters.aliases import AliasMove, Decision, Rule, joined_reasons
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.eval.policy import (
@@ -100,6 +100,7 @@ def promote(
     if incumbent == candidate.number:
         raise UsageError(f"'{alias}' already points to {candidate}", where=store.place)
     current = [f"{candidate.name}@{incumbent}"] if incumbent is not None else []
+    interleaved = _preference(decision.events, str(candidate), current[0] if current else None)
     tested = (*evaluation.also_tested, *([rules.measure] if rules.measure else []))
     evaluated = evaluate(
         str(candidate),
@@ -127,7 +128,7 @@ def promote(
         not_baselines=evaluated.task.upper_bounds | {BASE, *current},
         too_few={name: f"{why}. {FIX}" for name, why in {**evaluated.learned.too_few, **evaluated.left_out}.items()},
         leaked=evaluated.seen_in_training(store),
-        interleaved=_preference(decision.events, str(candidate), current[0] if current else None),
+        interleaved=interleaved,
     )
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)
     passed = all(result.passed for result in results)
@@ -138,7 +139,8 @@ def promote(
         policy=rules.model_dump(mode="json"),
         evidence=evidence(evaluated, current),
     )
-    move = store.decide(candidate.name, alias, recorded, decision.force or decision.reason, incumbent=incumbent)
+    reasons = joined_reasons(decision.force, decision.reason)
+    move = store.decide(candidate.name, alias, recorded, reasons, incumbent=incumbent)
     return PromotionResult(move, results, evaluated, current[0] if current else BASE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ def header(name: str) -> Header:
     """The header of results computed now, on this machine, by this command line."""
     return Header(
         benchmark=name,
-        command=" ".join(["searchlora", *sys.argv[1:]]),
+        command=shlex.join(["searchlora", *sys.argv[1:]]),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine(),
         versions=versions(),

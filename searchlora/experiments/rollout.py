@@ -14,7 +14,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from searchlora.adapters.aliases import AliasMove, RolloutStep, Rule
+from searchlora.adapters.aliases import AliasMove, RolloutStep, Rule, joined_reasons
 from searchlora.adapters.references import Version
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError, NotInStore, StoreError, UsageError
@@ -156,7 +156,7 @@ def start_rollout(
     if main != incumbent:
         step = step.model_copy(update={"outcome": "completed"})
     last = history.last[alias]
-    return store.split(version.name, alias, weights, force or reason, main=main, rollout=step, after=last)
+    return store.split(version.name, alias, weights, joined_reasons(force, reason), main=main, rollout=step, after=last)
 
 
 def look(store: Store, name: str, alias: str, log: EventLog) -> RolloutLook:

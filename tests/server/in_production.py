@@ -51,6 +51,7 @@ def in_production(folder, base, corpus, **more) -> Iterator[Running]:
     _write_shadows(log)
     _write_interleaved(log)
     written(log, {**search_event("gone", hits=()), "pipeline": "shop", "stages": [], FAILED: True})
+    written(log, {**search_event("red couch", hits=()), "pipeline": "down", "stages": [], FAILED: True})
     monitor(MonitorConfig(events=str(events), pipeline="shop"))
     settings = {"pipelines": (str(pipeline),), "corpora": (corpus,), "events": str(events)}
     service = made_service(base, store, **settings | more)

@@ -552,6 +552,45 @@ def test_a_finished_system_of_two_is_shown_while_the_other_searches(run):
     assert found == {"texts": [2, 0], "moves": [True, True]}
 
 
+def test_a_name_that_is_being_written_stays_when_the_other_system_finishes(run):
+    found = run("""
+        page.element("compare").click();
+        const search = page.answers["/v1/search"];
+        page.answers["/v1/search"] = (body) => (body.pipeline === "plain" ? page.hold(search)(body) : search(body));
+        page.element("query").value = "red";
+        page.element("search").dispatch("submit");
+        await page.until(() => page.named("Grade 3 for d1"), "the first system");
+        page.named("Grade 3 for d1").click();
+        const [one] = page.sides();
+        one.querySelector(".asked input").value = "car";
+        page.held[0]();
+        await page.until(() => page.element("status").textContent.includes("System B"), "both");
+        const [input] = one.querySelectorAll(".asked input");
+        return { value: input && input.value, focused: document.activeElement === input };
+    """)
+    assert found == {"value": "car", "focused": True}
+
+
+def test_a_pin_and_an_explanation_are_of_the_system_that_was_searched(run):
+    found = run("""
+        await page.search("red");
+        const [side] = page.sides();
+        page.element("query").value = "";
+        const searched = side.querySelector("select").value;
+        const other = searched === "plain" ? "mixed" : "plain";
+        side.querySelector("select").value = other;
+        side.querySelector("select").dispatch("change");
+        const search = page.answers["/v1/search"];
+        page.answers["/v1/search"] = (body) => (body.explain
+          ? (page.asked = body.pipeline, { verdict: "about it", stages: [] }) : search(body));
+        page.named("Explain this rank: d1").click();
+        await page.until(() => page.asked, "the explanation");
+        side.querySelector(".pin").click();
+        return { asked: page.asked === searched, pins: page.texts(page.element("pins"), "bdi").map((each) => each.includes(searched)) };
+    """)
+    assert found == {"asked": True, "pins": [True]}
+
+
 def test_an_explanation_that_is_computed_says_so_and_one_that_fails_goes(run):
     found = run("""
         await page.search("red");

@@ -66,7 +66,7 @@ export const shown = (value) => (typeof value === "string" ? value : JSON.string
 export const rounded = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 export const signed = (value, digits = 3) => (value === null || value === undefined ? "–" : `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.abs(value).toFixed(digits)}`);
 export const counted = (count, name) => `${count} ${name}${count === 1 ? "" : "s"}`;
-export const milliseconds = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+export const milliseconds = (value) => (value === null ? "–" : `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`);
 
 // A figure with its interval.
 export function figure({ value, low, high }, form = rounded) {

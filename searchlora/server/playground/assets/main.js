@@ -12,11 +12,13 @@ import { state } from "./state.js";
 import { compareTopics, resumeComparison, startTopics } from "./topics.js";
 import { isKept, onShow, show, viewOf } from "./views.js";
 
+let isStarted = false;
 let isAsked = false; // a query was submitted before the page had its pipelines
 
 async function start() {
   ({ data: state.pipelines } = await (await send("GET", "/v1/pipelines")).json());
   state.topics = await (await send("GET", "/v1/topics")).json();
+  isStarted = true;
   element("key-form").hidden = true;
   element("none").hidden = Boolean(state.pipelines.length);
   if (state.pipelines.length) startPipelines();
@@ -63,10 +65,11 @@ onSubmit("search", () => {
 });
 onSubmit("compare-form", compareTopics);
 onSubmit("judge-form", findDisagreements);
-onSubmit("key-form", () => {
+onSubmit("key-form", () => attempt(async () => {
   useKey(element("key").value.trim());
-  attempt(start);
-});
+  if (isStarted) element("key-form").hidden = true; // what was refused can be tried again
+  else await start();
+}));
 element("compare").addEventListener("click", () => { if (state.pipelines.length) compare(); });
 element("rater").value = localStorage.getItem("rater") || "";
 element("skip").addEventListener("click", (event) => {

@@ -8,9 +8,10 @@ const pins = JSON.parse(sessionStorage.getItem("pins") || "[]"); // as long as t
 
 export function pin(side) {
   if (!side.result) return;
-  pins.push({ label: side.label, query: side.query, ranking: side.ranking });
+  const { label } = side.searched;
+  pins.push({ label, query: side.query, ranking: side.ranking });
   keepPins();
-  announce(`Pinned the results of ${side.label}.`);
+  announce(`Pinned the results of ${label}.`);
 }
 
 function keepPins() {
@@ -49,7 +50,7 @@ function showDifference(each, side) {
     return [made("code", "", id), was ? String(was) : null, rank ? String(rank) : null, change];
   });
   const changed = rows.filter(([, was, rank]) => was !== rank).length;
-  const heading = made("h3", "", `${each.query} (${each.label}) and ${side.query} (${side.label}): ${changed} of ${rows.length} documents differ`);
+  const heading = made("h3", "", `${each.query} (${each.label}) and ${side.query} (${side.searched.label}): ${changed} of ${rows.length} documents differ`);
   element("difference").replaceChildren(heading, table(["Document", "Pinned rank", "Rank now", "Move"], rows));
   element("difference").focus();
 }

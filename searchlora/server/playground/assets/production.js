@@ -103,11 +103,11 @@ function checked(pipeline, report) {
 
 function pipelines(found) {
   const rows = Object.entries(found).map(([name, each]) => [
-    name, each.searches, each.users, figure(each.chosen), figure(each.no_hits), milliseconds(each.p50_ms), milliseconds(each.p99_ms),
+    name, each.searches, each.failed, each.users, figure(each.chosen), figure(each.no_hits), milliseconds(each.p50_ms), milliseconds(each.p99_ms),
     made("ul", "", ...Object.entries(each.stages).map(([label, { n, flags }]) => made("li", "", `${label}: ${[`${n} searches`, ...Object.entries(flags).map(([flag, times]) => `${flag} ${times}`)].join(", ")}`))),
   ]);
   if (!rows.length) return [made("p", "", "There are no searches.")];
-  return [table(["Pipeline", "Searches", "Users", "A hit was chosen", "No hits", "Median", "99%", "Stages"], rows, "Pipelines")];
+  return [table(["Pipeline", "Searches", "Failed", "Users", "A hit was chosen", "No hits", "Median", "99%", "Stages"], rows, "Pipelines")];
 }
 
 function shadows(found) {
@@ -132,6 +132,7 @@ function queue(found) {
     const node = button("", () => {
       show("search");
       searchFor(query, {});
+      element("results").focus();
     });
     node.append(written("span", "queued", query), made("span", "", `${counted(users, "user")}: ${reasons.join(", ")}`));
     return made("li", "", node);

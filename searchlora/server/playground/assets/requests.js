@@ -5,6 +5,7 @@ import { element } from "./elements.js";
 let key = sessionStorage.getItem("key") || "";
 
 export function useKey(text) {
+  if (!/^[\x21-\x7e]*$/.test(text)) throw new Error("The key has a character that no key has, such as a typographic quotation mark. Copy it again.");
   key = text;
   sessionStorage.setItem("key", key);
 }
@@ -24,12 +25,12 @@ export async function send(method, path, body, signal) {
     throw failure("The server does not respond. Check that it is still running.", 0);
   }
   if (response.ok) return response;
-  if (response.status === 401) {
+  const { error } = await response.json().catch(() => ({}));
+  const { status } = response;
+  if (status === 401 || (error && error.code === "role_missing")) { // another key may be allowed to
     element("key-form").hidden = false;
     element("key").focus();
   }
-  const { error } = await response.json().catch(() => ({}));
-  const { status } = response;
   throw failure(error && typeof error.message === "string" ? error.message : `The server ${status >= 500 ? "failed" : "refused"} (${status}).`, status);
 }
 

@@ -114,6 +114,7 @@ export class Side {
     const body = { ...this.system.request, query, fields, top: TOP, trace: true, stream: true, record: false };
     this.query = query;
     this.fields = fields;
+    this.searched = { request: this.system.request, label: this.label }; // the controls may say another system by now
     try {
       const response = await send("POST", "/v1/search", body, signal);
       for await (const { name, data } of events(response)) {
@@ -158,7 +159,13 @@ export class Side {
   showHits(hits, other = null) {
     const list = this.part(".hits");
     const focused = [...list.querySelectorAll("button")].find((each) => each === document.activeElement);
+    const hit = [...list.children].find((each) => each.querySelector(".asked")); // somebody writes a name for a grade
+    const asked = hit && hit.querySelector(".asked");
+    const asking = asked && [...asked.querySelectorAll("input")].find((each) => each === document.activeElement);
     list.replaceChildren(...hits.map((hit) => this.shownHit(hit, other)));
+    const place = hit && [...list.children].find(({ dataset }) => dataset.document === hit.dataset.document);
+    if (place) place.querySelector(".buttons").append(asked);
+    if (place && asking) asking.focus();
     const same = focused && [...list.querySelectorAll("button")].find((each) => each.getAttribute("aria-label") === focused.getAttribute("aria-label"));
     if (same) same.focus();
     if (!hits.length) list.append(made("li", "hit", "No hits."));
