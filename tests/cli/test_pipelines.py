@@ -146,3 +146,7 @@ def test_tune_prints_the_chosen_weights_beside_those_before(cli, refused, tmp_pa
     assert lines[1].startswith("best: bm25 (1) 0.6, bm25 (2) 0.4: nDCG@10 1.0000")
     for incomplete in ((), judged[:2], (*judged, "--data", tmp_path)):
         assert "tune needs --data, or --topics and --qrels" in refused(*command, *incomplete)
+    labelled = (*command, "--data", tmp_path)
+    assert "a ranking model learns from judged topics" in refused(*labelled, "--ranking-model")
+    for mode in (labelled, (*command, *judged, "--max-loss", "0.1")):
+        assert "only a ranking model reads fields" in refused(*mode, "--field-numbers", "votes")

@@ -172,6 +172,10 @@ def test_the_command_prints_figures(cli, tmp_path):
     as_json = json.loads(cli("events", "stats", tmp_path / "events", "--json", "--since", "1d").out)
     assert as_json["pipelines"]["lexical"]["searches"] == 2
     assert cli("events", "stats", tmp_path / "events", "--until", "1d").out.startswith("There are no searches.")
+    written(EventLog(tmp_path / "events"), {**search_event(hits=()), "pipeline": "down", "stages": [], FAILED: True})
+    failed = json.loads(cli("events", "stats", tmp_path / "events", "--json").out, parse_constant=pytest.fail)
+    assert (failed["pipelines"]["down"]["failed"], failed["pipelines"]["down"]["p50_ms"]) == (1, None)
+    assert "down: 0 searches of 0 users\n  failed            1\n" in cli("events", "stats", tmp_path / "events").out
 
 
 @pytest.mark.usefixtures("clicked")

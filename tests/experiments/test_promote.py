@@ -266,8 +266,8 @@ def test_force_needs_a_reason_and_stays_in_the_history(shop, cli):
     shop.store.alias(NAME, "production", ALL_RIGHT)
     with pytest.raises(UsageError, match="--force needs a reason"):
         shop.promote(1, force="  ")
-    found = shop.promote(ALWAYS_RED, force="agreed with the search team")
-    assert not found.refused
+    found = shop.promote(ALWAYS_RED, force="agreed with the search team", reason="see note 7")
+    assert (found.refused, found.move.reason) == (False, "agreed with the search team; see note 7")
     assert shop.store.aliases(NAME) == {"production": ALWAYS_RED}
     assert not shop.promote(ALL_RIGHT).refused
     reported = cli("adapters", "show", NAME, "--store", shop.store.root).out
