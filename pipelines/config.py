@@ -125,18 +125,7 @@ def read_pipeline(
         >>> rerank.name, len(rerank.stages), rerank.stages[1].k
         ('rerank', 3, 50)
     """
-    path = pipeline_path(pipeline)
-    try:
-        content = parse_yaml(read_bytes(path))
-    except DataError as error:
-        raise PipelineError(
-            f"there is no pipeline '{pipeline}'" if not path.exists() else f"the pipeline cannot be read: {error.what}",
-            where=None if not path.exists() else str(path),
-            fix=f"Give a YAML file, or one of: {', '.join(ready_pipelines())}.",
-        ) from None
-    except ValueError as error:
-        raise PipelineError(str(error), where=str(path)) from None
-    file = _validated(PipelineFile, content, str(path))
+    path, file = _read(pipeline)
     parameters = _overridden(file.parameters, overrides, str(path))
     stages = parse_stages(file.stages, str(path), parameters)
     if engine is None and file.engine is not None:
@@ -152,6 +141,22 @@ def read_pipeline(
     )
 
 
+def _read(pipeline: str | Path) -> tuple[Path, PipelineFile]:
+    """The path and the content of a pipeline file, whose stages are not read yet."""
+    path = pipeline_path(pipeline)
+    try:
+        content = parse_yaml(read_bytes(path))
+    except DataError as error:
+        raise PipelineError(
+            f"there is no pipeline '{pipeline}'" if not path.exists() else f"the pipeline cannot be read: {error.what}",
+            where=None if not path.exists() else str(path),
+            fix=f"Give a YAML file, or one of: {', '.join(ready_pipelines())}.",
+        ) from None
+    except ValueError as error:
+        raise PipelineError(str(error), where=str(path)) from None
+    return path, _validated(PipelineFile, content, str(path))
+
+
 def read_pipelines(
     pipelines: Sequence[str | Path], overrides: Sequence[str] = ()
 ) -> Iterator[tuple[str | Path, PipelineConfig]]:
@@ -160,7 +165,8 @@ def read_pipelines(
     Raises:
         PipelineError: as `read_pipeline`, and for an override of a parameter that none has.
     """
-    parameters = {pipeline: read_pipeline(pipeline).parameters.keys() for pipeline in pipelines}
+    # Defaults of parameters need not be valid, so no stage is read yet.
+    parameters = {pipeline: _read(pipeline)[1].parameters.keys() for pipeline in pipelines}
     for pipeline in pipelines:
         others = set().union(*(keys for other, keys in parameters.items() if other != pipeline)) - parameters[pipeline]
         own = [override for override in overrides if override.partition("=")[0] not in others]
@@ -283,15 +289,21 @@ def _overridden(defaults: Mapping[str, Any], overrides: Sequence[str], where: st
 def _substituted(
     settings: Mapping[str, Any], parameters: Mapping[str, Any], where: str, literal: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The settings with the values of parameters, also in mappings under keys that are not `literal`."""
-    substituted: dict[str, Any] = {}
-    for key, value in settings.items():
+    """The settings with the values of parameters, also in mappings and lists under keys that are not `literal`.
+
+    The parts of a stage, under `of`, are read as stages.
+    """
+
+    def value_of(value: Any, key: str) -> Any:
         if isinstance(value, str) and value.startswith("$"):
             if value[1:] not in parameters:
                 raise PipelineError(f"'{key}' refers to the parameter '{value}', which is not declared", where=where)
-            substituted[key] = parameters[value[1:]]
-        elif isinstance(value, Mapping) and key not in literal:
-            substituted[key] = _substituted(value, parameters, f"{where}, {key}")
-        else:
-            substituted[key] = value
-    return substituted
+            return parameters[value[1:]]
+        if isinstance(value, Mapping):
+            return _substituted(value, parameters, f"{where}, {key}")
+        return [value_of(item, key) for item in value] if isinstance(value, list) else value
+
+    return {
+        key: value if key == "of" or (key in literal and not isinstance(value, str)) else value_of(value, key)
+        for key, value in settings.items()
+    }

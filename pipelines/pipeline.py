@@ -19,7 +19,7 @@ from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.execution import Trace, execute_stage
-from searchlora.pipelines.results import result
+from searchlora.pipelines.results import WRITTEN, result
 from searchlora.pipelines.shared_batches import SharedBatches
 from searchlora.pipelines.stages.stage import BuildContext, Stage, StageSettings, check_order, needs_of, pinned
 from searchlora.progress import Progress, Steps, no_progress, silent
@@ -117,6 +117,8 @@ class Pipeline:
         Returns:
             What the stages wrote, as `pipelines.results.result` describes it.
         """
+        if written := sorted(WRITTEN & fields.keys()):
+            raise PipelineError(f"'{written[0]}' is a field that stages write", where="fields", fix="Leave it out.")
         search = {"id": "1", "query": query, **fields}
         (executed,) = self.execute([search])
         return result(search, executed, self.labels)

@@ -169,7 +169,7 @@ class Validation(Section):
     """Validation during training."""
 
     every_steps: int | None = Field(
-        None, ge=1, description="steps between validations; null: four validations per training run"
+        None, ge=1, description="steps between validations; null: about four in a training run"
     )
     rows: int = Field(64, ge=1, description="validation rows for the loss")
     generate_rows: int = Field(
@@ -180,6 +180,12 @@ class Validation(Section):
     tune_rows: int | None = Field(
         None, ge=0, description="validation rows on which values are tuned after training; null: all; 0: none are tuned"
     )
+
+    @model_validator(mode="after")
+    def _is_measured(self) -> Validation:
+        if self.metric != "loss" and not self.generate_rows:
+            raise ValueError(f"validation.metric={self.metric} needs outputs: set validation.generate_rows above 0")
+        return self
 
 
 class Checkpoints(Section):
@@ -320,7 +326,7 @@ class EncoderValidation(Section):
     """Validation during training, on a separate copy of the model."""
 
     every_steps: int | None = Field(
-        None, ge=1, description="steps between validations; null: four validations per training run"
+        None, ge=1, description="steps between validations; null: about four in a training run"
     )
     rows: int = Field(256, ge=2, description="validation rows; each ranks the texts of all of them")
     metric: str = Field("loss", description="measure that selects the best step: 'loss' or a measure of the task")

@@ -80,18 +80,18 @@ class WithMethod(Section):
         values = _accepted(default, where)
         if file is not None:
             where = str(file)
-            values = _merged(values, _with_batch_size(_accepted(read_recipe(Path(file)), where)))
+            own = _with_batch_size(_accepted(read_recipe(Path(file)), where))
+            values = _merged(values, own)
+        else:
+            own = {}
         given: dict[str, Any] = {}
         for override in overrides:
             given = _merged(given, _override(override))
         recipe = cls._validated(_merged(values, _with_batch_size(given)), where, given)
-        rates = given.get("optim", {})
-        if recipe.is_full and "learning_rate" in rates and "full_learning_rate" not in rates:
-            raise RecipeError(
-                "has no effect on method = full",
-                where="--set optim.learning_rate",
-                fix="Set optim.full_learning_rate.",
-            )
+        for layer, place in ((own, f"{where}, optim.learning_rate"), (given, "--set optim.learning_rate")):
+            rates = layer.get("optim") or {}
+            if recipe.is_full and "learning_rate" in rates and "full_learning_rate" not in rates:
+                raise RecipeError("has no effect on method = full", where=place, fix="Set optim.full_learning_rate.")
         return recipe
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, TypeAlias, get_args
 
 from pydantic import BeforeValidator, Field
@@ -102,6 +103,10 @@ def unmet(conditions: Mapping[str, Condition], search: SearchContext, content: D
     )
 
 
+def _names(value: Any) -> set[str]:
+    return {field.name for field in fields(value)}
+
+
 def values_at(search: SearchContext, path: str) -> frozenset[str]:
     """The values at a path of a search, case-folded: a label, an attribute, or each of a list of them.
 
@@ -113,7 +118,10 @@ def values_at(search: SearchContext, path: str) -> frozenset[str]:
     """
     value: Any = search
     for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+        if isinstance(value, Mapping):
+            value = value.get(name)
+        else:  # only the fields of an output: a text has methods such as `title`
+            value = getattr(value, name, None) if is_dataclass(value) and name in _names(value) else None
     values = value if isinstance(value, list | tuple) else [value]
     texts = [item.value if isinstance(item, Label) else item for item in values]
     return frozenset(case_folded(str(text)) for text in texts if text is not None and str(text).strip())

@@ -62,6 +62,8 @@ class SimilarityStage(Stage):
                     where=f"query {search['id']}",
                     fix="Put a stage 'passages' before 'similarity'.",
                 )
+            if not all(isinstance(each, Mapping) and {"id", "text"} <= each.keys() for each in search["passages"]):
+                raise PipelineError("a passage is no object with 'id' and 'text'", where=f"query {search['id']}")
         queries = [self.settings.query_prefix + str(search["query"]) for search in searches]
         prefix = self.settings.document_prefix
         passages = [[prefix + _searchable(passage) for passage in search["passages"]] for search in searches]

@@ -77,7 +77,9 @@ def ablate(
     @cache
     def context() -> BuildContext:
         """What all variants share: models and indexes are loaded once, when the first one needs them."""
-        documents = open_corpus(corpus) if corpus is not None and needs_of(stages).corpus else IndexedCorpus()
+        needs = needs_of(stages)
+        wanted = needs.corpus or needs.texts  # hits of an engine may come without texts
+        documents = open_corpus(corpus) if corpus is not None and wanted else IndexedCorpus()
         return BuildContext(store, engines, documents, tasks=tasks, steps=steps)
 
     slots = chosen_slots(stages, options.slots, config.source)

@@ -144,7 +144,9 @@ def _builder(spec: Experiment, store: Store, tasks: str | Path | None, steps: St
 
     def build(plan: Plan) -> Pipeline:
         stages = list(plan.stages)
-        corpus: IndexedCorpus | Sequence[Document] = documents() if needs_of(stages).corpus else []
+        needs = needs_of(stages)
+        wanted = needs.corpus or (needs.texts and spec.documents is not None)  # an engine's hits may lack texts
+        corpus: IndexedCorpus | Sequence[Document] = documents() if wanted else []
         return build_pipeline(plan.pipeline, stages, store=store, documents=corpus, tasks=tasks, steps=steps)
 
     return build

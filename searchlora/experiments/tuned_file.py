@@ -32,7 +32,7 @@ def write_tuned(
     written[place] = {kind: _without_unused_parts({**own, **values}) if "weights" in values else {**own, **values}}
     rest = {key: value for key, value in content.items() if key not in ("name", "parameters")} | {"stages": written}
     if "corpus" in rest:
-        rest["corpus"] = _moved(rest["corpus"], source.parent, out.parent)
+        rest["corpus"] = _moved(rest["corpus"], config.parameters, source.parent, out.parent)
     used = {key: value for key, value in config.parameters.items() if f"${key}" in str(rest)}
     with atomic_text(out) as file:
         file.write(f"# Written by `searchlora tune`; {origin}\n")
@@ -55,8 +55,9 @@ def _without_unused_parts(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "of": [part for part, _ in parts], "weights": [weight for _, weight in parts]}
 
 
-def _moved(corpus: Any, source: Path, out: Path) -> Any:
-    """The corpus of a pipeline file for a file in another folder: its path is relative to the file."""
+def _moved(corpus: Any, parameters: Mapping[str, Any], source: Path, out: Path) -> Any:
+    """The corpus of a pipeline file for a file in another folder: its path, also a parameter's, is relative to it."""
     if isinstance(corpus, Mapping):
-        return {**corpus, "file": _moved(corpus.get("file"), source, out)}
-    return corpus if str(corpus).startswith("$") else os.path.relpath(source / str(corpus), out)
+        return {**corpus, "file": _moved(corpus.get("file"), parameters, source, out)}
+    place = parameters.get(corpus[1:]) if str(corpus).startswith("$") else corpus
+    return corpus if place is None else os.path.relpath(source / str(place), out)

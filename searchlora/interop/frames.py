@@ -171,7 +171,12 @@ def _fields(row: Mapping[str, Any], columns: Iterable[str]) -> Iterable[tuple[st
             continue
         field = name if name == "query" or not name.startswith("q") else name[1:]
         if field not in _NO_COLUMNS or name == "query":
-            yield field, str(row[name]) if name == "query" else row[name]
+            yield field, str(row[name]) if name == "query" else _whole(row[name])
+
+
+def _whole(value: Any) -> Any:
+    """A number without decimals as an integer: a column with gaps has only floats."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _hits(rows: Sequence[Mapping[str, Any]], id_: str, known: Container[str]) -> list[Hit]:

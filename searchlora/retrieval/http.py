@@ -183,4 +183,6 @@ def _text(value: Any) -> str:
     """A field as text: Solr and multi-valued fields give lists."""
     if isinstance(value, list):
         return " ".join(filter(None, map(_text, value)))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
     return value if isinstance(value, str) else ""

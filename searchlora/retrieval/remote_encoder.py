@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from searchlora.errors import EngineError
-from searchlora.http_client import HttpClient, Refused
+from searchlora.errors import EngineError, RequestRefused
+from searchlora.http_client import OF_ONE_REQUEST, HttpClient, Refused
 from searchlora.progress import Progress, silent
 from searchlora.retrieval.encoder import by_length, truncated
 from searchlora.retrieval.shared_model import Vectors
@@ -155,7 +155,12 @@ class RemoteEncoder:
             body["encoding_format"] = "base64"
         if owner == "searchlora":
             body["input_type"] = input_type
-        answer = self.client.post("/v1/embeddings", body, cancelled=stop)
+        try:
+            answer = self.client.post("/v1/embeddings", body, cancelled=stop)
+        except Refused as error:
+            if error.status in OF_ONE_REQUEST:  # one of the texts is too long, for example
+                raise RequestRefused(error.what, where=error.where, fix=error.fix) from None
+            raise
         try:
             by_index = {int(item["index"]): _vector(item["embedding"]) for item in answer["data"]}
             vectors: Vectors = np.stack([by_index[number] for number in range(len(texts))])

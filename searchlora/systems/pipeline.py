@@ -15,6 +15,7 @@ from typing import Any
 from searchlora.adapters.full_model import base_of
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
+from searchlora.adapters.stored import package_versions
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import PipelineError, RowError
 from searchlora.eval.judgments.card import RunCard, read_run_card
@@ -26,7 +27,7 @@ from searchlora.inference.settings import LocalSettings
 from searchlora.models.resolve import public_name, resolve
 from searchlora.pipelines.engine_load import generations
 from searchlora.pipelines.pipeline import Pipeline, run_of
-from searchlora.pipelines.results import INVALID
+from searchlora.pipelines.results import INVALID, WRITTEN
 from searchlora.pipelines.stages.adapter import AdapterSettings
 from searchlora.pipelines.stages.classical import unchanged_dataset
 from searchlora.pipelines.stages.stage import StageSettings, needs_of, pinned
@@ -142,7 +143,11 @@ def searches_of(rows: Sequence[Record], topics: Path | None = None) -> list[Sear
 
 
 def with_history(search: Record, where: str) -> Record:
-    """The search with `history` as a list of turns; a table cell may hold it as JSON. Raises `RowError`."""
+    """The search with `history` as a list of turns; a table cell may hold it as JSON. Raises `RowError`.
+
+    What the stages of an earlier search have written, in a row of its results, is left out.
+    """
+    search = {key: value for key, value in search.items() if key not in WRITTEN}
     history = search.get("history")
     if history in (None, ""):
         return {key: value for key, value in search.items() if key != "history"}
@@ -179,7 +184,8 @@ def plan_of(pipeline: str, stages: Sequence[StageSettings], engines: Engines, ta
     supplied = [file_sha256(run) for run in needs.runs]
     learned = [_learned_identity(unchanged_dataset(folder), tasks) for folder in needs.datasets]
     more = [part for part in (supplied, bases, generations(stages), learned) if part]
-    identity = [pipeline, settings, weights, versions, encoder_hashes, *more]
+    # A later release may order ties or split words in another way.
+    identity = [pipeline, package_versions("searchlora"), settings, weights, versions, encoder_hashes, *more]
     parts = json.dumps(identity, sort_keys=True)
     return Plan(pipeline, stages, hashlib.sha256(parts.encode()).hexdigest())
 
@@ -199,7 +205,7 @@ def task_identity(task: Task) -> list[Any]:
 def _identity(stage: StageSettings, engines: Engines) -> dict[str, Any]:
     """The settings of a stage on which its outputs depend; of an engine, what distinguishes its outputs."""
     settings = stage.identity()
-    if isinstance(stage, AdapterSettings) and stage.engine is not None:
+    if isinstance(stage, AdapterSettings):
         stored = engines.store.get(stage.name)
         manifest = stored.manifest
         base = manifest.base.resolve()

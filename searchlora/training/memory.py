@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from searchlora.adapters.golden import loads_in_fp32
 from searchlora.errors import BaseModelError
 from searchlora.models.libraries import quiet
 from searchlora.models.load import Precision, computed_in, number_of_parameters
@@ -234,7 +235,7 @@ class TrainedModel:
             activations=activations,
             logits=logits,
             validation=self._validation + self._cache(batch, itemsize),
-            storing=itemsize * self.parameters,
+            storing=(4 if loads_in_fp32(2 * self.parameters) else itemsize) * self.parameters,
         )
 
     @property

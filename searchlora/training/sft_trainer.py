@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft.optimizers import create_loraplus_optimizer
+from transformers import TrainerCallback, TrainerState
 from trl import SFTTrainer
 
 from searchlora.models.batch import completion_log_probabilities, completion_logits, log_probabilities
@@ -47,6 +48,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         self.tokens_seen = 0
         self.model_accepts_loss_kwargs = True  # else no tokens are counted, which `compute_loss` needs
         self._loss_shifts_labels = False  # `collate` aligns labels with the logits that predict them
+        self.add_callback(_EpochOfSampler(self))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -85,7 +87,8 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             of_label = -(shares * of_choices).sum(1, keepdim=True)
         else:
             of_label = nll.gather(1, columns[:, None]) * is_graded[:, None]
-        nll = nll.scatter(1, columns[:, None], of_label)
+        # Of a row without a grade no token is learned, neither that of a grade nor others.
+        nll = nll.scatter(1, columns[:, None], of_label) * is_graded[:, None]
         if not self.loss.ranking:
             return nll, None
         groups = torch.tensor([graded.groups[row] for row in indices], device=logits.device)
@@ -120,6 +123,10 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         del args, kwargs
+        self.sampler = self._sampler()
+        return self.sampler
+
+    def _sampler(self) -> LengthGroupedBatches:
         lengths = self.rows.examples.lengths.tolist()
         if self.loss.ranking and self.rows.graded is not None:
             graded, size = self.rows.graded, self.args.train_batch_size
@@ -143,6 +150,20 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         super(SFTTrainer, self).log(logs, start_time)
 
     def _send_telemetry(self) -> None: ...
+
+
+class _EpochOfSampler(TrainerCallback):  # type: ignore[misc]
+    """Tells the sampler its epoch.
+
+    With several processes, a resumed run skips batches through so many wrappers that transformers does not find it.
+    """
+
+    def __init__(self, trainer: CompletionTrainer) -> None:
+        self._trainer = trainer
+
+    def on_epoch_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:
+        del args, control
+        self._trainer.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 def _trainable(model: Any) -> list[tuple[str, Any]]:

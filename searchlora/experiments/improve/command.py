@@ -113,8 +113,9 @@ def _job(
         _check_index(Path(index), task, dataset)
     start = None if parent is None else Start.of(store, parent.reference, task)
     default = task.default_recipe if start is None else start.recipe.model_dump()
-    # A parent may have been trained with chosen batches.
-    default = {**default, "optim": {**default.get("optim", {}), "tokens_per_step": None}}
+    # A parent may have been trained with batches that were chosen for the memory there was.
+    chosen = parent.manifest.training.get("step", {}) if parent is not None else {}
+    default = {**default, "optim": {**default.get("optim", {}), **chosen, "tokens_per_step": None}}
     recipe = load_recipe(default, options.recipe, options.settings)
     if recipe.optim.tokens_per_step is not None:
         raise RecipeError(
@@ -126,6 +127,8 @@ def _job(
         )
     if recipe.improve.then == "grpo" and recipe.improve.samples < 2:
         raise RecipeError("improve.then = grpo compares samples of a row", where="recipe", fix="Set improve.samples=8.")
+    if recipe.improve.then == "dpo" and recipe.improve.beta == 0:
+        raise RecipeError("DPO with a weight of 0 learns nothing", where="improve.beta", fix="Set improve.beta=0.1.")
     if recipe.improve.reward is not None and task.writes == "query":
         parse_measure(recipe.improve.reward)
     if start is not None and (recipe.improve.start == "adapter" or recipe.improve.then != "nothing"):

@@ -78,9 +78,9 @@ class Row:
 def choose(rows: Sequence[Row], settings: Improve) -> list[Candidate | None]:
     """The candidate of each row to train on; None if none has a reward above `min_reward`.
 
-    The highest reward wins, but each change must gain more than `min_gain`: of the candidates that are within it of the
-    highest, the one with the fewest parts in its name wins, and the unchanged input has none. Of equal candidates the
-    shortest wins. Candidates that do not parse or lose a protected word never win.
+    The highest reward wins, but a further change must gain more than `min_gain`: of the candidates that are within it
+    of the highest, the one with the fewest parts in its name wins, and the unchanged input has none. Of equal
+    candidates the shortest wins. Candidates that do not parse or lose a protected word never win.
 
     A row's reward is noisy, often the rank of one document. With `kind_weight` w, w times the effect of what the
     candidate changes, over all rows, is added to its reward. The effects of the parts of a name add up: that of

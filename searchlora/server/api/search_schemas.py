@@ -11,10 +11,7 @@ from searchlora.errors import RowError
 from searchlora.eval.trec import GREATEST_GRADE
 from searchlora.events.log import Action
 from searchlora.files.json_text import text_fault
-from searchlora.pipelines.results import INVALID
-from searchlora.pipelines.stages.deciding import UNDECIDED
-from searchlora.pipelines.stages.guards import GUARDED
-from searchlora.pipelines.stages.stage import FAILED_PARTS, FUSED_QUERIES
+from searchlora.pipelines.results import WRITTEN
 from searchlora.server.api.schemas import Body, Fields
 from searchlora.systems.pipeline import with_history
 
@@ -24,7 +21,7 @@ GivenGrade: TypeAlias = Annotated[int, Field(ge=0, le=GREATEST_GRADE)]
 GradeKey: TypeAlias = Annotated[int, Field(ge=-GREATEST_GRADE, le=GREATEST_GRADE, strict=False)]
 
 #: Fields that stages write, and a query cannot bring.
-_RESERVED = frozenset({"id", "query", "outputs", "skipped", FAILED_PARTS, FUSED_QUERIES, INVALID, UNDECIDED, GUARDED})
+_RESERVED = frozenset({"id", "query", *WRITTEN})
 
 Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

@@ -61,7 +61,9 @@ def test_junit_has_a_case_per_rule(tmp_path):
 
 def test_the_summary_begins_with_the_outcome():
     text = summary_markdown("new@2 to production", compared(0.05), RESULTS, reason="agreed")
-    assert text.startswith("### new@2 to production: promoted by force, 2 of 3 rules broken\n\n**Promoted by force:** agreed")
+    assert text.startswith(
+        "### new@2 to production: promoted by force, 2 of 3 rules broken\n\n**Promoted by force:** agreed"
+    )
     assert text.index("no circular judge") < text.index("beat base")
     assert "slice turn = 3 \\| 4" in text
     assert "<details>" in text

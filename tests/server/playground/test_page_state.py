@@ -586,7 +586,8 @@ def test_a_pin_and_an_explanation_are_of_the_system_that_was_searched(run):
         page.named("Explain this rank: d1").click();
         await page.until(() => page.asked, "the explanation");
         side.querySelector(".pin").click();
-        return { asked: page.asked === searched, pins: page.texts(page.element("pins"), "bdi").map((each) => each.includes(searched)) };
+        const pins = page.texts(page.element("pins"), "bdi").map((each) => each.includes(searched));
+        return { asked: page.asked === searched, pins };
     """)
     assert found == {"asked": True, "pins": [True]}
 
