@@ -88,7 +88,9 @@ class WithMethod(Section):
         for override in overrides:
             given = _merged(given, _override(override))
         recipe = cls._validated(_merged(values, _with_batch_size(given)), where, given)
-        for layer, place in ((own, f"{where}, optim.learning_rate"), (given, "--set optim.learning_rate")):
+        # A file for LoRA may be used with --set method=full; one that says full itself means its rate for it.
+        of_file = own if own.get("method") == "full" else {}
+        for layer, place in ((of_file, f"{where}, optim.learning_rate"), (given, "--set optim.learning_rate")):
             rates = layer.get("optim") or {}
             if recipe.is_full and "learning_rate" in rates and "full_learning_rate" not in rates:
                 raise RecipeError("has no effect on method = full", where=place, fix="Set optim.full_learning_rate.")

@@ -61,6 +61,20 @@ def test_the_learning_rate_of_lora_is_refused_where_all_weights_are_trained(load
     assert load({}, overrides=["method=full", *both]).optim.full_learning_rate == 1e-5
 
 
+def test_a_file_that_trains_all_weights_has_their_learning_rate(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("method: full\noptim: {learning_rate: 1.0e-5}\n")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml, optim\.learning_rate: has no effect"):
+        load_recipe({}, file)
+    file.write_text("optim: {learning_rate: 1.0e-4}\n")
+    assert load_recipe({}, file, overrides=["method=full"]).is_full
+
+
+def test_a_measure_of_outputs_needs_outputs():
+    with pytest.raises(RecipeError, match=r"validation\.metric.*needs outputs"):
+        load_recipe({"validation": {"metric": "nDCG@10", "generate_rows": 0}})
+
+
 def test_an_unknown_key_lists_the_known_ones():
     with pytest.raises(RecipeError, match="alpha, dropout, plus_ratio, r, target_modules, variant"):
         load_recipe({}, overrides=["lora.rank=8"])

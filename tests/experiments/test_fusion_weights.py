@@ -12,6 +12,7 @@ import yaml
 from searchlora.adapters.ancestry import TRAINING_QUERIES
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
+from searchlora.data.collection import corpus_path
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.intervals import bootstrap_interval
 from searchlora.eval.judgments.card import JudgmentsCard, write_card
@@ -147,6 +148,16 @@ def test_the_best_weights_are_written_with_the_pipeline(shop):
     assert np.mean(list(retrieval_values(run, qrels, ["nDCG@10"])["nDCG@10"].values())) == pytest.approx(
         chosen.best.value
     )
+
+
+def test_a_corpus_that_is_a_parameter_is_found_from_the_tuned_file(shop):
+    tuned(shop, [{"fuse": {"of": PARTS}}])
+    text = (shop / "shop.yaml").read_text().replace("corpus: documents.jsonl", "corpus: $corpus")
+    (shop / "shop.yaml").write_text(text.replace("parameters:", "parameters:\n  corpus: documents.jsonl"))
+    config = read_pipeline(shop / "shop.yaml")
+    how = {"store": shop / "store"}
+    tune_weights(config, shop / "topics.jsonl", shop / "qrels.txt", shop / "out" / "again.yaml", **how)
+    assert corpus_path(read_pipeline(shop / "out" / "again.yaml").corpus).resolve() == (shop / "documents.jsonl").resolve()
 
 
 def test_a_part_whose_best_weight_is_0_is_left_out(shop):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from searchlora.errors import PipelineError
-from searchlora.pipelines.config import parse_stages, read_pipeline, ready_pipelines
+from searchlora.pipelines.config import parse_stages, read_pipeline, read_pipelines, ready_pipelines
 from searchlora.pipelines.stages.adapter import AdapterSettings
 from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.pipelines.stages.dense import DenseSettings
@@ -158,3 +158,19 @@ def test_keys_of_earlier_pipelines_are_accepted_with_a_warning():
         assert parse_stages([stage], "old") == [DenseSettings(model="m")]
     with pytest.warns(RenamedWarning, match="'backend' is no longer a key"):
         assert parse_stages([{"bm25": {"backend": "bm25s", "k": 5}}], "old") == [Bm25Settings(k=5)]
+
+
+def test_parameters_are_put_into_lists(tmp_path):
+    fuse = "- fuse: {of: [{bm25: {k: $depth}}, {bm25: {k1: 2.0}}], weights: [$first, 1.0]}"
+    file = written(tmp_path, fuse, "parameters: {first: 0.25, depth: 7}")
+    (stage,) = read_pipeline(file).stages
+    assert (stage.weights[0], stage.of[0].k) == (0.25, 7)
+    with pytest.raises(PipelineError, match=r"refers to the parameter '\$second', which is not declared"):
+        read_pipeline(written(tmp_path, fuse.replace("$first", "$second"), "parameters: {depth: 7}"))
+
+
+def test_a_parameter_whose_default_is_invalid_may_be_set(tmp_path):
+    file = tmp_path / "p.yaml"
+    file.write_text("name: p\nparameters: {model: null}\nstages: [{dense: {model: $model}}]\n")
+    ((_, config),) = read_pipelines([file], ["model=all-minilm-l6-v2"])
+    assert config.stages[0].model == "all-minilm-l6-v2"

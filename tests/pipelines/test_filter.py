@@ -6,9 +6,10 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
-from searchlora.outputs import Label
+from searchlora.outputs import CitedAnswer, Label
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
+from searchlora.pipelines.stages.conditions import values_at
 from searchlora.pipelines.stages.stage import check_order, needs_of
 from searchlora.records import Document, Hit
 from searchlora.retrieval.bm25 import BM25Index
@@ -127,3 +128,8 @@ def test_it_needs_hits_documents_and_something_to_match(tmp_path):
             "p", parse_stages([{"from_run": {}}, filtered], "h"), store=Store(tmp_path), documents=[]
         )
         built.execute([{"id": "q", "query": "x", "hits": ["d9"], "intent": "acme"}])
+
+
+def test_a_path_reads_fields_and_no_methods():
+    assert values_at({"intent": "tents"}, "intent.title") == frozenset()
+    assert values_at({"answer": CitedAnswer("red", (), abstained=False)}, "answer.text") == {"red"}

@@ -14,6 +14,7 @@ from searchlora.pipelines import config
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result, result_line
 from searchlora.records import Document, Hit
+from searchlora.systems.pipeline import with_history
 from tests.pipelines.rewriting import DOCUMENTS, Rewriter, built, searches
 
 
@@ -166,3 +167,11 @@ def test_load_refuses_what_cannot_work(tmp_path):
     (tmp_path / "p.yaml").write_text("name: p\nstages: [{passages: {k: 1}}, {bm25: {}}]\n")
     with pytest.raises(PipelineError, match=r"p\.yaml, stage 1, passages: no stage before it produces hits.*bm25"):
         Pipeline.load(tmp_path / "p.yaml", corpus=DOCUMENTS)
+
+
+@pytest.mark.parametrize("name", ["fused_queries", "failed_parts", "invalid_outputs", "skipped", "outputs"])
+def test_what_stages_write_is_no_field_of_a_query(name):
+    pipeline = Pipeline.load("bm25", corpus=[Document("d1", "green tent")])
+    with pytest.raises(PipelineError, match=f"'{name}' is a field that stages write"):
+        pipeline.search("green tent", **{name: "x"})
+    assert with_history({"id": "1", "query": "tent", name: ["x"]}, "row 1") == {"id": "1", "query": "tent"}
