@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from searchlora.http_client import api_key
+from searchlora.pipelines.stages.conditions import Conditions
 from searchlora.pipelines.stages.retrieve import RemoteSettings, RetrieveStage
 from searchlora.pipelines.stages.stage import BuildContext, Needs
 
@@ -43,6 +44,9 @@ class HttpSettings(RemoteSettings):
         "bearer", description="how the key is sent; for `basic` it is `user:password`"
     )
     retries: int = Field(4, ge=0, description="attempts after the first")
+    filter_by: Conditions = Field(
+        default_factory=dict, description="refused here, since the request is your own: use a stage [filter](#filter)"
+    )
 
     @field_validator("text", mode="before")
     @classmethod

@@ -7,6 +7,7 @@ is a *generation*: a table, collection or index of its own, published under the 
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -202,13 +203,13 @@ class EngineSearch(ABC, Generic[Query]):
 
     Args:
         filter: Field -> value, or several of which any one matches; compared without regard to case.
-        concurrency: Number of queries that the engine searches at a time.
+        concurrency: Number of queries that the engine searches at a time, over all calls.
     """
 
     def __init__(self, index: OpenIndex, filter: Mapping[str, str | Sequence[str]] | None, concurrency: int) -> None:
         self._index = index
         self._filter = folded_filter(filter or {})
-        self._concurrency = concurrency
+        self._concurrency, self._in_flight = concurrency, threading.BoundedSemaphore(concurrency)
 
     def search(
         self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
@@ -228,7 +229,10 @@ class EngineSearch(ABC, Generic[Query]):
         prepared = list(self._prepared([storable(query) for query in queries]))
 
         def hits(query: Query | None, where: Filter | None) -> list[Hit]:
-            return [] if query is None or where is None else in_order(self._ask(query, where, k), k)
+            if query is None or where is None:
+                return []
+            with self._in_flight:
+                return in_order(self._ask(query, where, k), k)
 
         if len(prepared) < 2 or self._concurrency == 1:
             return list(map(hits, prepared, wheres))

@@ -157,7 +157,9 @@ def test_a_corpus_that_is_a_parameter_is_found_from_the_tuned_file(shop):
     config = read_pipeline(shop / "shop.yaml")
     how = {"store": shop / "store"}
     tune_weights(config, shop / "topics.jsonl", shop / "qrels.txt", shop / "out" / "again.yaml", **how)
-    assert corpus_path(read_pipeline(shop / "out" / "again.yaml").corpus).resolve() == (shop / "documents.jsonl").resolve()
+    assert (
+        corpus_path(read_pipeline(shop / "out" / "again.yaml").corpus).resolve() == (shop / "documents.jsonl").resolve()
+    )
 
 
 def test_a_part_whose_best_weight_is_0_is_left_out(shop):
