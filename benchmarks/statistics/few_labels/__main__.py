@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.common import parser, real_data, save_figures
 from benchmarks.statistics.few_labels.collections import Collection, collections
-from benchmarks.statistics.few_labels.simulation import Draw, Pair, watched_classically, whole_topics
+from benchmarks.statistics.few_labels.simulation import POWER, Draw, Pair, watched_classically, whole_topics
 from searchlora.eval.formatting import markdown_table
 from searchlora.eval.intervals import proportion
 
@@ -45,7 +45,10 @@ _OF_COLLECTIONS = (
     *("coverage, watched", "coverage, no difference", "false promotions", "wrong decisions"),
     "classical interval, watched: false",
 )
-_OF_SYSTEMS = ("decided", "labels", "labels, without a judge", "labels, whole topics", "all pairs")
+_OF_SYSTEMS = (
+    *("decided", "labels", "labels, without a judge"),
+    *("labels, 80% of draws", "labels, whole topics", "all pairs"),
+)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -96,6 +99,8 @@ def _rows(collection: Collection, pairs: Sequence[tuple[str, str]], drawn: Seque
         yield _share(system, "decided", [[draw.decision != "open" for draw in with_judge]])
         yield _labels(system, "labels", with_judge)
         yield _labels(system, "labels, without a judge", without)
+        most = float(np.quantile([draw.labels for draw in with_judge], POWER))
+        yield {**_row(system, "labels, 80% of draws"), "value": most, "low": most, "high": most}
         whole = whole_topics(with_judge)
         everything = float(np.mean([draw.pairs for draw in with_judge]))
         if whole is not None:
