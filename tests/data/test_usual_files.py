@@ -144,4 +144,5 @@ def test_a_compact_time_is_a_date(first, second, seconds):
 
     assert _seconds(second) - _seconds(int(first)) == seconds
     assert _seconds("20260116") - _seconds("20260115") == 86_400
+    assert _seconds("20000000") == 20_000_000  # seconds of a clock that begins at 0
     assert _seconds("1768473000000") == _seconds("1768473000") == 1768473000

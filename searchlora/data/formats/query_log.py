@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,8 @@ def _log_row(
 
 def _seconds(value: Any) -> float:
     if _COMPACT.fullmatch(text := str(value).strip()):  # 20240115, or 20240115103000
-        value = datetime.strptime(f"{text:0<14}", "%Y%m%d%H%M%S")
+        with suppress(ValueError):  # no such day: a number
+            value = datetime.strptime(f"{text:0<14}", "%Y%m%d%H%M%S")
     try:
         seconds = float(value)
         if abs(seconds) <= MAX_TIME:
