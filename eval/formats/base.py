@@ -79,14 +79,19 @@ def json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield row.where, row.data
 
 
-def table_rows(path: Path, delimiter: str, required: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+def table_rows(
+    path: Path, delimiter: str, required: Sequence[str], *, quoted: bool = True
+) -> Iterator[tuple[str, Mapping[str, str]]]:
     """The rows of a table with a header as column -> field, each with its place.
+
+    Args:
+        quoted: Fields may be quoted, as in CSV; else a quote is a character like any other.
 
     Raises:
         DataError: for a header that lacks a required column or repeats one, or a row that does not fit it.
     """
     with open_bytes(path) as file:
-        for row in strict(delimited_rows(file, str(path), required, delimiter)):
+        for row in strict(delimited_rows(file, str(path), required, delimiter, quoted=quoted)):
             yield row.where, row.data
 
 

@@ -160,7 +160,7 @@ def _id(value: object, label: str, where: str) -> str:
 def topic_of(query: str, topic_ids: Mapping[str, str], where: str) -> str:
     """The id of the topic with a query. Raises `DataError` if there is none."""
     try:
-        return topic_ids[query]
+        return topic_ids[query.strip()]
     except KeyError:
         raise DataError(
             f"no topic has the query '{query}'", where=where, fix="Give the topics that the file belongs to."

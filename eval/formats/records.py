@@ -132,8 +132,8 @@ def _write_parquet(path: Path, columns: Sequence[str], records: Iterable[Mapping
 
 
 def topic_table(path: Path, delimiter: str = ",") -> Iterator[TopicRow]:
-    """The topics of a table with a header."""
-    rows = list(table_rows(path, delimiter, TOPIC_COLUMNS))
+    """The topics of a table with a header; a quote in a tab-separated one is a character of the query."""
+    rows = list(table_rows(path, delimiter, TOPIC_COLUMNS, quoted=delimiter != "\t"))
     columns = {name: _typed([row[name] for _, row in rows]) for name in (rows[0][1] if rows else ())}
     for number, (where, row) in enumerate(rows):
         fields = {name: column[number] for name, column in columns.items() if name not in ("id", "query")}

@@ -26,7 +26,9 @@ _QUERY_NAMES = ("query", "text", "title")
 
 _NUMBER = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", re.IGNORECASE)
 _BLOCK = re.compile(r"<top>(.*?)(</top>|(?=<top>)|\Z)", re.DOTALL | re.IGNORECASE)
-_TAG = re.compile(r"<(\w+)>(.*?)(?=</?\w+>|\Z)", re.DOTALL)
+# A field ends at its closing tag, which leaves markup within it alone; without one, at the next tag.
+_TAG = re.compile(r"<(\w+)>(?:((?:(?!<\1>).)*?)</\1>|(.*?)(?=</?\w+>|\Z))", re.DOTALL)
+_MARKUP = re.compile(r"</?\w+>")
 _LABEL = re.compile(r"\A(Number|Topic|Description|Narrative|Domain|Summary)\s*:")
 _FIELDS = {"num": "id", "title": "query", "desc": "description", "narr": "narrative"}
 
@@ -69,7 +71,8 @@ def _blocks(path: Path) -> Iterator[TopicRow]:
         if not block[2]:
             raise DataError("the topic has no </top>", where=where)
         fields: dict[str, object] = {}
-        for tag, content in _TAG.findall(block[1]):
+        for tag, closed, opened in _TAG.findall(block[1]):
+            content = _MARKUP.sub(" ", closed) or opened
             name = _FIELDS.get(tag.lower(), tag.lower())
             if name in fields:
                 raise DataError(f"<{tag}> occurs twice in the topic", where=where)

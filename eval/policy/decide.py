@@ -17,6 +17,9 @@ from searchlora.eval.policy.policy import Margin, Policy, SliceRule
 from searchlora.eval.preference import Preference
 from searchlora.eval.significance import LEVEL
 
+#: What sums of floats may be off: a limit that is met exactly is met.
+_ROUNDING = 1e-9
+
 #: Name of the rule on the data of the last decision.
 UNCHANGED = "unchanged data"
 
@@ -343,7 +346,7 @@ def _slice(
 ) -> RuleResult:
     by_mean = rule.by == "difference"
     reached = comparison.gain(pair.measure, pair.difference) if by_mean else _worse_end(comparison, pair)
-    passed = reached >= -rule.max_fall
+    passed = reached >= -rule.max_fall - _ROUNDING
     less = pair.measure in comparison.less_is_better
     bound = "the mean" if by_mean else "the upper end" if less else "the lower end"
     limit = f"above {rule.max_fall:+.3f}" if less else f"below {-rule.max_fall:+.3f}"
@@ -375,7 +378,9 @@ def _bounds(policy: Policy, comparison: Comparison, candidate: str, facts: Facts
 
 
 def _at_most(rule: str, value: float, limit: float, unit: str) -> RuleResult:
-    return _result(rule, value <= limit, f"{unit.format(value)}; at most {unit.format(limit)}", value - limit)
+    return _result(
+        rule, value <= limit + _ROUNDING, f"{unit.format(value)}; at most {unit.format(limit)}", value - limit
+    )
 
 
 def _result(rule: str, passed: bool, finding: str, short: float = math.nan) -> RuleResult:

@@ -35,6 +35,8 @@ def changed_data(decisions: Sequence[Decision], evaluated: EvaluationResult) -> 
             f"version {version} was decided on split {then['split']} of the data {then['data'][:16]}, this is "
             f"split {evaluated.split} of {evaluated.judgments.data[:16]}"
         )
+    elif then.get("n", len(evaluated.records)) != len(evaluated.records):
+        differences.append(f"version {version} was decided on {then['n']} rows, this is on {len(evaluated.records)}")
     before, now = then.get(BASELINE_DATA), baseline_data(evaluated)
     if before != now:
         names = [fingerprint[:16] if fingerprint else "the evaluated data" for fingerprint in (before, now)]

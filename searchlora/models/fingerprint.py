@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -119,6 +120,9 @@ def hash_config(config: dict[str, Any]) -> str:
     settings = {key: value for key, value in config.items() if key not in _IGNORED_KEYS}
     rope = {key: settings.pop(key, None) for key in ("rope_theta", "rope_scaling", "rope_parameters")}
     if any(rope.values()):
+        for key in ("rope_scaling", "rope_parameters"):
+            if not isinstance(rope[key] or {}, Mapping):
+                raise BaseModelError(f"'{key}' is no object", where="config.json")
         merged = {"rope_theta": rope["rope_theta"], **(rope["rope_scaling"] or {}), **(rope["rope_parameters"] or {})}
         kind = merged.pop("type", None)  # earlier name of rope_type
         settings["rope_parameters"] = {"rope_type": kind or "default", **merged}
@@ -200,7 +204,8 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
         header.pop("__metadata__", None)
         for entry in header.values():
             first, last = map(int, entry["data_offsets"])
-            if not (isinstance(entry["dtype"], str) and isinstance(entry["shape"], list) and 0 <= first <= last):
+            is_shape = isinstance(entry["shape"], list) and all(type(size) is int for size in entry["shape"])
+            if not (isinstance(entry["dtype"], str) and is_shape and 0 <= first <= last):
                 raise ValueError(f"a tensor entry {str(entry)[:100]}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BaseModelError(f"is not a safetensors file ({error})", where=str(file)) from None

@@ -15,6 +15,7 @@ from typing import Any
 
 from searchlora.errors import BaseModelError, BaseModelMoved
 from searchlora.files import file_sha256
+from searchlora.files.atomic import publish_folder
 from searchlora.models.libraries import quiet
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -344,6 +345,6 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     try:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        temporary.replace(target)
+        publish_folder(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

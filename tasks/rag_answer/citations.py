@@ -44,6 +44,7 @@ _MARK = re.compile(r"\s*\[(\d+)\]")
 # a paragraph or list item. Other line ends are treated as wrapped text.
 _END = re.compile(r"[.!?][\"'”’)]*(?:\s*\[\d+\])*(?=\s+[^\sa-z\[]|\s*$)|\n(?=\s*(?:\n|[-*•]\s|\d+[.)]\s))")
 _ABBREVIATION = re.compile(r"(?:^\s*\d{1,2}|\b(?:Mr|Mrs|Ms|Dr|Prof|St|No|vs|e\.g|i\.e|etc|approx)|\b[A-Z])\.$")
+_ITEM = re.compile(r"[-*•]\s|\d+[.)]\s")
 _STOP = re.compile(r"[.!?:;]+[\"'”’)]*$")
 
 _TOKENS = Analyzer(stemmer="english", shortest=1)
@@ -185,7 +186,28 @@ def cited(answer: Sequence[str], passages: Mapping[int, str]) -> str:
     Args:
         passages: Passage number -> full text, of the gold passages only.
     """
-    return " ".join(with_marks(sentence, _citations(sentence, passages)) for sentence in answer)
+    return " ".join(cited_sentences(answer, passages))
+
+
+def cited_sentences(answer: Sequence[str], passages: Mapping[int, str]) -> list[str]:
+    """Each sentence with citations of the passages that support it; arguments as of `cited`."""
+    return [with_marks(sentence, _citations(sentence, passages)) for sentence in answer]
+
+
+def joined(marked: Sequence[str]) -> str:
+    """Sentences with their marks as one text that is split into the same ones: a line for each without a full stop.
+
+    Examples:
+        >>> joined(["- Fill in the form [1]", "- Send it back [2]", "Done [1].", "Ask us [2]."])
+        '- Fill in the form [1]\\n- Send it back [2]\\n\\nDone [1]. Ask us [2].'
+    """
+    text = ""
+    for sentence in marked:
+        if text:
+            is_ended = _STOP.search(without_marks(text)) is not None
+            text += " " if is_ended else "\n" if _ITEM.match(sentence) else "\n\n"
+        text += sentence
+    return text
 
 
 def _citations(sentence: str, passages: Mapping[int, str]) -> list[int]:

@@ -19,7 +19,7 @@ from typing import Any
 from searchlora.errors import UsageError
 from searchlora.outputs import CitedAnswer
 from searchlora.records import Record
-from searchlora.tasks.rag_answer.citations import MAX_CITATIONS, cited, sentences, with_marks
+from searchlora.tasks.rag_answer.citations import MAX_CITATIONS, cited_sentences, joined, sentences, with_marks
 
 #: Who decides to abstain, and who chooses citations.
 ANSWER, JUDGE, BOTH, SUPPORT = "answer", "judge", "both", "support"
@@ -157,12 +157,13 @@ def recited(answer: CitedAnswer, record: Record, rule: Rule) -> CitedAnswer:
             number: f"{passage.get('title') or ''} {passage['text']}"
             for number, passage in enumerate(record["passages"], start=1)
         }
-        text = cited(sentence_texts, texts)
+        marked = cited_sentences(sentence_texts, texts)
     else:
         relevance = relevances(record)
-        assert relevance is not None  # checked before the answer was generated
+        assert relevance is not None  # `parse` has checked it
         relevant = relevant_passages(relevance, rule.numbers["from"])
-        text = " ".join(with_marks(sentence, relevant) for sentence in sentence_texts)
+        marked = [with_marks(sentence, relevant) for sentence in sentence_texts]
+    text = joined(marked)
     numbers = tuple(dict.fromkeys(number for sentence in sentences(text) for number in sentence.citations))
     return CitedAnswer(text, numbers, False, answer.abstention_probability, answer.reason)
 

@@ -122,7 +122,7 @@ class RagAnswerTask(GenerationTask):
         return super().records_from(context)
 
     def updates(self, context: SearchContext, outputs: Sequence[CitedAnswer]) -> Mapping[str, Any]:
-        """The `answer`, and if there are any, its sentences that no passage supports, as `unsupported`."""
+        """The `answer`, and as `unsupported` its sentences that the passages which they cite do not support, if any."""
         (answer,) = outputs
         unsupported = [each.sentence for each in self.evidence(context, answer) if each.supported is False]
         return {"answer": answer, **({"unsupported": unsupported} if unsupported else {})}
@@ -175,4 +175,8 @@ class _Recited(CitedText):
 
     def parse(self, text: str) -> CitedAnswer | InvalidOutput:
         answer = super().parse(text)
-        return answer if isinstance(answer, InvalidOutput) else deciding.recited(answer, self.record, self.rule)
+        if isinstance(answer, InvalidOutput):
+            return answer
+        if self.rule.by == deciding.JUDGE and deciding.relevances(self.record) is None:
+            return InvalidOutput(text, "the judge has not graded all passages")
+        return deciding.recited(answer, self.record, self.rule)

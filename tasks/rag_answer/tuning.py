@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,7 +129,7 @@ def fitted(by: str, rows: Sequence[_Row]) -> Rule:
     own = np.array([row.own for row in rows])
     relevance = np.array([max(row.relevance) for row in rows])
     if by == ANSWER:
-        return Rule(ANSWER, {"from": min(_best_threshold(own, silent), MAX_THRESHOLD)})
+        return Rule(ANSWER, {"from": _best_threshold(own, silent, MAX_THRESHOLD)})
     if by == JUDGE:
         return Rule(JUDGE, {"below": 1 - _best_threshold(1 - relevance, silent)})
     from sklearn.linear_model import LogisticRegression
@@ -146,10 +147,15 @@ def _abstains(rule: Rule, row: _Row) -> bool:
     return abstention(rule, row.own, max(row.relevance))[0]
 
 
-def _best_threshold(scores: NDArray[np.float64], unanswerable: NDArray[np.bool_]) -> float:
-    """The score from which abstaining has the best `mean_f1`, midway between two; the highest of equally good ones."""
+def _best_threshold(scores: NDArray[np.float64], unanswerable: NDArray[np.bool_], greatest: float = math.inf) -> float:
+    """The score from which abstaining has the best `mean_f1`, midway between two; the highest of equally good ones.
+
+    Args:
+        greatest: The greatest threshold that may be chosen.
+    """
     steps = np.unique(scores)
     candidates = [float(steps[-1]) + 1e-6, *((steps[1:] + steps[:-1]) / 2)[::-1], float(steps[0])]
+    candidates = list(dict.fromkeys(min(threshold, greatest) for threshold in candidates))
     return float(max(candidates, key=lambda threshold: mean_f1(scores >= threshold, unanswerable)))
 
 

@@ -151,13 +151,14 @@ class ServiceEngine:
             raise EngineError(
                 f"the service's answer is not understood ({type(error).__name__}: {error})", where=self._client.url
             ) from error
-        if request.sampling.logprobs is not None and not (completion.logprobs and completion.logprobs[0].top):
+        given = completion.logprobs  # empty where the model has stopped at once
+        if request.sampling.logprobs is not None and (given is None or (given and not given[0].top)):
             raise EngineError("the service gives no log-probabilities", where=self._client.url, fix=_GENERATE)
         return completion
 
 
 def _begins(token: str, choice: str) -> bool:
-    """Whether a token is a beginning of a choice, or the whole choice with more behind it.
+    """Whether a token is a beginning of a choice, or the whole choice.
 
     Examples:
         >>> [_begins(token, "2") for token in ("2", " 2", "20", "two", " ")]

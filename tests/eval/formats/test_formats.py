@@ -302,6 +302,20 @@ def test_an_unknown_file_extension_is_refused(tmp_path):
         write_topics(tmp_path / "t.xml", {"1": {"query": "a"}})
 
 
+def test_quotes_of_a_tab_separated_table_belong_to_the_query(tmp_path):
+    (tmp_path / "topics.tsv").write_text('id\tquery\nq1\t"foo\nq2\tbar"\nq3\t"red" tent\n', encoding="utf-8")
+    found = {topic: fields["query"] for topic, fields in read_topics(tmp_path / "topics.tsv").items()}
+    assert found == {"q1": '"foo', "q2": 'bar"', "q3": '"red" tent'}
+
+
+def test_markup_in_a_field_of_a_classic_topic_is_left_out(tmp_path):
+    block = "<top>\n<num> 301\n<title> heat <i>transfer</i> coefficient </title>\n<desc> What\nis it?\n</top>\n"
+    (tmp_path / "topics.txt").write_text(block, encoding="utf-8")
+    assert read_topics(tmp_path / "topics.txt") == {
+        "301": {"query": "heat transfer coefficient", "description": "What is it?"}
+    }
+
+
 def test_a_header_of_another_tool_is_no_topic(tmp_path):
     (tmp_path / "topics.tsv").write_text("qid\tquery\nq1\tred tent\n", encoding="utf-8")
     assert read_topics(tmp_path / "topics.tsv") == {"q1": {"query": "red tent"}}

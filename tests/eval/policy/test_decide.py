@@ -12,6 +12,7 @@ from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.grade_measures import grade_measures
 from searchlora.eval.policy import SAME_POLICY, Facts, Policy, RuleResult, decide
+from searchlora.eval.policy.decide import _at_most
 from searchlora.eval.preference import preference
 
 ROLES = {"base": "base", "incumbent": "old@1"}
@@ -327,3 +328,9 @@ def test_what_users_prefer_is_evidence_beside_the_figures(outcomes, rule, passes
     missed = broken(Policy(interleaving=rule), compared(0.05), interleaved=found)
     assert ("interleaving" not in missed) is passes
     assert "interleaving" not in broken(Policy(), compared(0.05), interleaved=found)
+
+
+def test_a_limit_that_is_met_exactly_is_met():
+    """0.1 + 0.2 is above 0.3 as a float."""
+    assert _at_most("rate", 0.1 + 0.2, 0.3, "{:.1f}").passed
+    assert not _at_most("rate", 0.301, 0.3, "{:.3f}").passed

@@ -9,7 +9,7 @@ from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.task import load_generation_task
 from searchlora.tasks.rag_answer.deciding import abstention, combined, rule_of
-from searchlora.tasks.rag_answer.tuning import mean_f1, tuned_rules
+from searchlora.tasks.rag_answer.tuning import _Row, fitted, mean_f1, tuned_rules
 
 TASK = load_generation_task("rag_answer")
 PASSAGES = [
@@ -78,6 +78,26 @@ def test_sentences_cite_what_supports_them():
     answer = bound(cite="support").output(record()).parse("The tent weighs 2 kg [2]. It costs 9 euros [1].")
     assert (answer.text, answer.citations) == ("The tent weighs 2 kg [1]. It costs 9 euros.", (1,))
     assert bound(cite="answer").output(record()).parse("It weighs 2 kg [2].").citations == (2,)
+
+
+def test_items_of_a_list_stay_sentences_of_their_own():
+    rows = record() | {"passages": [{"id": "a", "text": "Fill in the form."}, {"id": "b", "text": "Send it back."}]}
+    task = bound(abstain={"by": "answer", "from": 0.5}, cite={"by": "support"})
+    answer = task.parse("- Fill in the form [2]\n- Send it back [1]", rows)
+    assert answer.text == "- Fill in the form [1]\n- Send it back [2]"
+    assert [each.supported for each in task.evidence({"passages": rows["passages"]}, answer)] == [True, True]
+
+
+def test_an_answer_whose_passages_no_judge_has_graded_is_invalid():
+    task = bound(abstain={"by": "judge", "below": 0.3}, cite={"by": "judge", "from": 0.4})
+    found = task.parse("It is 2 kg [1].", {key: value for key, value in record().items() if key != "grades"})
+    assert isinstance(found, InvalidOutput) and "the judge has not graded" in found.reason
+
+
+def test_the_threshold_of_the_model_is_the_best_of_those_that_it_may_have():
+    own = np.array([0.9] * 4 + [0.3] * 3 + [0.6] * 4 + [0.1] * 4)
+    rows = [_Row(str(number), number < 7, score, (0.5,), frozenset()) for number, score in enumerate(own.tolist())]
+    assert fitted("answer", rows).numbers["from"] == pytest.approx(0.2)
 
 
 def test_without_a_judge_nothing_is_guessed():
