@@ -11,11 +11,16 @@ from typing import Any, TypeAlias
 from searchlora.errors import PipelineError, SearchloraError, concerns_all
 from searchlora.inference.engine import Engine
 from searchlora.inference.metered import Exchange, MeteredEngine
-from searchlora.pipelines.results import written
+from searchlora.pipelines.results import INVALID, written
+from searchlora.pipelines.stages.deciding import UNDECIDED
 from searchlora.pipelines.stages.explanation import Describe
-from searchlora.pipelines.stages.stage import FAILED_PARTS, Stage, StageSettings
+from searchlora.pipelines.stages.guards import GUARDED
+from searchlora.pipelines.stages.stage import FAILED_PARTS, FUSED_QUERIES, Stage, StageSettings
 from searchlora.records import SearchContext
 from searchlora.time_limit import within_budget
+
+#: Fields that stages write, and a query cannot bring.
+WRITTEN = frozenset({"outputs", "skipped", FAILED_PARTS, FUSED_QUERIES, INVALID, UNDECIDED, GUARDED})
 
 #: Takes the rows of a trace, one for each search and stage.
 Trace: TypeAlias = Callable[[Mapping[str, Any]], None]

@@ -18,8 +18,8 @@ from searchlora.inference.engines import Engines
 from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
-from searchlora.pipelines.execution import Trace, execute_stage
-from searchlora.pipelines.results import WRITTEN, result
+from searchlora.pipelines.execution import WRITTEN, Trace, execute_stage
+from searchlora.pipelines.results import result
 from searchlora.pipelines.shared_batches import SharedBatches
 from searchlora.pipelines.stages.stage import BuildContext, Stage, StageSettings, check_order, needs_of, pinned
 from searchlora.progress import Progress, Steps, no_progress, silent

@@ -8,16 +8,10 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from searchlora.errors import DataError
-from searchlora.pipelines.stages.deciding import UNDECIDED
-from searchlora.pipelines.stages.guards import GUARDED
-from searchlora.pipelines.stages.stage import FAILED_PARTS, FUSED_QUERIES
 from searchlora.records import Hit, SearchContext
 
 #: The task and the reason of each output so far that is invalid: a field of a search.
 INVALID = "invalid_outputs"
-
-#: Fields that stages write, and a query cannot bring.
-WRITTEN = frozenset({"outputs", "skipped", FAILED_PARTS, FUSED_QUERIES, INVALID, UNDECIDED, GUARDED})
 
 #: Keys of a result that no stage wrote. `hits` has its own format.
 NOT_FIELDS = ("id", "query", "stages", "input", "hits", "invalid")

@@ -245,8 +245,6 @@ def tune(
         raise UsageError("a loss is measured on judged topics", where="--max-loss", fix="Give --topics and --qrels.")
     if (data is None) == (topics is None) or (topics is None) != (qrels is None):
         raise UsageError("tune needs --data, or --topics and --qrels", fix="Give one of the two.")
-    if ranking_model and topics is None:
-        raise UsageError("a ranking model learns from judged topics", where="--ranking-model", fix="Give --topics.")
     if numbers and not ranking_model:
         raise UsageError("only a ranking model reads fields", where="--field-numbers", fix="Add --ranking-model.")
     if risk is not None:
@@ -254,6 +252,8 @@ def tune(
             raise UsageError("a risk is kept on labelled rows", where="--risk", fix="Give --data, and no --topics.")
         _tune_risk(options, engine, pipeline, out, data, split or "validation", risk)
         return
+    if ranking_model and topics is None:
+        raise UsageError("a ranking model learns from judged topics", where="--ranking-model", fix="Give --topics.")
     if split is not None:
         raise UsageError("only a risk is fitted on a split of your choice", where="--split", fix="Add --risk.")
     stored: dict[str, Any] = {"store": options.store, "tasks": options.tasks}

@@ -167,6 +167,8 @@ class LocalEngine:
 
         The name of a folder is forgotten, too, so that the store may use it.
         """
+        if self.store is None and adapter not in self._folders:
+            return False
         unloaded = self._core.unload(self.pin(adapter))
         return self._folders.pop(adapter, None) is not None or unloaded
 

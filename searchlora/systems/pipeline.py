@@ -26,8 +26,9 @@ from searchlora.inference.engines import Engines
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.resolve import public_name, resolve
 from searchlora.pipelines.engine_load import generations
+from searchlora.pipelines.execution import WRITTEN
 from searchlora.pipelines.pipeline import Pipeline, run_of
-from searchlora.pipelines.results import INVALID, WRITTEN
+from searchlora.pipelines.results import INVALID
 from searchlora.pipelines.stages.adapter import AdapterSettings
 from searchlora.pipelines.stages.classical import unchanged_dataset
 from searchlora.pipelines.stages.stage import StageSettings, needs_of, pinned

@@ -11,7 +11,7 @@ from searchlora.errors import RowError
 from searchlora.eval.trec import GREATEST_GRADE
 from searchlora.events.log import Action
 from searchlora.files.json_text import text_fault
-from searchlora.pipelines.results import WRITTEN
+from searchlora.pipelines.execution import WRITTEN
 from searchlora.server.api.schemas import Body, Fields
 from searchlora.systems.pipeline import with_history
 

@@ -152,7 +152,7 @@ def test_a_plan_and_labels_of_another_tool_give_a_decision(tmp_path, written, su
     assert "n = 30 topics, 21 of 60 pairs labelled." in said
     assert ("Decided" in said) != (f"The next pair: topic {following.topic}, document {following.document}." in said)
     said = succeeded("grade", "decide", "--plan", out, "--qrels", written(60))
-    assert "+1.000 (+1.000 to +1.000), n = 30 topics, 60 of 60" in said
+    assert "+1.000 (+0.876 to +1.000), n = 30 topics, 60 of 60" in said
     assert said.endswith("Decided: the candidate is better.\n")
 
 
