@@ -57,9 +57,11 @@ def main() -> None:
     records = [{"id": f"q{n}", "group": "", "query": f"{kind} {thing}"} for n, (kind, thing) in enumerate(QUERIES)]
     chats = [[dict(message) for message in messages(task, record)] for record in records]
     with _served(store) as url:
+        begun = time.monotonic()
         seen = asyncio.run(_load(url, chats, options.clients, options.seconds))
+        elapsed = time.monotonic() - begun  # with the answers that were under way at the end
         metrics = httpx.get(f"{url}/metrics").text
-    _tell(seen, options.clients, options.seconds, metrics)
+    _tell(seen, options.clients, elapsed, metrics)
 
 
 def _served(store: Store) -> AbstractContextManager[str]:
@@ -117,6 +119,7 @@ def _tell(seen: Seen, clients: int, seconds: float, metrics: str) -> None:
         for measure, value, n in (
             ("answers", answers, answers),
             ("answers per second", answers / seconds, answers),
+            ("tokens of an answer", _completion_tokens(metrics) / answers, answers),
             ("errors", len(seen.errors), answers + len(seen.errors)),
         )
     ]
@@ -127,12 +130,17 @@ def _tell(seen: Seen, clients: int, seconds: float, metrics: str) -> None:
                 {"system": system, "measure": f"seconds to {name}, p{percent}", "value": value, "n": len(values)}
             )
     counted = [line for line in metrics.splitlines() if line.startswith(("searchlora_batch_size", "searchlora_slot"))]
-    about = {"seconds": seconds, "new_tokens": TOKENS, "errors": seen.errors[:20], "server": counted}
+    about = {"seconds": round(seconds, 1), "new_tokens": TOKENS, "errors": seen.errors[:20], "server": counted}
     save_figures("serving_load", rows, [], about, module=as_called("serving_load"))
     for row in rows:
         print(f"{row['measure']:45} {row['value']:10.3f}   n = {row['n']}")
     for error in seen.errors[:5]:
         print(error)
+
+
+def _completion_tokens(metrics: str) -> float:
+    lines = (line for line in metrics.splitlines() if line.startswith("searchlora_tokens_total"))
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if 'kind="completion"' in line)
 
 
 if __name__ == "__main__":
