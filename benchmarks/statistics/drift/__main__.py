@@ -10,8 +10,10 @@ from __future__ import annotations
 import csv
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -37,6 +39,9 @@ ENCODERS: Mapping[str, str | None] = {"n-grams": None, "MiniLM": DEFAULT_ENCODER
 
 #: Cyrillic letters for Latin ones: the same words in another script.
 _SCRIPT = str.maketrans("abcdefghijklmnopqrstuvwxyz", "абцдефгхийклмнопкрстувwхыз")
+
+#: The name of a day whose queries are asked again.
+AGAIN = "no drift, queries asked again"
 
 #: Exponent of the frequencies of queries that are asked again.
 _ZIPF = 0.8
@@ -88,34 +93,64 @@ def plot(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
 
 
 def _rows(draws: int) -> Iterator[dict[str, Any]]:
-    day = _texts("banking77", "train.csv")
-    labels = dict(day)
-    queries = sorted(labels)
-    shop = sorted({row["query"] for row in _csv("chorus", "rated.csv")})
-    drifts: Mapping[str, Callable[[list[str], random.Random], list[str]]] = {
-        "other domain": lambda part, rng: rng.choices(shop, k=len(part)),
-        "new intents": lambda part, rng: rng.sample(_of_new_intents(labels), len(part)),
-        "short queries": lambda part, _: [" ".join(query.split()[:_SHORT]) for query in part],
-        "typos": lambda part, rng: [_with_typo(query, rng) for query in part],
-        "other script": lambda part, _: [query.lower().translate(_SCRIPT) for query in part],
-    }
-    new = set(_of_new_intents(labels))
-    known = [query for query in queries if query not in new]
-    for name, model in ENCODERS.items():
-        encode = None if model is None else FrozenEncoder(model).encode_once
-        splits = SPLITS if draws == DRAWS else draws
-        for repeats, system in ((False, "no drift"), (True, "no drift, queries asked again")):
-            false = [_raised(known, lambda part, _: part, 0.0, seed, encode, repeats) for seed in range(splits)]
-            yield _row(f"{system}, {name}", "0%", false)
-        for drift, change in drifts.items():
-            for share in SHARES:
-                found = [_raised(known, change, share, seed, encode) for seed in range(draws)]
-                yield _row(f"{drift}, {name}", f"{share:.0%}", found)
+    splits = SPLITS if draws == DRAWS else draws
+    cells: list[tuple[str, str, float, int]] = []
+    for encoder in ENCODERS:
+        cells += [(encoder, drift, 0.0, splits) for drift in ("no drift", AGAIN)]
+        cells += [(encoder, drift, share, draws) for drift in CHANGES for share in SHARES]
+    with ProcessPoolExecutor(initializer=_one_thread) as pool:
+        yield from pool.map(_cell, cells)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _cell(cell: tuple[str, str, float, int]) -> dict[str, Any]:
+    """The row of one drift, for one way to compare the queries and one share of the queries."""
+    encoder, drift, share, draws = cell
+    encode, (known, change) = _encode(encoder), _changed(drift)
+    raised = [_raised(known, change, share, seed, encode, drift == AGAIN) for seed in range(draws)]
+    return _row(f"{drift}, {encoder}", f"{share:.0%}", raised)
+
+
+@cache
+def _encode(name: str) -> Callable[[Sequence[str]], Any] | None:
+    model = ENCODERS[name]
+    return None if model is None else FrozenEncoder(model).encode_once
+
+
+Change: TypeAlias = Callable[[list[str], random.Random], list[str]]
+
+
+def _changed(drift: str) -> tuple[list[str], Change]:
+    """The queries of a day, and what a drift makes of some of them."""
+    labels = dict(_texts("banking77", "train.csv"))
+    new = _of_new_intents(labels)
+    known = [query for query in sorted(labels) if query not in set(new)]
+    return known, partial(CHANGES[drift], new) if drift in CHANGES else lambda part, _: part
+
+
+#: Drift -> what it makes of queries; the first argument are the queries of intents that the day does not have.
+CHANGES: Mapping[str, Callable[[list[str], list[str], random.Random], list[str]]] = {
+    "other domain": lambda _, part, rng: rng.choices(_shop(), k=len(part)),
+    "new intents": lambda new, part, rng: rng.sample(new, len(part)),
+    "short queries": lambda _, part, __: [" ".join(query.split()[:_SHORT]) for query in part],
+    "typos": lambda _, part, rng: [_with_typo(query, rng) for query in part],
+    "other script": lambda _, part, __: [query.lower().translate(_SCRIPT) for query in part],
+}
+
+
+@cache
+def _shop() -> list[str]:
+    return sorted({row["query"] for row in _csv("chorus", "rated.csv")})
 
 
 def _raised(
     queries: Sequence[str],
-    change: Callable[[list[str], random.Random], list[str]],
+    change: Change,
     share: float,
     seed: int,
     encode: Callable[[Sequence[str]], Any] | None,
@@ -129,7 +164,8 @@ def _raised(
     before, now = drawn[:BEFORE], drawn[BEFORE:]
     concerned = round(share * NOW)
     now = [*change(now[:concerned], rng), *now[concerned:]]
-    one, other = ({f"session {n}": [query] for n, query in enumerate(of)} for of in (before, now))
+    # Users of their own in each period.
+    one, other = ({f"{name} {n}": [query] for n, query in enumerate(of)} for name, of in (("a", before), ("b", now)))
     tests: list[DriftTest | None] = [queries_test(before, now, encode, seed), words_test(one, other)]
     for test, of in (("words", _length), ("other letters", has_other_letters)):
         values = [
