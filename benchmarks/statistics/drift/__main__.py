@@ -2,7 +2,7 @@
 
     python -m benchmarks.statistics.drift
 
-README.md in this folder describes the figures. A quarter of an hour on two cores.
+README.md in this folder describes the figures. Half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ def _raised(
     before, now = drawn[:BEFORE], drawn[BEFORE:]
     concerned = round(share * NOW)
     now = [*change(now[:concerned], rng), *now[concerned:]]
-    # Users of their own in each period.
-    one, other = ({f"{name} {n}": [query] for n, query in enumerate(of)} for name, of in (("a", before), ("b", now)))
+    # All users of now are among those of before, which is the hardest case for new words.
+    one, other = ({f"session {n}": [query] for n, query in enumerate(of)} for of in (before, now))
     tests: list[DriftTest | None] = [queries_test(before, now, encode, seed), words_test(one, other)]
     for test, of in (("words", _length), ("other letters", has_other_letters)):
         values = [
