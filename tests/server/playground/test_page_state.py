@@ -536,37 +536,36 @@ def test_a_query_is_searched_with_its_own_fields_and_they_are_seen(run):
     assert found == {"opened": True, "shut": False, "fields": [history, history, {}, {}]}
 
 
-def test_a_finished_system_of_two_is_shown_while_the_other_searches(run):
-    found = run("""
+#: Two systems search, of which one has finished and the other waits.
+ONE_WAITS = """
         page.element("compare").click();
         const search = page.answers["/v1/search"];
         page.answers["/v1/search"] = (body) => (body.pipeline === "plain" ? page.hold(search)(body) : search(body));
         page.element("query").value = "red";
         page.element("search").dispatch("submit");
         await page.until(() => page.named("Grade 3 for d1"), "the first system");
+"""
+
+
+def test_a_finished_system_of_two_is_shown_while_the_other_searches(run):
+    found = run(f"""{ONE_WAITS}
         const texts = page.sides().map((side) => page.texts(side, ".text").length);
         page.held[0]();
         await page.until(() => page.element("status").textContent.includes("System B"), "both");
-        return { texts, moves: page.texts(page.sides()[1], ".meta").map((each) => each.includes("same rank")) };
+        return {{ texts, moves: page.texts(page.sides()[1], ".meta").map((each) => each.includes("same rank")) }};
     """)
     assert found == {"texts": [2, 0], "moves": [True, True]}
 
 
 def test_a_name_that_is_being_written_stays_when_the_other_system_finishes(run):
-    found = run("""
-        page.element("compare").click();
-        const search = page.answers["/v1/search"];
-        page.answers["/v1/search"] = (body) => (body.pipeline === "plain" ? page.hold(search)(body) : search(body));
-        page.element("query").value = "red";
-        page.element("search").dispatch("submit");
-        await page.until(() => page.named("Grade 3 for d1"), "the first system");
+    found = run(f"""{ONE_WAITS}
         page.named("Grade 3 for d1").click();
         const [one] = page.sides();
         one.querySelector(".asked input").value = "car";
         page.held[0]();
         await page.until(() => page.element("status").textContent.includes("System B"), "both");
         const [input] = one.querySelectorAll(".asked input");
-        return { value: input && input.value, focused: document.activeElement === input };
+        return {{ value: input && input.value, focused: document.activeElement === input }};
     """)
     assert found == {"value": "car", "focused": True}
 
