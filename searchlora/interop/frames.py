@@ -202,7 +202,7 @@ def _document(row: Mapping[str, Any]) -> Document:
         raise PipelineError("a document has no 'docno'", fix="Give documents with 'docno', 'text' and 'title'.")
     text, title = (str(row[name]) if not _is_missing(row.get(name)) else "" for name in ("text", "title"))
     others = {
-        name: as_text(value)
+        name: as_text(_whole(value))
         for name, value in row.items()
         if isinstance(value, str | int | float)
         and not _is_missing(value)

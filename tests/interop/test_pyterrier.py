@@ -77,6 +77,13 @@ def test_documents_without_a_docno_are_refused():
         documents_of([{"text": "a tent"}])
 
 
+def test_whole_numbers_beside_gaps_are_whole_in_queries_and_documents():
+    topics = pd.DataFrame([["q1", "tent", None], ["q2", "sofa", 2020]], columns=["qid", "query", "year"])
+    corpus = pd.DataFrame([["d1", "a sofa", 2020], ["d2", "a tent", None]], columns=["docno", "text", "year"])
+    assert [search.get("year") for search in searches_of(topics)] == [None, 2020]
+    assert [document.metadata for document in documents_of(corpus)] == [{"year": "2020"}, {}]
+
+
 # Retrieval
 
 
