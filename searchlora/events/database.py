@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,9 @@ PASSWORD = "SEARCHLORA_EVENTS_PASSWORD"
 
 #: Seconds that a writer waits for another one, and for an answer of PostgreSQL.
 _PATIENCE = 10.0
+
+#: Seconds between two attempts at what a lock does not wait for.
+_PAUSE = 0.02
 
 #: Rows of a result that are held at once.
 _BATCH = 1000
@@ -83,7 +87,7 @@ class _Sqlite:
         with self._errors():
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = self._connect()
-            self._writer.execute("PRAGMA journal_mode = WAL")
+            self._write_ahead()
             self._writer.execute("PRAGMA synchronous = FULL")  # a committed row survives a power cut
 
     @contextmanager
@@ -109,6 +113,19 @@ class _Sqlite:
     def close(self) -> None:
         with self._lock:
             self._writer.close()
+
+    def _write_ahead(self) -> None:
+        """Switch to WAL mode. SQLite waits here for no other process, whatever the timeout, so that servers that make
+        one file together try again."""
+        last = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._writer.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > last:
+                    raise
+                time.sleep(_PAUSE)
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.where, timeout=_PATIENCE, check_same_thread=False, isolation_level=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 import uuid
@@ -160,6 +161,16 @@ def test_servers_that_start_together_share_a_new_log(place):
         thread.join()
     assert failed == []
     assert len({EventLog(place).new_id()[-16:] for _ in range(2)}) == 2
+
+
+def test_a_server_waits_for_another_that_makes_the_file(tmp_path):
+    other = sqlite3.connect(tmp_path / FILE, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # a lock at which SQLite refuses to switch to WAL, without waiting
+    release = threading.Timer(0.2, other.rollback)
+    release.start()
+    EventLog(tmp_path).close()
+    release.join()
+    other.close()
 
 
 def test_a_reader_makes_no_log(tmp_path):
