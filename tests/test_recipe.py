@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from searchlora.errors import RecipeError
 from searchlora.experiments import train
 from searchlora.recipe import for_size, load_encoder_recipe, load_recipe
+from searchlora.training.memory import TrainedModel
+from tests.inference.small_models import small
 
 
 def test_overrides_take_precedence_over_the_file_and_the_file_over_the_default(tmp_path):
@@ -174,3 +177,21 @@ def test_a_given_rate_above_that_of_the_size_is_warned_of(monkeypatch, tiny_base
     monkeypatch.setattr(train, "base_memory", lambda _: SimpleNamespace(parameters=parameters))
     said = train._rate_warning(load_recipe({}, overrides=overrides), tiny_base)
     assert said is None if warning is None else warning in said
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on the path")
+@pytest.mark.parametrize(
+    ("architecture", "target", "overrides", "warned"),
+    [
+        ("llama", "cpu", ["lora.dropout=0.05"], True),
+        ("llama", "cpu", [], False),
+        ("llama", "cpu", ["lora.dropout=0.05", "lora.variant=dora"], False),
+        ("gpt2", "cpu", ["lora.dropout=0.05", "lora.target_modules=all-linear"], False),
+        ("llama", "cuda", ["lora.dropout=0.05"], False),
+        ("llama", "cpu", ["lora.dropout=0.05", "method=full"], False),
+    ],
+)
+def test_dropout_is_warned_of_where_it_costs_the_compiled_kernels(architecture, target, overrides, warned):
+    model = TrainedModel(small(architecture).config, load_recipe({}, overrides=["method=lora", *overrides]), target)
+    said = train._dropout_warning(model)
+    assert (said is not None and "`--set lora.dropout=0`" in said) == warned
