@@ -80,8 +80,10 @@ def parse_size(text: str) -> int:
 
 def _lines(result: SizeResult) -> Iterator[str]:
     methods = result.methods
-    batch = result.batch
+    batch = next(iter(methods.values())).batch
     rows: dict[str, Callable[[MethodSize], str]] = {
+        "rows of a batch": lambda one: f"{one.batch.rows:,}",
+        "batches of a step": lambda one: f"{one.gradient_accumulation:,}",
         "trained parameters": lambda one: f"{one.trained:,}",
         "share of the base's": lambda one: f"{one.share:.2%}",
         "stored": lambda one: f"{one.adapter_bytes / 1e6:,.1f} MB",
@@ -90,8 +92,8 @@ def _lines(result: SizeResult) -> Iterator[str]:
     }
     longest = "the longest rows" if result.tokens is not None else "rows without a common beginning"
     yield (
-        f"{result.base}: {result.parameters:,} parameters. A batch of {batch.rows} rows, {longest}, of up to "
-        f"{batch.length} tokens, {batch.completion} of them in the completion; on {result.target}."
+        f"{result.base}: {result.parameters:,} parameters. Memory is of a batch of {longest}, of up to {batch.length} "
+        f"tokens, {batch.completion} of them in the completion; on {result.target}."
     )
     yield f"{'':<30}" + "".join(f"{name:>16}" for name in methods)
     for name, cell in rows.items():

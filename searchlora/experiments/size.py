@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from searchlora.errors import UsageError
+from searchlora.errors import TrainingError, UsageError
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.training_runs import dataset_for, recipe_for
 from searchlora.models.configuration import read_configuration
@@ -30,6 +30,8 @@ from searchlora.training.memory import BatchSize, Target, TrainedModel, batch_si
 from searchlora.training.metrics import read_metrics
 from searchlora.training.processes import run_in_children
 from searchlora.training.rows import render_rows
+from searchlora.training.step_choice import StepChoice, choose_step
+from searchlora.training.token_rows import TokenRows
 
 #: Optimiser steps of a calibration; the first one is not counted.
 _STEPS = 4
@@ -40,6 +42,8 @@ class MethodSize:
     """What one method needs; memory in bytes.
 
     Attributes:
+        batch: The recipe's batch, or the one that `train` chooses for `optim.tokens_per_step`; memory is of it.
+        gradient_accumulation: Batches of a step.
         trained: Number of trained parameters.
         share: Their share of the base's parameters.
         adapter_bytes: Of the stored adapter, or of the model.
@@ -53,6 +57,8 @@ class MethodSize:
         failure: Why the time could not be measured; None: it was, or nobody asked.
     """
 
+    batch: BatchSize
+    gradient_accumulation: int
     trained: int
     share: float
     adapter_bytes: int
@@ -73,7 +79,6 @@ class SizeResult:
     Attributes:
         parameters: Of the base.
         available: Memory in bytes that must be enough.
-        batch: The batch of the recipe, for which memory is computed.
         tokens: Mean number of tokens of a row; None without a dataset.
     """
 
@@ -81,7 +86,6 @@ class SizeResult:
     parameters: int
     target: Target
     available: int
-    batch: BatchSize
     tokens: float | None
     methods: Mapping[Method, MethodSize]
 
@@ -147,7 +151,7 @@ def size(
         assert isinstance(loaded, Recipe)
         recipe = loaded
     batch = BatchSize(recipe.optim.batch_size, recipe.max_length, min(recipe.max_new_tokens, recipe.max_length - 1))
-    tokens = None
+    rows, tokens = None, None
     if task is not None and records:
         renderer = Renderer(load_tokenizer(resolve(recipe.base)), recipe.prompt)
         rows = render_rows(task, renderer, records, recipe).examples
@@ -160,7 +164,8 @@ def size(
     )
     methods: dict[Method, MethodSize] = {}
     for model in (full, lora, lora.quantised()):
-        sized = _sized(model, batch, available)
+        model, of_model = (model, batch) if rows is None else _chosen(model, rows, batch, available)
+        sized = _sized(model, of_model, available)
         if options.calibrate and tokens is not None:
             work = partial(_tokens_per_second, options, tasks, model.recipe)
             try:
@@ -169,12 +174,25 @@ def size(
             except Exception as error:  # too little memory, or what a library refuses; the other figures are known
                 sized = replace(sized, failure=getattr(error, "what", None) or f"{type(error).__name__}: {error}")
         methods[model.recipe.method] = sized
-    return SizeResult(recipe.base, full.parameters, target, available, batch, tokens, methods)
+    return SizeResult(recipe.base, full.parameters, target, available, tokens, methods)
+
+
+def _chosen(model: TrainedModel, rows: TokenRows, batch: BatchSize, available: int) -> tuple[TrainedModel, BatchSize]:
+    """The model and its batch as `train` chooses them for `optim.tokens_per_step`; without it, as they are."""
+    if model.recipe.optim.tokens_per_step is None:
+        return model, batch
+    try:
+        choice = choose_step(model, rows, available)
+    except TrainingError:  # not one row fits, as the figures of a single row show
+        choice = StepChoice(1, 1, gradient_checkpointing=True)
+    return model.with_optim(**asdict(choice)), batch_size(rows, choice.batch_size)
 
 
 def _sized(model: TrainedModel, batch: BatchSize, available: int) -> MethodSize:
     memory = model.memory(batch)
     return MethodSize(
+        batch=batch,
+        gradient_accumulation=model.recipe.optim.gradient_accumulation,
         trained=model.trained,
         share=model.trained / model.parameters,
         adapter_bytes=model.adapter_bytes,

@@ -12,6 +12,9 @@ from searchlora.models.load import load_model, number_of_parameters
 from searchlora.shop import make_shop
 from searchlora.training.processes import run_in_children
 
+#: What the memory of a training process is the sum of.
+PARTS = ("weights", "gradients", "optimiser", "activations", "logits")
+
 
 @pytest.mark.slow
 def test_the_methods_stand_side_by_side(cli, tmp_path, tiny_base):
@@ -28,8 +31,7 @@ def test_the_methods_stand_side_by_side(cli, tmp_path, tiny_base):
     assert 0 < lora["trained"] == qlora["trained"] < full["trained"]
     for one in (full, lora, qlora):
         memory = one["memory"]
-        parts = ("weights", "gradients", "optimiser", "activations", "logits")
-        assert one["training"] == sum(memory[part] for part in parts)
+        assert one["training"] == sum(memory[part] for part in PARTS)
         assert one["peak"] == max(one["training"] + memory["validation"], memory["storing"])
         assert one["largest_batch_checkpointed"] >= one["largest_batch"] >= 1
         assert one["seconds"] is None
@@ -48,9 +50,28 @@ def test_rows_of_a_dataset_are_measured_and_a_few_steps_trained(cli, tmp_path, t
         ).out
     )
     assert all(one["failure"] is None for one in result["methods"].values())
-    assert result["batch"]["nodes"] < result["batch"]["tokens"] <= 2 * result["batch"]["length"]
-    assert result["tokens"] <= result["batch"]["length"]
+    batch = result["methods"]["lora"]["batch"]
+    assert batch["rows"] == 2 and batch["nodes"] < batch["tokens"] <= 2 * batch["length"]
+    assert result["tokens"] <= batch["length"]
     assert all(one["seconds"] > 0 for one in result["methods"].values())
+
+
+@pytest.mark.slow
+def test_batches_are_those_that_train_chooses_for_tokens_of_a_step(cli, tmp_path, tiny_base):
+    make_shop(tmp_path / "shop", products=600, queries=100)
+    build("rewriting", tmp_path / "shop", format="shop", out=tmp_path / "data")
+    given = ("size", "--base", tiny_base.path, "--task", "rewriting", "--data", tmp_path / "data", "--json")
+    asked = ("--set", "max_length=2000", "--set", "optim.tokens_per_step=100000")
+    rows = []
+    for memory in ("0.75GB", "0.8GB", "4GB"):
+        result = json.loads(cli(*given, *asked, "--memory", memory).out)
+        lora = result["methods"]["lora"]
+        rows.append(lora["batch"]["rows"])
+        assert rows[-1] * lora["gradient_accumulation"] * result["tokens"] == pytest.approx(100_000, rel=0.02)
+        assert lora["training"] == sum(lora["memory"][part] for part in PARTS) < result["available"]
+    assert sorted(set(rows)) == rows
+    small = json.loads(cli(*given, *asked, "--memory", "0.7GB").out)["methods"]["full"]
+    assert small["batch"]["rows"] == 1
 
 
 @pytest.mark.slow
