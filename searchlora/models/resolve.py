@@ -6,16 +6,15 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from searchlora.errors import BaseModelError, BaseModelMoved
+from searchlora.errors import BaseModelError, BaseModelMoved, DataError
 from searchlora.files import file_sha256
-from searchlora.files.atomic import publish_folder
+from searchlora.files.atomic import atomic_folder
 from searchlora.models.libraries import quiet
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -313,9 +312,10 @@ def convert_gguf(gguf: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"), quiet():
             _convert_gguf(gguf, target)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, DataError) as error:
+        what = error.what if isinstance(error, DataError) else f"cannot be written ({_reason(error)})"
         raise BaseModelError(
-            f"the cache cannot be written ({_reason(error)})",
+            f"the cache {what}",
             where=str(target.parent),
             fix="Make room, or set SEARCHLORA_CACHE to another folder.",
         ) from error
@@ -341,10 +341,6 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
         except Exception as error:  # the parsers raise any type for a damaged file
             raise BaseModelError(f"cannot be read as GGUF ({error})", where=str(gguf)) from error
     model.tie_weights()
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
-    try:
+    with atomic_folder(target) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        publish_folder(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
