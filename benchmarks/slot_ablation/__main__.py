@@ -2,6 +2,7 @@
 
     python -m benchmarks.slot_ablation chorus       product search: intent, retrievers, judge
     python -m benchmarks.slot_ablation msrd         movie search: rewriter, retrievers, embedding adapter
+    python -m benchmarks.slot_ablation msrd_judge   movie search: a judge alone, on some of the test queries
     python -m benchmarks.slot_ablation mtrag        conversational search: rewriter, retrievers, embedding adapter
     python -m benchmarks.slot_ablation chorus --without judge       leave a slot empty
     python -m benchmarks.slot_ablation msrd --topics 20             trial; no results are written
@@ -89,7 +90,12 @@ def _ablated(
         folder / "topics.jsonl",
         folder / "qrels.txt",
         folder,
-        AblationOptions(_changed(config), interactions=test.interacting, measures=test.measures, cluster=test.cluster),
+        AblationOptions(
+            test.changed or _changed(config),
+            interactions=test.interacting,
+            measures=test.measures,
+            cluster=test.cluster,
+        ),
         corpus=index,
         store=store,
         steps=steps,

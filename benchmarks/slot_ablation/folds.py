@@ -51,6 +51,7 @@ class TestSet:
         measures: The first is tested.
         cluster: Field of the topics with the group of dependent topics.
         interacting: Whether to execute the pipeline without each pair of slots.
+        changed: The slots to change; None: all.
     """
 
     name: str
@@ -61,6 +62,7 @@ class TestSet:
     measures: Sequence[str]
     cluster: str | None = None
     interacting: bool = False
+    changed: tuple[str, ...] | None = None
 
     __test__ = False  # no test of pytest
 

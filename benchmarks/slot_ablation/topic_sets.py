@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from searchlora.data.dataset import load_dataset
 #: Retrieval measures of the tables; the first is tested.
 MEASURES = ("nDCG@10", "MRR@10", "Recall@100")
 
+#: Test queries of MSRD whose hits are judged.
+JUDGED_QUERIES = 600
+
 #: Test set -> slot -> the store in `benchmarks/work` with its adapter, the adapter's name, and the benchmark that
 #: trains it; `{fold}` stands for the number of the fold.
 TRAINED: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
@@ -34,6 +38,7 @@ TRAINED: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
         "rewriter": ("store", "msrd-rewriter", "rewriting_msrd"),
         "embedder": ("embedding_msrd/store", SYSTEMS[QUERY][0], "embedding_msrd"),
     },
+    "msrd_judge": {"judge": ("slot_ablation/movies/store", "msrd-judge", "slot_ablation.movies")},
     "mtrag": {
         "rewriter": ("store", "canard-rewriter", "rewriting_canard"),
         "embedder": ("rag_mtrag/store", "mtrag-embedder-{fold}", "rag_mtrag"),
@@ -86,6 +91,15 @@ def msrd(data: Path, slots: Sequence[str]) -> TestSet:
     )
 
 
+def msrd_judge(data: Path, slots: Sequence[str]) -> TestSet:
+    """Test queries of MSRD for the judge alone, which takes a second for each; the other adapters' slots are empty."""
+    whole = msrd(data, ()).sampled(JUDGED_QUERIES)
+    folds = [replace(fold, slots=_named("msrd_judge", slots)) for fold in whole.folds]
+    return replace(
+        whole, name="msrd_judge", folds=folds, interacting=False, changed=tuple(_named("msrd_judge", slots).values())
+    )
+
+
 def mtrag(data: Path, slots: Sequence[str]) -> TestSet:
     """MT-RAG's questions with a conversation before them; the adapters of a question were trained on other folds."""
     folder = WORK / "slot_ablation" / "mtrag_questions"
@@ -120,7 +134,12 @@ def mtrag(data: Path, slots: Sequence[str]) -> TestSet:
     )
 
 
-TEST_SETS: Mapping[str, Callable[[Path, Sequence[str]], TestSet]] = {"chorus": chorus, "msrd": msrd, "mtrag": mtrag}
+TEST_SETS: Mapping[str, Callable[[Path, Sequence[str]], TestSet]] = {
+    "chorus": chorus,
+    "msrd": msrd,
+    "msrd_judge": msrd_judge,
+    "mtrag": mtrag,
+}
 
 
 def gathered(test: TestSet, slots: Sequence[str], store: Path, work: Path = WORK) -> Store:
@@ -137,7 +156,7 @@ def gathered(test: TestSet, slots: Sequence[str], store: Path, work: Path = WORK
     return Store(store)
 
 
-def _named(test: str, slots: Sequence[str], fold: int | None = None) -> dict[str, str | int]:
+def _named(test: str, slots: Sequence[str], fold: int | None = None) -> dict[str, str]:
     """Slot -> name of its adapter in a fold."""
     return {slot: TRAINED[test][slot][1].format(fold=fold) for slot in slots}
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from benchmarks.judgment_chorus.folds import Chorus
+from benchmarks.rewriting_msrd import __main__ as rewriting_msrd
 from benchmarks.slot_ablation import __main__ as benchmark
-from benchmarks.slot_ablation import intents, topic_sets
+from benchmarks.slot_ablation import intents, movies, topic_sets
 from benchmarks.slot_ablation.folds import Fold, TestSet
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
@@ -103,6 +104,29 @@ def test_intents_of_chorus_state_what_the_shown_words_name() -> None:
         }
     assert {row["object"]["brand"] for row in rows} == {"Acme", None}
     assert intents.intents(products, 200) == (schema, rows)
+
+
+def test_a_judge_of_movies_learns_from_the_first_hits_of_queries_of_different_families() -> None:
+    records = [{"id": f"q{n}", "group": f"family {n // 3}", "query": f"film {n}"} for n in range(30)]
+    chosen = movies.of_different_families(records, 14)
+    assert len({record["group"] for record in chosen[:10]}) == 10 and len(chosen) == 14
+    passages = [{"id": f"m{n}", "title": f"film {n}", "text": "a film"} for n in range(6)]
+    searches = [{"id": "q1", "query": "film", "passages": passages}, {"id": "q2", "query": "x", "passages": passages}]
+    grades = {"m0": 1, "m1": 0, "m2": 0, "m3": 0, "m5": 1}  # m4 has no grade
+    rows = list(movies.pairs(searches, {"q1": grades, "q2": {"m0": 1, "m1": 0, "m2": 0}}))
+    assert [(row["id"], row["grade"]) for row in rows] == [("q1 m1", 0), ("q1 m2", 0), ("q1 m0", 1), ("q1 m5", 1)]
+
+
+@pytest.mark.slow
+def test_no_movie_judge_is_asked_about_a_query_that_it_learned_from(
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (topic_sets, rewriting_msrd):
+        monkeypatch.setattr(module, "WORK", tmp_path)
+    test = topic_sets.msrd_judge(real_data, ["judge"])
+    families = {record["group"] for split in movies.QUERIES for record in movies.dataset_of_queries().records(split)}
+    assert test.topics == topic_sets.JUDGED_QUERIES and test.changed == ("msrd-judge",)
+    assert not families & {topic["family"] for topic in test.folds[0].topics}
 
 
 def test_a_missing_adapter_names_the_benchmark_that_trains_it(tmp_path: Path) -> None:
