@@ -1,9 +1,9 @@
 """Deciding alone at a stated risk: coverage on BANKING77 and on Chorus, and the error on rows that were not used.
 
-    python -m benchmarks.risk                  all systems
-    python -m benchmarks.risk --only-encoder   the classical model of BANKING77; results of the adapters are kept
+    python -m benchmarks.risk                     both datasets
+    python -m benchmarks.risk --only BANKING77    one dataset; results of the other are kept
 
-The adapters are those of SmolLM2-135M: intents of BANKING77 after 300 steps (`benchmarks.bases`), and grades of Chorus
+The adapters are those of SmolLM2-135M: intents of BANKING77 (`benchmarks.bases`, all steps), and grades of Chorus
 by cross-validation (`benchmarks.judgment_chorus`, whose outputs are read). Beside the intents stands logistic
 regression over a frozen encoder; the classical models of Chorus give grades without probabilities. Thresholds are
 fitted on one half of the test rows and measured on the other, over 200 random halves; of rows of one group only one
@@ -68,13 +68,15 @@ class Answers:
 
 def main() -> None:
     arguments = parser(NAME)
-    arguments.add_argument("--only-encoder", action="store_true", help="measure no adapter")
+    arguments.add_argument("--only", choices=(INTENTS, GRADES), help="measure one dataset")
     options = arguments.parse_args()
     (FOLDER / "data").mkdir(parents=True, exist_ok=True)
-    found = {(INTENTS, ENCODER): _classical()}
-    if not options.only_encoder:
+    found: dict[tuple[str, str], Answers] = {}
+    if options.only != GRADES:
         with progress_bars() as steps:
-            found |= {(GRADES, ADAPTER): _grades(), (INTENTS, ADAPTER): _intents(steps)}
+            found |= {(INTENTS, ENCODER): _classical(), (INTENTS, ADAPTER): _intents(steps)}
+    if options.only != INTENTS:
+        found[GRADES, ADAPTER] = _grades()
     known = [row for row in read_results(NAME).get("rows", []) if (row["data"], row["system"]) not in found]
     rows = known + [
         {"data": data, "system": system, "rule": name, **_measured(answers, risk, rule)}
@@ -99,7 +101,7 @@ def _classical() -> Answers:
 
 def _intents(steps: Steps) -> Answers:
     """The adapter over the test rows of BANKING77."""
-    (part,), run = JOBS["banking77"].parts(FOLDER / "data"), Run("banking77", DEFAULT, 300, None)
+    (part,), run = JOBS["banking77"].parts(FOLDER / "data"), Run("banking77", DEFAULT, None, None)
     (stored,) = run.train([part], steps)
     records = part.evaluated.records("test")
     task, outputs = answers_of(stored.reference, run.store, records, "label", WORK / NAME / "answers", steps)

@@ -1,6 +1,7 @@
 """What each slot of the ready pipelines brings, with adapters that other benchmarks train.
 
     python -m benchmarks.slot_ablation chorus       product search: intent, retrievers, judge
+    python -m benchmarks.slot_ablation chorus_base05    product search: a judge alone, of a larger base
     python -m benchmarks.slot_ablation msrd         movie search: rewriter, retrievers, embedding adapter
     python -m benchmarks.slot_ablation msrd_judge   movie search: a judge alone, on some of the test queries
     python -m benchmarks.slot_ablation mtrag        conversational search: rewriter, retrievers, embedding adapter
@@ -91,7 +92,7 @@ def _ablated(
         folder / "qrels.txt",
         folder,
         AblationOptions(
-            test.changed or _changed(config),
+            _changed(config, test.adapters_only),
             interactions=test.interacting,
             measures=test.measures,
             cluster=test.cluster,
@@ -107,10 +108,11 @@ def _overrides(fold: Fold, **others: None) -> list[str]:
     return [f"{parameter}={value}" for parameter, value in named.items()]
 
 
-def _changed(config: PipelineConfig) -> list[str]:
+def _changed(config: PipelineConfig, adapters_only: bool) -> list[str]:
     """The slots to change: all, but a `filter` without an intent before it, which matches nothing."""
+    slots = [slot for slot in find_slots(config.stages) if slot.adapter or not adapters_only]
     empty = config.parameters.get("intent") is None
-    return [slot.name for slot in find_slots(config.stages) if not (empty and slot.name == "filter")]
+    return [slot.name for slot in slots if not (empty and slot.name == "filter")]
 
 
 def table(found: Ablation, test: TestSet) -> str:

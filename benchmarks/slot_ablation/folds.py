@@ -51,7 +51,7 @@ class TestSet:
         measures: The first is tested.
         cluster: Field of the topics with the group of dependent topics.
         interacting: Whether to execute the pipeline without each pair of slots.
-        changed: The slots to change; None: all.
+        adapters_only: Whether to change the slots of adapters only, and not the retrievers.
     """
 
     name: str
@@ -62,7 +62,7 @@ class TestSet:
     measures: Sequence[str]
     cluster: str | None = None
     interacting: bool = False
-    changed: tuple[str, ...] | None = None
+    adapters_only: bool = False
 
     __test__ = False  # no test of pytest
 

@@ -38,6 +38,7 @@ TRAINED: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
         "rewriter": ("store", "msrd-rewriter", "rewriting_msrd"),
         "embedder": ("embedding_msrd/store", SYSTEMS[QUERY][0], "embedding_msrd"),
     },
+    "chorus_base05": {"judge": ("bases/Qwen2.5-Coder-0.5B/store", "chorus-all-{fold}", "bases")},
     "msrd_judge": {"judge": ("slot_ablation/movies/store", "msrd-judge", "slot_ablation.movies")},
     "mtrag": {
         "rewriter": ("store", "canard-rewriter", "rewriting_canard"),
@@ -91,13 +92,19 @@ def msrd(data: Path, slots: Sequence[str]) -> TestSet:
     )
 
 
+def chorus_base05(data: Path, slots: Sequence[str]) -> TestSet:
+    """As `chorus`, for the judge of a larger base alone, which `benchmarks.bases` trains on the same folds."""
+    return _adapters_only(chorus(data, ()), "chorus_base05", slots)
+
+
 def msrd_judge(data: Path, slots: Sequence[str]) -> TestSet:
     """Test queries of MSRD for the judge alone, which takes a second for each; the other adapters' slots are empty."""
-    whole = msrd(data, ()).sampled(JUDGED_QUERIES)
-    folds = [replace(fold, slots=_named("msrd_judge", slots)) for fold in whole.folds]
-    return replace(
-        whole, name="msrd_judge", folds=folds, interacting=False, changed=tuple(_named("msrd_judge", slots).values())
-    )
+    return _adapters_only(msrd(data, ()).sampled(JUDGED_QUERIES), "msrd_judge", slots)
+
+
+def _adapters_only(test: TestSet, name: str, slots: Sequence[str]) -> TestSet:
+    folds = [replace(fold, slots=_named(name, slots, fold.number)) for fold in test.folds]
+    return replace(test, name=name, folds=folds, interacting=False, adapters_only=True)
 
 
 def mtrag(data: Path, slots: Sequence[str]) -> TestSet:
@@ -136,6 +143,7 @@ def mtrag(data: Path, slots: Sequence[str]) -> TestSet:
 
 TEST_SETS: Mapping[str, Callable[[Path, Sequence[str]], TestSet]] = {
     "chorus": chorus,
+    "chorus_base05": chorus_base05,
     "msrd": msrd,
     "msrd_judge": msrd_judge,
     "mtrag": mtrag,

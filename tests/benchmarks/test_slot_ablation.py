@@ -125,7 +125,7 @@ def test_no_movie_judge_is_asked_about_a_query_that_it_learned_from(
         monkeypatch.setattr(module, "WORK", tmp_path)
     test = topic_sets.msrd_judge(real_data, ["judge"])
     families = {record["group"] for split in movies.QUERIES for record in movies.dataset_of_queries().records(split)}
-    assert test.topics == topic_sets.JUDGED_QUERIES and test.changed == ("msrd-judge",)
+    assert test.topics == topic_sets.JUDGED_QUERIES and test.adapters_only
     assert not families & {topic["family"] for topic in test.folds[0].topics}
 
 
@@ -157,6 +157,9 @@ def test_the_folds_give_the_figures_of_one_ablation_and_finished_runs_are_reused
         for topic in of_fold.topics
     }
     test = TestSet("chorus", "product_search", corpus, folds, qrels, ("nDCG@5", "MRR@5"))
+    one = read_pipeline("product_search", [f"{key}={value}" for key, value in folds[0].slots.items()])
+    assert benchmark._changed(one, adapters_only=False) == ["bm25", "dense", "chorus-judge-1"]
+    assert benchmark._changed(one, adapters_only=True) == ["chorus-judge-1"]
     store = topic_sets.gathered(test, ["judge"], tmp_path / "work" / "store", work=tmp_path)
     found = benchmark.ablated(test, store, tmp_path / "work")
 
