@@ -3,8 +3,9 @@
     python -m benchmarks.slot_ablation.movies
 
 A judge orders the first hits of the retrieval before it, so these are what it learns from: of each query two movies
-that people called relevant and two that they did not, the irrelevant ones from the top of the list. Queries of
-different families come first. The adapter is in `benchmarks/work/slot_ablation/movies/store`.
+that people called relevant and two that they did not, each the first of the list. Queries of different families come
+first; 515 of the 1,600 training queries have two of each. The adapter is in the folder
+`benchmarks/work/slot_ablation/movies/store`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from searchlora.records import Record, SearchContext
 NAME, PIPELINE = "msrd-judge", "movie_search"
 SEED = 13
 
-#: Training and validation queries.
+#: Training and validation queries that are searched.
 QUERIES = {"train": 1600, "validation": 100}
 
 #: Movies of each grade for a query.
