@@ -98,7 +98,7 @@ def chorus_base05(data: Path, slots: Sequence[str]) -> TestSet:
 
 
 def msrd_judge(data: Path, slots: Sequence[str]) -> TestSet:
-    """Test queries of MSRD for the judge alone, which takes a second for each; the other adapters' slots are empty."""
+    """Test queries of MSRD for the judge alone, which takes half a second for each; other slots are empty."""
     return _adapters_only(msrd(data, ()).sampled(JUDGED_QUERIES), "msrd_judge", slots)
 
 

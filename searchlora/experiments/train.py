@@ -97,10 +97,10 @@ def train(
         for parent in job.parents():
             check_unseen(store, parent, job.task, job.dataset)
         if log is not None and not options.reuse:
-            log(_memory(job, options.processes))
+            model = job.model(None, options.processes) if isinstance(job, PromptedJob) else None
+            log(_memory(job, model))
             log(_plan(job))
-            if isinstance(job, PromptedJob):
-                model = job.model(None, options.processes)
+            if isinstance(job, PromptedJob) and model is not None:
                 for warning in (_rate_warning(job.recipe, job.base), _dropout_warning(model)):
                     if warning is not None:
                         log(warning)
@@ -149,11 +149,10 @@ def _job(
     return PromptedJob(bound, recipe, dataset, base, rebuild, steps, adapter, more, log)
 
 
-def _memory(job: TrainingJob, processes: int) -> str:
-    """The memory of a training run, from the configuration of its base or the headers of its files."""
+def _memory(job: TrainingJob, model: TrainedModel | None) -> str:
+    """The memory of a training run, by the model of an LLM, or for an encoder by the headers of its base's files."""
     recipe = job.recipe
-    if isinstance(job, PromptedJob):
-        model = job.model(None, processes)
+    if model is not None:
         parameters, size = model.parameters, model.fixed
     else:
         base = base_memory(job.base.path)
