@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from searchlora.experiments.train import train
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.records import Record, SearchContext
+from searchlora.tasks.judgment.reranking import passage_records
 
 NAME, PIPELINE = "msrd-judge", "movie_search"
 SEED = 13
@@ -97,20 +99,14 @@ def pairs(searches: Sequence[SearchContext], qrels: Qrels) -> Iterator[dict[str,
     """Records of the task: the first judged movies of each grade among the passages of a search that has enough."""
     for search in searches:
         grades: Mapping[str, int] = qrels.get(str(search["id"]), {})
-        judged = [passage for passage in search["passages"] if passage["id"] in grades]
-        by_grade = [[passage for passage in judged if grades[passage["id"]] == grade] for grade in (0, 1)]
-        if min(map(len, by_grade)) < OF_A_GRADE:
-            continue
-        for grade, passages in enumerate(by_grade):
-            for passage in passages[:OF_A_GRADE]:
-                yield {
-                    "id": f"{search['id']} {passage['id']}",
-                    "group": str(search["id"]),
-                    "query": search["query"],
-                    "title": passage["title"],
-                    "passage": passage["text"],
-                    "grade": grade,
-                }
+        judged = [
+            {**record, "grade": grades[passage["id"]]}
+            for record, passage in zip(passage_records(search), search["passages"], strict=True)
+            if passage["id"] in grades
+        ]
+        by_grade = [[row for row in judged if row["grade"] == grade][:OF_A_GRADE] for grade in (0, 1)]
+        if min(map(len, by_grade)) == OF_A_GRADE:
+            yield from chain(*by_grade)
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def size(
     )
     methods: dict[Method, MethodSize] = {}
     for model in (full, lora, lora.quantised()):
-        model, of_model = (model, batch) if rows is None else _chosen(model, rows, batch, available)
+        model, of_model = _chosen(model, rows, batch, available)
         sized = _sized(model, of_model, available)
         if options.calibrate and tokens is not None:
             work = partial(_tokens_per_second, options, tasks, model.recipe)
@@ -177,9 +177,11 @@ def size(
     return SizeResult(recipe.base, full.parameters, target, available, tokens, methods)
 
 
-def _chosen(model: TrainedModel, rows: TokenRows, batch: BatchSize, available: int) -> tuple[TrainedModel, BatchSize]:
-    """The model and its batch as `train` chooses them for `optim.tokens_per_step`; without it, as they are."""
-    if model.recipe.optim.tokens_per_step is None:
+def _chosen(
+    model: TrainedModel, rows: TokenRows | None, batch: BatchSize, available: int
+) -> tuple[TrainedModel, BatchSize]:
+    """The model and its batch as `train` chooses them for `optim.tokens_per_step`; without it or rows, as they are."""
+    if rows is None or model.recipe.optim.tokens_per_step is None:
         return model, batch
     try:
         choice = choose_step(model, rows, available)

@@ -100,8 +100,8 @@ def train(
             model = job.model(None, options.processes) if isinstance(job, PromptedJob) else None
             log(_memory(job, model))
             log(_plan(job))
-            if isinstance(job, PromptedJob) and model is not None:
-                for warning in (_rate_warning(job.recipe, job.base), _dropout_warning(model)):
+            if model is not None:
+                for warning in (_rate_warning(model.recipe, job.base), _dropout_warning(model)):
                     if warning is not None:
                         log(warning)
         return train_and_store(job, name, store, options, log)
