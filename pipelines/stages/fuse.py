@@ -132,8 +132,8 @@ class FuseSettings(RetrieveSettings):
             documents: Whose texts and fields a ranking model reads.
         """
         sources = [
-            Source(part.retriever, part.k, weight, part.label, own.on_failure == "skip", own.budget_s)
-            for part, weight, own in zip(parts, self.part_weights, self.of, strict=True)
+            Source(part.retriever, part.k, weight, name, own.on_failure == "skip", own.budget_s)
+            for part, name, weight, own in zip(parts, _labels(parts), self.part_weights, self.of, strict=True)
         ]
         labels = [part.label for part in parts]
         if self.model is None:
@@ -156,7 +156,15 @@ def part_names(settings: StageSettings) -> tuple[str, ...]:
         >>> part_names(stage)
         ('bm25', 'dense')
     """
-    names = [part.slot_name for part in settings.parts]
+    return _distinct([part.slot_name for part in settings.parts])
+
+
+def _labels(parts: Sequence[RetrieveStage]) -> tuple[str, ...]:
+    """The labels of parts by which failures are told: two requests to one path of two servers share theirs."""
+    return _distinct([part.label for part in parts])
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     often = Counter(names)
     return tuple(f"{name} ({place + 1})" if often[name] > 1 else name for place, name in enumerate(names))
 
@@ -202,8 +210,8 @@ class FuseStage(RetrieveStage):
 
     def look_up_parts(self, query: str, filter: FieldFilter, sought: Sought) -> tuple[Retrieved, ...]:
         return tuple(
-            replace(part.look_up_query(query, filter, sought), skipped=sought.skipped.get(part.label, ""))
-            for part in self.parts
+            replace(part.look_up_query(query, filter, sought), skipped=sought.skipped.get(label, ""))
+            for part, label in zip(self.parts, _labels(self.parts), strict=True)
         )
 
     def deepest(self) -> int:
@@ -214,10 +222,10 @@ class FuseStage(RetrieveStage):
         if not sought.skipped:
             return self
         parts = [
-            replace(part, retriever=_Skipped(sought.skipped[part.label]))
-            if part.label in sought.skipped
+            replace(part, retriever=_Skipped(sought.skipped[label]))
+            if label in sought.skipped
             else part.without_skipped(sought)
-            for part in self.parts
+            for part, label in zip(self.parts, _labels(self.parts), strict=True)
         ]
         return self.settings.of_parts(parts, self.documents)
 

@@ -130,6 +130,13 @@ class Sometimes:
         return [self.hits[:k] for _ in queries]
 
 
+class Always(Sometimes):
+    """A retriever that answers every query."""
+
+    def search(self, queries, k):
+        return [self.hits[:k] for _ in queries]
+
+
 def fusion(retriever, **policy):
     """A pipeline that fuses BM25 with a retriever."""
     settings = FuseSettings(k=10, of=(Bm25Settings(), Bm25Settings(**policy)))
@@ -173,6 +180,18 @@ def test_the_other_parts_of_a_fusion_do_not_wait_for_a_late_one():
     released.set()
     assert all("longer than its budget of 0.01 s" in search["skipped"]["engine"] for search in done)
     assert {hit.document for search in done for hit in search["hits"]} == {"d1", "d2", "d3"}
+
+
+def test_parts_with_one_label_fail_each_for_itself():
+    """Two requests to one path of two servers have one label."""
+    settings = FuseSettings(k=10, of=(Bm25Settings(on_failure="skip"), Bm25Settings(on_failure="skip")))
+    parts = [RetrieveStage(each, 100, "engine", kind="http") for each in (Sometimes("d8"), Always("d9"))]
+    pipeline = Pipeline("p", [settings.of_parts(parts)])
+    (found,) = pipeline.execute(searches("server"))
+    assert found["skipped"] == {"engine (1)": "http://db:9200: the index is gone."}
+    assert [hit.document for hit in found["hits"]] == ["d9"]
+    explained = explain(pipeline, "server", "d9", lambda error: error.what).stages[0].retrieved
+    assert explained.rank == 1 and [part.failed for part in explained.parts] == ["the index is gone", ""]
 
 
 def test_failures_in_a_fusion_of_a_fusion_are_told():
