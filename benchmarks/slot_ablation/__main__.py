@@ -4,6 +4,7 @@
     python -m benchmarks.slot_ablation chorus_base05    product search: a judge alone, of a larger base
     python -m benchmarks.slot_ablation msrd         movie search: rewriter, retrievers, embedding adapter
     python -m benchmarks.slot_ablation msrd_judge   movie search: a judge alone, on some of the test queries
+    python -m benchmarks.slot_ablation msrd_judge_ranked    movie search: a judge after a ranking model
     python -m benchmarks.slot_ablation mtrag        conversational search: rewriter, retrievers, embedding adapter
     python -m benchmarks.slot_ablation chorus --without judge       leave a slot empty
     python -m benchmarks.slot_ablation msrd --topics 20             trial; no results are written
@@ -48,9 +49,9 @@ def main() -> None:
     arguments.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="parameter, for a trial")
     options = arguments.parse_args()
     slots = [slot for slot in TRAINED[options.test_set] if slot not in options.without]
-    whole = TEST_SETS[options.test_set](real_data(), slots)
-    test, work = whole.sampled(options.topics), WORK / NAME
+    work = WORK / NAME
     try:
+        test = TEST_SETS[options.test_set](real_data(), slots).sampled(options.topics)
         store = gathered(test, slots, work / "store")
     except UsageError as error:
         sys.exit(str(error))
@@ -122,7 +123,7 @@ def table(found: Ablation, test: TestSet) -> str:
     )
     folds = f", of {len(test.folds)} folds" if len(test.folds) > 1 else ""
     return (
-        f"{ablation_markdown(found)}\n\nPipeline `{test.pipeline}` on {test.topics:,} test topics."
+        f"{ablation_markdown(found)}\n\nPipeline `{read_pipeline(test.pipeline).name}` on {test.topics:,} test topics."
         f" Adapters: {', '.join(f'`{name}`' for name in adapters)}{folds}."
     )
 
@@ -131,7 +132,7 @@ def about(found: Ablation, test: TestSet) -> dict[str, Any]:
     """What the results file says beside the figures of the variants."""
     kept = ablation_json(found)
     return {
-        "pipeline": test.pipeline,
+        "pipeline": read_pipeline(test.pipeline).name,
         "topics": test.topics,
         "slots": kept["slots"],
         "interactions": kept["interactions"],

@@ -46,7 +46,7 @@ class TestSet:
     """A public collection with test topics in folds.
 
     Attributes:
-        pipeline: The built-in pipeline.
+        pipeline: The built-in pipeline, or the file of one.
         qrels: Judgments of all topics.
         measures: The first is tested.
         cluster: Field of the topics with the group of dependent topics.

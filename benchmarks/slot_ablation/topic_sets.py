@@ -20,12 +20,15 @@ from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.data.collection import CorpusFile
 from searchlora.data.dataset import load_dataset
+from searchlora.errors import UsageError
 
 #: Retrieval measures of the tables; the first is tested.
 MEASURES = ("nDCG@10", "MRR@10", "Recall@100")
 
 #: Test queries of MSRD whose hits are judged.
 JUDGED_QUERIES = 600
+
+_JUDGE_OF_MOVIES = {"judge": ("slot_ablation/movies/store", "msrd-judge", "slot_ablation.movies")}
 
 #: Test set -> slot -> the store in `benchmarks/work` with its adapter, the adapter's name, and the benchmark that
 #: trains it; `{fold}` stands for the number of the fold.
@@ -39,7 +42,8 @@ TRAINED: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
         "embedder": ("embedding_msrd/store", SYSTEMS[QUERY][0], "embedding_msrd"),
     },
     "chorus_base05": {"judge": ("bases/Qwen2.5-Coder-0.5B/store", "chorus-all-{fold}", "bases")},
-    "msrd_judge": {"judge": ("slot_ablation/movies/store", "msrd-judge", "slot_ablation.movies")},
+    "msrd_judge": _JUDGE_OF_MOVIES,
+    "msrd_judge_ranked": _JUDGE_OF_MOVIES,
     "mtrag": {
         "rewriter": ("store", "canard-rewriter", "rewriting_canard"),
         "embedder": ("rag_mtrag/store", "mtrag-embedder-{fold}", "rag_mtrag"),
@@ -102,6 +106,14 @@ def msrd_judge(data: Path, slots: Sequence[str]) -> TestSet:
     return _adapters_only(msrd(data, ()).sampled(JUDGED_QUERIES), "msrd_judge", slots)
 
 
+def msrd_judge_ranked(data: Path, slots: Sequence[str]) -> TestSet:
+    """As `msrd_judge`, after a ranking model in place of rank fusion: that of `benchmarks.ranking` for 3,000 topics."""
+    ranked = WORK / "ranking" / "msrd" / "tuned0.yaml"
+    if not ranked.is_file():
+        raise UsageError("there is no ranking model of MSRD yet", fix="Train it: python -m benchmarks.ranking msrd.")
+    return replace(msrd_judge(data, slots), name="msrd_judge_ranked", pipeline=str(ranked))
+
+
 def _adapters_only(test: TestSet, name: str, slots: Sequence[str]) -> TestSet:
     folds = [replace(fold, slots=_named(name, slots, fold.number)) for fold in test.folds]
     return replace(test, name=name, folds=folds, interacting=False, adapters_only=True)
@@ -146,6 +158,7 @@ TEST_SETS: Mapping[str, Callable[[Path, Sequence[str]], TestSet]] = {
     "chorus_base05": chorus_base05,
     "msrd": msrd,
     "msrd_judge": msrd_judge,
+    "msrd_judge_ranked": msrd_judge_ranked,
     "mtrag": mtrag,
 }
 

@@ -124,6 +124,8 @@ def test_no_movie_judge_is_asked_about_a_query_that_it_learned_from(
     for module in (topic_sets, rewriting_msrd):
         monkeypatch.setattr(module, "WORK", tmp_path)
     test = topic_sets.msrd_judge(real_data, ["judge"])
+    with pytest.raises(UsageError, match=r"benchmarks\.ranking msrd"):
+        topic_sets.msrd_judge_ranked(real_data, ["judge"])
     families = {record["group"] for split in movies.QUERIES for record in movies.dataset_of_queries().records(split)}
     assert test.topics == topic_sets.JUDGED_QUERIES and test.adapters_only
     assert not families & {topic["family"] for topic in test.folds[0].topics}
