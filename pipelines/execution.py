@@ -84,6 +84,7 @@ def _applied(
         return [_without_failed_parts(search, describe) for search in done]
     except SearchloraError as error:
         if policy.on_failure == "raise":
+            error.stage = stage.label
             raise
         if len(searches) == 1 or concerns_all(error):
             reason = describe(error)

@@ -17,12 +17,16 @@ class SearchloraError(Exception):
         where: The file, row, field, adapter or key concerned.
         fix: What the user can do about it, one sentence.
 
+    Attributes:
+        stage: Label of the stage of a pipeline that failed; None: it was raised elsewhere.
+
     Examples:
         >>> str(SearchloraError("is empty", where="rows.jsonl", fix="Give a file with rows."))
         'rows.jsonl: is empty. Give a file with rows.'
     """
 
     exit_code = 1
+    stage: str | None = None
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
         self.what = what

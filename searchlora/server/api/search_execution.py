@@ -102,12 +102,13 @@ class SearchJob:
         try:
             found = self._searched(live.pipeline)
         except SearchloraError as error:
-            failed += [adapter for stage in live.pipeline.stages if (adapter := getattr(stage, "adapter", None))]
+            versions = [adapter for stage in live.pipeline.stages if (adapter := getattr(stage, "adapter", None))]
             if not live.followed or isinstance(error, (EngineBusy, DeadlineExceeded, RenderError)):
-                self._record(failed_search(self.body, began), failed)
+                self._record(failed_search(self.body, began), failed + _suspects(live.pipeline, versions, error))
                 raise
-            self.service.pipelines.log_failed(live.pipeline.name, ", ".join(live.followed), error)
-            failed = [*live.failed, *live.followed]
+            suspects = _suspects(live.pipeline, live.followed, error)
+            self.service.pipelines.log_failed(live.pipeline.name, ", ".join(suspects), error)
+            failed += suspects
             pipelines = self.service.pipelines
             try:
                 found = self._searched(pipelines.variant(self.body.pipeline, self.body.slots, self.body.weights))
@@ -234,6 +235,14 @@ class SearchJob:
             "title": document.title if document is not None else None,
             "text": document.text if document is not None else None,
         }
+
+
+def _suspects(pipeline: Pipeline, versions: Sequence[str], error: SearchloraError) -> list[str]:
+    """Those of some versions that may have failed: not the adapters of stages other than the one that did."""
+    named = [(stage.label, getattr(stage, "adapter", None)) for stage in pipeline.stages]
+    failed = {adapter for label, adapter in named if error.stage in (None, label)}
+    others = {adapter for _, adapter in named} - failed
+    return [version for version in versions if version not in others] or list(versions)
 
 
 def failed_search(body: SearchRequest, began: float) -> dict[str, Any]:

@@ -220,6 +220,32 @@ def test_a_damaged_candidate_fails_no_search_and_is_taken_back_by_the_server(
     assert [each.rule for each in move.rollout.rules if not each.passed] == ["unserved"]
 
 
+@pytest.mark.slow
+def test_only_the_version_of_the_stage_that_failed_is_blamed(tiny_base, corpus_of_search, tmp_path):
+    """Two aliases move; the weights of one version are damaged, and are read when a request is computed."""
+    other = Store(tmp_path / "store")
+    for name, seed in (("first", 1), ("second", 2), ("first", 3), ("second", 4)):
+        random_adapter(other, name, load_task("rewriting").bound(None), tiny_base, tmp_path / f"{seed}", seed)
+    for name in ("first", "second"):
+        other.alias(name, "production", 1)
+    stages = [{"adapter": {"name": f"{name}@production", "max_new_tokens": 4}} for name in ("first", "second")]
+    file = tmp_path / "followed.yaml"
+    file.write_text(yaml.safe_dump({"name": "followed", "stages": [*stages, {"bm25": {"k": 3}}]}), encoding="utf-8")
+    service = made_service(
+        tiny_base, other, pipelines=(str(file),), corpora=(corpus_of_search,), events=str(tmp_path / "events")
+    )
+    with served(service) as url, httpx.Client(base_url=url, timeout=60) as client:
+        assert version(client) == "first@1"
+        weights = other.root / "second" / "2" / "adapter_model.safetensors"
+        weights.chmod(0o644)
+        weights.write_bytes(b"damaged" * 100)
+        for name in ("first", "second"):
+            other.alias(name, "production", 2)
+        assert version(client) == "first@1"  # the versions of the start answer
+    (*_, (event, _)) = EventLog(tmp_path / "events").searches()
+    assert event["unserved"] == ["second@2"]
+
+
 def test_a_slot_that_is_on_follows_its_alias(client, store):
     store.alias("rewriter", "production", 3)
     assert version(client, slots={"rewriter": "on"}) == "rewriter@3"
