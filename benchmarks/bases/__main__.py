@@ -245,8 +245,10 @@ def _report(bases: Mapping[str, str | None], only: str | None, steps: Steps) -> 
     rows.sort(key=lambda row: order.index(row["job"]))
     lines = [_line(row, training.get(f"{row['job']}: {row['system']}")) for row in rows]
     table = markdown_table(head, lines, words=4)
-    given = [f'"{name}=FOLDER/{Path(path).name}"' for name, path in bases.items() if path is not None]
-    save_figures(NAME, rows, pairs, {"training": training, "table": table}, module=" ".join([NAME, *given]))
+    files = saved.get("files", {}) | {name: Path(path).name for name, path in bases.items() if path is not None}
+    given = [f'"{name}=FOLDER/{file}"' for name, file in files.items()]
+    more = {"training": training, "files": files, "table": table}
+    save_figures(NAME, rows, pairs, more, module=" ".join([NAME, *given]))
 
 
 def _line(row: Mapping[str, Any], costs: Mapping[str, Any] | None) -> list[str]:
