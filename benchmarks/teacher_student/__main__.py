@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.dataset import Dataset
-from searchlora.eval.comparison import Comparison, compare
+from searchlora.eval.comparison import Comparison, PairedComparison, compare
 from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.significance import correct
 from searchlora.experiments.label import label
 from searchlora.experiments.options import DEFAULT_ENCODER, TrainingOptions
 from searchlora.experiments.row_sample import RowSample
@@ -118,9 +119,8 @@ def main() -> None:
             stored, right[labels.title] = _answered(labels, part.training, tested, store, steps)
             trained[labels.title] = {"rows": len(labels.training), **training_figures(stored)}
             of_teacher = of_teacher or _of_teacher(part.training)
-            comparison = compared(right, tested)
-            save(NAME, comparison, {"training": trained, OF_TEACHER: of_teacher, RIGHT: right})
-    print_comparison(compared(right, tested))
+            _save(right, tested, trained, of_teacher)
+    print_comparison(_save(right, tested, trained, of_teacher))
 
 
 def people(rows: Sequence[Record], count: int | None) -> list[Record]:
@@ -260,7 +260,8 @@ def _answered(
 
 
 def compared(right: Mapping[str, Mapping[str, str]], tested: Sequence[Record]) -> Comparison:
-    """All sets that are done, against the LLM adapter of the last one."""
+    """All sets that are done; the LLM adapter of each against the other systems of its set, and a student's also
+    against the one that learned from the labels of people alone."""
     clusters = {row["id"]: row["group"] for row in tested}
     titles = [title for title in TITLES if title in right]
     evaluations = {
@@ -270,7 +271,27 @@ def compared(right: Mapping[str, Mapping[str, str]], tested: Sequence[Record]) -
         for title in titles
         for system, digits in right[title].items()
     }
-    return compare(evaluations, candidate=f"{ADAPTER}, {titles[-1]}")
+    pairs: list[PairedComparison] = []
+    for title in titles:
+        of_set = {f"{system}, {title}" for system in right[title]}
+        if title in (BY_TEACHER, BY_SURE_TEACHER):
+            of_set.add(f"{ADAPTER}, {FEW}")
+        systems = {name: evaluation for name, evaluation in evaluations.items() if name in of_set}
+        pairs += compare(systems, candidate=f"{ADAPTER}, {title}").comparisons
+    corrected = correct([pair.p for pair in pairs])
+    tried = [replace(pair, p_corrected=p) for pair, p in zip(pairs, corrected, strict=True)]
+    return replace(compare(evaluations, candidate=f"{ADAPTER}, {titles[-1]}"), comparisons=tuple(tried))
+
+
+def _save(
+    right: Mapping[str, Mapping[str, str]],
+    tested: Sequence[Record],
+    trained: Mapping[str, Any],
+    of_teacher: Mapping[str, Any],
+) -> Comparison:
+    comparison = compared(right, tested)
+    save(NAME, comparison, {"training": trained, OF_TEACHER: of_teacher, RIGHT: right})
+    return comparison
 
 
 def _vectors(labels: Labels, own: Dataset) -> Path:

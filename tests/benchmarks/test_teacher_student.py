@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from benchmarks.teacher_student.__main__ import ADAPTER, FROZEN, compared, people
+from benchmarks.teacher_student.__main__ import ADAPTER, BY_TEACHER, FROZEN, compared, people
 
 
 def test_few_labels_are_among_many_and_each_class_has_as_many():
@@ -27,4 +27,10 @@ def test_sets_that_were_measured_on_several_machines_are_compared_by_their_digit
         f"{FROZEN}, all": 0.5,
     }
     assert found.candidate == f"{ADAPTER}, all"
-    assert {pair.wins for pair in found.comparisons if pair.b == f"{FROZEN}, all"} == {4}
+    assert [(pair.a, pair.b, pair.wins) for pair in found.comparisons] == [
+        (f"{ADAPTER}, 5", f"{FROZEN}, 5", 0),
+        (f"{ADAPTER}, all", f"{FROZEN}, all", 4),
+    ]
+    students = compared({"10": right["5"], BY_TEACHER: right["all"]}, tested).comparisons
+    assert [pair.b for pair in students] == [f"{FROZEN}, 10", f"{ADAPTER}, 10", f"{FROZEN}, {BY_TEACHER}"]
+    assert all(pair.p_corrected >= pair.p for pair in students)
