@@ -45,6 +45,7 @@ _MARK = re.compile(r"\s*\[(\d+)\]")
 _END = re.compile(r"[.!?][\"'”’)]*(?:\s*\[\d+\])*(?=\s+[^\sa-z\[]|\s*$)|\n(?=\s*(?:\n|[-*•]\s|\d+[.)]\s))")
 _ABBREVIATION = re.compile(r"(?:^\s*\d{1,2}|\b(?:Mr|Mrs|Ms|Dr|Prof|St|No|vs|e\.g|i\.e|etc|approx)|\b[A-Z])\.$")
 _ITEM = re.compile(r"[-*•]\s|\d+[.)]\s")
+_ENUMERATOR = re.compile(r"\s*(?:[-*•]\s+)?\(?\d{1,2}[.)]\s+")
 _STOP = re.compile(r"[.!?:;]+[\"'”’)]*$")
 
 _TOKENS = Analyzer(stemmer="english", shortest=1)
@@ -97,6 +98,8 @@ def with_marks(sentence: str, citations: Sequence[int]) -> str:
 def support(sentence: str, passage: str) -> float | None:
     """Support of a sentence by a passage, from 0 to 1; None where the sentence has no content word.
 
+    The number of a list item, as in `2. Click Save.`, is no content word and no number that a passage may lack.
+
     Args:
         sentence: Without citation marks.
 
@@ -104,6 +107,7 @@ def support(sentence: str, passage: str) -> float | None:
         >>> support("It weighs 2 kg.", "The tent weighs 2 kg."), support("It weighs 3 kg.", "The tent weighs 2 kg.")
         (1.0, 0.0)
     """
+    sentence = _without_enumerator(sentence)
     words = _content_words(sentence)
     if not words:
         return None
@@ -114,7 +118,7 @@ def support(sentence: str, passage: str) -> float | None:
 
 def supported(sentence: str, passages: Sequence[str]) -> bool | None:
     """Whether at least one passage supports the sentence; None where the sentence has no content word."""
-    if not _content_words(sentence):
+    if not _content_words(_without_enumerator(sentence)):
         return None
     return any((support(sentence, passage) or 0.0) >= SUPPORTED for passage in passages)
 
@@ -146,7 +150,7 @@ def supporting_span(sentence: str, passage: str) -> tuple[int, int] | None:
 
     At most three; of equal ones the shortest, then the first. None where no word is shared.
     """
-    words = _content_words(sentence)
+    words = _content_words(_without_enumerator(sentence))
     pieces = _pieces(passage)
     ends = [0]
     for piece in pieces:
@@ -226,6 +230,11 @@ def _pieces(text: str) -> list[str]:
             pieces.append(piece)
             start = end.end()
     return [*pieces, text[start:]]
+
+
+def _without_enumerator(sentence: str) -> str:
+    found = _ENUMERATOR.match(sentence)
+    return sentence[found.end() :] if found else sentence
 
 
 @lru_cache(maxsize=20_000)

@@ -89,6 +89,14 @@ def test_support_is_the_share_of_content_words_and_needs_every_number() -> None:
     assert supported("tents weigh little", []) is False
 
 
+@pytest.mark.parametrize("item", ["2. Click Save.", "- 2) Click Save.", "(2) Click Save.", "12. Click Save."])
+def test_the_number_of_a_list_item_needs_no_support(item: str) -> None:
+    passage = "Then click Save. Wait."
+    assert support(item, passage) == 1.0 and supported(item, [passage]) is True
+    assert supporting_span(item, passage) == (0, 16)
+    assert support("2. Wait 3 hours.", passage) == 0.0  # the number within it does
+
+
 def test_the_passage_window_contains_most_question_words() -> None:
     text = "One two three four. Five six seven eight. Nine ten eleven twelve."
     assert excerpt(text, frozenset({"seven"}), 4) == "… Five six seven eight. …"
