@@ -102,9 +102,9 @@ class SearchJob:
         try:
             found = self._searched(live.pipeline)
         except SearchloraError as error:
-            versions = [adapter for stage in live.pipeline.stages if (adapter := getattr(stage, "adapter", None))]
             if not live.followed or isinstance(error, (EngineBusy, DeadlineExceeded, RenderError)):
-                self._record(failed_search(self.body, began), failed + _suspects(live.pipeline, versions, error))
+                adapters = [adapter for stage in live.pipeline.stages if (adapter := getattr(stage, "adapter", None))]
+                self._record(failed_search(self.body, began), failed + _suspects(live.pipeline, adapters, error))
                 raise
             suspects = _suspects(live.pipeline, live.followed, error)
             self.service.pipelines.log_failed(live.pipeline.name, ", ".join(suspects), error)
