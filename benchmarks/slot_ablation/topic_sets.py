@@ -22,6 +22,9 @@ from searchlora.data.collection import CorpusFile
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import UsageError
 
+#: The pipeline of `benchmarks.ranking`.
+RANKED = Path(__file__).parents[1] / "ranking" / "pipeline.yaml"
+
 #: Retrieval measures of the tables; the first is tested.
 MEASURES = ("nDCG@10", "MRR@10", "Recall@100")
 
@@ -108,10 +111,12 @@ def msrd_judge(data: Path, slots: Sequence[str]) -> TestSet:
 
 def msrd_judge_ranked(data: Path, slots: Sequence[str]) -> TestSet:
     """As `msrd_judge`, after a ranking model in place of rank fusion: that of `benchmarks.ranking` for 3,000 topics."""
-    ranked = WORK / "ranking" / "msrd" / "tuned0.yaml"
-    if not ranked.is_file():
+    model = WORK / "ranking" / "msrd" / "tuned0.ranking.txt"
+    if not model.is_file():
         raise UsageError("there is no ranking model of MSRD yet", fix="Train it: python -m benchmarks.ranking msrd.")
-    return replace(msrd_judge(data, slots), name="msrd_judge_ranked", pipeline=str(ranked))
+    test = msrd_judge(data, slots)
+    folds = [replace(fold, slots={**fold.slots, "model": str(model)}) for fold in test.folds]
+    return replace(test, name="msrd_judge_ranked", pipeline=str(RANKED), folds=folds)
 
 
 def _adapters_only(test: TestSet, name: str, slots: Sequence[str]) -> TestSet:
