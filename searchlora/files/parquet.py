@@ -55,13 +55,15 @@ def parquet_values(
 
 def without_nulls(cell: Any) -> Any:
     """A cell without the nulls that Parquet writes for fields of other rows; times as ISO 8601 text, decimals as
-    numbers."""
+    numbers, and whole numbers as integers, because pandas writes a column of integers with gaps as floats."""
     if isinstance(cell, dict):
         return {key: without_nulls(member) for key, member in cell.items() if member is not None}
     if isinstance(cell, datetime.date | datetime.time):
         return cell.isoformat()
     if isinstance(cell, Decimal):
         return int(cell) if cell == cell.to_integral_value() else float(cell)
+    if isinstance(cell, float):
+        return int(cell) if cell.is_integer() else cell
     return [without_nulls(member) for member in cell] if isinstance(cell, list) else cell
 
 

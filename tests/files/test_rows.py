@@ -198,6 +198,15 @@ def test_parquet_nulls_are_none(tmp_path):
     assert found == [{"id": "1", "label": None, "object": {"category": "x"}}, rows[1]]
 
 
+def test_whole_numbers_of_a_parquet_column_with_gaps_are_integers(tmp_path):
+    """pandas writes integers with gaps as floats, so that the class 3 would be another one than the class 3.0."""
+    import pandas
+
+    pandas.DataFrame({"class": [3, None, 4], "price": [2.5, 3.0, 4.25]}).to_parquet(tmp_path / "rows.parquet")
+    found = [row.data for row in read_rows(tmp_path / "rows.parquet", ["class"])]
+    assert repr(found) == "[{'class': 3, 'price': 2.5}, {'class': None, 'price': 3}, {'class': 4, 'price': 4.25}]"
+
+
 def test_a_long_field_does_not_break_its_row(tmp_path):
     long = "word, word\n" * 20_000
     (tmp_path / "rows.csv").write_text(f'a,b\n1,"{long}"\n2,c\n', encoding="utf-8")
