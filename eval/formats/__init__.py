@@ -29,7 +29,7 @@ from searchlora.eval.formats.ranx import RANX
 from searchlora.eval.formats.records import CSV, JSONL, PARQUET
 from searchlora.eval.formats.trec import TREC
 from searchlora.eval.trec import Qrels, Run, StreamedQrels
-from searchlora.files import read_head
+from searchlora.files import FieldMap, mapped, read_head
 from searchlora.files.text import suffix_of
 
 __all__ = [
@@ -115,17 +115,29 @@ def read_run(
     return {topic_of(query, ids, str(path)): documents for query, documents in run.items()}
 
 
-def read_topics(path: str | Path, format: str | None = None) -> dict[str, dict[str, str | float]]:
+def read_topics(
+    path: str | Path, format: str | None = None, fields: FieldMap | None = None
+) -> dict[str, dict[str, str | float]]:
     """Read topics, in a file or a BEIR folder, as id -> fields, `query` first. Numbers stay numbers.
+
+    Args:
+        fields: Field -> the fields of the file from which it is read, such as another text as the query; never the id.
 
     Raises:
         DataError: naming the line or row, for a topic that is malformed or repeated, a query that is missing or blank,
             or a field that is neither text nor a number; also if there is no topic at all.
-        UsageError: for an unknown format, or one that has no topics.
+        UsageError: for an unknown format, one that has no topics, or a map of the id.
     """
     path = Path(path)
     form = _form_to_read(path, format, "topics")
     topics = collect_topics(form.read(path))
+    if fields:
+        if "id" in fields:
+            raise UsageError("the id of a topic is read from 'id' only", where="--map", fix="Rename the column.")
+        topics = {
+            id_: topic_fields({"query": "", **mapped(row, fields)}, f"{path}, topic {id_}")
+            for id_, row in topics.items()
+        }
     if not topics:
         raise DataError("holds no topic", where=str(path), fix=f"The format is: {form.shape}.")
     return topics

@@ -78,12 +78,21 @@ def run(
 
 
 @app.command(epilog=example("searchlora convert topics topics.xml topics.jsonl"))
-def topics(source: _SourceArgument, target: _TargetArgument, from_: _FromOption = None, to: _ToOption = None) -> None:
+def topics(
+    source: _SourceArgument,
+    target: _TargetArgument,
+    from_: _FromOption = None,
+    to: _ToOption = None,
+    columns: Annotated[
+        list[str], option("--map FIELD=FIELD", "Field of IN that becomes another one: query=rewrite. Repeatable.")
+    ] = [],
+) -> None:
     """Convert topics. Formats: trec, beir, jsonl, parquet, csv."""
     from searchlora.eval.formats import read_topics, write_topics
+    from searchlora.files import parse_field_map
 
     read_from, write_to = _formats("topics", source, from_, target, to)
-    converted = read_topics(source, read_from)
+    converted = read_topics(source, read_from, parse_field_map(columns))
     write_topics(target, converted, write_to)
     fields = dict.fromkeys(name for topic in converted.values() for name in topic)
     _report(source, read_from, target, write_to, f"{len(converted)} topics with {', '.join(fields)}")

@@ -225,6 +225,13 @@ def label(
     stored: StoreOptions,
     engine: EngineOptions,
     sharding: ShardOptions,
+    columns: Annotated[
+        list[str],
+        option(
+            "--map FIELD=COLUMN",
+            "Column of ROWS that holds a field: query=text. Several are joined: query=title,text. Repeatable.",
+        ),
+    ] = [],
     sample: Annotated[
         str | None,
         option(
@@ -245,6 +252,7 @@ def label(
     from searchlora.experiments.label import Prices
     from searchlora.experiments.label import label as verb
     from searchlora.experiments.row_sample import RowSample
+    from searchlora.files import parse_field_map
 
     with progress_bars() as steps:
         done = verb(
@@ -252,6 +260,7 @@ def label(
             rows,
             out,
             **model._asdict(),
+            fields=parse_field_map(columns),
             sample=RowSample.parse(sample or "", labelled) if sample is not None or labelled is not None else None,
             prices=Prices(prices.price_prompt, prices.price_output, prices.max_cost),
             **stored.given(),

@@ -24,7 +24,7 @@ from searchlora.eval.text_identity import fingerprint
 from searchlora.experiments.row_sample import RowSample
 from searchlora.experiments.sharding import WHOLE, Sharding, run_shards
 from searchlora.experiments.task_model import TaskModel, load_task_model
-from searchlora.files import atomic_text, check_writable, file_sha256, parse_json, read_rows
+from searchlora.files import FieldMap, atomic_text, check_writable, file_sha256, mapped, parse_json, read_rows
 from searchlora.files.result_cache import cache_key
 from searchlora.files.shards import Job, Parts, Shard
 from searchlora.inference.engine import Completion, Engine, Request
@@ -104,6 +104,7 @@ def label(
     generate: bool = False,
     grades_per_row: int = 1,
     min_probability: float = 0.0,
+    fields: FieldMap | None = None,
     sample: RowSample | None = None,
     prices: Prices = Prices(),
     engine: EngineSettings | None = None,
@@ -129,6 +130,7 @@ def label(
         grades_per_row: How many grades of a row the teacher writes, at temperature 1, so that their shares are a soft
             label: for one that gives no probabilities.
         min_probability: Labels with a lower probability are put apart, for people to check.
+        fields: Field -> its columns in `rows`; None: columns are named like the fields.
         sample: Label only some of the rows; None: all.
         prices: What tokens cost. With a limit, it is checked before each batch; of N shards, each may spend an N-th.
 
@@ -158,6 +160,7 @@ def label(
         out=target,
         grades_per_row=grades_per_row,
         min_probability=min_probability,
+        fields=fields or {},
         sample=sample,
         prices=prices,
         model={**model, "generate": generate, "engine": engine, "store": Store.of(store), "tasks": tasks},
@@ -175,6 +178,7 @@ def _label_shard(
     out: Path,
     grades_per_row: int,
     min_probability: float,
+    fields: FieldMap,
     sample: RowSample | None,
     prices: Prices,
     model: Mapping[str, Any],
@@ -182,12 +186,16 @@ def _label_shard(
     """Label the rows of one shard, in this process."""
     parts = Parts.beside(out)
     loaded = load_task_model(**model, check=_check_targets)
-    records = _records(rows, loaded.task, sample)
+    records = _records(rows, loaded.task, fields, sample)
     for record in records:  # an error in the last row is found before the first is paid
         try:
             messages(loaded.task, record)
         except KeyError as error:
-            raise DataError(f"the field {error} is missing", where=f"{rows.name}, {record['id']}") from None
+            raise DataError(
+                f"the field {error} is missing",
+                where=f"{rows.name}, {record['id']}",
+                fix="Say which column holds it, as --map FIELD=COLUMN.",
+            ) from None
     spec = loaded.task.output(records[0])
     grades = isinstance(spec, Graded) and not spec.reasoned
     if grades_per_row > 1 and not grades:
@@ -253,7 +261,7 @@ class _Budget:
         self._spent += self._prices.of(prompt_tokens, output_tokens)
 
 
-def _records(file: Path, task: GenerationTask, sample: RowSample | None) -> list[Record]:
+def _records(file: Path, task: GenerationTask, columns: FieldMap, sample: RowSample | None) -> list[Record]:
     """The rows as records, each with an id. Raises `DataError` for a row that cannot be read or asked about, or no row.
 
     Fields without a value are left out, and a table's cells with a list or an object are read as JSON.
@@ -264,7 +272,8 @@ def _records(file: Path, task: GenerationTask, sample: RowSample | None) -> list
     for number, row in enumerate(read_rows(file), 1):
         if isinstance(row, RejectedRow):
             raise DataError(row.reason, where=row.where)
-        record = {"id": f"row-{number}", **{name: value for name, value in row.data.items() if value is not None}}
+        data = mapped(row.data, columns)
+        record = {"id": f"row-{number}", **{name: value for name, value in data.items() if value is not None}}
         for name, schema in fields.items():
             if schema.get("type") in ("array", "object") and isinstance(text := record.get(name), str):
                 try:

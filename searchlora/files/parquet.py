@@ -17,6 +17,7 @@ from searchlora.errors import DataError
 from searchlora.files.text import MAX_UNPACK_RATIO, MIN_UNPACK_LIMIT
 from searchlora.files.watched_reads import check_read_time
 
+_EXACT = 2.0**53  # below it, a float holds each integer
 _BATCH_ROWS = 1024
 _BATCH_BYTES = 1 << 28  # of the texts of a batch
 _UNPACKED_TEXTS = 1 << 30  # bytes of all texts of a file, each counted as often as it occurs
@@ -63,7 +64,7 @@ def without_nulls(cell: Any) -> Any:
     if isinstance(cell, Decimal):
         return int(cell) if cell == cell.to_integral_value() else float(cell)
     if isinstance(cell, float):
-        return int(cell) if cell.is_integer() else cell
+        return int(cell) if cell.is_integer() and abs(cell) < _EXACT else cell
     return [without_nulls(member) for member in cell] if isinstance(cell, list) else cell
 
 

@@ -72,6 +72,16 @@ def test_topics_are_converted(cli, topics, tmp_path):
     assert read_topics(tmp_path / "t.csv") == read_topics(topics)
 
 
+def test_a_field_of_topics_becomes_the_query(cli, refused, tmp_path):
+    rows = '{"id": "d1", "query": "A sturdy tent.", "history": [], "rewrite": "tent"}\n'
+    (tmp_path / "made.jsonl").write_text(rows, encoding="utf-8")
+    named = ("convert", "topics", tmp_path / "made.jsonl", tmp_path / "topics.jsonl", "--map")
+    assert cli(*named, "query=rewrite").code == 0
+    assert read_topics(tmp_path / "topics.jsonl") == {"d1": {"query": "tent", "history": "", "rewrite": "tent"}}
+    assert "the query is missing or blank" in refused(*named, "query=written")
+    assert "is read from 'id' only" in refused(*named, "id=rewrite")
+
+
 def test_a_snapshot_of_quepid_is_a_run_of_topics(cli, refused, tmp_path):
     snapshot = tmp_path / "snapshot.csv"
     snapshot.write_text("Snapshot Name,Snapshot Time,Case ID,Query Text,Doc ID,Doc Position\nMay,,5,red dress,a,1\n")

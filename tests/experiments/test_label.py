@@ -248,6 +248,16 @@ def test_a_row_without_a_field_of_the_prompt_is_found_before_anything_is_asked(a
     assert not server.asked
 
 
+@pytest.mark.slow
+def test_fields_are_read_from_the_columns_that_hold_them(ask, queries):
+    rows = [json.loads(line) for line in queries.read_text(encoding="utf-8").splitlines()]
+    assert ask("own.jsonl") is not None
+    write(queries, [{"head": first, "tail": rest} for row in rows for first, _, rest in [row["query"].partition(" ")]])
+    assert ask("mapped.jsonl", fields={"query": ("head", "tail")}) is not None
+    own, joined = (lines(queries.with_name(name)) for name in ("own.jsonl", "mapped.jsonl"))
+    assert [(row["query"], row["label"]) for row in joined] == [(row["query"], row["label"]) for row in own]
+
+
 def test_old_targets_do_not_stay_beside_those_of_the_teacher():
     judgment, answers = load_task("judgment"), load_task("rag_answer")
     old = {"query": "q", "passage": "p", "votes": {"0": 3}, "reason": "old", "shares": {"0": 1.0}}
