@@ -43,8 +43,8 @@ def main() -> None:
 def table(name: str) -> str:
     """The Markdown of a results file: a row per system, then the paired comparisons of the first measure.
 
-    `caption` describes the figures (default: means). A file with its own `table`, or with a `transcript` of commands,
-    is shown by that.
+    `caption` describes the figures (default: means); a `further table` follows them. A file with its own `table`, or
+    with a `transcript` of commands, is shown by that.
     """
     if name == "summary":
         return summary()
@@ -81,6 +81,8 @@ def table(name: str) -> str:
             {f"{pair['a']} − {pair['b']}": pair for pair in results["comparisons"] if pair["measure"] == measures[0]}
         )
         parts += [disagreements] if disagreements else []
+    if "further table" in results:
+        parts.append(results["further table"])
     return "\n\n".join(parts) + "\n"
 
 

@@ -17,7 +17,9 @@ rightly; a set that is there is not trained again, on this machine or another, u
 
 from __future__ import annotations
 
+import json
 import random
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +36,7 @@ from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.dataset import Dataset
 from searchlora.eval.comparison import Comparison, PairedComparison, compare
 from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.formatting import markdown_table
 from searchlora.eval.significance import correct
 from searchlora.experiments.label import label
 from searchlora.experiments.options import DEFAULT_ENCODER, TrainingOptions
@@ -48,6 +51,7 @@ from searchlora.tasks.intent.baselines import LogisticRegressionBaseline
 
 NAME, MEASURE = "teacher_student", "accuracy"
 FOLDER = WORK / NAME
+COST = FOLDER / "taught.cost.json"
 JOB, ENCODER_RECIPE = JOBS["banking77"], EMBEDDING / "classes.yaml"
 
 #: Labels of people a class -> epochs, so that few labels are seen often enough. None: all labels.
@@ -167,7 +171,11 @@ def _taught(
         )
         data, rate = _dataset(Labels(str(FEW), few, 0), dataset), rate_of(path, JOB.task, JOB.recipe)
         adapter = _train("teacher", data, store, EPOCHS[FEW], steps, path, rate)
-        label("intent", unlabelled, out, adapter=adapter.reference, sample=RowSample("diverse", TAUGHT), store=store)
+        sample, started = RowSample("diverse", TAUGHT), time.monotonic()
+        done = label("intent", unlabelled, out, adapter=adapter.reference, sample=sample, store=store)
+        assert done is not None  # all shards in one process
+        labelling = {"tokens": done.prompt_tokens + done.output_tokens, "seconds": round(time.monotonic() - started, 1)}
+        COST.write_text(json.dumps({"training": training_figures(adapter), "labelling": labelling}), encoding="utf-8")
     return [row.data for row in strict(read_rows(out))]
 
 
@@ -198,7 +206,8 @@ def _of_teacher(dataset: Dataset) -> dict[str, Any]:
         f"teacher, from a probability of {SURE:g}": sum(right[row["id"]] for row in sure) / len(sure),
         FROZEN: right_encoder / len(taught),
     }
-    return {"rows": len(taught), "sure rows": len(sure), "right": shares}
+    cost = json.loads(COST.read_text(encoding="utf-8"))
+    return {"rows": len(taught), "sure rows": len(sure), "right": shares, "cost": cost}
 
 
 def _dataset(labels: Labels, dataset: Dataset) -> Dataset:
@@ -290,8 +299,28 @@ def _save(
     of_teacher: Mapping[str, Any],
 ) -> Comparison:
     comparison = compared(right, tested)
-    save(NAME, comparison, {"training": trained, OF_TEACHER: of_teacher, RIGHT: right})
+    more = {"training": trained, OF_TEACHER: of_teacher, RIGHT: right, "further table": costs(trained, of_teacher)}
+    save(NAME, comparison, more)
     return comparison
+
+
+def costs(trained: Mapping[str, Any], of_teacher: Mapping[str, Any]) -> str:
+    """What each set of labels costs: labels of people, and minutes of this machine."""
+    rows = []
+    for title in (title for title in TITLES if title in trained):
+        own, by_teacher, of_it = trained[title], 0, ["–"] * 3
+        if title in (BY_TEACHER, BY_SURE_TEACHER):
+            by_teacher = of_teacher["rows" if title == BY_TEACHER else "sure rows"]
+            cost = of_teacher["cost"]
+            labelling = cost["labelling"]
+            of_it = [_minutes(cost["training"]), f"{labelling['tokens']:,}", _minutes(labelling)]
+        rows.append([title, f"{own['rows'] - by_teacher:,}", f"{by_teacher:,}", *of_it, _minutes(own)])
+    columns = ["labels a class", "of people", "of the teacher", "training of the teacher, min", "its tokens"]
+    return markdown_table([*columns, "its labelling, min", "training of the adapter, min"], rows)
+
+
+def _minutes(timed: Mapping[str, Any]) -> str:
+    return f"{timed['seconds'] / 60:.1f}"
 
 
 def _vectors(labels: Labels, own: Dataset) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from benchmarks.teacher_student.__main__ import ADAPTER, BY_TEACHER, FROZEN, compared, people
+from benchmarks.teacher_student.__main__ import ADAPTER, BY_SURE_TEACHER, BY_TEACHER, FROZEN, compared, costs, people
 
 
 def test_few_labels_are_among_many_and_each_class_has_as_many():
@@ -34,3 +34,13 @@ def test_sets_that_were_measured_on_several_machines_are_compared_by_their_digit
     students = compared({"10": right["5"], BY_TEACHER: right["all"]}, tested).comparisons
     assert [pair.b for pair in students] == [f"{FROZEN}, 10", f"{ADAPTER}, 10", f"{FROZEN}, {BY_TEACHER}"]
     assert all(pair.p_corrected >= pair.p for pair in students)
+
+
+def test_the_costs_of_a_students_labels_are_shown_beside_those_of_people():
+    cost = {"training": {"seconds": 120}, "labelling": {"tokens": 12345, "seconds": 90}}
+    trained = {"10": {"rows": 20, "seconds": 60}, BY_SURE_TEACHER: {"rows": 25, "seconds": 66}}
+    table = costs(trained, {"rows": 8, "sure rows": 5, "cost": cost}).splitlines()
+    assert table[2:] == [
+        "| 10 | 20 | 0 | – | – | – | 1.0 |",
+        "| 10 + sure teacher | 20 | 5 | 2.0 | 12,345 | 1.5 | 1.1 |",
+    ]
