@@ -43,7 +43,7 @@ _MARK = re.compile(r"\s*\[(\d+)\]")
 # A full stop, with an optional closing quote and citations, followed by space and no lower-case letter; or the end of
 # a paragraph or list item. Other line ends are treated as wrapped text.
 _END = re.compile(r"[.!?][\"'”’)]*(?:\s*\[\d+\])*(?=\s+[^\sa-z\[]|\s*$)|\n(?=\s*(?:\n|[-*•]\s|\d+[.)]\s))")
-_ABBREVIATION = re.compile(r"(?:^\s*\d{1,2}|\b(?:Mr|Mrs|Ms|Dr|Prof|St|No|vs|e\.g|i\.e|etc|approx)|\b[A-Z])\.$")
+_ABBREVIATION = re.compile(r"(?:(?:^\s*|:\s+)\d{1,2}|\b(?:Mr|Mrs|Ms|Dr|Prof|St|No|vs|e\.g|i\.e|etc|approx)|\b[A-Z])\.$")
 _ITEM = re.compile(r"[-*•]\s|\d+[.)]\s")
 _ENUMERATOR = re.compile(r"\s*(?:[-*•]\s+)?\(?\d{1,2}[.)]\s+")
 _STOP = re.compile(r"[.!?:;]+[\"'”’)]*$")

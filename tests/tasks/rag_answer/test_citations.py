@@ -32,6 +32,7 @@ from searchlora.tasks.rag_answer.settings import excerpt, passage_texts
         ("It is dry. [1] It is warm. [2] Yes", [("It is dry.", (1,)), ("It is warm.", (2,)), ("Yes", ())]),
         ("Dr. Ada came. [2]", [("Dr. Ada came.", (2,))]),
         ("A wrapped\nline.\n- An item\n2. Another", [("A wrapped\nline.", ()), ("- An item", ()), ("2. Another", ())]),
+        ("Do this: 1. Click. [1] 2. Save.", [("Do this: 1. Click.", (1,)), ("2. Save.", ())]),
         ("twice [1] and again [1].", [("twice and again.", (1,))]),
         (" [1] ", []),
     ],
