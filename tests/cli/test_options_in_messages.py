@@ -29,6 +29,7 @@ _COMPUTING = ("run", "search", "tune", "evaluate", "experiment", "promote", "jud
 
 #: Beginning of a module's path -> the verbs that show its messages; the first that fits counts.
 SHOWN_BY: dict[str, tuple[str, ...]] = {
+    "eval/formats/__init__.py": ("convert topics",),
     "eval/formats/checks.py": ("convert qrels",),
     "eval/risk.py": ("tune",),
     "eval/judge/cards_from_files.py": ("judge-card", "prediction-powered"),
