@@ -40,6 +40,9 @@ FOLDER, RECIPE = WORK / NAME, Path(__file__).parent / "recipe.yaml"
 #: Sentences of an answer at most: as many as the references have, not three, as quoting chooses its number, too.
 SENTENCES = 8
 
+#: Tested beside the measures of the task: what a written answer should gain over a quoted one.
+LIKENESS = "token F1"
+
 
 def main() -> None:
     arguments = parser(NAME)
@@ -65,7 +68,8 @@ def main() -> None:
                 by_id |= {row["id"]: output for row, output in zip(rows, found, strict=True)}
             outputs[f"{name}, written"] = by_id
     evaluations = {name: evaluated(task, mtrag.official, of_rows) for name, of_rows in outputs.items()}
-    comparison = compare(evaluations, candidate=ENCODER)
+    also = {name: replace(each, tested=(*each.tested, LIKENESS)) for name, each in evaluations.items()}
+    comparison = compare(also, candidate=ENCODER)
     save(NAME, comparison, _about(adapters, rules), keep=True)
     print_comparison(comparison)
 
