@@ -127,15 +127,15 @@ def test_rows_to_label_are_read_as_the_task_asks_about_them(tmp_path):
     task = load_generation_task("rewriting")
     turn = '[{""role"": ""user"", ""text"": ""tents""}]'
     table = written(tmp_path / "rows.csv", f'id,query,history\n7,red one,"{turn}"\n')
-    assert _records(table, task, None) == [
+    assert _records(table, task, {}, None) == [
         {"id": "7", "query": "red one", "history": [{"role": "user", "text": "tents"}]}
     ]
     lines = written(tmp_path / "rows.jsonl", '{"query": "red one", "history": null}\n')
-    assert _records(lines, task, None) == [{"id": "row-1", "query": "red one"}]
+    assert _records(lines, task, {}, None) == [{"id": "row-1", "query": "red one"}]
     with pytest.raises(DataError, match=r"rows\.csv, line 2.*field 'history': is not JSON"):
-        _records(written(tmp_path / "rows.csv", "query,history\nred,what\n"), task, None)
+        _records(written(tmp_path / "rows.csv", "query,history\nred,what\n"), task, {}, None)
     with pytest.raises(DataError, match=r"rows\.jsonl, line 1.*field 'query': 5 is not of type 'string'"):
-        _records(written(tmp_path / "rows.jsonl", '{"query": 5}\n'), task, None)
+        _records(written(tmp_path / "rows.jsonl", '{"query": 5}\n'), task, {}, None)
 
 
 @pytest.mark.parametrize(("first", "second", "seconds"), [("20260115103000", "20260115113000", 3600)])
