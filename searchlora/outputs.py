@@ -441,7 +441,8 @@ class CitedText:
         answer = text if isinstance(text, InvalidOutput) else self.parse(text)
         if isinstance(answer, InvalidOutput):
             return answer
-        reason = "written by the model, which was to answer" if answer.abstained else value.reason
+        written = answer.reason or "written by the model, which was to answer"
+        reason = written if answer.abstained else value.reason
         return replace(answer, abstention_probability=value.abstention_probability, reason=reason)
 
     def parse(self, text: str) -> CitedAnswer | InvalidOutput:

@@ -4,10 +4,12 @@
     python -m benchmarks.rag_written "Qwen2.5-Coder-0.5B=FOLDER/qwen2.5-coder-0.5b-instruct-q8_0.gguf"   another base
 
 Rows, folds and passages are those of `benchmarks.rag_mtrag`. For each fold an adapter learns from the answerable rows
-of the other folds to write the sentences of the reference answer that the shown passages support, eight at most. Every
-system abstains, and chooses the passages to cite, by the same cosines of MiniLM with thresholds from the other folds,
-so that only the texts of the answers differ. Adapters and answers in `benchmarks/work/rag_written` are reused, and the
-results file keeps the figures of bases that are not asked for, so the bases can be run on several machines.
+of the other folds to write the reference answer from its gold passages. Every system abstains, and chooses the passages
+to cite, by the same cosines of MiniLM with thresholds from the other folds; an adapter sees only the passages to cite
+(`show: judge`). So only the texts of the answers differ. Each adapter is measured as it writes, without the sentences
+that its passages do not support (`keep: support`), and with the quotations after them that say something else. Adapters
+and answers in `benchmarks/work/rag_written` are reused, and the results file keeps the figures of bases that are not
+asked for, so the bases can be run on several machines.
 """
 
 from __future__ import annotations
@@ -29,16 +31,29 @@ from searchlora.eval.comparison import compare
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.task_model import load_task_model
 from searchlora.experiments.train import train
+from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.progress import Steps
 from searchlora.systems.encoder_baseline import FrozenEncoder
 from searchlora.task import load_generation_task
 from searchlora.tasks.rag_answer.baselines import graded
+from searchlora.tasks.rag_answer.citations import (
+    cited_sentences,
+    joined,
+    reference_sentences,
+    sentences,
+    supported,
+    with_marks,
+)
+from searchlora.tasks.rag_answer.deciding import supported_only
 
 NAME, DEFAULT = "rag_written", "SmolLM2-135M"
 FOLDER, RECIPE = WORK / NAME, Path(__file__).parent / "recipe.yaml"
 
-#: Sentences of an answer at most: as many as the references have, not three, as quoting chooses its number, too.
-SENTENCES = 8
+#: Number of words shown of each passage: twice as many as to an adapter that sees all three.
+SHOWN = {"words": "280"}
+
+#: Of bases other than that of the recipes, which learn a few hundred answers by heart at its learning rate.
+LARGER = ("optim.learning_rate=0.0002", "optim.epochs=2")
 
 #: Tested beside the measures of the task: what a written answer should gain over a quoted one.
 LIKENESS = "token F1"
@@ -50,9 +65,10 @@ def main() -> None:
     bases: dict[str, str | None] = {DEFAULT: None}
     if given := arguments.parse_args().bases:
         bases = dict(base.split("=", 1) for base in given)
-    mtrag, store = MtRag.read(real_data(), sentences=SENTENCES), Store(FOLDER / "store")
+    mtrag, store = MtRag.read(real_data()), Store(FOLDER / "store")
     task = load_generation_task(TASK)
     task = task.bound(task.settings_of(SETTINGS, ()))
+    abstention = str(task.settings["abstention"])
     encode = FrozenEncoder(MODEL).encode_once
     others = [mtrag.others(fold) for fold in range(FOLDS)]
     outputs = dict[str, Mapping[str, Any]]()
@@ -67,6 +83,13 @@ def main() -> None:
                 found = _written(adapter, rules[fold], rows, store, FOLDER / "answers" / adapter.manifest.name, steps)
                 by_id |= {row["id"]: output for row, output in zip(rows, found, strict=True)}
             outputs[f"{name}, written"] = by_id
+            outputs[f"{name}, supported"] = {
+                row["id"]: _supported(by_id[row["id"]], row, abstention) for row in mtrag.official
+            }
+            outputs[f"{name}, supported, then quoted"] = {
+                row["id"]: _then_quoted(outputs[f"{name}, supported"][row["id"]], outputs[ENCODER][row["id"]])
+                for row in mtrag.official
+            }
     evaluations = {name: evaluated(task, mtrag.official, of_rows) for name, of_rows in outputs.items()}
     also = {name: replace(each, tested=(*each.tested, LIKENESS)) for name, each in evaluations.items()}
     comparison = compare(also, candidate=ENCODER)
@@ -75,17 +98,27 @@ def main() -> None:
 
 
 def answers(mtrag: MtRag, fold: int) -> list[Mapping[str, Any]]:
-    """The answerable rows from which the adapter of a fold learns."""
+    """The answerable rows from which the adapter of a fold learns: the whole reference, from the gold passages."""
     return [
-        {**row, "split": "validation" if validates(row, f"validation {fold}", VALIDATING) else "train"}
+        {
+            **row,
+            "passages": (gold := [passage for passage in row["passages"] if passage["id"] in row["gold"]]),
+            "answer": joined(
+                cited_sentences(
+                    reference_sentences(row["reference"]),
+                    {number: f"{passage['title']} {passage['text']}" for number, passage in enumerate(gold, 1)},
+                )
+            ),
+            "split": "validation" if validates(row, f"validation {fold}", VALIDATING) else "train",
+        }
         for row in mtrag.training(fold)
         if row["answerable"]
     ]
 
 
 def _trained(name: str, path: str | None, mtrag: MtRag, fold: int, store: Store, steps: Steps) -> StoredAdapter:
-    data = native_dataset(FOLDER / "data" / f"fold{fold + 1}", TASK, answers(mtrag, fold), options=SETTINGS)
-    options = TrainingOptions(base=path, recipe=RECIPE, reuse=True)
+    data = native_dataset(FOLDER / "data" / f"fold{fold + 1}", TASK, answers(mtrag, fold), options=SHOWN)
+    options = TrainingOptions(base=path, recipe=RECIPE, overrides=() if path is None else LARGER, reuse=True)
     return train(TASK, data.folder, f"{name}-{fold + 1}".lower(), options, store=store, steps=steps, log=print)
 
 
@@ -97,13 +130,27 @@ def _written(
     folder: Path,
     steps: Steps,
 ) -> list[Any]:
-    """The answers of an adapter where the rules do not abstain, with the citations that they choose."""
+    """The answers of an adapter where the rules do not abstain, from the passages that they cite."""
     model = load_task_model(adapter=adapter.reference, base=None, task=None, generate=False, store=store)
     decided = {key: rules[key] for key in ("abstain", "cite")}
-    model = replace(model, task=model.task.bound(model.task.settings, decided))
+    model = replace(model, task=model.task.bound(model.task.settings, {**decided, "show": "judge"}))
     hidden = ("answer", "reference", "gold", "answerable")
     asked = [{key: value for key, value in row.items() if key not in hidden} for row in rows]
     return answered(model, asked, folder, steps(f"Answering: {adapter.reference}"))
+
+
+def _supported(output: Any, row: Mapping[str, Any], abstention: str) -> Any:
+    """The output as by the rule `keep: support`."""
+    return output if isinstance(output, InvalidOutput) else supported_only(output, row, abstention)
+
+
+def _then_quoted(written: Any, quoted: CitedAnswer) -> CitedAnswer:
+    """The written answer, and after it the quotations that it does not say; those alone if nothing is written."""
+    if quoted.abstained or isinstance(written, InvalidOutput) or written.abstained:
+        return quoted
+    new = [each for each in sentences(quoted.text) if not supported(each.text, [written.text])]
+    marked = [with_marks(each.text, each.citations) for each in (*sentences(written.text), *new)]
+    return replace(quoted, text=joined(marked))
 
 
 def _about(adapters: Mapping[str, Sequence[StoredAdapter]], rules: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Rules for when to abstain and what to cite, decided by the answering model, by a judge of the passages, or by both.
+"""Rules of answers: when to abstain, which passages to show and cite, and which sentences to keep.
 
 A stage `adapter` of a pipeline names the rules; `searchlora tune` fits their thresholds on validation records:
 
-    tuned: {abstain: judge, cite: judge}                                      # to be tuned
+    tuned: {abstain: judge, cite: judge, show: judge, keep: support}          # to be tuned
     tuned: {abstain: {by: judge, below: 0.31}, cite: {by: judge, from: 0.4}}  # tuned
 
 The judge is an earlier stage that writes `grades`: for each passage its `relevance` from 0 to 1. It is a probability if
@@ -19,11 +19,26 @@ from typing import Any
 from searchlora.errors import UsageError
 from searchlora.outputs import CitedAnswer
 from searchlora.records import Record
-from searchlora.tasks.rag_answer.citations import MAX_CITATIONS, cited_sentences, joined, sentences, with_marks
+from searchlora.tasks.rag_answer.citations import (
+    MAX_CITATIONS,
+    cited_sentences,
+    evidence,
+    joined,
+    sentences,
+    with_marks,
+)
 
-#: Who decides to abstain, and who chooses citations.
+#: Who decides to abstain, to cite, and to show a passage, and what decides which sentences are kept.
 ANSWER, JUDGE, BOTH, SUPPORT = "answer", "judge", "both", "support"
 ABSTAINS, CITES = (ANSWER, JUDGE, BOTH), (ANSWER, JUDGE, SUPPORT)
+
+#: Who can decide, by the kind of rule.
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "abstain": ABSTAINS,
+    "cite": CITES,
+    "show": (ANSWER, JUDGE),
+    "keep": (ANSWER, SUPPORT),
+}
 
 #: Keys of a tuned rule besides `by`.
 _NUMBERS = {
@@ -33,6 +48,8 @@ _NUMBERS = {
     ("cite", ANSWER): (),
     ("cite", JUDGE): ("from",),
     ("cite", SUPPORT): (),
+    ("show", JUDGE): (),
+    ("keep", SUPPORT): (),
 }
 _FIX = "Fit its thresholds: searchlora tune PIPELINE --data DATA --out TUNED.yaml."
 
@@ -57,7 +74,7 @@ class Rule:
 
 
 def rule_of(tuned: Mapping[str, Any], kind: str) -> Rule | None:
-    """The rule `abstain` or `cite` of tuned values; None where the answering model decides as it does without a rule.
+    """The rule of a kind of `KINDS` in tuned values; None where the answering model decides as it does without a rule.
 
     Raises:
         UsageError: for an unknown rule, or one without its thresholds.
@@ -66,9 +83,8 @@ def rule_of(tuned: Mapping[str, Any], kind: str) -> Rule | None:
     by = value if isinstance(value, str) else value.get("by") if isinstance(value, Mapping) else None
     if value is None or value == ANSWER:
         return None
-    known = ABSTAINS if kind == "abstain" else CITES
-    if by not in known:
-        raise UsageError(f"{kind}: '{by}' is not one of {', '.join(known)}")
+    if by not in KINDS[kind]:
+        raise UsageError(f"{kind}: '{by}' is not one of {', '.join(KINDS[kind])}")
     given = {key: number for key, number in value.items() if key != "by"} if isinstance(value, Mapping) else {}
     wanted = _NUMBERS[kind, by]
     if wanted and not given:
@@ -78,9 +94,17 @@ def rule_of(tuned: Mapping[str, Any], kind: str) -> Rule | None:
     return Rule(str(by), {key: float(given[key]) for key in wanted})
 
 
+def check(tuned: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for an unusable rule, or one that needs another one."""
+    rules = {kind: rule_of(tuned, kind) for kind in KINDS}
+    cite = rules["cite"]
+    if rules["show"] is not None and (cite is None or cite.by != JUDGE):
+        raise UsageError("show: 'judge' shows what the judge cites", fix="Give cite: judge, too, or leave out show.")
+
+
 def needs_judge(tuned: Mapping[str, Any]) -> bool:
     """Whether a rule needs the grades of the passages."""
-    rules = [rule_of(tuned, kind) for kind in ("abstain", "cite")]
+    rules = [rule_of(tuned, kind) for kind in KINDS]
     return any(rule is not None and rule.by in (JUDGE, BOTH) for rule in rules)
 
 
@@ -143,6 +167,15 @@ def relevant_passages(relevance: Sequence[float], least: float) -> tuple[int, ..
     return tuple(sorted(place + 1 for place in chosen))
 
 
+def shown(record: Record, tuned: Mapping[str, Any]) -> Record:
+    """The record with the passages of the prompt only: by the rule `show: judge` those that `cite: judge` cites."""
+    cite, relevance = rule_of(tuned, "cite"), relevances(record)
+    if rule_of(tuned, "show") is None or cite is None or relevance is None:
+        return record
+    numbers = relevant_passages(relevance, cite.numbers["from"])
+    return {**record, "passages": [record["passages"][number - 1] for number in numbers]}
+
+
 def recited(answer: CitedAnswer, record: Record, rule: Rule) -> CitedAnswer:
     """The answer with its citations replaced.
 
@@ -163,6 +196,25 @@ def recited(answer: CitedAnswer, record: Record, rule: Rule) -> CitedAnswer:
         assert relevance is not None  # `parse` has checked it
         relevant = relevant_passages(relevance, rule.numbers["from"])
         marked = [with_marks(sentence, relevant) for sentence in sentence_texts]
+    return _of_sentences(marked, answer)
+
+
+def supported_only(answer: CitedAnswer, record: Record, abstention: str) -> CitedAnswer:
+    """The answer without the sentences that the passages which they cite do not support; see `citations`.
+
+    A sentence without citations counts by all passages. Where no sentence is left, the answer is the abstention.
+    """
+    if answer.abstained:
+        return answer
+    kept = [each for each in evidence(answer.text, record["passages"]) if each.supported is not False]
+    if not any(each.supported for each in kept):
+        reason = "no sentence of the answer is supported by the passages that it cites"
+        return CitedAnswer(abstention, (), True, answer.abstention_probability, reason)
+    return _of_sentences([with_marks(each.sentence, each.citations) for each in kept], answer)
+
+
+def _of_sentences(marked: Sequence[str], answer: CitedAnswer) -> CitedAnswer:
+    """The answer with these sentences, with their marks, in place of its own."""
     text = joined(marked)
     numbers = tuple(dict.fromkeys(number for sentence in sentences(text) for number in sentence.citations))
     return CitedAnswer(text, numbers, False, answer.abstention_probability, answer.reason)

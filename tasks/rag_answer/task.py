@@ -47,6 +47,7 @@ class RagAnswerTask(GenerationTask):
         return settings.settings_from(options)
 
     def fields(self, record: Record) -> Mapping[str, Any]:
+        record = deciding.shown(record, self.tuned)
         return {
             **self.settings,
             "question": " ".join(str(record["question"]).split()),
@@ -70,20 +71,22 @@ class RagAnswerTask(GenerationTask):
 
     def output(self, record: Record) -> CitedText:
         numbered = len(record["passages"]) if self.settings["citations"] else 0
+        abstention = str(self.settings["abstention"])
         cite = deciding.rule_of(self.tuned, "cite") if numbered else None
-        if cite is None:
-            return CitedText(numbered, str(self.settings["abstention"]))
-        return _Recited(passages=numbered, abstention=str(self.settings["abstention"]), record=record, rule=cite)
+        keep = deciding.rule_of(self.tuned, "keep")
+        if cite is None and keep is None:
+            return CitedText(numbered, abstention)
+        return _Ruled(passages=numbered, abstention=abstention, record=record, cite=cite, keep=keep)
 
     def check_tuned(self, tuned: Mapping[str, Any]) -> None:
-        """Check the rules `abstain` and `cite`; other keys, such as their origin, are not read."""
-        for kind in ("abstain", "cite"):
-            deciding.rule_of(tuned, kind)
+        """Check the rules of `deciding.KINDS`; other keys, such as their origin, are not read."""
+        deciding.check(tuned)
 
     def tune(self, records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutput]) -> Mapping[str, Any]:
         """The abstention threshold; or the rules that a pipeline asks for, as `{"abstain": "judge"}` in `tuned`."""
         wanted = {kind: str(self.tuned[kind]) for kind in ("abstain", "cite") if kind in self.tuned}
-        return tuning.tuned_rules(records, outputs, wanted) if wanted else tuning.tuned(records, outputs)
+        fitted = tuning.tuned_rules(records, outputs, wanted) if wanted else tuning.tuned(records, outputs)
+        return {**fitted, **{kind: self.tuned[kind] for kind in ("show", "keep") if kind in self.tuned}}
 
     def apply_tuning(self, output: CitedAnswer, record: Record) -> CitedAnswer | InvalidOutput:
         """Abstain where the tuned rule says so; without a rule, from the tuned probability on.
@@ -167,16 +170,19 @@ class RagAnswerTask(GenerationTask):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Recited(CitedText):
-    """`CitedText` whose citations a rule chooses after the answer was generated."""
+class _Ruled(CitedText):
+    """`CitedText` whose citations and sentences rules choose after the answer was generated."""
 
     record: Record = field(repr=False)
-    rule: deciding.Rule
+    cite: deciding.Rule | None
+    keep: deciding.Rule | None
 
     def parse(self, text: str) -> CitedAnswer | InvalidOutput:
         answer = super().parse(text)
         if isinstance(answer, InvalidOutput):
             return answer
-        if self.rule.by == deciding.JUDGE and deciding.relevances(self.record) is None:
-            return InvalidOutput(text, "the judge has not graded all passages")
-        return deciding.recited(answer, self.record, self.rule)
+        if self.cite is not None:
+            if self.cite.by == deciding.JUDGE and deciding.relevances(self.record) is None:
+                return InvalidOutput(text, "the judge has not graded all passages")
+            answer = deciding.recited(answer, self.record, self.cite)
+        return answer if self.keep is None else deciding.supported_only(answer, self.record, self.abstention)

@@ -80,6 +80,37 @@ def test_sentences_cite_what_supports_them():
     assert bound(cite="answer").output(record()).parse("It weighs 2 kg [2].").citations == (2,)
 
 
+def test_only_sentences_that_their_passages_support_are_kept():
+    task = bound(keep="support")
+    answer = task.output(record()).parse("The tent weighs 2 kg [1]. It weighs 2 kg [2]. It is waterproof. That is it.")
+    assert (answer.text, answer.citations) == ("The tent weighs 2 kg [1]. That is it.", (1,))
+    both = bound(cite={"by": "judge", "from": 0.5}, keep="support").output(record(0.2, 0.6, 0.9))
+    assert both.parse("A dome tent is round [1]. The tent weighs 2 kg [1].").text == "A dome tent is round [2][3]."
+
+
+def test_an_answer_without_a_supported_sentence_is_the_abstention():
+    sure = scored(0.1)
+    finished = bound(keep="support").output(record()).with_continuation(sure, "It costs 9 euros [1].")
+    assert finished.abstained and finished.text == TASK.settings["abstention"] and not finished.citations
+    assert finished.reason == "no sentence of the answer is supported by the passages that it cites"
+    assert finished.abstention_probability == sure.abstention_probability
+
+
+def test_only_passages_that_the_judge_cites_are_in_the_prompt():
+    task, row = bound(cite={"by": "judge", "from": 0.5}, show="judge"), record(0.2, 0.6, 0.9)
+    shown = task.fields(row)["passages"]
+    assert len(shown) == 2 and "Boots need wax." in shown[0] and "A dome tent is round." in shown[1]
+    assert task.output(row).parse("It is round [1].").text == "It is round [2][3]."
+    assert len(task.fields({key: value for key, value in row.items() if key != "grades"})["passages"]) == 3
+    assert len(bound(cite={"by": "judge", "from": 0.5}).fields(row)["passages"]) == 3
+
+
+def test_tuning_leaves_the_rules_of_what_is_shown_and_kept():
+    rows = [record(0.9, 0, 0, name="a"), record(0.1, 0, 0, name="b", answerable=False)]
+    found = bound(cite="judge", show="judge", keep="support").tune(rows, [scored(0.2), scored(0.4)])
+    assert (found["show"], found["keep"], found["cite"]["by"]) == ("judge", "support", "judge")
+
+
 def test_items_of_a_list_stay_sentences_of_their_own():
     rows = record() | {"passages": [{"id": "a", "text": "Fill in the form."}, {"id": "b", "text": "Send it back."}]}
     task = bound(abstain={"by": "answer", "from": 0.5}, cite={"by": "support"})
@@ -123,6 +154,9 @@ def test_without_a_judge_nothing_is_guessed():
         ({"cite": "judge"}, "has no thresholds"),
         ({"abstain": "dice"}, "'dice' is not one of answer, judge, both"),
         ({"cite": {"by": "both"}}, "'both' is not one of answer, judge, support"),
+        ({"keep": "judge"}, "'judge' is not one of answer, support"),
+        ({"show": "support"}, "'support' is not one of answer, judge"),
+        ({"show": "judge", "cite": "support"}, "shows what the judge cites. Give cite: judge, too"),
         ({"abstain": {"by": "judge", "below": "low"}}, "needs the numbers below"),
         ({"abstain": {"by": "both", "from": 0.5}}, "needs the numbers intercept, answer, judge, from"),
     ],
