@@ -63,9 +63,9 @@ class MtRag:
     counts: Mapping[str, int]
 
     @classmethod
-    def read(cls, data: Path, sentences: int = 3) -> MtRag:
-        """Read all rows, with training answers of so many sentences at most. Raises `DataError` for an invalid row."""
-        options = {**CHOICE, "missing": str(MISSING), "sentences": str(sentences)}
+    def read(cls, data: Path) -> MtRag:
+        """Read all rows. Raises `DataError` for an invalid row."""
+        options = {**CHOICE, "missing": str(MISSING)}
         rows, reports = records("mtrag", data / "mtrag" / "reference.jsonl", options)
         (report,) = reports
         return cls(tuple(rows), report.rules, report.counts)

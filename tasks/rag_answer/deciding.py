@@ -169,8 +169,10 @@ def relevant_passages(relevance: Sequence[float], least: float) -> tuple[int, ..
 
 def shown(record: Record, tuned: Mapping[str, Any]) -> Record:
     """The record with the passages of the prompt only: by the rule `show: judge` those that `cite: judge` cites."""
+    if rule_of(tuned, "show") is None:
+        return record
     cite, relevance = rule_of(tuned, "cite"), relevances(record)
-    if rule_of(tuned, "show") is None or cite is None or relevance is None:
+    if cite is None or relevance is None:
         return record
     numbers = relevant_passages(relevance, cite.numbers["from"])
     return {**record, "passages": [record["passages"][number - 1] for number in numbers]}
