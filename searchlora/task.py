@@ -350,6 +350,11 @@ class GenerationTask(Task):
         """Parse a completion strictly: a value, or `InvalidOutput`."""
         return self.output(record).parse(text)
 
+    def whole_part(self, text: str) -> str | None:
+        """The part of a text that was cut off which is an answer in itself; None: there is none."""
+        del text
+        return None
+
     def apply_tuning(self, output: Any, record: Record) -> Any:
         """A valid output with the tuned values (temperature, thresholds) applied."""
         del record

@@ -13,6 +13,7 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.progress import Steps
+from searchlora.tasks.rag_answer.citations import titled
 
 MODEL = "all-minilm-l6-v2"
 NAME = "mtrag-embedder"
@@ -43,9 +44,7 @@ def _pairs(rows: Iterable[Record], fold: int) -> Iterator[dict[str, Any]]:
     """Question, gold passages and distractors of answerable rows; the validation split is that of the fold."""
     for row in rows:
         if row["gold"]:
-            texts = {
-                passage["id"]: f"{passage.get('title') or ''} {passage['text']}".strip() for passage in row["passages"]
-            }
+            texts = {passage["id"]: titled(passage) for passage in row["passages"]}
             yield {
                 "id": row["id"],
                 "group": row["group"],

@@ -38,7 +38,7 @@ from searchlora.eval.grade_measures import KAPPA, grade_measures
 from searchlora.eval.tables import to_json
 from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.records import SourceRow
-from searchlora.tasks.rag_answer.citations import SUPPORTED, reference_sentences, support
+from searchlora.tasks.rag_answer.citations import SUPPORTED, reference_sentences, support, titled
 
 NAME = "rag_evidence"
 QUESTIONS = 1_000
@@ -226,7 +226,7 @@ def _near(sentence: str, texts: Sequence[str]) -> str:
 
 
 def _gold(row: Mapping[str, object]) -> list[str]:
-    return [f"{passage['title']} {passage['text']}" for passage in row["passages"] if passage["id"] in row["gold"]]
+    return [titled(passage) for passage in row["passages"] if passage["id"] in row["gold"]]
 
 
 def _fits(case: Case) -> bool:

@@ -42,6 +42,7 @@ from searchlora.tasks.rag_answer.citations import (
     reference_sentences,
     sentences,
     supported,
+    titled,
     with_marks,
 )
 from searchlora.tasks.rag_answer.deciding import supported_only
@@ -106,7 +107,7 @@ def answers(mtrag: MtRag, fold: int) -> list[Mapping[str, Any]]:
             "answer": joined(
                 cited_sentences(
                     reference_sentences(row["reference"]),
-                    {number: f"{passage['title']} {passage['text']}" for number, passage in enumerate(gold, 1)},
+                    {number: titled(passage) for number, passage in enumerate(gold, 1)},
                 )
             ),
             "split": "validation" if validates(row, f"validation {fold}", VALIDATING) else "train",

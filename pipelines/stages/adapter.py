@@ -319,7 +319,7 @@ class AdapterStage(AnsweringStage):
         return with_guard(fallback, self.label, EVIDENCE)
 
     def ask(self, records: Sequence[Record]) -> list[Any]:
-        """The output of each record; `InvalidOutput` if the text does not parse or was cut off."""
+        """The output of each record; `InvalidOutput` if its text does not parse, or is cut off without a whole part."""
         size = max(SCORING_BATCH, self.engine.call_size // 2)
         if self.continue_after_choice and len(records) > size and self._continues(records[0]):
             parts = [records[start : start + size] for start in range(0, len(records), size)]
@@ -353,7 +353,7 @@ class AdapterStage(AnsweringStage):
 
     def _generate(self, asked: Sequence[_Asked]) -> list[Any]:
         completions = self.engine.generate([each.request for each in asked]) if asked else []
-        texts = map(_complete_text, completions)
+        texts = map(self._text, completions)
         return [
             text if isinstance(text, InvalidOutput) else self.task.parse(text, each.record)
             for each, text in zip(asked, texts, strict=True)
@@ -383,8 +383,16 @@ class AdapterStage(AnsweringStage):
         outputs = list(values)
         completions = self.engine.generate(requests) if requests else []
         for (index, (spec, _)), completion in zip(continued.items(), completions, strict=True):
-            outputs[index] = spec.with_continuation(values[index], _complete_text(completion))
+            outputs[index] = spec.with_continuation(values[index], self._text(completion))
         return outputs
+
+    def _text(self, completion: Completion) -> str | InvalidOutput:
+        """The text of a completion; of one that was cut off what is whole, or `InvalidOutput`."""
+        if completion.finish == "stop":
+            return completion.text
+        whole = self.task.whole_part(completion.text)
+        reason = f"no end within {completion.completion_tokens} tokens"
+        return InvalidOutput(completion.text, reason) if whole is None else whole
 
     def engines(self) -> tuple[Engine, ...]:
         return (self.engine,)
@@ -442,10 +450,3 @@ def _value(spec: ClosedSet, log_probabilities: Sequence[float]) -> Any:
         return spec.from_scores(log_probabilities)
     except InvalidScores as error:
         return InvalidOutput("", error.what)
-
-
-def _complete_text(completion: Completion) -> str | InvalidOutput:
-    """The text of a completion; `InvalidOutput` if it was cut off."""
-    if completion.finish == "stop":
-        return completion.text
-    return InvalidOutput(completion.text, f"no end within {completion.completion_tokens} tokens")

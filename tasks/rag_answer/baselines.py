@@ -24,7 +24,7 @@ from searchlora.records import Document, Record
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.encoding import normalised as normalised_vectors
-from searchlora.tasks.rag_answer.citations import ROUND_BRACKETS, sentences, with_marks, without_marks
+from searchlora.tasks.rag_answer.citations import ROUND_BRACKETS, sentences, titled, with_marks, without_marks
 from searchlora.tasks.rag_answer.deciding import JUDGE, Rule, relevances, relevant_passages, rule_of
 from searchlora.tasks.rag_answer.evaluator import reference_of, token_f1
 from searchlora.tasks.rag_answer.settings import search_text
@@ -220,10 +220,7 @@ def _questions(records: Sequence[Record], encode: Encode) -> NDArray[np.float32]
 
 def graded(records: Sequence[Record], encode: Encode) -> list[Record]:
     """The records with `grades`, as the stage `similarity` writes them where there is no turn before the question."""
-    texts = [
-        [f"{passage.get('title') or ''} {passage['text']}".strip() for passage in record["passages"]]
-        for record in records
-    ]
+    texts = [[titled(passage) for passage in record["passages"]] for record in records]
     return [
         {
             **record,

@@ -75,9 +75,25 @@ def sentences(text: str) -> list[Sentence]:
     return result
 
 
+def whole_sentences(text: str) -> list[str]:
+    """The sentences of a text that was cut off, with their marks; without the last one, which may go on.
+
+    Examples:
+        >>> whole_sentences("It weighs 2 kg [1]. Rain is no problem [2]. It costs $1.")
+        ['It weighs 2 kg [1].', 'Rain is no problem [2].']
+    """
+    pieces = [piece for piece in _pieces(text) if piece]
+    return [piece.strip() for piece in pieces[:-1] if re.search(r"\w", without_marks(piece))]
+
+
 def without_marks(text: str) -> str:
     """The text without citation marks `[1]` and the space before each."""
     return _MARK.sub("", text).strip()
+
+
+def titled(passage: Mapping[str, str]) -> str:
+    """The text of a passage with its title, if it has one, before it."""
+    return f"{passage.get('title') or ''} {passage['text']}".strip()
 
 
 def with_marks(sentence: str, citations: Sequence[int]) -> str:
@@ -129,7 +145,7 @@ def evidence(text: str, passages: Sequence[Mapping[str, str]]) -> tuple[Evidence
     Args:
         passages: `text` and optionally `title` of each passage, in the order of their numbers.
     """
-    full = [f"{passage.get('title') or ''} {passage['text']}" for passage in passages]
+    full = [titled(passage) for passage in passages]
     evidence = []
     for sentence in sentences(text):
         cited = [number for number in sentence.citations if 1 <= number <= len(passages)]

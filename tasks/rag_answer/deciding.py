@@ -25,6 +25,7 @@ from searchlora.tasks.rag_answer.citations import (
     evidence,
     joined,
     sentences,
+    titled,
     with_marks,
 )
 
@@ -188,10 +189,7 @@ def recited(answer: CitedAnswer, record: Record, rule: Rule) -> CitedAnswer:
     if answer.abstained or not sentence_texts:
         return answer
     if rule.by == SUPPORT:
-        texts = {
-            number: f"{passage.get('title') or ''} {passage['text']}"
-            for number, passage in enumerate(record["passages"], start=1)
-        }
+        texts = {number: titled(passage) for number, passage in enumerate(record["passages"], start=1)}
         marked = cited_sentences(sentence_texts, texts)
     else:
         relevance = relevances(record)

@@ -28,7 +28,7 @@ from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.records import Record
 from searchlora.rewards import INVALID
 from searchlora.task import EvaluationInput
-from searchlora.tasks.rag_answer.citations import SUPPORTED, Sentence, sentences, supported, without_marks
+from searchlora.tasks.rag_answer.citations import SUPPORTED, Sentence, sentences, supported, titled, without_marks
 
 HEADLINE = "answerability F1"
 TESTED = (HEADLINE, "abstention F1", "citation F1", "citation precision", "citation recall")
@@ -72,7 +72,7 @@ class _Row:
 
     @cached_property
     def passages(self) -> Sequence[str]:
-        return [f"{passage.get('title') or ''} {passage['text']}" for passage in self.record["passages"]]
+        return [titled(passage) for passage in self.record["passages"]]
 
     @property
     def gold(self) -> set[int]:

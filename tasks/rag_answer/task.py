@@ -16,7 +16,7 @@ from searchlora.records import Evidence, Options, Record, SearchContext
 from searchlora.rewards import RewardContext
 from searchlora.task import EvaluationInput, GenerationTask
 from searchlora.tasks.rag_answer import baselines, deciding, evaluator, settings, tuning
-from searchlora.tasks.rag_answer.citations import evidence, without_marks
+from searchlora.tasks.rag_answer.citations import evidence, joined, whole_sentences, without_marks
 from searchlora.tasks.rag_answer.dataset import FORMATS
 from searchlora.tasks.rag_answer.settings import WORDS_PER_PASSAGE, passage_texts
 
@@ -77,6 +77,10 @@ class RagAnswerTask(GenerationTask):
         if cite is None and keep is None:
             return CitedText(numbered, abstention)
         return _Ruled(passages=numbered, abstention=abstention, record=record, cite=cite, keep=keep)
+
+    def whole_part(self, text: str) -> str | None:
+        """The whole sentences, each once: an answer that does not end has often begun to repeat itself."""
+        return joined(list(dict.fromkeys(whole_sentences(text)))) or None
 
     def check_tuned(self, tuned: Mapping[str, Any]) -> None:
         """Check the rules of `deciding.KINDS`; other keys, such as their origin, are not read."""

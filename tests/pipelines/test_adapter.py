@@ -100,6 +100,23 @@ def test_a_truncated_constrained_answer_is_invalid(stage):
         assert output.raw.startswith("{")
 
 
+class Halving(Held):
+    """Keeps the first half of a text that is cut off."""
+
+    def whole_part(self, text):
+        return text[: len(text) // 2] or None
+
+
+@pytest.mark.parametrize("form", [FreeText(multiline=True), CitedText(2, "I do not know.")])
+def test_of_a_truncated_answer_the_task_keeps_what_is_whole(stage, form):
+    cut, halved = stage(form, tokens=6).ask(RECORDS), stage(form, tokens=6, of=Halving).ask(RECORDS)
+    raw = {place: each.raw for place, each in enumerate(cut) if isinstance(each, InvalidOutput)}
+    assert raw
+    for place, text in raw.items():
+        kept = halved[place]
+        assert (kept.text if isinstance(kept, CitedAnswer) else kept) == text[: len(text) // 2].strip()
+
+
 @pytest.mark.slow
 def test_records_of_different_forms_are_answered_in_order(stage):
     mixed = stage(LABELS, COLOUR, FreeText()).ask(RECORDS)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from searchlora.outputs import CitedAnswer
 from searchlora.prompts import messages
+from searchlora.task import load_generation_task
 from searchlora.tasks.rag_answer import task
 from searchlora.tasks.rag_answer.citations import (
     Sentence,
@@ -165,3 +166,19 @@ def test_a_supporting_part_has_at_most_three_sentences_and_is_the_shortest():
     assert passage[start:end] == "Red tents. Green couches. Blue lamps."
     assert supporting_span("Red tents.", passage) == (0, len("Red tents."))
     assert supporting_span("A bicycle.", passage) is None
+
+
+@pytest.mark.parametrize(
+    ("cut", "whole"),
+    [
+        ("It weighs 2 kg [1]. Rain is no problem [2]. It is", "It weighs 2 kg [1]. Rain is no problem [2]."),
+        ("It weighs 2 kg [1]. It costs $1.", "It weighs 2 kg [1]."),  # "$1.25"?
+        ("It weighs 2 kg [1]. Rain is no problem [", "It weighs 2 kg [1]."),
+        ("It weighs 2 kg [1]. It is light. It weighs 2 kg [1]. It is light. It", "It weighs 2 kg [1]. It is light."),
+        ("- Pitch it [1]\n- Sleep [2]\n- Get", "- Pitch it [1]\n- Sleep [2]"),
+        ("It weighs two kilograms and", None),
+        ("", None),
+    ],
+)
+def test_of_an_answer_that_is_cut_off_each_whole_sentence_is_kept_once(cut, whole):
+    assert load_generation_task("rag_answer").whole_part(cut) == whole
