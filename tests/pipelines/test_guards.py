@@ -139,10 +139,10 @@ def test_an_invalid_answer_stays_invalid():
 
 
 class Cut(AnsweringEngine):
-    """An engine whose answers are cut off."""
+    """An engine whose answers are cut off in their first sentence."""
 
     def generate(self, requests):
-        return [replace(completion, finish="length") for completion in super().generate(requests)]
+        return [replace(each, text="It weighs 2", finish="length") for each in super().generate(requests)]
 
 
 @pytest.fixture(scope="module")
