@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from searchlora.errors import BaseModelError, BaseModelMoved
@@ -354,6 +355,17 @@ def test_a_loaded_base_is_frozen(tiny_base):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_output_layer_is_given_the_last_column_with_plain_strides(tiny_base, rows):
+    """With others, PyTorch copies the weight of the output layer, which is half of a forward pass at 0.5B."""
+    model = load_model(tiny_base, precision="fp32", device="cpu")
+    given = []
+    model.get_output_embeddings().register_forward_hook(lambda _, inputs, __: given.append(inputs[0]))
+    model(input_ids=torch.ones(rows, 5, dtype=torch.long), use_cache=False, logits_to_keep=1)
+    assert given[0].shape[:2] == (rows, 1)
+    assert given[0].stride() == torch.empty(given[0].shape).stride()
+
+
 def test_the_packaged_base_answers_and_is_converted_once():
     entry = CATALOGUE[SMALL]
     assert isinstance(entry, PackagedWeights)
