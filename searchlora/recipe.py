@@ -171,14 +171,16 @@ class Validation(Section):
     every_steps: int | None = Field(
         None, ge=1, description="steps between validations; null: about four in a training run"
     )
-    rows: int = Field(64, ge=1, description="validation rows for the loss")
+    rows: int = Field(64, ge=1, description="validation rows for the loss, drawn at random")
     generate_rows: int = Field(
-        32, ge=0, description="validation rows whose outputs are generated and evaluated by the task"
+        32, ge=0, description="validation rows, drawn at random, whose outputs are generated and evaluated by the task"
     )
     metric: str = Field("loss", description="measure that selects the best step: 'loss' or a measure of the task")
     patience: int | None = Field(None, ge=1, description="early stopping: number of validations without improvement")
     tune_rows: int | None = Field(
-        None, ge=0, description="validation rows on which values are tuned after training; null: all; 0: none are tuned"
+        None,
+        ge=0,
+        description="validation rows, drawn at random, on which values are tuned after training; null: all; 0: none",
     )
 
     @model_validator(mode="after")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from searchlora.files.rows import RejectedRow as RejectedRow
 from searchlora.files.rows import SourceRow as SourceRow
+
+T = TypeVar("T")
 
 #: One validated input row of a task: a JSON object with `id` and `group`.
 Record: TypeAlias = Mapping[str, Any]
@@ -19,6 +22,22 @@ SearchContext: TypeAlias = Mapping[str, Any]
 
 #: Options given to a reader as `--option key=value`.
 Options: TypeAlias = Mapping[str, str]
+
+
+def drawn(items: Sequence[T], count: int | None, seed: int | str) -> list[T]:
+    """At most `count` items at random, in their order; all if `count` is None.
+
+    The first rows of a split are often those of few groups, such as the passages of two queries.
+
+    Examples:
+        >>> drawn("abcdef", 3, seed=13)
+        ['b', 'c', 'f']
+        >>> drawn("ab", 3, seed=13)
+        ['a', 'b']
+    """
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[place] for place in sorted(random.Random(seed).sample(range(len(items)), count))]
 
 
 @dataclass(frozen=True)

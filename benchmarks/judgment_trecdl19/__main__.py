@@ -9,7 +9,7 @@ One adapter, trained on the human grades of TREC DL 2020 and 2021, and to rank a
 and the weight of BM25 or of the encoder in the fused rankings are chosen on them.
 The test set is the pool of six real systems on the 43 queries of DL 2019. Datasets, adapter and grades in
 `benchmarks/work/judgment_trecdl19` are reused. The results of another base have its name, as in
-`judgment_trecdl19_base05`; nothing else differs but its learning rate (`answering.LARGER`).
+`judgment_trecdl19_base05`; nothing else differs but `answering.LARGER`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from searchlora.inference.settings import EngineSettings
 from searchlora.pipelines.config import pipeline_path, read_pipeline
 from searchlora.pipelines.index_build import build_index
 from searchlora.progress import Steps
+from searchlora.records import drawn
 from searchlora.shop.write import search_documents
 
 #: The built-in pipeline with a slot for each task.
@@ -134,10 +134,9 @@ def sampled(dataset: Dataset, count: int) -> list[dict[str, object]]:
     """Judged test records as topics, with their conversation: a sample with a fixed seed, in the order of the file."""
     judged = dataset.qrels() or {}
     records = [record for record in dataset.records("test") if record["id"] in judged]
-    places = sorted(random.Random(SEED).sample(range(len(records)), min(count, len(records))))
     return [
         {"id": record["id"], "query": record["query"], "history": record.get("history", [])}
-        for record in (records[place] for place in places)
+        for record in drawn(records, count, SEED)
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from searchlora.progress import Steps, no_log, no_progress
 from searchlora.prompts import Renderer
 from searchlora.recipe import Recipe, load_recipe
 from searchlora.recipe_reading import Method
-from searchlora.records import Record
+from searchlora.records import Record, drawn
 from searchlora.task import GenerationTask, generation_task, load_task
 from searchlora.training.memory import BatchSize, Target, TrainedModel, batch_size
 from searchlora.training.metrics import read_metrics
@@ -228,7 +227,7 @@ def _tokens_per_second(options: SizeOptions, tasks: str | Path | None, recipe: R
     short = recipe.model_copy(update={"optim": optim})
     if not recipe.loss.ranking:  # whose batches need whole groups
         rows = _STEPS * optim.batch_size * optim.gradient_accumulation
-        records = random.Random(recipe.seed).sample(records, min(rows, len(records)))
+        records = drawn(records, rows, recipe.seed)
     with tempfile.TemporaryDirectory() as folder:
         progress = steps(f"Training {_STEPS} steps ({recipe.method})")
         train_adapter(task, short, resolve(recipe.base), records, Path(folder), progress=progress)

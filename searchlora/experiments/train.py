@@ -36,6 +36,7 @@ from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.progress import Steps, no_log, no_progress
 from searchlora.prompts import Renderer
 from searchlora.recipe import EncoderRecipe, Recipe, for_size
+from searchlora.records import drawn
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
 from searchlora.task import EncoderTask, GenerationTask, Task, generation_task, load_task
 from searchlora.training.memory import TrainedModel, validates_in_place
@@ -266,7 +267,7 @@ class PromptedJob(TrainingJob):
         return TrainedModel(config, self.recipe, "cuda" if uses_gpu() else "cpu", free, processes)
 
     def tune(self, adapter: Path) -> Mapping[str, Any]:
-        records = self.dataset.records("validation")[: self.recipe.validation.tune_rows]
+        records = drawn(self.dataset.records("validation"), self.recipe.validation.tune_rows, self.recipe.seed)
         if type(self.task).tune is Task.tune or not records or (validator := self._validator()) is None:
             return {}
         return validator.tune(adapter, records, self.steps("Tuning"))
@@ -313,13 +314,13 @@ class PromptedJob(TrainingJob):
         elif not in_place:
             engine = load(self.base)
         settings = self.recipe.validation
-        generated = records[: settings.generate_rows]
+        generated = drawn(records, settings.generate_rows, self.recipe.seed)
         retrieve = retrieval_stage(self.task, self.dataset, progress=self.steps("Indexing")) if generated else None
         measures = TaskMeasures(self.task, self.dataset.qrels(), self.dataset.relevant, retrieve)
         return Validator(
             self.task,
             engine,
-            expected[: settings.rows],
+            drawn(expected, settings.rows, self.recipe.seed),
             generated,
             measures,
             self.recipe.max_new_tokens,

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from searchlora.data.building import build
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import _job
 from searchlora.experiments.validation import Validator
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import BaseModel
+from searchlora.progress import no_progress
 from searchlora.recipe import load_recipe
 from searchlora.training.metrics import read_metrics
 from searchlora.training.sft import train_adapter
@@ -104,3 +110,19 @@ def dataset(folder):
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     build("rewriting", folder / "rows.jsonl", format="native", out=folder / "data")
     return folder / "data"
+
+
+def test_the_validation_rows_are_those_of_many_queries(tiny_base, tmp_path):
+    rows = [
+        {"query": f"query {query}", "passage": f"passage {number}", "grade": number % 2, "split": split}
+        for split, queries in (("validation", range(10)), ("train", range(10, 12)))
+        for query in queries
+        for number in range(20)
+    ]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    build("judgment", source, format="native", out=tmp_path / "data")
+    options = TrainingOptions(["validation.rows=20", "validation.generate_rows=0"], base=str(tiny_base.path))
+    validator = _job("judgment", tmp_path / "data", options, None, tmp_path / "store", no_progress)._validator()
+    assert len(validator.records) == 20
+    assert len({record["query"] for record in validator.records}) > 5

@@ -32,7 +32,7 @@ from searchlora.models.resolve import BaseModel
 from searchlora.outputs import InvalidOutput
 from searchlora.progress import Steps
 from searchlora.recipe import Recipe
-from searchlora.records import Record
+from searchlora.records import Record, drawn
 from searchlora.rewards import INVALID, RewardContext
 from searchlora.systems.models import EngineSystem
 from searchlora.task import COMPLETION, REFERENCE, UNCHANGED, GenerationTask
@@ -298,14 +298,13 @@ class Rounds:
     def validation(self) -> list[Record]:
         """The validation rows that are answered. Raises `TrainingError` if there are none."""
         records = self.dataset.records("validation")
-        random.Random(f"{self.recipe.seed}/validation").shuffle(records)
         if not records:
             raise TrainingError(
                 "there are no validation rows to choose a round by",
                 where=str(self.dataset.folder),
                 fix="Build the dataset with a share for validation.",
             )
-        return records[: self.recipe.improve.validation_rows]
+        return drawn(records, self.recipe.improve.validation_rows, self.recipe.seed)
 
     def _validated(self, adapter: str, progress: Any = None) -> dict[str, Any]:
         """Reward, validity, length and share of unchanged inputs of greedy outputs on the validation rows."""
