@@ -24,7 +24,7 @@ SearchContext: TypeAlias = Mapping[str, Any]
 Options: TypeAlias = Mapping[str, str]
 
 
-def drawn(items: Sequence[T], count: int | None, seed: int | str) -> list[T]:
+def drawn(items: Sequence[T], count: int | None, seed: int) -> list[T]:
     """At most `count` items at random, in their order; all if `count` is None.
 
     The first rows of a split are often those of few groups, such as the passages of two queries.
