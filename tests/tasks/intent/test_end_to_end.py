@@ -58,7 +58,8 @@ def test_labels_end_to_end(cli, tmp_path, tiny_base, banks):
     assert manifest.settings == settings
     assert set(manifest.tuned) == {"temperature", "out_of_scope_below"}
     brief = ("optim.max_steps=4", "validation.generate_rows=0")
-    for rows, tuned in (("0", set()), ("1", {"temperature"})):  # the row that is drawn is in scope
+    tuned_by_two = {"temperature", "out_of_scope_below"}
+    for rows, tuned in (("0", set()), ("1", set()), ("2", tuned_by_two)):  # the first that is drawn is out of scope
         overrides = (*brief, f"base={tiny_base.path}", f"validation.tune_rows={rows}")
         stored = train("intent", data, f"tuned-on-{rows}", TrainingOptions(overrides=overrides), store=Store(store))
         assert set(stored.manifest.tuned) == tuned
