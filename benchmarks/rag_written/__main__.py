@@ -56,7 +56,8 @@ SHOWN = {"words": "280"}
 #: Of bases other than that of the recipes, which learn a few hundred answers by heart at its learning rate.
 LARGER = ("optim.learning_rate=0.0002", "optim.epochs=2")
 
-#: Tested beside the measures of the task: what a written answer should gain over a quoted one.
+#: The one measure that is tested: what a written answer should gain over a quoted one. All systems abstain and cite by
+#: the same rules.
 LIKENESS = "token F1"
 
 
@@ -92,8 +93,9 @@ def main() -> None:
                 for row in mtrag.official
             }
     evaluations = {name: evaluated(task, mtrag.official, of_rows) for name, of_rows in outputs.items()}
-    also = {name: replace(each, tested=(*each.tested, LIKENESS)) for name, each in evaluations.items()}
-    comparison = compare(also, candidate=ENCODER)
+    comparison = compare(
+        {name: replace(each, tested=(LIKENESS,)) for name, each in evaluations.items()}, candidate=ENCODER
+    )
     save(NAME, comparison, _about(adapters, rules), keep=True)
     print_comparison(comparison)
 
