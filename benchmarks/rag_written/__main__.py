@@ -7,9 +7,9 @@ Rows, folds and passages are those of `benchmarks.rag_mtrag`. For each fold an a
 of the other folds to write the reference answer from its gold passages. Every system abstains, and chooses the passages
 to cite, by the same cosines of MiniLM with thresholds from the other folds; an adapter sees only the passages to cite
 (`show: judge`). So only the texts of the answers differ. Each adapter is measured as it writes, without the sentences
-that its passages do not support (`keep: support`), and with the quotations after them that say something else. Adapters
-and answers in `benchmarks/work/rag_written` are reused, and the results file keeps the figures of bases that are not
-asked for, so the bases can be run on several machines.
+that its passages do not support (`keep: support`), and with the quotations after them that say something else
+(`add: quotes`). Adapters and answers in `benchmarks/work/rag_written` are reused, and the results file keeps the
+figures of bases that are not asked for, so the bases can be run on several machines.
 """
 
 from __future__ import annotations
@@ -36,16 +36,8 @@ from searchlora.progress import Steps
 from searchlora.systems.encoder_baseline import FrozenEncoder
 from searchlora.task import load_generation_task
 from searchlora.tasks.rag_answer.baselines import graded
-from searchlora.tasks.rag_answer.citations import (
-    cited_sentences,
-    joined,
-    reference_sentences,
-    sentences,
-    supported,
-    titled,
-    with_marks,
-)
-from searchlora.tasks.rag_answer.deciding import supported_only
+from searchlora.tasks.rag_answer.citations import cited_sentences, joined, reference_sentences, titled
+from searchlora.tasks.rag_answer.deciding import supported_only, with_quotations
 
 NAME, DEFAULT = "rag_written", "SmolLM2-135M"
 FOLDER, RECIPE = WORK / NAME, Path(__file__).parent / "recipe.yaml"
@@ -148,12 +140,8 @@ def _supported(output: Any, row: Mapping[str, Any], abstention: str) -> Any:
 
 
 def _then_quoted(written: Any, quoted: CitedAnswer) -> CitedAnswer:
-    """The written answer, and after it the quotations that it does not say; those alone if nothing is written."""
-    if quoted.abstained or isinstance(written, InvalidOutput) or written.abstained:
-        return quoted
-    new = [each for each in sentences(quoted.text) if not supported(each.text, [written.text])]
-    marked = [with_marks(each.text, each.citations) for each in (*sentences(written.text), *new)]
-    return replace(quoted, text=joined(marked))
+    """The output as by the rule `add: quotes`."""
+    return quoted if isinstance(written, InvalidOutput) else with_quotations(written, quoted)
 
 
 def _about(adapters: Mapping[str, Sequence[StoredAdapter]], rules: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,19 +1,20 @@
-"""Rules of answers: when to abstain, which passages to show and cite, and which sentences to keep.
+"""Rules of answers: when to abstain, which passages to show and cite, which sentences to keep, and what to add.
 
 A stage `adapter` of a pipeline names the rules; `searchlora tune` fits their thresholds on validation records:
 
-    tuned: {abstain: judge, cite: judge, show: judge, keep: support}          # to be tuned
+    tuned: {abstain: judge, cite: judge, show: judge, keep: support, add: quotes}   # to be tuned
     tuned: {abstain: {by: judge, below: 0.31}, cite: {by: judge, from: 0.4}}  # tuned
 
 The judge is an earlier stage that writes `grades`: for each passage its `relevance` from 0 to 1. It is a probability if
-an adapter of the judgment task is the judge, and a scaled cosine if an encoder is.
+an adapter of the judgment task is the judge, and a scaled cosine if an encoder is. `add: quotes` needs an earlier stage
+that has answered, such as `classical`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from searchlora.errors import UsageError
@@ -25,12 +26,13 @@ from searchlora.tasks.rag_answer.citations import (
     evidence,
     joined,
     sentences,
+    supported,
     titled,
     with_marks,
 )
 
-#: Who decides to abstain, to cite, and to show a passage, and what decides which sentences are kept.
-ANSWER, JUDGE, BOTH, SUPPORT = "answer", "judge", "both", "support"
+#: Who decides to abstain, to cite, and to show a passage, and what decides which sentences are kept or added.
+ANSWER, JUDGE, BOTH, SUPPORT, QUOTES = "answer", "judge", "both", "support", "quotes"
 ABSTAINS, CITES = (ANSWER, JUDGE, BOTH), (ANSWER, JUDGE, SUPPORT)
 
 #: Who can decide, by the kind of rule.
@@ -39,6 +41,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "cite": CITES,
     "show": (ANSWER, JUDGE),
     "keep": (ANSWER, SUPPORT),
+    "add": (ANSWER, QUOTES),
 }
 
 #: Keys of a tuned rule besides `by`.
@@ -51,6 +54,7 @@ _NUMBERS = {
     ("cite", SUPPORT): (),
     ("show", JUDGE): (),
     ("keep", SUPPORT): (),
+    ("add", QUOTES): (),
 }
 _FIX = "Fit its thresholds: searchlora tune PIPELINE --data DATA --out TUNED.yaml."
 
@@ -60,7 +64,7 @@ class Rule:
     """A rule with its thresholds.
 
     Attributes:
-        by: `answer`, `judge`, `both` or `support`.
+        by: `answer`, `judge`, `both`, `support` or `quotes`.
         numbers: Key -> value. `from`: the probability of abstaining, or the relevance of a passage to cite, from which
             it is done; `below`: the highest relevance below which to abstain; `intercept`, `answer`, `judge`: the
             coefficients of a logistic regression on the log-odds of the abstention and of the highest relevance.
@@ -211,6 +215,20 @@ def supported_only(answer: CitedAnswer, record: Record, abstention: str) -> Cite
         reason = "no sentence of the answer is supported by the passages that it cites"
         return CitedAnswer(abstention, (), True, answer.abstention_probability, reason)
     return _of_sentences([with_marks(each.sentence, each.citations) for each in kept], answer)
+
+
+def with_quotations(answer: CitedAnswer, quoted: CitedAnswer) -> CitedAnswer:
+    """The answer, and after it the sentences of a quoted one that it does not say; the quoted one if either abstains.
+
+    Examples:
+        >>> quoted = CitedAnswer("The tent weighs 2 kg [1]. It is red [2].", (1, 2), abstained=False)
+        >>> with_quotations(CitedAnswer("The dome tent weighs 2 kg [1].", (1,), abstained=False), quoted).text
+        'The dome tent weighs 2 kg [1]. It is red [2].'
+    """
+    if quoted.abstained or answer.abstained:
+        return replace(quoted, abstention_probability=answer.abstention_probability)
+    new = [each for each in sentences(quoted.text) if not supported(each.text, [answer.text])]
+    return _of_sentences([with_marks(each.text, each.citations) for each in (*sentences(answer.text), *new)], answer)
 
 
 def _of_sentences(marked: Sequence[str], answer: CitedAnswer) -> CitedAnswer:

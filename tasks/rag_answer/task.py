@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from searchlora.encoder_baseline import EncoderBaseline
 from searchlora.errors import PipelineError
@@ -42,6 +42,13 @@ class RagAnswerTask(GenerationTask):
     reads: Mapping[str, str] = {"question": "query", "history": "history", "passages": "passages", "grades": "grades"}
     writes = "answer"
 
+    def bound(self, settings: Mapping[str, Any] | None = None, tuned: Mapping[str, Any] | None = None) -> Self:
+        """With `add: quotes`, the task reads the answer of an earlier stage as well."""
+        task = super().bound(settings, tuned)
+        quoted = {"quoted": self.writes} if task.tuned.get("add") == deciding.QUOTES else {}
+        task.reads = {**type(self).reads, **quoted}
+        return task
+
     def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
         del records
         return settings.settings_from(options)
@@ -73,10 +80,10 @@ class RagAnswerTask(GenerationTask):
         numbered = len(record["passages"]) if self.settings["citations"] else 0
         abstention = str(self.settings["abstention"])
         cite = deciding.rule_of(self.tuned, "cite") if numbered else None
-        keep = deciding.rule_of(self.tuned, "keep")
-        if cite is None and keep is None:
+        keep, add = (deciding.rule_of(self.tuned, kind) for kind in ("keep", "add"))
+        if cite is None and keep is None and add is None:
             return CitedText(numbered, abstention)
-        return _Ruled(passages=numbered, abstention=abstention, record=record, cite=cite, keep=keep)
+        return _Ruled(passages=numbered, abstention=abstention, record=record, cite=cite, keep=keep, add=add)
 
     def whole_part(self, text: str) -> str | None:
         """The whole sentences, each once: an answer that does not end has often begun to repeat itself."""
@@ -90,7 +97,7 @@ class RagAnswerTask(GenerationTask):
         """The abstention threshold; or the rules that a pipeline asks for, as `{"abstain": "judge"}` in `tuned`."""
         wanted = {kind: str(self.tuned[kind]) for kind in ("abstain", "cite") if kind in self.tuned}
         fitted = tuning.tuned_rules(records, outputs, wanted) if wanted else tuning.tuned(records, outputs)
-        return {**fitted, **{kind: self.tuned[kind] for kind in ("show", "keep") if kind in self.tuned}}
+        return {**fitted, **{kind: self.tuned[kind] for kind in ("show", "keep", "add") if kind in self.tuned}}
 
     def apply_tuning(self, output: CitedAnswer, record: Record) -> CitedAnswer | InvalidOutput:
         """Abstain where the tuned rule says so; without a rule, from the tuned probability on.
@@ -117,7 +124,8 @@ class RagAnswerTask(GenerationTask):
         """A single record.
 
         Raises:
-            PipelineError: if a judge is to decide and no stage has graded passages.
+            PipelineError: if a judge is to decide and no stage has graded passages, or if quotations are to be added
+                and no stage has answered.
         """
         failed = any(isinstance(each, InvalidOutput) for its in context.get("outputs", {}).values() for each in its)
         if deciding.needs_judge(self.tuned) and "grades" not in context and not failed:
@@ -125,6 +133,12 @@ class RagAnswerTask(GenerationTask):
                 "no stage has judged the passages, and a judge is to decide on abstentions or citations",
                 where=f"query {context['id']}",
                 fix="Put a stage 'adapter' with a judge before this one, behind 'passages'.",
+            )
+        if "quoted" in self.reads and self.writes not in context and not failed:
+            raise PipelineError(
+                "no stage has answered, and its quotations are to be added",
+                where=f"query {context['id']}",
+                fix="Put a stage 'classical' with a dataset of this task before this one, or leave out add.",
             )
         return super().records_from(context)
 
@@ -139,8 +153,10 @@ class RagAnswerTask(GenerationTask):
         return () if output.abstained else evidence(output.text, context.get("passages", ()))
 
     def fallback(self, record: Record) -> CitedAnswer:
-        """The abstention."""
-        del record
+        """The answer whose quotations were to be added; without one, the abstention."""
+        if "quoted" in record:
+            quoted: CitedAnswer = record["quoted"]
+            return quoted
         reason = "fallback for an invalid output"
         return CitedAnswer(str(self.settings["abstention"]), (), abstained=True, reason=reason)
 
@@ -180,6 +196,7 @@ class _Ruled(CitedText):
     record: Record = field(repr=False)
     cite: deciding.Rule | None
     keep: deciding.Rule | None
+    add: deciding.Rule | None
 
     def parse(self, text: str) -> CitedAnswer | InvalidOutput:
         answer = super().parse(text)
@@ -189,4 +206,10 @@ class _Ruled(CitedText):
             if self.cite.by == deciding.JUDGE and deciding.relevances(self.record) is None:
                 return InvalidOutput(text, "the judge has not graded all passages")
             answer = deciding.recited(answer, self.record, self.cite)
-        return answer if self.keep is None else deciding.supported_only(answer, self.record, self.abstention)
+        if self.keep is not None:
+            answer = deciding.supported_only(answer, self.record, self.abstention)
+        if self.add is None:
+            return answer
+        if "quoted" not in self.record:
+            return InvalidOutput(text, "no stage has answered, and its quotations are to be added")
+        return deciding.with_quotations(answer, self.record["quoted"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from searchlora.data.dataset import load_dataset
 from searchlora.errors import DataError, PipelineError
 from searchlora.experiments.tune import tune
 from searchlora.files.yaml_text import parse_yaml
+from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.records import Document
@@ -112,6 +114,25 @@ def test_the_judge_may_be_an_encoder(made, tmp_path):
     )
     for found in deciding.execute([{"id": name, "query": f"what about {name}"} for name in SUBJECTS]):
         assert found["answer"].abstained == (highest(found) < done.tuned["abstain"]["below"])
+
+
+@pytest.mark.slow
+def test_what_is_quoted_stays_where_the_adapter_writes_nothing_valid(made, tmp_path):
+    store, data = made
+    encoder, file = build_tiny_encoder(tmp_path / "encoder"), tmp_path / "tuned.yaml"
+    quoting = (f"quotes={data}", f"encoder={encoder}", "abstain=answer", "add=quotes")
+    done = tune(read_pipeline("answers_judged", (*SET, *quoting)), data, file, store=store)
+    assert done.tuned["add"] == "quotes"
+    content = parse_yaml(file.read_bytes())
+    content["stages"][-1]["adapter"]["tuned"]["abstain"]["from"] = 1.0  # or random weights would always abstain
+    file.write_text(json.dumps(content))
+
+    pipeline = Pipeline.load(file, corpus=CORPUS, store=store)
+    found = pipeline.execute([{"id": name, "query": f"what about {name}"} for name in SUBJECTS])
+    quoted = [each["answer"] for each in pipeline.stages[3](found)]
+    assert not all(answer.abstained for answer in quoted)
+    assert [each["answer"] for each in found] == quoted
+    assert all(isinstance(output, InvalidOutput) for each in found for output in each["outputs"]["rag_answer"])
 
 
 @pytest.mark.slow

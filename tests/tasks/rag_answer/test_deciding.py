@@ -96,6 +96,38 @@ def test_an_answer_without_a_supported_sentence_is_the_abstention():
     assert finished.abstention_probability == sure.abstention_probability
 
 
+QUOTED = CitedAnswer("The dome tent weighs 2 kg [1]. Boots need wax [2].", (1, 2), abstained=False)
+
+
+def test_quotations_that_an_answer_does_not_say_come_after_it():
+    row = {**record(), "quoted": QUOTED}
+    answer = bound(add="quotes").output(row).parse("The tent weighs 2 kg [1]. It costs 9 euros [3].")
+    assert answer.text == "The tent weighs 2 kg [1]. It costs 9 euros [3]. Boots need wax [2]."
+    assert answer.citations == (1, 3, 2)
+    kept = bound(keep="support", add="quotes").output(row).parse("A dome tent weighs 2 kg [1]. It costs 9 euros [2].")
+    assert (kept.text, kept.citations) == ("A dome tent weighs 2 kg [1]. Boots need wax [2].", (1, 2))
+
+
+def test_where_nothing_is_written_the_answer_is_quoted():
+    row = {**record(), "quoted": QUOTED}
+    task = bound(keep="support", add="quotes")
+    assert task.output(row).parse("It costs 9 euros [1].") == QUOTED
+    assert task.fallback(row) == QUOTED
+    silent = CitedAnswer("I cannot say.", (), abstained=True)
+    assert task.output({**row, "quoted": silent}).parse("The tent weighs 2 kg [1].") == silent
+
+
+def test_quotations_are_added_only_of_an_answer_that_was_given():
+    task, search = bound(add="quotes"), {"id": "q", "query": "how heavy", "passages": PASSAGES}
+    with pytest.raises(PipelineError, match=r"query q: no stage has answered.*Put a stage 'classical'"):
+        task.records_from(search)
+    assert task.records_from({**search, "answer": QUOTED})[0]["quoted"] == QUOTED
+    assert "quoted" not in bound(add="answer").records_from({**search, "answer": QUOTED})[0]
+    assert "quoted" not in task.bound().reads
+    found = task.output(record()).parse("The tent weighs 2 kg [1].")
+    assert isinstance(found, InvalidOutput) and "no stage has answered" in found.reason
+
+
 def test_only_passages_that_the_judge_cites_are_in_the_prompt():
     task, row = bound(cite={"by": "judge", "from": 0.5}, show="judge"), record(0.2, 0.6, 0.9)
     shown = task.fields(row)["passages"]
@@ -107,8 +139,9 @@ def test_only_passages_that_the_judge_cites_are_in_the_prompt():
 
 def test_tuning_leaves_the_rules_of_what_is_shown_and_kept():
     rows = [record(0.9, 0, 0, name="a"), record(0.1, 0, 0, name="b", answerable=False)]
-    found = bound(cite="judge", show="judge", keep="support").tune(rows, [scored(0.2), scored(0.4)])
-    assert (found["show"], found["keep"], found["cite"]["by"]) == ("judge", "support", "judge")
+    found = bound(cite="judge", show="judge", keep="support", add="quotes").tune(rows, [scored(0.2), scored(0.4)])
+    assert (found["show"], found["keep"], found["add"]) == ("judge", "support", "quotes")
+    assert found["cite"]["by"] == "judge"
 
 
 def test_items_of_a_list_stay_sentences_of_their_own():
@@ -155,6 +188,7 @@ def test_without_a_judge_nothing_is_guessed():
         ({"abstain": "dice"}, "'dice' is not one of answer, judge, both"),
         ({"cite": {"by": "both"}}, "'both' is not one of answer, judge, support"),
         ({"keep": "judge"}, "'judge' is not one of answer, support"),
+        ({"add": "judge"}, "'judge' is not one of answer, quotes"),
         ({"show": "support"}, "'support' is not one of answer, judge"),
         ({"show": "judge", "cite": "support"}, "shows what the judge cites. Give cite: judge, too"),
         ({"abstain": {"by": "judge", "below": "low"}}, "needs the numbers below"),
