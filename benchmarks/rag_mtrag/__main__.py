@@ -66,19 +66,25 @@ def main() -> None:
 
 
 def quoted(
-    task: GenerationTask, rows: Sequence[Record], encoders: Sequence[Encode], fits: Sequence[frozenset[str]]
+    task: GenerationTask,
+    rows: Sequence[Record],
+    encoders: Sequence[Encode],
+    fits: Sequence[frozenset[str]],
+    more: int = 0,
 ) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     """Row id -> the quoted answer; and what the baseline of each fold has learned.
 
     Args:
         encoders: Of each fold.
         fits: Of each fold, the ids of the rows that its baseline learns from; none of them is of the fold.
+        more: Number of sentences beyond those that it learns to quote.
     """
     outputs, rules = dict[str, Any](), []
     for fold, (encode, ids) in enumerate(zip(encoders, fits, strict=True)):
         tested = [row for row in rows if fold_of(row) == fold]
         (quoting,) = task.encoder_baselines()
         quoting.fit([row for row in rows if row["id"] in ids], (), encode)
+        quoting.rules = {**quoting.rules, "sentences": quoting.rules["sentences"] + more}
         outputs |= {row["id"]: output for row, output in zip(tested, quoting.predict(tested, encode), strict=True)}
         rules.append(quoting.rules)
     return outputs, rules

@@ -28,6 +28,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.eval.comparison import compare
+from searchlora.eval.evaluation import Evaluation
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.task_model import load_task_model
 from searchlora.experiments.train import train
@@ -51,6 +52,9 @@ LARGER = ("optim.learning_rate=0.0002", "optim.epochs=2")
 #: The one measure that is tested: what a written answer should gain over a quoted one. All systems abstain and cite by
 #: the same rules.
 LIKENESS = "token F1"
+
+#: A longer answer shares more words with a reference: shown is also what quoting gains by this many more sentences.
+MORE = (1, 2, 3)
 
 
 def main() -> None:
@@ -88,7 +92,11 @@ def main() -> None:
     comparison = compare(
         {name: replace(each, tested=(LIKENESS,)) for name, each in evaluations.items()}, candidate=ENCODER
     )
-    save(NAME, comparison, _about(adapters, rules), keep=True)
+    longer = {
+        more: evaluated(task, mtrag.official, quoted(task, mtrag.official, [encode] * FOLDS, others, more)[0])
+        for more in MORE
+    }
+    save(NAME, comparison, _about(adapters, rules, longer), keep=True)
     print_comparison(comparison)
 
 
@@ -144,10 +152,18 @@ def _then_quoted(written: Any, quoted: CitedAnswer) -> CitedAnswer:
     return quoted if isinstance(written, InvalidOutput) else with_quotations(written, quoted)
 
 
-def _about(adapters: Mapping[str, Sequence[StoredAdapter]], rules: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _about(
+    adapters: Mapping[str, Sequence[StoredAdapter]],
+    rules: Sequence[Mapping[str, Any]],
+    longer: Mapping[int, Evaluation],
+) -> dict[str, Any]:
     return {
         "caption": "figures over all rows and 95% interval by group; token F1 and ROUGE-L over the answerable ones",
         "what quoting learned for each fold": list(rules),
+        "quoting more sentences": {
+            f"{more} more": {name: each.aggregates[name].value for name in (LIKENESS, "words")}
+            for more, each in longer.items()
+        },
         "training": {each.reference: training_figures(each) for of_base in adapters.values() for each in of_base},
     }
 

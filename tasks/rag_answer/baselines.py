@@ -158,8 +158,8 @@ class QuotingBaseline(EncoderBaseline):
         self._cite = rule_of(rules, "cite") or Rule(JUDGE, {"from": math.inf})
         answered = [row for row in rows if row["answerable"]]
         ranked = self._ranked(answered, encode)
-        self._count = _fewest(answered, ranked) if answered else SENTENCES
-        self.rules = {"sentences": self._count, **{key: rules[key] for key in ("abstain", "cite") if key in rules}}
+        count = _fewest(answered, ranked) if answered else SENTENCES
+        self.rules = {"sentences": count, **{key: rules[key] for key in ("abstain", "cite") if key in rules}}
 
     def predict(self, records: Sequence[Record], encode: Encode) -> Sequence[CitedAnswer]:
         rows, below = graded(records, encode), self._abstain.numbers["below"]
@@ -167,7 +167,7 @@ class QuotingBaseline(EncoderBaseline):
         answered = [row for row, relevance in zip(rows, highest, strict=True) if relevance >= below]
         answers = iter(self._ranked(answered, encode))
         return [
-            _quotation(next(answers), self._count, marked=self._citations)
+            _quotation(next(answers), self.rules["sentences"], marked=self._citations)
             if relevance >= below
             else CitedAnswer(self._abstention, (), True, reason=f"relevance {relevance:.3f}, threshold {below:.3f}")
             for relevance in highest
