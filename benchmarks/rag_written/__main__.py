@@ -161,7 +161,7 @@ def _about(
         "caption": "figures over all rows and 95% interval by group; token F1 and ROUGE-L over the answerable ones",
         "what quoting learned for each fold": list(rules),
         "quoting more sentences": {
-            f"{more} more": {name: each.aggregates[name].value for name in (LIKENESS, "words")}
+            f"{more} more": {name: each.figures()[name] for name in (LIKENESS, "words")}
             for more, each in longer.items()
         },
         "training": {each.reference: training_figures(each) for of_base in adapters.values() for each in of_base},
