@@ -230,7 +230,7 @@ def _with_kept(content: Mapping[str, Any], more: Mapping[str, Any], saved: Mappi
     rows = [row for row in saved.get("rows", []) if row["system"] not in systems]
     pairs = [pair for pair in saved.get("comparisons", []) if not {pair["a"], pair["b"]} <= systems]
     items = {key: {**saved.get(key, {}), **value} for key, value in more.items() if isinstance(value, Mapping)}
-    kept = {"rows": [*rows, *content["rows"]], "comparisons": [*pairs, *content["comparisons"]]}
+    kept = {"rows": [*content["rows"], *rows], "comparisons": [*content["comparisons"], *pairs]}
     return {**content, **kept, **items}
 
 

@@ -90,7 +90,8 @@ def main() -> None:
             }
     evaluations = {name: evaluated(task, mtrag.official, of_rows) for name, of_rows in outputs.items()}
     comparison = compare(
-        {name: replace(each, tested=(LIKENESS,)) for name, each in evaluations.items()}, candidate=ENCODER
+        {name: replace(each, headline=LIKENESS, tested=(LIKENESS,)) for name, each in evaluations.items()},
+        candidate=ENCODER,
     )
     longer = {
         more: evaluated(task, mtrag.official, quoted(task, mtrag.official, [encode] * FOLDS, others, more)[0])
