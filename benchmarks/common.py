@@ -218,7 +218,7 @@ def save(
 
     Args:
         module: The module below `benchmarks` that is executed, with its options; None: NAME.
-        keep: Whether the file keeps what it says about systems that were not compared this time: their rows and
+        keep: Whether the file keeps, after the new ones, what it says about systems that were not compared: their rows,
             comparisons, and the items of mappings in `more`.
     """
     content = {**to_json(comparison, header(name, module or name)), **more}

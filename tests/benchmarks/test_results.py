@@ -57,7 +57,7 @@ def test_a_file_may_keep_systems_that_were_measured_elsewhere(tmp_path, monkeypa
         save("demo", compare(systems, candidate="rule", resamples=100), more, keep=True)
     found = read_results("demo")
     assert sorted(row["system"] for row in found["rows"]) == ["large", "rule", "small"]
-    assert [(pair["a"], pair["b"]) for pair in found["comparisons"]] == [("rule", "large"), ("rule", "small")]
+    assert [(pair["a"], pair["b"]) for pair in found["comparisons"]] == [("rule", "small"), ("rule", "large")]
     assert found["minutes"] == {"small": 4, "large": 9}
 
 
