@@ -159,7 +159,7 @@ def _about(
     longer: Mapping[int, Evaluation],
 ) -> dict[str, Any]:
     return {
-        "caption": "figures over all rows and 95% interval by group; token F1 and ROUGE-L over the answerable ones",
+        "caption": "token F1 and ROUGE-L over the answerable rows, other figures over all; 95% interval by group",
         "what quoting learned for each fold": list(rules),
         "quoting more sentences": {
             f"{more} more": {name: each.figures()[name] for name in (LIKENESS, "words")}
