@@ -78,14 +78,19 @@ class Rule:
         return {"by": self.by, **self.numbers}
 
 
+def decider(tuned: Mapping[str, Any], kind: str) -> object:
+    """What tuned values name as a rule of a kind, known or not; None without one."""
+    value = tuned.get(kind)
+    return value.get("by") if isinstance(value, Mapping) else value
+
+
 def rule_of(tuned: Mapping[str, Any], kind: str) -> Rule | None:
     """The rule of a kind of `KINDS` in tuned values; None where the answering model decides as it does without a rule.
 
     Raises:
         UsageError: for an unknown rule, or one without its thresholds.
     """
-    value = tuned.get(kind)
-    by = value if isinstance(value, str) else value.get("by") if isinstance(value, Mapping) else None
+    value, by = tuned.get(kind), decider(tuned, kind)
     if value is None or value == ANSWER:
         return None
     if by not in KINDS[kind]:

@@ -45,7 +45,7 @@ class RagAnswerTask(GenerationTask):
     def bound(self, settings: Mapping[str, Any] | None = None, tuned: Mapping[str, Any] | None = None) -> Self:
         """With `add: quotes`, the task reads the answer of an earlier stage as well."""
         task = super().bound(settings, tuned)
-        quoted = {"quoted": self.writes} if task.tuned.get("add") == deciding.QUOTES else {}
+        quoted = {"quoted": self.writes} if deciding.decider(task.tuned, "add") == deciding.QUOTES else {}
         task.reads = {**type(self).reads, **quoted}
         return task
 

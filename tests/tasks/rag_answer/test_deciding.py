@@ -124,6 +124,7 @@ def test_quotations_are_added_only_of_an_answer_that_was_given():
     assert task.records_from({**search, "answer": QUOTED})[0]["quoted"] == QUOTED
     assert "quoted" not in bound(add="answer").records_from({**search, "answer": QUOTED})[0]
     assert "quoted" not in task.bound().reads
+    assert "quoted" in bound(add={"by": "quotes"}).reads
     found = task.output(record()).parse("The tent weighs 2 kg [1].")
     assert isinstance(found, InvalidOutput) and "no stage has answered" in found.reason
 
