@@ -159,7 +159,8 @@ def _about(
     longer: Mapping[int, Evaluation],
 ) -> dict[str, Any]:
     return {
-        "caption": "token F1 and ROUGE-L over the answerable rows, other figures over all; 95% interval by group",
+        "caption": "token F1 and ROUGE-L over the answerable rows, words over those that all systems of a run answer, "
+        "other figures over all; 95% interval by group",
         "what quoting learned for each fold": list(rules),
         "quoting more sentences": {
             f"{more} more": {name: each.figures()[name] for name in (LIKENESS, "words")}
