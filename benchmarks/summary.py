@@ -51,9 +51,9 @@ LINES = (
         ("embedding_banking77_linear", "zero-shot"),
     ),
     Line(
-        *("judgment", "TREC DL 2019, BM25's top 100 reranked", "judgment_trecdl19_rerank", "nDCG@10", "queries"),
+        *("judgment", "TREC DL 2019, BM25's top 100 reranked", "judgment_trecdl19_made_rerank", "nDCG@10", "queries"),
         *("BM25", "base zero-shot", "adapter"),
-        ("judgment_trecdl19_rerank", "MiniLM"),
+        ("judgment_trecdl19_made_rerank", "MiniLM"),
     ),
     Line(
         *("judgment", "Chorus", "judgment_chorus", "kappa quadratic", "pairs"),

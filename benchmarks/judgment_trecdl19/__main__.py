@@ -3,13 +3,15 @@
     python -m benchmarks.judgment_trecdl19                train, grade, evaluate
     python -m benchmarks.judgment_trecdl19 --evaluate     evaluate the grades in benchmarks/work; no model is loaded
     python -m benchmarks.judgment_trecdl19 --base "base05=FOLDER/qwen2.5-coder-0.5b-instruct-q8_0.gguf"   another base
+    python -m benchmarks.judgment_trecdl19 --made         learn from made queries first; with --base as well
 
 One adapter, trained on the human grades of TREC DL 2020 and 2021, and to rank as the strong systems of 2020 to 2022 do.
 24 judged queries are held out: the best step, the thresholds, whether to rank by the expected grade or by the log odds,
 and the weight of BM25 or of the encoder in the fused rankings are chosen on them.
 The test set is the pool of six real systems on the 43 queries of DL 2019. Datasets, adapter and grades in
 `benchmarks/work/judgment_trecdl19` are reused. The results of another base have its name, as in
-`judgment_trecdl19_base05`; nothing else differs but `answering.LARGER`.
+`judgment_trecdl19_base05`; nothing else differs but `answering.LARGER`. With `--made`, whose results end in `_made`,
+the adapter first learns to order passages of made queries as the encoder does (`made_queries`).
 """
 
 from __future__ import annotations
@@ -34,17 +36,19 @@ def main() -> None:
     arguments = parser(NAME)
     arguments.add_argument("--evaluate", action="store_true")
     arguments.add_argument("--base", metavar="NAME=PATH", help="train another base than the recipe's")
+    arguments.add_argument("--made", action="store_true", help="learn from made queries first")
     options = arguments.parse_args()
     base, _, path = (options.base or "").partition("=")
-    name = f"{NAME}_{base}" if base else NAME
+    name = "_".join([NAME, *([base] if base else []), *(["made"] if options.made else [])])
     data, work = real_data(), WORK / name
     test, pool = dl19(data), learning_pool(data)
     file = work / "answers.json"
     if not options.evaluate:
         work.mkdir(parents=True, exist_ok=True)
         with progress_bars() as steps:
-            answer(test, pool, work, steps, path or None).save(file)
+            answer(test, pool, work, steps, path or None, made=options.made).save(file)
     module = f'{NAME} --base "{base}=FOLDER/{Path(path).name}"' if base else NAME
+    module += " --made" if options.made else ""
     evaluate(test, pool, Answers.load(file), work, name, module)
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import training_figures
+from benchmarks.common import WORK, training_figures
 from benchmarks.judges import BASE, from_graded, graded
+from benchmarks.judgment_trecdl19.made_queries import made_set
 from benchmarks.judgment_trecdl19.pools import Pair, Pool, training_set, validation_topics
-from searchlora.adapters.store import Store
+from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.experiments.judge.llm_judge import load_judge
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
@@ -27,6 +28,15 @@ RECIPE = Path(__file__).parent / "recipe.yaml"
 #: Of bases other than that of the recipe: at its learning rate, Qwen2.5-Coder-0.5B learns nothing, and in a whole epoch
 #: it learns the training queries by heart.
 LARGER = ("optim.learning_rate=0.0002", "optim.max_steps=160", "validation.every_steps=80")
+
+#: Folder of the made queries, which all bases learn from.
+MADE = "judgment_trecdl19_queries"
+
+#: On made queries: the last step is kept, as no loss of grades says which is best, and nothing is tuned.
+UNGRADED = ("validation.every_steps=100000", "validation.tune_rows=0")
+
+#: After made queries, half an epoch is enough.
+AFTER = ("optim.learning_rate=0.0003", "optim.max_steps=700", "validation.every_steps=175")
 
 #: An encoder that was trained on web search: a rule beside the adapter, and a second opinion to it.
 ENCODER = "all-minilm-l6-v2"
@@ -66,20 +76,25 @@ class Answers:
         return cls(from_graded(stored["adapter"]), from_graded(stored["base"]), **rest)
 
 
-def answer(test: Pool, pool: Pool, work: Path, steps: Steps, base: str | None = None) -> Answers:
-    """Train the adapter on the recipe's base or another one, and grade the pools with both; what exists is reused."""
-    data = work / "training"
+def answer(test: Pool, pool: Pool, work: Path, steps: Steps, base: str | None = None, *, made: bool = False) -> Answers:
+    """Train the adapter on the recipe's base or another one, and grade the pools with both; what exists is reused.
+
+    Args:
+        made: Whether it learns from made queries first.
+    """
+    data, store, encoder = work / "training", Store(work / "store"), Encoder.load(ENCODER)
+    before = _before(test, pool, work, encoder, steps, base) if made else []
+    overrides = LARGER if base is not None else AFTER if made else ()
     stored = train(
         "judgment",
         training_set(pool, data).folder,
         NAME,
-        TrainingOptions(() if base is None else LARGER, base, RECIPE, reuse=True),
-        store=Store(work / "store"),
+        TrainingOptions(overrides, base, RECIPE, start_from=before[-1].reference if made else None, reuse=True),
+        store=store,
         steps=steps,
         log=print,
     )
     held_out = validation_topics(pool)
-    store = Store(work / "store")
     judge = load_judge(adapter=stored.reference, base=None, task=None, generate=False, store=store)
     bare = load_judge(adapter=None, base=base or BASE, task="judgment", generate=False, store=store, settings=data)
     parts = [(pool, pairs_of(pool, held_out)), (test, pairs_of(test, list(test.queries)))]
@@ -88,11 +103,21 @@ def answer(test: Pool, pool: Pool, work: Path, steps: Steps, base: str | None = 
         folder = work / "graded" / (stored.reference if name == "adapter" else "base")
         for part, pairs in parts:
             outputs[name] |= from_graded(graded(model, [part.record(pair) for pair in pairs], folder, steps))
-    encoder, found = Encoder.load(ENCODER), dict[str, float]()
+    found: dict[str, float] = {}
     for part, pairs in parts:
         found |= cosines(encoder, part, pairs, steps)
-    training = {stored.reference: training_figures(stored)}
+    training = {each.reference: training_figures(each) for each in (*before, stored)}
     return Answers(outputs["adapter"], outputs["base"], found, stored.manifest.tuned, training)
+
+
+def _before(
+    test: Pool, pool: Pool, work: Path, encoder: Encoder, steps: Steps, base: str | None
+) -> list[StoredAdapter]:
+    """The writer of queries, and the adapter that orders passages of made queries as the encoder does."""
+    writer, data = made_set(pool, test, WORK / MADE, encoder, steps)
+    options = TrainingOptions((*UNGRADED, *(() if base is None else LARGER[:1])), base, RECIPE, reuse=True)
+    name, store = f"{NAME}-ranking", Store(work / "store")
+    return [writer, train("judgment", data.folder, name, options, store=store, steps=steps, log=print)]
 
 
 def cosines(encoder: Encoder, pool: Pool, pairs: Sequence[Pair], steps: Steps) -> dict[str, float]:

@@ -7,11 +7,12 @@ from collections import Counter
 import pytest
 
 from benchmarks.judges import ADAPTER, ZERO_SHOT, labels
-from benchmarks.judgment_trecdl19 import pools, systems
-from benchmarks.judgment_trecdl19.answering import Answers, pairs_of
+from benchmarks.judgment_trecdl19 import made_queries, pools, systems
+from benchmarks.judgment_trecdl19.answering import ENCODER, Answers, pairs_of
 from benchmarks.judgment_trecdl19.pools import EACH, PASSAGES, VALIDATING, Pool, taught, training_set, validation_topics
 from searchlora.eval.text_identity import normalised
 from searchlora.outputs import Grade
+from searchlora.retrieval.encoder import Encoder
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +104,40 @@ def test_human_grades_agree_with_themselves_and_bm25_matches_published_values(
     assert means[ZERO_SHOT] == pytest.approx(means["BM25"])  # all alike: the old order stays
     assert chosen["score"]["validation nDCG@10"].keys() == set(systems.SCORES)
     assert means[ADAPTER] == means[systems.FUSED] == means[systems.FUSED_ENCODER] == max(means.values())
+
+
+@pytest.mark.slow
+def test_made_queries_touch_no_passage_of_a_validation_query_and_no_judged_query_of_the_test(dl19_pool, pool):
+    validating = validation_topics(pool)
+    of_validation = {document for topic in validating for run in pool.runs.values() for document in run.get(topic, ())}
+    of_validation |= {document for topic in validating for document in pool.all_qrels[topic]}
+    texts = made_queries.documents(pool)
+    assert len(texts) > 20_000
+    assert not texts.keys() & of_validation
+    rows = made_queries.known(pool)
+    kept_back = {pool.queries[topic] for topic in validating} | set(dl19_pool.queries.values())
+    assert not {row["rewrite"] for row in rows} & kept_back
+    assert Counter(split for split, _ in {(row["split"], row["rewrite"]) for row in rows}) == {
+        "train": 54 + 53 + 76 - VALIDATING - made_queries.VALIDATING - 1,  # no passage of one has a good grade
+        "validation": made_queries.VALIDATING,
+    }
+    graded = [(row["id"].split("-"), row) for row in rows if pool.qrels[row["id"].split("-")[0]]]
+    assert graded
+    assert all(pool.qrels[topic].get(document, 0) >= 2 for (topic, document), _ in graded)
+
+
+@pytest.mark.slow
+def test_made_queries_are_taught_by_an_encoder_and_dropped_if_their_passage_is_not_among_the_best(pool):
+    texts = dict(list(made_queries.documents(pool).items())[:300])
+    first, second = list(texts)[:2]
+    made = [
+        {"id": first, "rewrite": " ".join(texts[first].split()[:12])},
+        {"id": second, "rewrite": " ".join(texts[first].split()[12:24])},  # the query of another passage
+    ]
+    rows = made_queries.taught_rows(made, texts, Encoder.load(ENCODER))
+    assert {row["query"] for row in rows} == {made[0]["rewrite"]}
+    assert rows[0]["passage"] == texts[first]
+    assert len(rows) == len({row["id"] for row in rows}) == 1 + made_queries.NEAR + made_queries.FAR
+    assert sum(row["teacher"] for row in rows) == pytest.approx(0, abs=0.01)
+    assert rows[0]["teacher"] in sorted(row["teacher"] for row in rows)[-made_queries.RANK :]
+    assert not any("grade" in row for row in rows)
