@@ -100,9 +100,7 @@ def known(pool: Pool) -> list[dict[str, Any]]:
 def _best(pool: Pool, topic: str) -> list[str]:
     """The best passages by the teachers; of a judged query, those that people find relevant."""
     scores, grades = taught(pool, topic), pool.qrels[topic]
-    good = [
-        document for document in scores if document in pool.passages and grades.get(document, 2 - bool(grades)) >= 2
-    ]
+    good = [each for each in scores if each in pool.passages and (not grades or grades.get(each, 0) >= 2)]
     return sorted(good, key=lambda document: -scores[document])[:LEARNED]
 
 
