@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.common import WORK, training_figures
 from benchmarks.judges import BASE, from_graded, graded
 from benchmarks.judgment_trecdl19.made_queries import made_set
-from benchmarks.judgment_trecdl19.pools import Pair, Pool, training_set, validation_topics
+from benchmarks.judgment_trecdl19.pools import Pair, Pool, cosines, training_set, validation_topics
 from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.experiments.judge.llm_judge import load_judge
 from searchlora.experiments.options import TrainingOptions
@@ -20,14 +20,14 @@ from searchlora.files import atomic_text
 from searchlora.outputs import to_json
 from searchlora.progress import Steps
 from searchlora.retrieval.encoder import Encoder
-from searchlora.retrieval.encoding import normalised
 
 NAME = "dl19-judge"
 RECIPE = Path(__file__).parent / "recipe.yaml"
 
 #: Of bases other than that of the recipe: at its learning rate, Qwen2.5-Coder-0.5B learns nothing, and in a whole epoch
 #: it learns the training queries by heart.
-LARGER = ("optim.learning_rate=0.0002", "optim.max_steps=160", "validation.every_steps=80")
+LARGER_RATE = "optim.learning_rate=0.0002"
+LARGER = (LARGER_RATE, "optim.max_steps=160", "validation.every_steps=80")
 
 #: Folder of the made queries, which all bases learn from.
 MADE = "judgment_trecdl19_queries"
@@ -83,7 +83,7 @@ def answer(test: Pool, pool: Pool, work: Path, steps: Steps, base: str | None = 
         made: Whether it learns from made queries first.
     """
     data, store, encoder = work / "training", Store(work / "store"), Encoder.load(ENCODER)
-    before = _before(test, pool, work, encoder, steps, base) if made else []
+    before = _before(test, pool, store, encoder, steps, base) if made else []
     overrides = LARGER if base is not None else AFTER if made else ()
     stored = train(
         "judgment",
@@ -105,30 +105,19 @@ def answer(test: Pool, pool: Pool, work: Path, steps: Steps, base: str | None = 
             outputs[name] |= from_graded(graded(model, [part.record(pair) for pair in pairs], folder, steps))
     found: dict[str, float] = {}
     for part, pairs in parts:
-        found |= cosines(encoder, part, pairs, steps)
+        found |= cosines(encoder, part.queries, part.passages, pairs, steps)
     training = {each.reference: training_figures(each) for each in (*before, stored)}
     return Answers(outputs["adapter"], outputs["base"], found, stored.manifest.tuned, training)
 
 
 def _before(
-    test: Pool, pool: Pool, work: Path, encoder: Encoder, steps: Steps, base: str | None
+    test: Pool, pool: Pool, store: Store, encoder: Encoder, steps: Steps, base: str | None
 ) -> list[StoredAdapter]:
     """The writer of queries, and the adapter that orders passages of made queries as the encoder does."""
     writer, data = made_set(pool, test, WORK / MADE, encoder, steps)
-    options = TrainingOptions((*UNGRADED, *(() if base is None else LARGER[:1])), base, RECIPE, reuse=True)
-    name, store = f"{NAME}-ranking", Store(work / "store")
-    return [writer, train("judgment", data.folder, name, options, store=store, steps=steps, log=print)]
-
-
-def cosines(encoder: Encoder, pool: Pool, pairs: Sequence[Pair], steps: Steps) -> dict[str, float]:
-    """The cosine of query and passage of each pair, by its id."""
-    topics, documents = dict.fromkeys(topic for topic, _ in pairs), dict.fromkeys(document for _, document in pairs)
-    of_passages = encoder.encode_documents(
-        [pool.passages[document] for document in documents], progress=steps("Encoding")
-    )
-    vectors = dict(zip(documents, normalised(of_passages), strict=True))
-    queries = dict(zip(topics, normalised(encoder.encode([pool.queries[topic] for topic in topics])), strict=True))
-    return {f"{topic} {document}": float(queries[topic] @ vectors[document]) for topic, document in pairs}
+    overrides = UNGRADED if base is None else (*UNGRADED, LARGER_RATE)
+    options = TrainingOptions(overrides, base, RECIPE, reuse=True)
+    return [writer, train("judgment", data.folder, f"{NAME}-ranking", options, store=store, steps=steps, log=print)]
 
 
 def pairs_of(pool: Pool, topics: Sequence[str]) -> list[Pair]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import native_dataset, write_rows
-from benchmarks.judgment_trecdl19.pools import OPTIONS, SEED, Pool, taught, validation_topics
+from benchmarks.judgment_trecdl19.pools import OPTIONS, SEED, Pool, cosines, taught, validation_topics
 from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.data.collection import Document
 from searchlora.data.dataset import Dataset
 from searchlora.data.formats.teachers import teacher_scores
-from searchlora.eval.text_identity import normalised as same
+from searchlora.eval.text_identity import normalised
 from searchlora.experiments.label import label
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.row_sample import RowSample
@@ -27,7 +27,6 @@ from searchlora.files.rows import read_rows, strict
 from searchlora.progress import Steps
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.encoder import Encoder
-from searchlora.retrieval.encoding import normalised
 
 WRITER, WRITER_RECIPE = "query-writer", ("optim.epochs=3", "max_length=512", "validation.generate_rows=0")
 
@@ -55,11 +54,11 @@ def made_set(pool: Pool, test: Pool, folder: Path, encoder: Encoder, steps: Step
     writer = train("rewriting", learned, WRITER, options, store=store, steps=steps, log=print)
     rows = [{**pool.record(pair), "split": "validation"} for pair in pool.judged(validation_topics(pool))]
     if not (folder / "made").is_dir():
-        known_queries = {same(query) for part in (pool, test) for query in part.queries.values()}
-        made = _written(documents(pool), folder, writer.reference, store, steps)
-        rows += taught_rows(
-            [row for row in made if same(row["rewrite"]) not in known_queries], documents(pool), encoder
-        )
+        known_queries = {normalised(query) for part in (pool, test) for query in part.queries.values()}
+        texts = documents(pool)
+        made = _written(texts, folder, writer.reference, store, steps)
+        made = [row for row in made if normalised(row["rewrite"]) not in known_queries]
+        rows += taught_rows(made, texts, encoder, steps)
     return writer, native_dataset(folder / "made", "judgment", rows, options=OPTIONS, judgments_source="human")
 
 
@@ -117,7 +116,9 @@ def _written(
     return list({row["rewrite"].lower(): row for row in reversed(fit)}.values())
 
 
-def taught_rows(made: Sequence[Mapping[str, Any]], texts: Mapping[str, str], encoder: Encoder) -> list[dict[str, Any]]:
+def taught_rows(
+    made: Sequence[Mapping[str, Any]], texts: Mapping[str, str], encoder: Encoder, steps: Steps
+) -> list[dict[str, Any]]:
     """The training rows of made queries: passages that BM25 finds, with the cosine standardised within the query.
 
     Args:
@@ -131,19 +132,16 @@ def taught_rows(made: Sequence[Mapping[str, Any]], texts: Mapping[str, str], enc
         others = [hit.document for hit in hits if hit.document != row["id"]]
         if len(others) >= 10 + FAR:
             chosen[row["id"]] = [row["id"], *chance.sample(others[:10], NEAR), *chance.sample(others[10:], FAR)]
-    needed = list(dict.fromkeys(document for found in chosen.values() for document in found))
-    of_passages = encoder.encode_documents([texts[document] for document in needed])
-    vectors = dict(zip(needed, normalised(of_passages), strict=True))
     queries = {row["id"]: row["rewrite"] for row in made if row["id"] in chosen}
-    of_queries = normalised(encoder.encode(list(queries.values())))
+    pairs = [(own, document) for own, found in chosen.items() for document in found]
+    cosine = cosines(encoder, queries, texts, pairs, steps)
     rows: list[dict[str, Any]] = []
-    for (own, query), vector in zip(queries.items(), of_queries, strict=True):
-        cosines = {document: float(vector @ vectors[document]) for document in chosen[own]}
-        if sum(cosine > cosines[own] for cosine in cosines.values()) < RANK:
-            scores = teacher_scores([{query: cosines}])[query]
+    for own, query in queries.items():
+        found = {document: cosine[f"{own} {document}"] for document in chosen[own]}
+        if sum(other > found[own] for other in found.values()) < RANK:
             rows += [
                 {"id": f"{own} {document}", "group": query, "query": query, "passage": texts[document]}
                 | {"split": "train", "teacher": round(score, 4)}
-                for document, score in scores.items()
+                for document, score in teacher_scores([{query: found}])[query].items()
             ]
     return rows[: KEPT * (1 + NEAR + FAR)]

@@ -21,6 +21,9 @@ from searchlora.data.formats.teachers import teacher_scores
 from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.text_identity import normalised
 from searchlora.eval.trec import ranked, read_run
+from searchlora.progress import Steps
+from searchlora.retrieval.encoder import Encoder
+from searchlora.retrieval.encoding import normalised as unit_vectors
 
 SEED = 13
 GUIDELINE = Path(__file__).parent / "guideline.yaml"
@@ -188,3 +191,14 @@ def _some(pool: Pool, topic: str, most: int) -> list[Pair]:
 
 def _texts(passages: Path) -> dict[str, str]:
     return {document.id: document.text for document in read_documents(corpus_file(passages, {}))}
+
+
+def cosines(
+    encoder: Encoder, queries: Mapping[str, str], passages: Mapping[str, str], pairs: Sequence[Pair], steps: Steps
+) -> dict[str, float]:
+    """The cosine of query and passage of each pair, by the id of the pair."""
+    topics, documents = dict.fromkeys(topic for topic, _ in pairs), dict.fromkeys(document for _, document in pairs)
+    of_passages = encoder.encode_documents([passages[document] for document in documents], progress=steps("Encoding"))
+    vectors = dict(zip(documents, unit_vectors(of_passages), strict=True))
+    of_queries = dict(zip(topics, unit_vectors(encoder.encode([queries[topic] for topic in topics])), strict=True))
+    return {f"{topic} {document}": float(of_queries[topic] @ vectors[document]) for topic, document in pairs}

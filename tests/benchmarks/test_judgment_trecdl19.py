@@ -12,6 +12,7 @@ from benchmarks.judgment_trecdl19.answering import ENCODER, Answers, pairs_of
 from benchmarks.judgment_trecdl19.pools import EACH, PASSAGES, VALIDATING, Pool, taught, training_set, validation_topics
 from searchlora.eval.text_identity import normalised
 from searchlora.outputs import Grade
+from searchlora.progress import no_progress
 from searchlora.retrieval.encoder import Encoder
 
 
@@ -134,7 +135,7 @@ def test_made_queries_are_taught_by_an_encoder_and_dropped_if_their_passage_is_n
         {"id": first, "rewrite": " ".join(texts[first].split()[:12])},
         {"id": second, "rewrite": " ".join(texts[first].split()[12:24])},  # the query of another passage
     ]
-    rows = made_queries.taught_rows(made, texts, Encoder.load(ENCODER))
+    rows = made_queries.taught_rows(made, texts, Encoder.load(ENCODER), no_progress)
     assert {row["query"] for row in rows} == {made[0]["rewrite"]}
     assert rows[0]["passage"] == texts[first]
     assert len(rows) == len({row["id"] for row in rows}) == 1 + made_queries.NEAR + made_queries.FAR
