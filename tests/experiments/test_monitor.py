@@ -20,6 +20,11 @@ DAY_S = 86_400
 NOW = time.time()
 
 
+def _id(log, ago, number):
+    """Ids of one moment are in random order, on which it would depend whether a test of 5% raises an alarm."""
+    return log.new_id(NOW - ago * DAY_S - 60 + number / 100)
+
+
 def day(log, ago, n=150, words=SHOP, hits=0.95, intent=0.5, invalid=0.02, seed=0):
     """Searches of sessions of their own, some days ago."""
     rng = random.Random(f"{ago} {seed}")
@@ -30,7 +35,7 @@ def day(log, ago, n=150, words=SHOP, hits=0.95, intent=0.5, invalid=0.02, seed=0
         event = search_event(" ".join(rng.choices(words, k=3)), hits=shown, flags=flags, session=f"{ago} {number}")
         event["stages"][0] |= {"adapter": "rewriter@2", "label": "rewriter@2"}
         event["stages"][0]["output"] = {"intent": "buy" if rng.random() < intent else "ask"}
-        id_ = log.new_id(NOW - ago * DAY_S - 60)
+        id_ = _id(log, ago, number)
         rows.append({"id": id_, "time": 0, **event})
     log.write(rows, [])
 
@@ -81,9 +86,9 @@ def test_users_who_ask_alike_several_times_are_no_drift(log, tmp_path):
         rows = []
         for user in range(100):
             own = f"thing{rng.randrange(10**6)}"
-            for _ in range(4):
+            for number in range(4):
                 event = search_event(f"{own} {rng.choice(SHOP)}", user=f"{ago} {user}", pipeline="chatty")
-                rows.append({"id": log.new_id(NOW - ago * DAY_S - 60), "time": 0, **event})
+                rows.append({"id": _id(log, ago, 4 * user + number), "time": 0, **event})
         log.write(rows, [])
     found = report(tmp_path, pipeline="chatty")
     (queries,) = [alarm for alarm in found.alarms if alarm.test.name == "queries"]
