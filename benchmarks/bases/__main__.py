@@ -101,9 +101,7 @@ def _banking77(folder: Path) -> list[Part]:
 
 
 def _canard(folder: Path) -> list[Part]:
-    source = real_data() / "canard" / "dev.json"
-    how: dict[str, Any] = {"format": "canard", "options": {"from_turn": "2"}, "split_ratios": canard.SHARES}
-    data = dataset(folder / "canard", "rewriting", source, **how)
+    data = canard.canard(folder)
     return [Part(with_switches(data, folder / "canard_switches"), data)]
 
 

@@ -45,23 +45,22 @@ HERE = Path(__file__).parent
 
 MEASURES = ("MRR@10", "nDCG@10", "Recall@10", "Recall@100")
 ADAPTER, FUSED = "adapter", "adapter + first question"
+NAME_TWICE = "question + first name twice"
 HUMAN, HUMAN_FUSED = "human rewrite", "human rewrite + first question"
 
-_NAMES = {
+NAMES = {
     "raw query": "question alone",
     "previous turn + query": "previous turn + question",
     "whole conversation": "whole conversation",
     "first turn + query": "first question + question",
+    "query + first name twice": NAME_TWICE,
     "reference rewrite": HUMAN,
 }
 
 
 def main() -> None:
     with progress_bars() as steps:
-        source = real_data() / "canard" / "dev.json"
-        # The prompt has no title, so a first question cannot be rewritten.
-        how: dict[str, Any] = {"format": "canard", "options": {"from_turn": "2"}, "split_ratios": SHARES}
-        data = dataset(WORK / "canard", "rewriting", source, **how)
+        data = canard()
         store = Store(WORK / "store")
         recipe = HERE / "improve.yaml"
         training = with_switches(data, WORK / "canard_switches")
@@ -73,19 +72,26 @@ def main() -> None:
         _mtrag(engine, stored, steps)
 
 
+def canard(folder: Path = WORK) -> Dataset:
+    """The development set of CANARD, split by article."""
+    # The prompt has no title, so a first question cannot be rewritten.
+    how: dict[str, Any] = {"format": "canard", "options": {"from_turn": "2"}, "split_ratios": SHARES}
+    return dataset(folder / "canard", "rewriting", real_data() / "canard" / "dev.json", **how)
+
+
 def _canard(data: Dataset, engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
     task = load_generation_task("rewriting")
     qrels = data.qrels() or {}
     records = [record for record in data.records("test") if record["turn"] > 1 and record["id"] in qrels]
     measures = TaskMeasures(task, qrels, retrieve=retrieval_stage(task, data))
-    systems = run_all(measures, records, engine, stored, lambda record: str(record["id"]).rpartition("_q")[0], steps)
+    systems = by_dialogue(run_all(measures, records, engine, stored, steps), records)
     comparison = compared(systems)
     save(
         "rewriting_canard",
         comparison,
         {
             "test_questions": len(records),
-            "dialogues": len({str(record["id"]).rpartition("_q")[0] for record in records}),
+            "dialogues": len({_dialogue(record) for record in records}),
             "articles": len({record["group"] for record in records}),
             "passages": len(data.documents() or ()),
             **_about(stored, systems),
@@ -114,7 +120,9 @@ def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
     ]
     retrieve = Bm25Settings().over(list(passages.values()))
     measures = TaskMeasures(load_generation_task("rewriting"), qrels, retrieve=retrieve)
-    systems = run_all(measures, records, engine, stored, lambda record: str(record["group"]), steps)
+    systems = _clustered(
+        run_all(measures, records, engine, stored, steps), records, lambda record: str(record["group"])
+    )
     comparison = compared(systems)
     about = {"test_questions": len(records), "passages": len(passages), **_about(stored, systems)}
     save("rewriting_mtrag", comparison, about, module="rewriting_canard")
@@ -140,7 +148,6 @@ def run_all(
     records: Sequence[Record],
     engine: LocalEngine,
     stored: StoredAdapter,
-    dialogue: Callable[[Record], str],
     steps: Steps,
 ) -> dict[str, SystemResult]:
     """The result of every system in the order of the table; the human rewrite only if the records have one."""
@@ -153,7 +160,7 @@ def run_all(
         system = EngineSystem(name, measures.task, engine, adapter, max_new_tokens=limit)
         return run_system(system, records, measures, progress=steps(name))
 
-    systems = {_NAMES[name]: fixed(_NAMES[name], outputs) for name, outputs in baseline_outputs(records).items()}
+    systems = {NAMES[name]: fixed(NAMES[name], outputs) for name, outputs in baseline_outputs(records).items()}
     human = systems.pop(HUMAN, None)
     systems[BASE] = generated(BASE, None)
     systems[ADAPTER] = generated(ADAPTER, stored.reference)
@@ -161,15 +168,30 @@ def run_all(
     if human is not None:
         systems[HUMAN] = human
         systems[HUMAN_FUSED] = fixed(HUMAN_FUSED, _with_first(records, human.outputs))
-    clusters = {str(record["id"]): dialogue(record) for record in records}
+    return systems
+
+
+def by_dialogue(systems: Mapping[str, SystemResult], records: Sequence[Record]) -> dict[str, SystemResult]:
+    """Results over questions of CANARD, whose intervals and tests resample dialogues."""
+    return _clustered(systems, records, _dialogue)
+
+
+def _dialogue(record: Record) -> str:
+    return str(record["id"]).rpartition("_q")[0]
+
+
+def _clustered(
+    systems: Mapping[str, SystemResult], records: Sequence[Record], cluster: Callable[[Record], str]
+) -> dict[str, SystemResult]:
+    clusters = {str(record["id"]): cluster(record) for record in records}
     return {
         name: replace(system, evaluation=replace(system.evaluation, clusters=clusters))
         for name, system in systems.items()
     }
 
 
-def compared(systems: Mapping[str, SystemResult]) -> Comparison:
-    """Compare the adapter with all others, and all others with the human rewrite if there is one.
+def compared(systems: Mapping[str, SystemResult], candidate: str = ADAPTER) -> Comparison:
+    """Compare the candidate with all others, and all others with the human rewrite if there is one.
 
     All measures are shown, only MRR@10 is tested, so p is corrected (Holm) for the comparisons of interest only.
     """
@@ -182,7 +204,7 @@ def compared(systems: Mapping[str, SystemResult]) -> Comparison:
         )
         for name, system in systems.items()
     }
-    return compare(evaluations, candidate=ADAPTER, baseline=HUMAN if HUMAN in systems else None)
+    return compare(evaluations, candidate=candidate, baseline=HUMAN if HUMAN in systems else None)
 
 
 def _with_first(records: Sequence[Record], outputs: Sequence[Any]) -> list[str]:

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from searchlora.files import json_file
 from searchlora.records import Record
+
+_SENTENCE_END, _PHRASE_END = re.compile(r"(?<=[.?!])\s+"), re.compile(r"[^\w\s'’.&-]+|\.(?=\s|$)")
+
+#: Words with which a sentence begins and no name does.
+_OPENING = frozenset(
+    {
+        *("what", "who", "whom", "whose", "which", "when", "where", "why", "how"),
+        *("did", "do", "does", "is", "are", "was", "were", "has", "have", "had", "can", "could", "will", "would"),
+        *("in", "on", "at", "by", "to", "for", "from", "after", "before", "during", "besides", "tell"),
+        *("also", "and", "but", "so", "if", "it", "he", "she", "they"),
+    }
+)
 
 #: The expected output itself: what an ideal rewriter of this dataset would write.
 REFERENCE = "reference rewrite"
@@ -19,6 +33,8 @@ def baseline_outputs(records: Sequence[Record], dataset: Path | None = None) -> 
     * `dictionary`: each word replaced by its entry in the dataset's `vocabulary.json`.
     * `previous turn + query` (the user's previous turn and its answer), `whole conversation`, `first turn + query` (the
       user's first turn): where there are conversations.
+    * `query + first name twice`: the query and, twice, the first name of the conversation, where conversations have
+      names. BM25 counts a word as often as the query has it, so the name decides more.
     * `reference rewrite`: the gold rewrite (human, synthetic or mined), where every record has one.
 
     Args:
@@ -37,6 +53,11 @@ def baseline_outputs(records: Sequence[Record], dataset: Path | None = None) -> 
             _joined([*(turn["text"] for turn in record.get("history", [])), record["query"]]) for record in records
         ]
         outputs["first turn + query"] = [first_and(record, record["query"]) for record in records]
+        names = [_first_name(record) for record in records]
+        if any(names):
+            outputs["query + first name twice"] = [
+                _joined([record["query"], name, name]) for record, name in zip(records, names, strict=True)
+            ]
     if all("rewrite" in record for record in records):
         outputs[REFERENCE] = [record["rewrite"] for record in records]
     return outputs
@@ -45,6 +66,24 @@ def baseline_outputs(records: Sequence[Record], dataset: Path | None = None) -> 
 def first_and(record: Record, query: str) -> str:
     """The user's first turn and the query, concatenated."""
     return _joined([*_user_turns(record)[:1], query])
+
+
+def _first_name(record: Record) -> str:
+    """The first words with capital letters of a conversation, other than the beginning of a sentence; "" for none."""
+    texts = [*(turn["text"] for turn in record.get("history", [])), record["query"]]
+    return next((name for text in texts for name in _names(text)), "")
+
+
+def _names(text: str) -> Iterator[str]:
+    for sentence in _SENTENCE_END.split(text):
+        place = 0
+        for phrase in _PHRASE_END.split(sentence):
+            tokens = [(token.removesuffix("'s"), place + number) for number, token in enumerate(phrase.split())]
+            place += len(tokens)
+            for capital, run in itertools.groupby(tokens, lambda token: token[0][:1].isupper()):
+                named = [(word, at) for word, at in run if at or word.lower() not in _OPENING]
+                if capital and named and (len(named) > 1 or named[0][1]):
+                    yield " ".join(word for word, _ in named)
 
 
 def _user_turns(record: Record) -> list[str]:

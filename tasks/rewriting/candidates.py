@@ -14,6 +14,7 @@ from pathlib import Path
 
 from searchlora.eval.text_identity import words
 from searchlora.records import Record
+from searchlora.retrieval.analysis import ENGLISH
 from searchlora.rewards import RewardContext
 from searchlora.task import REFERENCE, UNCHANGED
 from searchlora.tasks.rewriting import baselines
@@ -34,8 +35,11 @@ def rule_candidates(records: Sequence[Record], dataset: Path, context: RewardCon
     * `first turn + reference`, and so on: the first question before each.
     * `without: WORD`, `without: WORD, WORD`: the query without one or two words, or without all words whose removal
       gains over all records (`listed_words`), where there is no conversation.
-    * `title: 1`, `query + title: 1`, `reference + title: 1`: titles of the documents with the highest
-      grade, without "(film)" at the end, if all of their words are in the query or the conversation.
+    * `title: 1`, `query + title: 1`, `reference + title: 1`: titles of the documents with the highest grade, without
+      "(film)" at the end, if all of their words are in the query or the conversation. In a conversation a title may
+      also be named in part; then it is the part.
+    * `query + title twice: 1`: in a conversation. BM25 counts a word as often as the query has it, so the title decides
+      more.
     """
     rules = baselines.baseline_outputs(records, dataset)
     names = {"raw query": UNCHANGED, baselines.REFERENCE: REFERENCE}
@@ -79,7 +83,6 @@ def _reduced(query: str, listed: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _titles(record: Record, context: RewardContext) -> Iterator[tuple[str, str]]:
-    """Titles that the input names: others could only be guessed."""
     grades = context.qrels.get(str(record["id"]), {})
     best = sorted(
         (document for document, grade in grades.items() if grade >= context.relevant),
@@ -89,18 +92,30 @@ def _titles(record: Record, context: RewardContext) -> Iterator[tuple[str, str]]
         *words(str(record["query"])),
         *(word for turn in record.get("history", ()) for word in words(turn["text"])),
     }
-    titles = dict.fromkeys(
-        title
+    talk = bool(record.get("history"))
+    titles = (
+        _named(_DISAMBIGUATION.sub("", context.documents[document].title), known, in_part=talk)
         for document in best
         if document in context.documents
-        and (title := _DISAMBIGUATION.sub("", context.documents[document].title).strip())
     )
-    named = [title for title in titles if (of_title := words(title)) and known.issuperset(of_title)]
-    for number, title in enumerate(named[:TITLES], 1):
+    for number, title in enumerate(list(dict.fromkeys(filter(None, titles)))[:TITLES], 1):
         yield f"title: {number}", title
         yield f"query + title: {number}", f"{record['query']} {title}"
+        if talk:
+            yield f"query + title twice: {number}", f"{record['query']} {title} {title}"
         if "rewrite" in record:
             yield f"{REFERENCE} + title: {number}", f"{record['rewrite']} {title}"
+
+
+def _named(title: str, known: set[str], *, in_part: bool) -> str:
+    """The words of a title that the input names, others could only be guessed; "" for none but stop words.
+
+    Args:
+        in_part: Whether some of its words are enough.
+    """
+    named = [word for word in title.split() if (of_word := words(word)) and known.issuperset(of_word)]
+    enough = in_part or known.issuperset(words(title))
+    return " ".join(named) if enough and not ENGLISH.issuperset(words(" ".join(named))) else ""
 
 
 def _distinct(named: Mapping[str, str]) -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from searchlora.tasks.rewriting.baselines import baseline_outputs, first_and
 
 
@@ -23,6 +25,28 @@ def test_baselines_of_conversations():
     assert found["reference rewrite"] == ["why did it rain"]
     assert "dictionary" not in found
     assert first_and(RECORD, "x") == "rain? x"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Where was Bobby Darin born?", "Bobby Darin"),
+        ("what was Ken Norton's career?", "Ken Norton"),
+        ("Why Zappa? He left in 1969. Ask Ian Underwood, then Don Preston.", "Zappa"),
+        ("Yes. Because he moved to Saint-Denis, Québec.", "Saint-Denis"),
+        ("Österreich, then Émilie du Châtelet", "Émilie"),
+        ("Yes, he did. no more", ""),
+        ("", ""),
+    ],
+)
+def test_the_first_name_of_a_conversation_is_written_twice(text, name):
+    record = {"query": "why?", "history": turns(text, "On Monday")}
+    (found,) = baseline_outputs([record])["query + first name twice"]
+    assert found == f"why? {name or 'Monday'} {name or 'Monday'}"
+
+
+def test_a_conversation_without_names_has_no_rule_of_names():
+    assert "query + first name twice" not in baseline_outputs([RECORD])
 
 
 def test_a_record_without_history_is_its_query():

@@ -36,8 +36,29 @@ def test_only_titles_that_the_conversation_names_are_candidates(tmp_path):
     context = RewardContext(qrels={"q": {"1": 1, "2": 1}}, documents={each.id: each for each in films})
     (made,) = rule_candidates([record], tmp_path, context)
     assert made["query + title: 1"] == "when born? Ada"
+    assert made["query + first name twice"] == "when born? Ada Ada"  # as is the query with the title twice
     assert made[f"{REFERENCE} + title: 1"] == "When was Ada born? Ada"
     assert not any("Babbage" in text for text in made.values())
+
+
+def test_a_title_is_also_written_twice_after_the_query_of_a_conversation(tmp_path):
+    history = [{"role": "user", "text": "who taught Ada Mary Somerville?"}]
+    record = {"id": "q", "group": "q", "query": "when?", "history": history}
+    context = RewardContext(qrels={"q": {"1": 1}}, documents={"1": Document("1", "text", "Mary Somerville (author)")})
+    (made,) = rule_candidates([record], tmp_path, context)
+    assert made["query + title twice: 1"] == "when? Mary Somerville Mary Somerville"
+
+
+def test_a_title_that_the_conversation_names_in_part_is_that_part(tmp_path):
+    record = {"id": "q", "group": "q", "query": "when born?", "history": HISTORY}
+    books = [Document("1", "text", "Ada Lovelace"), Document("2", "text", "Is a World")]
+    context = RewardContext(qrels={"q": {"1": 1, "2": 1}}, documents={each.id: each for each in books})
+    (made,) = rule_candidates([record], tmp_path, context)
+    assert made["query + title: 1"] == "when born? Ada"
+    assert "when born? Ada Ada" in made.values()
+    assert "title: 2" not in made  # stop words alone
+    (alone,) = rule_candidates([{**record, "query": "who is Ada?", "history": []}], tmp_path, context)
+    assert not any("title" in name for name in alone)
 
 
 def test_a_conversation_gets_the_rules_and_the_first_question(tmp_path):
