@@ -22,6 +22,9 @@ _OPENING = frozenset(
     }
 )
 
+#: The rule that needs no model and no judgments.
+NAME_TWICE = "query + first name twice"
+
 #: The expected output itself: what an ideal rewriter of this dataset would write.
 REFERENCE = "reference rewrite"
 
@@ -55,7 +58,7 @@ def baseline_outputs(records: Sequence[Record], dataset: Path | None = None) -> 
         outputs["first turn + query"] = [first_and(record, record["query"]) for record in records]
         names = [_first_name(record) for record in records]
         if any(names):
-            outputs["query + first name twice"] = [
+            outputs[NAME_TWICE] = [
                 _joined([record["query"], name, name]) for record, name in zip(records, names, strict=True)
             ]
     if all("rewrite" in record for record in records):

@@ -53,7 +53,10 @@ def rule_candidates(records: Sequence[Record], dataset: Path, context: RewardCon
             queries.update(variants(record, str(record["rewrite"]), REFERENCE))
         if not record.get("history"):
             queries.update(_reduced(str(record["query"]), listed))
+        first_name = queries.pop(baselines.NAME_TWICE, None)
         queries.update(_titles(record, context))
+        if first_name is not None:  # where it is the title, it counts as the title: its effect is that of other names
+            queries[baselines.NAME_TWICE] = first_name
         candidates.append(_distinct(queries))
     return candidates
 

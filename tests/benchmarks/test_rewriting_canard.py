@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from benchmarks.rewriting_canard.choices import HELD_OUT, held_out
 from benchmarks.rewriting_canard.switches import SHARE, switches, with_switches
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
@@ -58,3 +59,13 @@ def test_only_the_training_split_changes_and_its_questions_are_judged(dataset, t
     qrels = more.qrels()
     assert all(qrels[id_] == dataset.qrels()[id_.removesuffix("_switch")] for id_ in added)
     assert len(more.documents()) == 60
+
+
+def test_choices_are_measured_on_training_articles_that_no_adapter_of_theirs_has_seen(dataset, tmp_path):
+    made = held_out(dataset, tmp_path / "choices")
+    rows = {split: list(made.records(split)) for split in ("train", "validation", "test")}
+    trained, held = ({record["group"] for record in rows[split]} for split in ("train", "validation"))
+    before = {record["group"] for record in dataset.records("train")}
+    assert trained | held == before and not trained & held and not rows["test"]
+    assert len(held) == round(HELD_OUT * len(before)) > 0
+    assert not any(record["id"].endswith("_switch") for record in rows["validation"])
