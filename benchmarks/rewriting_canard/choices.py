@@ -44,17 +44,17 @@ class Choice:
     adapter: str
     settings: tuple[str, ...] = ()
     pipelines: tuple[str, ...] = ("bm25",)
-    start: str | None = None
 
 
-#: What differs -> how the adapter is made. Those with a `start` go on from that one, with its samples as candidates.
+#: What differs -> how the adapter is made.
 RECIPE = "the recipe"
+TEN = ("improve.kind_weight=10",)
 CHOICES: Mapping[str, Choice] = {
-    RECIPE: Choice("mrr"),
-    "four epochs": Choice("four-epochs", ("optim.epochs=4",)),
-    "the rank as the reward, not MRR@10": Choice("rank", ("improve.reward=null",)),
-    "dense ranks in the reward, too": Choice("dense-too", pipelines=("bm25", "dense")),
-    "a second round, then DPO": Choice("then-dpo", ("improve.then=dpo",), start="mrr"),
+    RECIPE: Choice("kind-30"),
+    "weight 10": Choice("mrr", TEN),
+    "weight 10, four epochs": Choice("four-epochs", (*TEN, "optim.epochs=4")),
+    "weight 10, the rank as the reward, not MRR@10": Choice("rank", (*TEN, "improve.reward=null")),
+    "weight 10, dense ranks in the reward, too": Choice("dense-too", TEN, ("bm25", "dense")),
 }
 
 
@@ -74,7 +74,7 @@ def main() -> None:
         for name, choice in CHOICES.items():
             overrides = ("improve.rounds=1", *choice.settings)
             adapters[name] = stored = improve(
-                choice.start,
+                None,
                 data.folder,
                 choice.adapter,
                 TrainingOptions(recipe=HERE / "improve.yaml", overrides=overrides, reuse=True),
