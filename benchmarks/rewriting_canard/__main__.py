@@ -152,23 +152,45 @@ def run_all(
 ) -> dict[str, SystemResult]:
     """The result of every system in the order of the table; the human rewrite only if the records have one."""
 
-    def fixed(name: str, outputs: Sequence[Any]) -> SystemResult:
-        return run_system(FixedResults(name, records, outputs), records, measures)
-
     def generated(name: str, adapter: str | None) -> SystemResult:
-        limit = stored.manifest.recipe["max_new_tokens"]
-        system = EngineSystem(name, measures.task, engine, adapter, max_new_tokens=limit)
-        return run_system(system, records, measures, progress=steps(name))
+        return answered(name, measures, records, engine, adapter, stored, steps)
 
-    systems = {NAMES[name]: fixed(NAMES[name], outputs) for name, outputs in baseline_outputs(records).items()}
+    systems = rules(measures, records)
     human = systems.pop(HUMAN, None)
     systems[BASE] = generated(BASE, None)
     systems[ADAPTER] = generated(ADAPTER, stored.reference)
-    systems[FUSED] = fixed(FUSED, _with_first(records, systems[ADAPTER].outputs))
+    systems[FUSED] = _fixed(FUSED, _with_first(records, systems[ADAPTER].outputs), measures, records)
     if human is not None:
         systems[HUMAN] = human
-        systems[HUMAN_FUSED] = fixed(HUMAN_FUSED, _with_first(records, human.outputs))
+        systems[HUMAN_FUSED] = _fixed(HUMAN_FUSED, _with_first(records, human.outputs), measures, records)
     return systems
+
+
+def rules(measures: TaskMeasures, records: Sequence[Record]) -> dict[str, SystemResult]:
+    """The results of the rules, and of the human rewrite if the records have one."""
+    return {
+        NAMES[name]: _fixed(NAMES[name], outputs, measures, records)
+        for name, outputs in baseline_outputs(records).items()
+    }
+
+
+def answered(
+    name: str,
+    measures: TaskMeasures,
+    records: Sequence[Record],
+    engine: LocalEngine,
+    adapter: str | None,
+    stored: StoredAdapter,
+    steps: Steps,
+) -> SystemResult:
+    """The result of an adapter, or of the base (None), with the length of answers that a stored adapter has."""
+    limit = stored.manifest.recipe["max_new_tokens"]
+    system = EngineSystem(name, measures.task, engine, adapter, max_new_tokens=limit)
+    return run_system(system, records, measures, progress=steps(name))
+
+
+def _fixed(name: str, outputs: Sequence[Any], measures: TaskMeasures, records: Sequence[Record]) -> SystemResult:
+    return run_system(FixedResults(name, records, outputs), records, measures)
 
 
 def by_dialogue(systems: Mapping[str, SystemResult], records: Sequence[Record]) -> dict[str, SystemResult]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.common import WORK, native_dataset, save, training_figures
-from benchmarks.rewriting_canard.__main__ import HERE, NAMES, by_dialogue, canard, compared
+from benchmarks.rewriting_canard.__main__ import HERE, answered, by_dialogue, canard, compared, rules
 from benchmarks.rewriting_canard.switches import with_switches
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
@@ -24,12 +24,9 @@ from searchlora.experiments.improve.command import improve
 from searchlora.experiments.options import TrainingOptions
 from searchlora.inference.local import LocalEngine
 from searchlora.records import Record
-from searchlora.systems.fixed import FixedResults
-from searchlora.systems.measure import SystemResult, run_system
+from searchlora.systems.measure import SystemResult
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
-from searchlora.systems.models import EngineSystem
 from searchlora.task import load_generation_task
-from searchlora.tasks.rewriting.baselines import baseline_outputs
 
 FOLDER = WORK / "canard_choices"
 
@@ -66,10 +63,7 @@ def main() -> None:
         qrels = data.qrels() or {}
         records = [record for record in data.records("validation") if record["id"] in qrels]
         measures = TaskMeasures(task, qrels, retrieve=retrieval_stage(task, data))
-        systems = {
-            NAMES[name]: run_system(FixedResults(NAMES[name], records, outputs), records, measures)
-            for name, outputs in baseline_outputs(records).items()
-        }
+        systems = rules(measures, records)
         adapters: dict[str, StoredAdapter] = {}
         for name, choice in CHOICES.items():
             overrides = ("improve.rounds=1", *choice.settings)
@@ -84,9 +78,7 @@ def main() -> None:
                 log=print,
             )
             engine = LocalEngine(stored.manifest.base.resolve(), store)
-            limit = stored.manifest.recipe["max_new_tokens"]
-            system = EngineSystem(name, task, engine, stored.reference, max_new_tokens=limit)
-            systems[name] = run_system(system, records, measures, progress=steps(name))
+            systems[name] = answered(name, measures, records, engine, stored.reference, stored, steps)
             _save(systems, records, adapters)
 
 

@@ -22,7 +22,7 @@ _OPENING = frozenset(
     }
 )
 
-#: The rule that needs no model and no judgments.
+#: The rule whose texts are often those of a candidate with a title; see `candidates`.
 NAME_TWICE = "query + first name twice"
 
 #: The expected output itself: what an ideal rewriter of this dataset would write.
