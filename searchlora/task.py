@@ -380,6 +380,11 @@ class GenerationTask(Task):
         del dataset, context
         return [{REFERENCE: self.target(record)} if self.has_target(record) else {} for record in records]
 
+    def settled(self, record: Record) -> str | None:
+        """The completion that `searchlora improve` trains on whatever its reward; None: candidates compete."""
+        del record
+        return None
+
     def variants(self, record: Record, completion: str) -> Mapping[str, str]:
         """Further candidates made of a sampled completion: name -> completion."""
         del record, completion

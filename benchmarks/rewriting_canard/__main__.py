@@ -21,6 +21,7 @@ from benchmarks.rewriting_canard.switches import with_switches
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
+from searchlora.data.collection import CORPUS_FILE
 from searchlora.data.dataset import Dataset
 from searchlora.data.formats.conversations import read_mtrag
 from searchlora.eval.comparison import Comparison, compare
@@ -31,6 +32,7 @@ from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.progress import Steps
 from searchlora.records import Document, Record, RejectedRow
+from searchlora.retrieval.feedback import found_titles
 from searchlora.systems.fixed import FixedResults
 from searchlora.systems.measure import SystemResult, run_system
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
@@ -45,7 +47,7 @@ HERE = Path(__file__).parent
 
 MEASURES = ("MRR@10", "nDCG@10", "Recall@10", "Recall@100")
 ADAPTER, FUSED = "adapter", "adapter + first question"
-NAME_TWICE = "question + first name twice"
+NAME_TWICE, FOUND_TWICE = "question + first name twice", "question + found title twice"
 HUMAN, HUMAN_FUSED = "human rewrite", "human rewrite + first question"
 
 NAMES = {
@@ -54,6 +56,7 @@ NAMES = {
     "whole conversation": "whole conversation",
     "first turn + query": "first question + question",
     "query + first name twice": NAME_TWICE,
+    "query + found title twice": FOUND_TWICE,
     "reference rewrite": HUMAN,
 }
 
@@ -73,10 +76,15 @@ def main() -> None:
 
 
 def canard(folder: Path = WORK) -> Dataset:
-    """The development set of CANARD, split by article."""
-    # The prompt has no title, so a first question cannot be rewritten.
-    how: dict[str, Any] = {"format": "canard", "options": {"from_turn": "2"}, "split_ratios": SHARES}
-    return dataset(folder / "canard", "rewriting", real_data() / "canard" / "dev.json", **how)
+    """The development set of CANARD, split by article, with the titles of passages that each conversation finds."""
+
+    def built(name: str, **options: str) -> Dataset:
+        # A first question has no conversation, and needs the title that only CANARD's readers see.
+        options = {"from_turn": "2", **options}
+        source = real_data() / "canard" / "dev.json"
+        return dataset(folder / name, "rewriting", source, format="canard", options=options, split_ratios=SHARES)
+
+    return built("canard", titles=str(built("canard_passages").folder / CORPUS_FILE))
 
 
 def _canard(data: Dataset, engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
@@ -114,11 +122,13 @@ def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
     }
     questions = [row for row in rows if row["history"] and row["passages"]]
     qrels = {row["id"]: {passage["id"]: 1 for passage in row["passages"]} for row in questions}
-    records = [
+    records: list[dict[str, Any]] = [
         {"id": row["id"], "group": row["history"][0]["text"], "query": row["query"], "history": row["history"]}
         for row in questions
     ]
     retrieve = Bm25Settings().over(list(passages.values()))
+    for record, titles in zip(records, found_titles(retrieve.retriever, passages, records), strict=True):
+        record["titles"] = titles
     measures = TaskMeasures(load_generation_task("rewriting"), qrels, retrieve=retrieve)
     systems = _clustered(
         run_all(measures, records, engine, stored, steps), records, lambda record: str(record["group"])

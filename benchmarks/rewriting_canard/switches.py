@@ -40,7 +40,8 @@ def with_switches(dataset: Dataset, folder: Path) -> Dataset:
         judged = dict(dataset.qrels() or {})
         judged |= {record["id"]: judged[origin] for record in added if (origin := _origin(record)) in judged}
         write_qrels(qrels, judged)
-        build("rewriting", source, format="native", out=folder, corpus=corpus, qrels=qrels)
+        options = {"titles": str(corpus)}
+        build("rewriting", source, format="native", out=folder, corpus=corpus, qrels=qrels, options=options)
     return load_dataset(folder)
 
 
@@ -59,6 +60,7 @@ def switches(dataset: Dataset) -> list[dict[str, Any]]:
                 "query": record["rewrite"],
                 "history": history,
                 "needs_rewrite": False,
+                "titles": [],  # those of its new conversation are found when the dataset is built
             }
         )
     return found

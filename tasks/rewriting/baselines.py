@@ -22,8 +22,8 @@ _OPENING = frozenset(
     }
 )
 
-#: The rule whose texts are often those of a candidate with a title; see `candidates`.
-NAME_TWICE = "query + first name twice"
+#: The rules whose texts are often those of a candidate with a title; see `candidates`.
+NAME_TWICE, FOUND_TWICE = "query + first name twice", "query + found title twice"
 
 #: The expected output itself: what an ideal rewriter of this dataset would write.
 REFERENCE = "reference rewrite"
@@ -38,6 +38,7 @@ def baseline_outputs(records: Sequence[Record], dataset: Path | None = None) -> 
       user's first turn): where there are conversations.
     * `query + first name twice`: the query and, twice, the first name of the conversation, where conversations have
       names. BM25 counts a word as often as the query has it, so the name decides more.
+    * `query + found title twice`: the same with the first of the record's `titles`, where records have them.
     * `reference rewrite`: the gold rewrite (human, synthetic or mined), where every record has one.
 
     Args:
@@ -58,9 +59,10 @@ def baseline_outputs(records: Sequence[Record], dataset: Path | None = None) -> 
         outputs["first turn + query"] = [first_and(record, record["query"]) for record in records]
         names = [_first_name(record) for record in records]
         if any(names):
-            outputs[NAME_TWICE] = [
-                _joined([record["query"], name, name]) for record, name in zip(records, names, strict=True)
-            ]
+            outputs[NAME_TWICE] = _twice(records, names)
+    found = [next(iter(record.get("titles", ())), "") for record in records]
+    if any(found):
+        outputs[FOUND_TWICE] = _twice(records, found)
     if all("rewrite" in record for record in records):
         outputs[REFERENCE] = [record["rewrite"] for record in records]
     return outputs
@@ -69,6 +71,10 @@ def baseline_outputs(records: Sequence[Record], dataset: Path | None = None) -> 
 def first_and(record: Record, query: str) -> str:
     """The user's first turn and the query, concatenated."""
     return _joined([*_user_turns(record)[:1], query])
+
+
+def _twice(records: Sequence[Record], names: Sequence[str]) -> list[str]:
+    return [_joined([record["query"], name, name]) for record, name in zip(records, names, strict=True)]
 
 
 def _first_name(record: Record) -> str:

@@ -6,7 +6,6 @@ Queries Using Query Quality Predictors", SIGIR 2009).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -15,6 +14,7 @@ from pathlib import Path
 from searchlora.eval.text_identity import words
 from searchlora.records import Record
 from searchlora.retrieval.analysis import ENGLISH
+from searchlora.retrieval.feedback import plain_title
 from searchlora.rewards import RewardContext
 from searchlora.task import REFERENCE, UNCHANGED
 from searchlora.tasks.rewriting import baselines
@@ -22,8 +22,6 @@ from searchlora.tasks.rewriting.listed_words import MAX_REDUCED, listed_words
 
 #: Number of titles of the best graded documents that are candidates.
 TITLES = 2
-
-_DISAMBIGUATION = re.compile(r" \([^()]*\)$")
 
 
 def rule_candidates(records: Sequence[Record], dataset: Path, context: RewardContext) -> list[dict[str, str]]:
@@ -53,11 +51,9 @@ def rule_candidates(records: Sequence[Record], dataset: Path, context: RewardCon
             queries.update(variants(record, str(record["rewrite"]), REFERENCE))
         if not record.get("history"):
             queries.update(_reduced(str(record["query"]), listed))
-        first_name = queries.pop(baselines.NAME_TWICE, None)
-        queries.update(_titles(record, context))
-        if first_name is not None:  # where it is the title, it counts as the title: its effect is that of other names
-            queries[baselines.NAME_TWICE] = first_name
-        candidates.append(_distinct(queries))
+        # Where a name is the title, it counts as the title: the effect of the rule is that of other names.
+        named = {rule: queries.pop(rule) for rule in (baselines.NAME_TWICE, baselines.FOUND_TWICE) if rule in queries}
+        candidates.append(_distinct(queries | dict(_titles(record, context)) | named))
     return candidates
 
 
@@ -93,11 +89,12 @@ def _titles(record: Record, context: RewardContext) -> Iterator[tuple[str, str]]
     )
     known = {
         *words(str(record["query"])),
+        *(word for title in record.get("titles", ()) for word in words(title)),
         *(word for turn in record.get("history", ()) for word in words(turn["text"])),
     }
     talk = bool(record.get("history"))
     titles = (
-        _named(_DISAMBIGUATION.sub("", context.documents[document].title), known, in_part=talk)
+        _named(plain_title(context.documents[document].title), known, in_part=talk)
         for document in best
         if document in context.documents
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from searchlora.data.collection import shop_collection
+from searchlora.data.collection import read_documents, shop_collection
 from searchlora.data.formats import cast, conversations, msrd, query_log, tables
 from searchlora.data.formats.common import (
     Converted,
@@ -23,6 +23,8 @@ from searchlora.errors import DataError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import read_text
 from searchlora.records import Format, Option, Options, Record, SourceReport, SourceRow
+from searchlora.retrieval.bm25 import BM25Index
+from searchlora.retrieval.feedback import found_titles
 from searchlora.tasks.rewriting import reduction
 
 VOCABULARY = "vocabulary.json"
@@ -34,15 +36,20 @@ CAST = {
     2022: "TREC CAsT 2022 topics, tree or flattened (2022_evaluation_topics_tree_v1.0.json)",
 }
 
-#: The options of every format: a list of protected words, and the words that a rewrite may have.
-PROTECTED = "protected"
+#: The options of every format: protected words, documents whose titles are added, and the words of a rewrite.
+PROTECTED, TITLES = "protected", "titles"
 OPTIONS: Mapping[str, Option] = {
     PROTECTED: Option("protected words such as brands, one per line; a rewrite must keep those in the query", "file"),
+    TITLES: Option(
+        "documents; each row gets the titles of those that its whole conversation finds by BM25, for an adapter behind"
+        " the stage `titles`",
+        "file",
+    ),
     reduction.WORDS: reduction.OPTION,
 }
 
 #: Fields that a table cell holds as JSON.
-JSON_FIELDS = ("history", "protected", "turn", "needs_rewrite")
+JSON_FIELDS = ("history", "titles", "protected", "turn", "needs_rewrite")
 
 
 def _queries(source: Path, options: Options) -> FormatRows:
@@ -81,12 +88,27 @@ def _mtrag(source: Path, options: Options) -> FormatRows:
 def _by_options(options: Options) -> Callable[[Record], Converted]:
     words = _read_words(Path(options[PROTECTED])) if PROTECTED in options else []
     reduced = bool(reduction.settings_of(options))
+    titled = _with_titles(Path(options[TITLES])) if TITLES in options else dict
 
     def convert(record: Record) -> Converted:
         fault = reduction.fault(record) if reduced else None
-        return fault or _with_protected(record, words)
+        return fault or _with_protected(titled(record), words)
 
     return convert
+
+
+def _with_titles(corpus: Path) -> Callable[[Record], Record]:
+    """Adds titles of the documents of a file; a record with titles of its own keeps them."""
+    documents = {document.id: document for document in read_documents(corpus)}
+    retriever = BM25Index(documents.values())
+
+    def titled(record: Record) -> Record:
+        if record.get("titles") or not isinstance(record.get("query"), str):
+            return record  # the latter is rejected by the record schema
+        titles = found_titles(retriever, documents, [record])[0]
+        return {**record, "titles": titles} if titles else record
+
+    return titled
 
 
 def _read_words(path: Path) -> list[str]:

@@ -31,12 +31,13 @@ class RewritingTask(GenerationTask):
     version = 1
     formats = FORMATS
     upper_bounds = frozenset({baselines.REFERENCE})
-    reads: Mapping[str, str] = {"query": "query", "history": "history"}
+    reads: Mapping[str, str] = {"query": "query", "history": "history", "titles": "titles"}
     writes = "query"
 
     def fields(self, record: Record) -> Mapping[str, Any]:
         return {
             "query": record["query"],
+            "titles": record.get("titles", ()),
             "history": truncated_history(record.get("history", []), LATEST_TURNS, {"assistant": WORDS_PER_ANSWER}),
         }
 
@@ -82,6 +83,10 @@ class RewritingTask(GenerationTask):
         self, records: Sequence[Record], dataset: Path, context: RewardContext
     ) -> Sequence[Mapping[str, str]]:
         return candidates.rule_candidates(records, dataset, context)
+
+    def settled(self, record: Record) -> str | None:
+        """The query, if the record says that it needs no rewrite."""
+        return str(record["query"]) if record.get("needs_rewrite") is False else None
 
     def variants(self, record: Record, completion: str) -> Mapping[str, str]:
         return candidates.variants(record, completion)

@@ -25,7 +25,7 @@ from tests.docs.blocks import ROOT, blocks
 from tests.factories import random_adapter
 
 KINDS = ["adapter", "bm25", "classical", "dense", "diversify", "filter", "from_run", "fuse", "http", "passages"]
-KINDS += ["similarity", "text_search", "vector_search"]
+KINDS += ["similarity", "text_search", "titles", "vector_search"]
 DOCUMENTS = [Document(f"d{n}", f"red couch {n}", metadata={"brand": "Acme" if n else "Northway"}) for n in range(4)]
 SEARCHES = [{"id": name, "query": "couch", "brand": "Acme"} for name in ("b", "a")]
 
@@ -125,6 +125,7 @@ def stages(tmp_path, encoder_base):
         "fuse": {"of": [{"bm25": {}}, {"dense": encoder}]},
         "passages": {},
         "similarity": encoder,
+        "titles": {},
     }
 
     def of_kind(kind):

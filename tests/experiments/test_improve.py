@@ -198,12 +198,18 @@ def query(n: int) -> str:
     return f"red kicks kicks{chr(97 + n // 10)}{chr(97 + n % 10)}"
 
 
-def dataset(folder: Path, *, reference: bool) -> Path:
-    """Shoes are found by "red" alone; a query says something else, so leaving it unchanged finds nothing."""
+def dataset(folder: Path, *, reference: bool, settled: int = 0) -> Path:
+    """Shoes are found by "red" alone; a query says something else, so leaving it unchanged finds nothing.
+
+    Args:
+        settled: Number of training rows that need no rewrite.
+    """
     rows = []
     for n in range(30):
         split = "train" if n < 20 else "validation" if n < 26 else "test"
-        more = {"rewrite": "red"} if reference else {}
+        more: dict[str, Any] = {"rewrite": "red"} if reference else {}
+        if n < settled:
+            more = {"rewrite": query(n), "needs_rewrite": False}
         rows.append({"id": f"r{n}", "group": f"g{n}", "query": query(n), **more, "split": split})
     (folder / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
     documents = [{"id": "shoe", "text": "red"}, *({"id": f"k{n}", "text": query(n)} for n in range(30))]
@@ -302,6 +308,17 @@ def test_figures_plot_and_winners_are_stored_beside_the_weights(improved):
     assert re.search(r"^\| start \|(  \|){11}$", report, re.M)  # the bare base was not validated
     assert "## The 20 longest winners" in report and "## The 20 oddest winners" in report
     assert f"| {query(3)} | red | without |" in report
+
+
+@pytest.mark.slow
+def test_a_row_that_needs_no_rewrite_is_trained_on_whatever_its_reward(tiny_base, tmp_path):
+    settings = (*SHORT, f"base={tiny_base.name}", "improve.rounds=1", "optim.max_steps=2", "improve.min_reward=1")
+    folder = dataset(tmp_path, reference=True, settled=5)
+    stored = improve(None, folder, "r", TrainingOptions(overrides=settings), store=Store(tmp_path / "store"))
+    (only,) = stored.manifest.training["improve"]["rounds"]
+    assert only["winners"]["settled"] == 5 and only["winners"]["rows"] == only["candidates"]["rows"] == 15
+    assert only["training"]["rows"] == 20
+    assert "since they need no change: 5 rows" in (stored.path / "improve.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -200,24 +200,28 @@ class Rounds:
         folder.mkdir(exist_ok=True)
         times: dict[str, float] = {}
         adapter = self._sampler(last)
-        records = self._training_records(number)
+        drawn_rows = self._training_records(number)
+        settled = {str(record["id"]): self.task.settled(record) for record in drawn_rows}
+        records = [record for record in drawn_rows if settled[str(record["id"])] is None]
         began = time.monotonic()
         samples = self._samples(folder, records, adapter, number, samples_at_all=last is not None)
         times["sampling"], began = time.monotonic() - began, time.monotonic()
         rows = self._rows(folder, records, samples, last)
         times["rewarding"], began = time.monotonic() - began, time.monotonic()
         chosen = choose(rows, self.recipe.improve)
-        training = [
-            {**record, COMPLETION: winner.text}
-            for record, winner in zip(records, chosen, strict=True)
-            if winner is not None
-        ]
-        if not training:
+        winners = {row.id: winner.text for row, winner in zip(rows, chosen, strict=True) if winner is not None}
+        if not winners:
             raise TrainingError(
                 f"no training row has a candidate with a reward above {self.recipe.improve.min_reward:g}",
                 where=str(self.dataset.folder),
                 fix="Are the training rows judged? Check qrels.txt, or set improve.min_reward.",
             )
+        completions = settled | winners
+        training = [
+            {**record, COMPLETION: text}
+            for record in drawn_rows
+            if (text := completions[str(record["id"])]) is not None
+        ]
         start = self._folder_of(last) if self.recipe.improve.start == "adapter" else None
         result = train_adapter(
             self.task,
@@ -237,7 +241,7 @@ class Rounds:
             "round": number,
             "adapter": result.adapter.name,
             "candidates": _candidate_figures(rows),
-            "winners": _winner_figures(rows, chosen),
+            "winners": {**_winner_figures(rows, chosen), "settled": len(drawn_rows) - len(records)},
             "validation": validation,
             "training": result.summary,
             "seconds": {name: round(seconds, 1) for name, seconds in times.items()},

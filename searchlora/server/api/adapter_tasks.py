@@ -120,7 +120,7 @@ def input_schema(task: GenerationTask) -> dict[str, Any]:
 
     Examples:
         >>> sorted(input_schema(generation_task(load_task("rewriting")))["properties"])
-        ['history', 'query']
+        ['history', 'query', 'titles']
     """
     schema = task.record_schema
     properties = {name: schema["properties"][name] for name in task.reads if name in schema["properties"]}

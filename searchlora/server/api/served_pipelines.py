@@ -148,7 +148,7 @@ class ServedPipeline:
     @property
     def fields(self) -> list[str]:
         """The fields of a search, besides the query, that its tasks read and no earlier stage writes."""
-        written = {"id", "query", "hits", "passages", "grades"}
+        written = {"id", "query", "hits", "passages", "grades", "titles"}
         read: dict[str, None] = {}
         for task in (task for stage in self.pipeline.stages for task in stage.tasks()):
             read |= {name: None for name in task.reads.values() if name not in written}

@@ -49,6 +49,13 @@ def test_a_conversation_without_names_has_no_rule_of_names():
     assert "query + first name twice" not in baseline_outputs([RECORD])
 
 
+def test_the_first_title_that_the_conversation_found_is_written_twice():
+    records = [{**RECORD, "titles": ["Ada Lovelace", "Tents"]}, {"query": "tent", "rewrite": "tent"}]
+    found = baseline_outputs(records)["query + found title twice"]
+    assert found == [f"{RECORD['query']} Ada Lovelace Ada Lovelace", "tent"]
+    assert "query + found title twice" not in baseline_outputs([RECORD])
+
+
 def test_a_record_without_history_is_its_query():
     found = baseline_outputs([RECORD, {"query": "tent", "rewrite": "tent"}])
     assert [outputs[1] for outputs in found.values()] == ["tent"] * 5

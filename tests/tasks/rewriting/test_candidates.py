@@ -62,6 +62,22 @@ def test_a_title_that_the_conversation_names_in_part_is_that_part(tmp_path):
     assert not any("title" in name for name in alone)
 
 
+def test_titles_that_the_conversation_finds_count_as_named(tmp_path):
+    record = {"id": "q", "group": "q", "query": "when?", "history": HISTORY, "titles": ["Charles Babbage", "Turing"]}
+    context = RewardContext(qrels={"q": {"1": 1}}, documents={"1": Document("1", "text", "Charles Babbage (inventor)")})
+    (made,) = rule_candidates([record], tmp_path, context)
+    assert made["query + title twice: 1"] == "when? Charles Babbage Charles Babbage"
+    assert "query + found title twice" not in made  # it is the title
+    (other,) = rule_candidates([{**record, "titles": ["Turing"]}], tmp_path, context)
+    assert other["query + found title twice"] == "when? Turing Turing"
+
+
+def test_a_record_that_needs_no_rewrite_is_settled():
+    assert task.settled({"id": "q", "query": "who is Ada?", "needs_rewrite": False}) == "who is Ada?"
+    assert task.settled({"id": "q", "query": "when?", "needs_rewrite": True}) is None
+    assert task.settled({"id": "q", "query": "when?"}) is None
+
+
 def test_a_conversation_gets_the_rules_and_the_first_question(tmp_path):
     record = {"id": "q", "group": "q", "query": "when was she born?", "history": HISTORY, "rewrite": "Ada born when"}
     (made,) = rule_candidates([record], tmp_path, RewardContext())

@@ -36,6 +36,26 @@ def _said(record: Record) -> list[tuple[str, str]]:
     return [(turn["role"], turn["text"]) for turn in record["history"]]
 
 
+# Titles of a collection
+
+
+def test_titles_are_those_that_the_whole_conversation_finds(tmp_path: Path) -> None:
+    documents = tmp_path / "docs.csv"
+    documents.write_text("id,title,text\n1,Ada Lovelace,a countess taught by Mary\n2,Tents,a tent\n", encoding="utf-8")
+    rows = [
+        {"id": "q", "query": "who taught her?", "history": [{"role": "user", "text": "Was Ada a countess?"}]},
+        {"id": "own", "query": "a tent", "titles": ["Camping"]},
+        {"id": "none", "query": "zebra"},
+    ]
+    source = _write(tmp_path / "rows.json", [{**row, "group": row["id"], "rewrite": "x"} for row in rows])
+    records = _records(source, "native", tmp_path / "out", options={"titles": str(documents)})
+    assert {name: record.get("titles") for name, record in records.items()} == {
+        "q": ["Ada Lovelace"],
+        "own": ["Camping"],
+        "none": None,
+    }
+
+
 # CANARD
 
 
