@@ -1,4 +1,4 @@
-"""Changes of topic in the training rows of the CANARD benchmark."""
+"""Changes of topic, and rows without titles, in the training rows of the CANARD benchmark."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def dataset(tmp_path):
         for n in range(60)
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
-    (tmp_path / "docs.csv").write_text("id,text\n" + "".join(f"a{n},answer {n}\n" for n in range(60)), encoding="utf-8")
+    docs = "".join(f"a{n},Person{n},a king of {n}\n" for n in range(60))
+    (tmp_path / "docs.csv").write_text(f"id,title,text\n{docs}", encoding="utf-8")
     (tmp_path / "qrels.txt").write_text("".join(f"d{n}_q2 0 a{n} 1\n" for n in range(60)), encoding="utf-8")
     build(
         "rewriting", tmp_path / "rows.jsonl", format="native", out=tmp_path / "out",
@@ -59,6 +60,18 @@ def test_only_the_training_split_changes_and_its_questions_are_judged(dataset, t
     qrels = more.qrels()
     assert all(qrels[id_] == dataset.qrels()[id_.removesuffix("_switch")] for id_ in added)
     assert len(more.documents()) == 60
+
+
+def test_a_share_of_the_training_rows_shows_no_titles(dataset, tmp_path):
+    rows = list(with_switches(dataset, tmp_path / "none", untitled=1).records("train"))
+    assert not any(record.get("titles") for record in rows)
+    some = list(with_switches(dataset, tmp_path / "some", untitled=0.5).records("train"))
+    shown = [record for record in some if record.get("titles")]
+    assert [record["id"] for record in some] == [record["id"] for record in rows]
+    # Only switched records have titles in these data, so about half of them are left.
+    switched = switches(dataset)
+    assert all(record["titles"] for record in switched) and 0 < len(shown) < len(switched)
+    assert all(record["id"].endswith("_switch") for record in shown)
 
 
 def test_choices_are_measured_on_training_articles_that_no_adapter_of_theirs_has_seen(dataset, tmp_path):

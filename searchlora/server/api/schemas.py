@@ -296,11 +296,12 @@ class DecideRequest(ClassifyRequest):
 
 
 class RewriteRequest(Body):
-    """Body of `/v1/rewrite`: a query and the conversation before it."""
+    """Body of `/v1/rewrite`: a query, the conversation before it, and titles of passages that this finds."""
 
     model: str
     query: str
     history: Annotated[list[Turn], Field(max_length=_MAX_MESSAGES, fail_fast=True)] = []
+    titles: Annotated[list[str], Field(max_length=_MAX_BATCH, fail_fast=True)] = []
 
     @property
     def turns(self) -> list[dict[str, str]]:

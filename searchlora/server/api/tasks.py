@@ -159,7 +159,8 @@ async def rewrite(http: ApiRequest, body: RewriteRequest) -> Response:
     def run(stage: AdapterStage) -> Rewritten:
         if stage.task.writes != "query":
             raise _unfit(stage, f"writes '{stage.task.writes}', not 'query'")
-        search = {"id": "1", "query": body.query, **({"history": body.turns} if body.history else {})}
+        given = {"history": body.turns, "titles": body.titles}
+        search = {"id": "1", "query": body.query, **{name: value for name, value in given.items() if value}}
         records = _records(stage, search)
         outputs = _ask(stage, records)
         searched = with_outputs(stage.task, search, records, outputs)

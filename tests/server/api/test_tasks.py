@@ -127,13 +127,16 @@ def test_classify_gives_labels_with_probabilities(client):
 @pytest.mark.slow
 def test_rewrite_gives_the_query_to_search_with(client, stage):
     search = {"id": "1", "query": "and blue?", "history": [{"role": "user", "text": "a red sofa"}]}
-    (executed,) = stage("rewriting")([search])
-    chat = [{"role": "user", "content": "a red sofa"}]
-    for history in (search["history"], chat):
-        assert (
-            posted(client, "/v1/rewrite", model="rewriting", query="and blue?", history=history)["query"]
-            == (executed["query"])
-        )
+    titled, chat = {**search, "titles": ["Ektorp sofa"]}, [{"role": "user", "content": "a red sofa"}]
+    expected, with_titles = (each["query"] for each in stage("rewriting")([search, titled]))
+    assert with_titles != expected
+    for fields, written in (
+        ({"history": search["history"]}, expected),
+        ({"history": chat}, expected),
+        ({"history": chat, "titles": titled["titles"]}, with_titles),
+    ):
+        answer = posted(client, "/v1/rewrite", model="rewriting", query="and blue?", **fields)
+        assert answer["query"] == written
 
 
 @pytest.mark.parametrize(
