@@ -35,7 +35,7 @@ class Line:
 LINES = (
     Line(
         *("rewriting", "CANARD", "rewriting_canard", "MRR@10", "questions"),
-        *("question + first name twice", "base zero-shot", "adapter"),
+        *("question + found title twice", "base zero-shot", "adapter"),
     ),
     Line(
         *("rewriting", "MT-RAG, with the adapter of CANARD", "rewriting_mtrag", "MRR@10", "questions"),

@@ -4,8 +4,9 @@
 
 CANARD's development set is split by article. Passages are article title + answer. Test questions are the questions with
 an answer from the second turn on. The adapter is made by `searchlora improve` from the bare base (`improve.yaml`): the
-training questions' human rewrites compete with rules, titles and its own samples by the rank of the answer. Questions
-that stand alone, asked after another topic, are among them (`switches`).
+training questions' human rewrites compete with rules and titles by MRR@10 of the answer. The prompt shows titles of the
+passages that the whole conversation finds. Questions that stand alone, asked after another topic, are among the
+training rows (`switches`) and stay as they are; half of the rows show no titles.
 `benchmarks/work` is reused, and an interrupted run is resumed.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.common import WORK, dataset, real_data, save, training_figures
@@ -32,7 +34,7 @@ from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.progress import Steps
 from searchlora.records import Document, Record, RejectedRow
-from searchlora.retrieval.feedback import found_titles
+from searchlora.retrieval.feedback import found_titles, plain_title
 from searchlora.systems.fixed import FixedResults
 from searchlora.systems.measure import SystemResult, run_system
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
@@ -102,6 +104,9 @@ def _canard(data: Dataset, engine: LocalEngine, stored: StoredAdapter, steps: St
             "dialogues": len({_dialogue(record) for record in records}),
             "articles": len({record["group"] for record in records}),
             "passages": len(data.documents() or ()),
+            "the first title is the article": mean(
+                record["titles"][:1] == [plain_title(record["group"])] for record in records
+            ),
             **_about(stored, systems),
         },
     )

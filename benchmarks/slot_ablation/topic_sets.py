@@ -137,7 +137,8 @@ def mtrag(data: Path, slots: Sequence[str]) -> TestSet:
     folds = [
         Fold(
             number + 1,
-            _named("mtrag", slots, number + 1),
+            # This rewriter learned with the titles of the first ten passages that a conversation finds.
+            _named("mtrag", slots, number + 1) | ({"titles": 10} if "rewriter" in slots else {}),
             [
                 {**_conversation(questions[row["id"]]), "conversation": str(row["group"])}
                 for row in rows
@@ -182,7 +183,7 @@ def gathered(test: TestSet, slots: Sequence[str], store: Path, work: Path = WORK
     return Store(store)
 
 
-def _named(test: str, slots: Sequence[str], fold: int | None = None) -> dict[str, str]:
+def _named(test: str, slots: Sequence[str], fold: int | None = None) -> dict[str, str | int]:
     """Slot -> name of its adapter in a fold."""
     return {slot: TRAINED[test][slot][1].format(fold=fold) for slot in slots}
 

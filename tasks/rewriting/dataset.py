@@ -98,12 +98,12 @@ def _by_options(options: Options) -> Callable[[Record], Converted]:
 
 
 def _with_titles(corpus: Path) -> Callable[[Record], Record]:
-    """Adds titles of the documents of a file; a record with titles of its own keeps them."""
+    """Adds titles of the documents of a file; a record with the field, also one without any title, keeps it."""
     documents = {document.id: document for document in read_documents(corpus)}
     retriever = BM25Index(documents.values())
 
     def titled(record: Record) -> Record:
-        if record.get("titles") or not isinstance(record.get("query"), str):
+        if "titles" in record or not isinstance(record.get("query"), str):
             return record  # the latter is rejected by the record schema
         titles = found_titles(retriever, documents, [record])[0]
         return {**record, "titles": titles} if titles else record

@@ -45,6 +45,7 @@ def test_titles_are_those_that_the_whole_conversation_finds(tmp_path: Path) -> N
     rows = [
         {"id": "q", "query": "who taught her?", "history": [{"role": "user", "text": "Was Ada a countess?"}]},
         {"id": "own", "query": "a tent", "titles": ["Camping"]},
+        {"id": "empty", "query": "a tent", "titles": []},
         {"id": "none", "query": "zebra"},
     ]
     source = _write(tmp_path / "rows.json", [{**row, "group": row["id"], "rewrite": "x"} for row in rows])
@@ -52,6 +53,7 @@ def test_titles_are_those_that_the_whole_conversation_finds(tmp_path: Path) -> N
     assert {name: record.get("titles") for name, record in records.items()} == {
         "q": ["Ada Lovelace"],
         "own": ["Camping"],
+        "empty": [],
         "none": None,
     }
 
