@@ -13,7 +13,11 @@ from searchlora.records import Document
 from tests.pipelines.rewriting import Rewriter
 from tests.pipelines.rewriting import built as rewriting
 
-DOCUMENTS = [Document("d1", "a light green tent", "Tent"), Document("d2", "pegs for a tent", "Pegs"), Document("d3", "boots")]
+DOCUMENTS = [
+    Document("d1", "a light green tent", "Tent"),
+    Document("d2", "pegs for a tent", "Pegs"),
+    Document("d3", "boots"),
+]
 TALK = {"id": "q", "query": "which pegs?", "history": [{"role": "user", "text": "a light green tent"}]}
 
 
