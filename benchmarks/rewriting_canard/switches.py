@@ -2,7 +2,7 @@
 
 Every question of CANARD needs its conversation, so a rewriter learns from it to add the article to any question. Here
 the human rewrite of a question is asked after a turn of another article, and has to stay as it is. Every passage has a
-title, so a rewriter learns to leave a question as it is where it is shown none. Here a part of them is shown none.
+title, so a rewriter learns to leave a question as it is where it is shown none. Here a part of the rows is shown none.
 """
 
 from __future__ import annotations
