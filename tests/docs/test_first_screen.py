@@ -36,6 +36,7 @@ STAGES = {
     "filter": "filters and boosts by intent",
     "passages": None,  # auxiliaries of the judge and of answers
     "similarity": None,
+    "titles": None,  # of rewriting
     "text_search": "full-text and vector search in PostgreSQL (pgvector), Milvus, OpenSearch and Elasticsearch",
     "vector_search": "an encoder with its adapter",
 }

@@ -13,6 +13,7 @@ from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.pipelines.stages.dense import DenseSettings
 from searchlora.pipelines.stages.fuse import FuseSettings
 from searchlora.pipelines.stages.stage import needs_of
+from searchlora.pipelines.stages.titles import TitlesSettings
 from searchlora.renamed import RenamedWarning
 
 
@@ -45,7 +46,7 @@ def test_a_slot_without_an_adapter_is_left_out_and_a_named_one_is_there(name):
     assert not [stage for stage in empty.stages if isinstance(stage, AdapterSettings)]
     (fused,) = [stage for stage in empty.stages if isinstance(stage, FuseSettings)]
     assert fused.of[1].adapter is None
-    slots = [key for key, value in empty.parameters.items() if value is None and key != "quotes"]
+    slots = [key for key, value in empty.parameters.items() if value is None and key not in ("quotes", "titles")]
     assert len(slots) >= 3
     for slot in slots:
         found = read_pipeline(name, [f"{slot}=mine@2"]).stages
@@ -54,6 +55,9 @@ def test_a_slot_without_an_adapter_is_left_out_and_a_named_one_is_there(name):
     full = read_pipeline(name, [f"{slot}={slot}@1" for slot in slots])
     assert len(needs_of(full.stages).adapters) == len(slots)
     assert read_pipeline(name, [f"{slot}=null" for slot in slots]).stages == empty.stages
+    if "titles" in empty.parameters:
+        first, *others = read_pipeline(name, ["titles=7"]).stages
+        assert first == TitlesSettings(k=7) and others == empty.stages
     if "quotes" in empty.parameters:
         *_, quoting = read_pipeline(name, ["quotes=data/answers"]).stages
         assert quoting.needs().datasets == ("data/answers",)
