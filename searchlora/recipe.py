@@ -210,6 +210,9 @@ class Improve(Section):
     rows: int | None = Field(None, ge=1, description="training rows per round, drawn at random; null: all")
     reward: str | None = Field(None, description="a measure, such as nDCG@10, in place of the task's own reward")
     min_reward: float = Field(0.0, description="rows whose best candidate has no higher reward are skipped")
+    unjudged: Literal["skip", "reference"] = Field(
+        "skip", description="rows that cannot be rewarded: skip them, or train on their reference"
+    )
     min_gain: float = Field(
         0.0, ge=0, description="of candidates that are within this of the best, the one that changes least wins"
     )

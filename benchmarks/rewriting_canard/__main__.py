@@ -19,7 +19,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.common import WORK, dataset, real_data, save, training_figures
-from benchmarks.rewriting_canard.switches import with_switches
+from benchmarks.rewriting_canard.switches import with_switches, without
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
@@ -49,6 +49,7 @@ HERE = Path(__file__).parent
 
 MEASURES = ("MRR@10", "nDCG@10", "Recall@10", "Recall@100")
 ADAPTER, FUSED = "adapter", "adapter + first question"
+SHOWN_TITLES, SHOWN_NONE = "adapter, shown titles", "adapter, shown no titles"
 NAME_TWICE, FOUND_TWICE = "question + first name twice", "question + found title twice"
 HUMAN, HUMAN_FUSED = "human rewrite", "human rewrite + first question"
 
@@ -94,7 +95,7 @@ def _canard(data: Dataset, engine: LocalEngine, stored: StoredAdapter, steps: St
     qrels = data.qrels() or {}
     records = [record for record in data.records("test") if record["turn"] > 1 and record["id"] in qrels]
     measures = TaskMeasures(task, qrels, retrieve=retrieval_stage(task, data))
-    systems = by_dialogue(run_all(measures, records, engine, stored, steps), records)
+    systems = by_dialogue(run_all(measures, records, engine, stored, steps, titles=True), records)
     comparison = compared(systems)
     save(
         "rewriting_canard",
@@ -114,7 +115,11 @@ def _canard(data: Dataset, engine: LocalEngine, stored: StoredAdapter, steps: St
 
 
 def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
-    """Evaluate on MT-RAG questions with passages from the second turn on; the corpus is the passages of all rows."""
+    """Evaluate on MT-RAG questions with passages from the second turn on; the corpus is the passages of all rows.
+
+    The adapter is shown no titles, as pipelines do by default: whether titles help on a collection is to be chosen by
+    its validation questions, and MT-RAG has none.
+    """
     rows = []
     for row in read_mtrag(real_data() / "mtrag" / "reference.jsonl"):
         if isinstance(row, RejectedRow):
@@ -136,7 +141,7 @@ def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
         record["titles"] = titles
     measures = TaskMeasures(load_generation_task("rewriting"), qrels, retrieve=retrieve)
     systems = _clustered(
-        run_all(measures, records, engine, stored, steps), records, lambda record: str(record["group"])
+        run_all(measures, records, engine, stored, steps, titles=False), records, lambda record: str(record["group"])
     )
     comparison = compared(systems)
     about = {"test_questions": len(records), "passages": len(passages), **_about(stored, systems)}
@@ -164,16 +169,23 @@ def run_all(
     engine: LocalEngine,
     stored: StoredAdapter,
     steps: Steps,
+    *,
+    titles: bool,
 ) -> dict[str, SystemResult]:
-    """The result of every system in the order of the table; the human rewrite only if the records have one."""
+    """The result of every system in the order of the table; the human rewrite only if the records have one.
 
-    def generated(name: str, adapter: str | None) -> SystemResult:
-        return answered(name, measures, records, engine, adapter, stored, steps)
-
+    Args:
+        records: With titles, which one of the rules reads.
+        titles: Whether the base and the adapter are shown them; the adapter is measured the other way, too.
+    """
+    untitled = without(records, "titles")
+    asked, other = (records, untitled) if titles else (untitled, records)
     systems = rules(measures, records)
     human = systems.pop(HUMAN, None)
-    systems[BASE] = generated(BASE, None)
-    systems[ADAPTER] = generated(ADAPTER, stored.reference)
+    systems[BASE] = answered(BASE, measures, asked, engine, None, stored, steps)
+    systems[ADAPTER] = answered(ADAPTER, measures, asked, engine, stored.reference, stored, steps)
+    name = SHOWN_NONE if titles else SHOWN_TITLES
+    systems[name] = answered(name, measures, other, engine, stored.reference, stored, steps)
     systems[FUSED] = _fixed(FUSED, _with_first(records, systems[ADAPTER].outputs), measures, records)
     if human is not None:
         systems[HUMAN] = human

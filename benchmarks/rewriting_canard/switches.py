@@ -8,7 +8,7 @@ title, so a rewriter learns to leave a question as it is where it is shown none.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,23 @@ SEED = 13
 SHARE, UNTITLED = 0.3, 0.5
 
 
-def with_switches(dataset: Dataset, folder: Path, untitled: float = UNTITLED) -> Dataset:
-    """The dataset with changes of topic, and rows without titles, in its training split, built in `folder` once."""
+def with_switches(dataset: Dataset, folder: Path, untitled: float = UNTITLED, *, imitated: bool = True) -> Dataset:
+    """The dataset with changes of topic, and rows without titles, in its training split, built in `folder` once.
+
+    Args:
+        untitled: Share of the training rows that are shown no titles, those without a judgment first.
+        imitated: Leave out the judgments of these, so that they are trained on their human rewrite.
+    """
     if not folder.is_dir():
         source, corpus, qrels = (folder.with_name(f"{folder.name}.{end}") for end in ("jsonl", "corpus.jsonl", "qrels"))
         added = switches(dataset)
         training = [dict(record) for record in (*dataset.records("train"), *added)]
-        for record in random.Random(SEED).sample(training, round(untitled * len(training))):
+        judged = dict(dataset.qrels() or {})
+        judged |= {record["id"]: judged[origin] for record in added if (origin := _origin(record)) in judged}
+        random.Random(SEED).shuffle(training)
+        training.sort(key=lambda record: record["id"] in judged)
+        shown_none = training[: round(untitled * len(training))]
+        for record in shown_none:
             record["titles"] = []
         rows = [{**record, "split": split} for split in ("validation", "test") for record in dataset.records(split)]
         write_rows(source, [*({**record, "split": "train"} for record in training), *rows])
@@ -43,9 +53,8 @@ def with_switches(dataset: Dataset, folder: Path, untitled: float = UNTITLED) ->
                 for document in dataset.documents() or ()
             ),
         )
-        judged = dict(dataset.qrels() or {})
-        judged |= {record["id"]: judged[origin] for record in added if (origin := _origin(record)) in judged}
-        write_qrels(qrels, judged)
+        without = {record["id"] for record in shown_none} if imitated else set()
+        write_qrels(qrels, {name: grades for name, grades in judged.items() if name not in without})
         build("rewriting", source, format="native", out=folder, corpus=corpus, qrels=qrels)
     return load_dataset(folder)
 
@@ -75,6 +84,11 @@ def titled(dataset: Dataset, records: Sequence[Record]) -> list[dict[str, Any]]:
     documents = {document.id: document for document in dataset.documents() or ()}
     titles = found_titles(Bm25Settings().over(list(documents.values())).retriever, documents, records)
     return [{**record, "titles": of_record} for record, of_record in zip(records, titles, strict=True)]
+
+
+def without(records: Iterable[Record], field: str) -> list[Record]:
+    """The records without a field."""
+    return [{name: value for name, value in record.items() if name != field} for record in records]
 
 
 _END = "_switch"

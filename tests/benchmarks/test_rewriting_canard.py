@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks.rewriting_canard.choices import HELD_OUT, held_out
-from benchmarks.rewriting_canard.switches import SHARE, switches, with_switches
+from benchmarks.rewriting_canard.switches import SHARE, UNTITLED, switches, with_switches
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 
@@ -52,7 +52,7 @@ def test_a_question_that_stands_alone_follows_another_article(dataset):
 
 
 def test_only_the_training_split_changes_and_its_questions_are_judged(dataset, tmp_path):
-    more = with_switches(dataset, tmp_path / "more")
+    more = with_switches(dataset, tmp_path / "more", imitated=False)
     for split in ("validation", "test"):
         assert list(more.records(split)) == list(dataset.records(split))
     added = {record["id"] for record in more.records("train")} - {record["id"] for record in dataset.records("train")}
@@ -72,6 +72,15 @@ def test_a_share_of_the_training_rows_shows_no_titles(dataset, tmp_path):
     switched = switches(dataset)
     assert all(record["titles"] for record in switched) and 0 < len(shown) < len(switched)
     assert all(record["id"].endswith("_switch") for record in shown)
+
+
+def test_rows_without_titles_have_no_judgments_and_unjudged_rows_are_among_them(dataset, tmp_path):
+    (dataset.folder / "qrels.txt").write_text("".join(f"d{n}_q2 0 a{n} 1\n" for n in range(5, 60)), encoding="utf-8")
+    made = with_switches(load_dataset(dataset.folder), tmp_path / "made")
+    qrels = made.qrels()
+    unjudged = {record["id"] for record in made.records("train") if record["id"] not in qrels}
+    assert unjudged == {record["id"] for record in made.records("train") if record.get("titles") == []}
+    assert len(unjudged) == round(UNTITLED * len(made.records("train"))) and {f"d{n}_q2" for n in range(5)} < unjudged
 
 
 def test_choices_are_measured_on_training_articles_that_no_adapter_of_theirs_has_seen(dataset, tmp_path):

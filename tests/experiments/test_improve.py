@@ -198,11 +198,12 @@ def query(n: int) -> str:
     return f"red kicks kicks{chr(97 + n // 10)}{chr(97 + n % 10)}"
 
 
-def dataset(folder: Path, *, reference: bool, settled: int = 0) -> Path:
+def dataset(folder: Path, *, reference: bool, settled: int = 0, unjudged: int = 0) -> Path:
     """Shoes are found by "red" alone; a query says something else, so leaving it unchanged finds nothing.
 
     Args:
         settled: Number of training rows that need no rewrite.
+        unjudged: Number of the first rows that have no judgments.
     """
     rows = []
     for n in range(30):
@@ -214,7 +215,7 @@ def dataset(folder: Path, *, reference: bool, settled: int = 0) -> Path:
     (folder / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
     documents = [{"id": "shoe", "text": "red"}, *({"id": f"k{n}", "text": query(n)} for n in range(30))]
     (folder / "docs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in documents), encoding="utf-8")
-    (folder / "qrels.txt").write_text("".join(f"r{n} 0 shoe 1\n" for n in range(30)), encoding="utf-8")
+    (folder / "qrels.txt").write_text("".join(f"r{n} 0 shoe 1\n" for n in range(unjudged, 30)), encoding="utf-8")
     build(
         "rewriting", folder / "rows.jsonl", format="native" if reference else "queries", out=folder / "dataset",
         corpus=folder / "docs.jsonl", qrels=folder / "qrels.txt",
@@ -319,6 +320,22 @@ def test_a_row_that_needs_no_rewrite_is_trained_on_whatever_its_reward(tiny_base
     assert only["winners"]["settled"] == 5 and only["winners"]["rows"] == only["candidates"]["rows"] == 15
     assert only["training"]["rows"] == 20
     assert "since they need no change: 5 rows" in (stored.path / "improve.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("unjudged", "trained"), [("skip", 15), ("reference", 20)])
+def test_rows_without_judgments_are_skipped_or_teach_their_reference(tiny_base, tmp_path, unjudged, trained):
+    settings = (*SHORT, f"base={tiny_base.name}", "improve.rounds=1", f"improve.unjudged={unjudged}")
+    folder = dataset(tmp_path, reference=True, unjudged=5)
+    stored = improve(None, folder, "r", TrainingOptions(overrides=settings), store=Store(tmp_path / "store"))
+    (only,) = stored.manifest.training["improve"]["rounds"]
+    winners = only["winners"]
+    assert winners["rows"] == 15 and winners["skipped"] == winners["skipped: not judged"] == 20 - trained
+    assert winners["references"] == trained - 15 and only["training"]["rows"] == trained
+    said = (
+        "Trained on their reference, since they cannot be rewarded: 5 rows." in (stored.path / "improve.md").read_text()
+    )
+    assert said == (unjudged == "reference")
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def _lines(
         )
     chosen = rounds[int(about["chosen round"]) - 1]
     kinds = ", ".join(f"{kind} {count}" for kind, count in chosen.figures["winners"]["kinds"].items())
-    settled = chosen.figures["winners"].get("settled", 0)  # a round of an earlier version has none
+    settled, references = (chosen.figures["winners"].get(name, 0) for name in ("settled", "references"))
     fixed = ", ".join(f"{name} {_text(value)}" for name, value in _fixed(start))
     return [
         f"# Improved on {about['reward']}",
@@ -89,6 +89,7 @@ def _lines(
         *([f"Left out: {about['left out']}.", ""] if "left out" in about else []),
         f"Winners of round {chosen.number} by kind: {kinds}.",
         *([f"Trained on without candidates, since they need no change: {settled} rows."] if settled else []),
+        *([f"Trained on their reference, since they cannot be rewarded: {references} rows."] if references else []),
         "",
         *_winners(task, recipe, records, next((done for done in (chosen, *rounds[::-1]) if done.rows()), chosen)),
     ]

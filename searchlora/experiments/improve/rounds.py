@@ -216,7 +216,8 @@ class Rounds:
                 where=str(self.dataset.folder),
                 fix="Are the training rows judged? Check qrels.txt, or set improve.min_reward.",
             )
-        completions = settled | winners
+        references = self._references(records, rows)
+        completions = settled | winners | references
         training = [
             {**record, COMPLETION: text}
             for record in drawn_rows
@@ -241,13 +242,26 @@ class Rounds:
             "round": number,
             "adapter": result.adapter.name,
             "candidates": _candidate_figures(rows),
-            "winners": {**_winner_figures(rows, chosen), "settled": len(drawn_rows) - len(records)},
+            "winners": {
+                **_winner_figures(rows, chosen, references=len(references)),
+                "settled": len(drawn_rows) - len(records),
+            },
             "validation": validation,
             "training": result.summary,
             "seconds": {name: round(seconds, 1) for name, seconds in times.items()},
         }
         _write_json(folder / ROUND, figures)
         return Round(number, folder, figures)
+
+    def _references(self, records: Sequence[Record], rows: Sequence[Row]) -> dict[str, str]:
+        """Id -> reference of the rows that cannot be rewarded, with `improve.unjudged = reference`."""
+        if self.recipe.improve.unjudged == "skip":
+            return {}
+        return {
+            row.id: self.task.target(record)
+            for record, row in zip(records, rows, strict=True)
+            if self.task.has_target(record) and not row.is_rewarded
+        }
 
     def _sampler(self, last: Round | None) -> str | None:
         """The engine's name of the adapter that samples."""
@@ -362,13 +376,15 @@ def _candidate_figures(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _winner_figures(rows: Sequence[Row], chosen: Sequence[Candidate | None]) -> dict[str, Any]:
+def _winner_figures(rows: Sequence[Row], chosen: Sequence[Candidate | None], references: int) -> dict[str, Any]:
+    """What became of the rows with candidates; `references`: number of those that are trained on their reference."""
     winners = [winner for winner in chosen if winner is not None]
     rewards = [[candidate.reward for candidate in row.candidates] for row in rows]
     return {
         "rows": len(winners),
-        "skipped": len(rows) - len(winners),
-        "skipped: not judged": sum(all(reward is None for reward in of_row) for of_row in rewards),
+        "references": references,
+        "skipped": len(rows) - len(winners) - references,
+        "skipped: not judged": sum(not row.is_rewarded for row in rows) - references,
         "skipped: all invalid": sum(
             all(reward is not None and reward <= INVALID for reward in of_row) for of_row in rewards
         ),

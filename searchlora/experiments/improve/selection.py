@@ -70,6 +70,11 @@ class Row:
     sampled: int = 0
     valid_samples: int = 0
 
+    @property
+    def is_rewarded(self) -> bool:
+        """Whether a candidate has a reward: no query without a judgment has one."""
+        return any(candidate.reward is not None for candidate in self.candidates)
+
     def named(self, name: str) -> Candidate | None:
         """The candidate of a name."""
         return next((candidate for candidate in self.candidates if candidate.name == name), None)
