@@ -6,7 +6,8 @@ CANARD's development set is split by article. Passages are article title + answe
 an answer from the second turn on. The adapter is made by `searchlora improve` from the bare base (`improve.yaml`): the
 training questions' human rewrites compete with rules and titles by MRR@10 of the answer. The prompt shows titles of the
 passages that the whole conversation finds. Questions that stand alone, asked after another topic, are among the
-training rows (`switches`) and stay as they are; half of the rows show no titles.
+training rows and stay as they are; each row is there once more, shown no titles, and teaches its human rewrite
+(`switches`).
 `benchmarks/work` is reused, and an interrupted run is resumed.
 """
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.common import WORK, dataset, native_dataset, real_data, save, training_figures
 from benchmarks.rewriting_canard.__main__ import HERE, HUMAN, answered, by_dialogue, canard, compared, rules
-from benchmarks.rewriting_canard.switches import UNTITLED, titled, with_switches, without
+from benchmarks.rewriting_canard.switches import titled, with_switches, without
 from searchlora.adapters.store import Store
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE
@@ -48,10 +48,9 @@ HELD_OUT, SEED = 0.2, 1
 
 @dataclass(frozen=True)
 class Choice:
-    """What differs from the benchmark: the share of training rows without titles, and what `improve` compares."""
+    """What differs from the benchmark: which training rows `improve` compares candidates for."""
 
     adapter: str
-    untitled: float = UNTITLED
     imitated: bool = True
     settled: bool = True
 
@@ -65,7 +64,6 @@ RECIPE = "the recipe"
 CHOICES: Mapping[str, Choice] = {
     RECIPE: Choice("recipe"),
     "rows without titles compete": Choice("untitled-compete", imitated=False),
-    "all rows show titles": Choice("all-titles", untitled=0, imitated=False),
     "no question is settled": Choice("all-compete", settled=False),
 }
 
@@ -130,8 +128,8 @@ def cast() -> list[Record]:
 
 
 def _training(data: Dataset, choice: Choice) -> Dataset:
-    name = f"untitled_{choice.untitled:g}{'_imitated' if choice.imitated else ''}"
-    made = with_switches(data, FOLDER / name, choice.untitled, imitated=choice.imitated)
+    name = "imitated" if choice.imitated else "compete"
+    made = with_switches(data, FOLDER / name, imitated=choice.imitated)
     if choice.settled:
         return made
     rows = (

@@ -2,7 +2,7 @@
 
 Every question of CANARD needs its conversation, so a rewriter learns from it to add the article to any question. Here
 the human rewrite of a question is asked after a turn of another article, and has to stay as it is. Every passage has a
-title, so a rewriter learns to leave a question as it is where it is shown none. Here a part of the rows is shown none.
+title, so a rewriter learns to leave a question as it is where it is shown none. Here each row is shown none once.
 """
 
 from __future__ import annotations
@@ -22,28 +22,27 @@ from searchlora.retrieval.feedback import found_titles
 
 SEED = 13
 
-#: Number of changes of topic, as a share of the training questions, and the share of all that are shown no titles.
-SHARE, UNTITLED = 0.3, 0.5
+#: Number of changes of topic, as a share of the training questions.
+SHARE = 0.3
 
 
-def with_switches(dataset: Dataset, folder: Path, untitled: float = UNTITLED, *, imitated: bool = True) -> Dataset:
-    """The dataset with changes of topic, and rows without titles, in its training split, built in `folder` once.
+def with_switches(dataset: Dataset, folder: Path, *, imitated: bool = True) -> Dataset:
+    """The dataset with changes of topic in its training split, built in `folder` once.
+
+    Each training row is shown no titles; those with judgments are there once more, with titles.
 
     Args:
-        untitled: Share of the training rows that are shown no titles, those without a judgment first.
-        imitated: Leave out the judgments of these, so that they are trained on their human rewrite.
+        imitated: Whether the judgments of rows without titles are left out, so that these teach their human rewrite.
     """
     if not folder.is_dir():
         source, corpus, qrels = (folder.with_name(f"{folder.name}.{end}") for end in ("jsonl", "corpus.jsonl", "qrels"))
-        added = switches(dataset)
-        training = [dict(record) for record in (*dataset.records("train"), *added)]
         judged = dict(dataset.qrels() or {})
-        judged |= {record["id"]: judged[origin] for record in added if (origin := _origin(record)) in judged}
-        random.Random(SEED).shuffle(training)
-        training.sort(key=lambda record: record["id"] in judged)
-        shown_none = training[: round(untitled * len(training))]
-        for record in shown_none:
-            record["titles"] = []
+        records = [dict(record) for record in (*dataset.records("train"), *switches(dataset))]
+        grades = {record["id"]: judged.get(_origin(record)) for record in records}
+        training = [record for record in records if grades[record["id"]]]
+        training += ({**record, "id": f"{record['id']}{_UNTITLED}", "titles": []} for record in records)
+        if not imitated:
+            grades |= {f"{name}{_UNTITLED}": of_row for name, of_row in grades.items()}
         rows = [{**record, "split": split} for split in ("validation", "test") for record in dataset.records(split)]
         write_rows(source, [*({**record, "split": "train"} for record in training), *rows])
         write_rows(
@@ -53,8 +52,7 @@ def with_switches(dataset: Dataset, folder: Path, untitled: float = UNTITLED, *,
                 for document in dataset.documents() or ()
             ),
         )
-        without = {record["id"] for record in shown_none} if imitated else set()
-        write_qrels(qrels, {name: grades for name, grades in judged.items() if name not in without})
+        write_qrels(qrels, judged | {name: of_row for name, of_row in grades.items() if of_row})
         build("rewriting", source, format="native", out=folder, corpus=corpus, qrels=qrels)
     return load_dataset(folder)
 
@@ -70,7 +68,7 @@ def switches(dataset: Dataset) -> list[dict[str, Any]]:
         made.append(
             {
                 **record,
-                "id": f"{record['id']}{_END}",
+                "id": f"{record['id']}{_SWITCH}",
                 "query": record["rewrite"],
                 "history": history,
                 "needs_rewrite": False,
@@ -91,8 +89,8 @@ def without(records: Iterable[Record], field: str) -> list[Record]:
     return [{name: value for name, value in record.items() if name != field} for record in records]
 
 
-_END = "_switch"
+_SWITCH, _UNTITLED = "_switch", "_untitled"
 
 
 def _origin(record: dict[str, Any]) -> str:
-    return str(record["id"]).removesuffix(_END)
+    return str(record["id"]).removesuffix(_SWITCH)

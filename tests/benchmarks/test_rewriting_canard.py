@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks.rewriting_canard.choices import HELD_OUT, held_out
-from benchmarks.rewriting_canard.switches import SHARE, UNTITLED, switches, with_switches
+from benchmarks.rewriting_canard.switches import SHARE, switches, with_switches
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 
@@ -52,35 +52,30 @@ def test_a_question_that_stands_alone_follows_another_article(dataset):
 
 
 def test_only_the_training_split_changes_and_its_questions_are_judged(dataset, tmp_path):
-    more = with_switches(dataset, tmp_path / "more", imitated=False)
+    more = with_switches(dataset, tmp_path / "more")
     for split in ("validation", "test"):
         assert list(more.records(split)) == list(dataset.records(split))
-    added = {record["id"] for record in more.records("train")} - {record["id"] for record in dataset.records("train")}
-    assert added == {record["id"] for record in switches(dataset)}
+    rows = {record["id"] for record in (*dataset.records("train"), *switches(dataset))}
     qrels = more.qrels()
-    assert all(qrels[id_] == dataset.qrels()[id_.removesuffix("_switch")] for id_ in added)
+    assert all(qrels[name] == dataset.qrels()[name.removesuffix("_switch")] for name in rows)
     assert len(more.documents()) == 60
 
 
-def test_a_share_of_the_training_rows_shows_no_titles(dataset, tmp_path):
-    rows = list(with_switches(dataset, tmp_path / "none", untitled=1).records("train"))
-    assert not any(record.get("titles") for record in rows)
-    some = list(with_switches(dataset, tmp_path / "some", untitled=0.5).records("train"))
-    shown = [record for record in some if record.get("titles")]
-    assert [record["id"] for record in some] == [record["id"] for record in rows]
-    # Only switched records have titles in these data, so about half of them are left.
-    switched = switches(dataset)
-    assert all(record["titles"] for record in switched) and 0 < len(shown) < len(switched)
-    assert all(record["id"].endswith("_switch") for record in shown)
-
-
-def test_rows_without_titles_have_no_judgments_and_unjudged_rows_are_among_them(dataset, tmp_path):
+@pytest.mark.parametrize("imitated", [True, False])
+def test_each_row_is_shown_no_titles_once_and_those_with_judgments_are_shown_theirs(dataset, tmp_path, imitated):
     (dataset.folder / "qrels.txt").write_text("".join(f"d{n}_q2 0 a{n} 1\n" for n in range(5, 60)), encoding="utf-8")
-    made = with_switches(load_dataset(dataset.folder), tmp_path / "made")
-    qrels = made.qrels()
-    unjudged = {record["id"] for record in made.records("train") if record["id"] not in qrels}
-    assert unjudged == {record["id"] for record in made.records("train") if record.get("titles") == []}
-    assert len(unjudged) == round(UNTITLED * len(made.records("train"))) and {f"d{n}_q2" for n in range(5)} < unjudged
+    dataset = load_dataset(dataset.folder)
+    before = {record["id"]: record for record in (*dataset.records("train"), *switches(dataset))}
+    judged = {name for name in before if name.removesuffix("_switch") in dataset.qrels()}
+    made = with_switches(dataset, tmp_path / "made", imitated=imitated)
+    rows = {record["id"]: record for record in made.records("train")}
+    copies = {name for name in rows if name.endswith("_untitled")}
+    assert {name.removesuffix("_untitled") for name in copies} == set(before)
+    assert not any(rows[name]["titles"] for name in copies)
+    assert rows.keys() - copies == judged < set(before)
+    assert all(rows[name].get("titles") == before[name].get("titles") for name in judged)
+    graded = made.qrels().keys() & rows.keys()
+    assert graded == (judged if imitated else judged | {f"{name}_untitled" for name in judged})
 
 
 def test_choices_are_measured_on_training_articles_that_no_adapter_of_theirs_has_seen(dataset, tmp_path):
