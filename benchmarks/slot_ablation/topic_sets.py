@@ -137,8 +137,7 @@ def mtrag(data: Path, slots: Sequence[str]) -> TestSet:
     folds = [
         Fold(
             number + 1,
-            # This rewriter learned with the titles of the first ten passages that a conversation finds.
-            _named("mtrag", slots, number + 1) | ({"titles": 10} if "rewriter" in slots else {}),
+            _named("mtrag", slots, number + 1),
             [
                 {**_conversation(questions[row["id"]]), "conversation": str(row["group"])}
                 for row in rows
