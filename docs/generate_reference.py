@@ -98,7 +98,6 @@ def pipeline() -> str:
     """Every key of every kind of stage."""
     from searchlora.inference.settings import LocalSettings, ServerSettings, VllmSettings
     from searchlora.pipelines.config import CorpusSettings, PipelineFile
-    from searchlora.pipelines.stages.guards import RewriteGuard
     from searchlora.pipelines.stages.kinds import stage_classes
 
     parts = [
@@ -116,7 +115,7 @@ def pipeline() -> str:
         _model_table(PipelineFile),
     ]
     own = {kind: model for kind, model in stage_classes().items() if model.__module__.startswith("searchlora.")}
-    for kind, model in {**own, "rewrite_guard": RewriteGuard, "corpus": CorpusSettings}.items():
+    for kind, model in {**own, "corpus": CorpusSettings}.items():
         parts += [f"## {kind}\n", f"{_text(inspect.getdoc(model))}\n", _model_table(model)]
     parts += [
         "## engine\n",

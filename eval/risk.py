@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.intervals import COVERAGE, bootstrap_interval
 
 #: Shares of the rows, in steps of one in so many, at which thresholds are tested.
 STEPS = 50
@@ -86,68 +85,6 @@ def threshold_at_risk(
             f"no threshold keeps an error rate of at most {risk:g}: the {tested} surest of {n} rows have"
             f" {int(errors[tested])} errors, so the rate may be {bound:.4f}",
             fix="Allow a higher risk, or give more rows.",
-        )
-    return found
-
-
-@dataclass(frozen=True)
-class CheapThreshold:
-    """The lowest threshold whose loss is bounded.
-
-    Attributes:
-        above: A stage is left out where the score is this or higher.
-        rows, spared: Number of rows, and of those for which the stage is left out.
-        loss, low, high: Mean loss over all rows, with its 95% interval.
-    """
-
-    above: float
-    rows: int
-    spared: int
-    loss: float
-    low: float
-    high: float
-
-
-def threshold_at_loss(scores: Sequence[float], losses: Sequence[float], max_loss: float) -> CheapThreshold:
-    """The lowest threshold from which a stage may be left out, at a mean loss of at most `max_loss` over all rows.
-
-    Thresholds are tested from high to low, each by the upper end of the 95% interval of the loss, until one fails, as
-    in `threshold_at_risk`. The interval is a bootstrap: the bound holds approximately. Where few of the spared rows
-    lose anything, a bootstrap has little to resample; the upper end is at least that of the rule of three (Hanley and
-    Lippman-Hand, JAMA 249, 1983): what no row of n shows may still be true of 3 in n, here of the greatest loss of all
-    rows. A greater loss than that is not bounded.
-
-    Args:
-        scores: How sure each row is without the stage, such as `pipelines.stages.guards.score_gap`.
-        losses: What each row loses without the stage, in the unit of `max_loss`; negative for a gain.
-
-    Raises:
-        UsageError: for a `max_loss` that is not above 0.
-        DataError: if no threshold keeps the loss.
-
-    Examples:
-        >>> found = threshold_at_loss([0.9] * 60 + [0.1] * 40, [0.0] * 60 + [0.5, 0.1] * 20, 0.02)
-        >>> found.above, found.spared, found.loss
-        (0.9, 60, 0.0)
-    """
-    if not max_loss > 0:
-        raise UsageError(f"the loss is {max_loss:g}", where="--max-loss", fix="Give a number above 0.")
-    values, own = np.asarray(scores, dtype=float), np.asarray(losses, dtype=float)
-    order = np.argsort(-values, kind="stable")
-    found: CheapThreshold | None = None
-    unseen = -math.log(1 - COVERAGE) * max(0.0, own.max(initial=0.0)) / max(1, len(own))
-    for spared in _steps(values[order], 1):
-        above = float(values[order[spared - 1]])
-        lost = np.where(values >= above, own, 0.0)
-        low, high = bootstrap_interval(lost.tolist())
-        high = max(high, unseen)
-        if not high <= max_loss:  # of one row, there is no interval
-            break
-        found = CheapThreshold(above, len(values), spared, float(lost.mean()), low, high)
-    if found is None:
-        raise DataError(
-            f"no threshold keeps a loss of at most {max_loss:g} on {len(values)} rows",
-            fix="Allow a larger loss, or judge more topics.",
         )
     return found
 

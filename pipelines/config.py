@@ -16,7 +16,7 @@ from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.inference.settings import EngineSettings, engine_settings
 from searchlora.pipelines.stages.bm25 import Bm25Settings
-from searchlora.pipelines.stages.kinds import RENAMED_KINDS, stage_class, stage_classes, stage_names
+from searchlora.pipelines.stages.kinds import stage_class, stage_classes, stage_names
 from searchlora.pipelines.stages.stage import Settings, StageSettings
 
 _READY = Path(__file__).parent
@@ -220,7 +220,6 @@ def parse_stages(
 def is_empty_slot(stage: Any, parameters: Mapping[str, Any]) -> bool:
     """Whether a stage of a pipeline file is left out: its `slot_key` is null, itself or by a parameter."""
     kind, settings = next(iter(stage.items())) if isinstance(stage, Mapping) and len(stage) == 1 else ("", None)
-    kind = RENAMED_KINDS.get(kind, kind)
     key = stage_class(kind).slot_key if kind in stage_names() else None
     if key is None or not isinstance(settings, Mapping) or key not in settings:
         return False
@@ -243,7 +242,7 @@ def _stage(stage: Any, parameters: Mapping[str, Any], where: str, *, part: bool 
         if part
         else stage_names()
     )
-    if len(content) != 1 or RENAMED_KINDS.get(kind, kind) not in kinds or not isinstance(values, Mapping):
+    if len(content) != 1 or kind not in kinds or not isinstance(values, Mapping):
         raise PipelineError(
             f"{list(content)} is not one kind of stage with its settings",
             where=where,

@@ -14,13 +14,12 @@ from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.pipelines.results import INVALID, written
 from searchlora.pipelines.stages.deciding import UNDECIDED
 from searchlora.pipelines.stages.explanation import Describe
-from searchlora.pipelines.stages.guards import GUARDED
 from searchlora.pipelines.stages.stage import FAILED_PARTS, FUSED_QUERIES, Stage, StageSettings
 from searchlora.records import SearchContext
 from searchlora.time_limit import within_budget
 
 #: Fields that stages write, and a query cannot bring.
-WRITTEN = frozenset({"outputs", "skipped", FAILED_PARTS, FUSED_QUERIES, INVALID, UNDECIDED, GUARDED})
+WRITTEN = frozenset({"outputs", "skipped", FAILED_PARTS, FUSED_QUERIES, INVALID, UNDECIDED})
 
 #: Takes the rows of a trace, one for each search and stage.
 Trace: TypeAlias = Callable[[Mapping[str, Any]], None]
@@ -147,7 +146,7 @@ def trace_row(
         of an adapter stage: prompt, answer and tokens of each; `output`, the fields that it wrote, in the form of
         `pipelines.results.result`; `tokens`, if there are any, those of cached answers included; and `flags`:
         `invalid: REASON`, `skipped: REASON`, of a part of a fusion `skipped: PART: REASON`, `undecided` if the answer
-        was not acted on, `cached` if no answer was computed, and `guard_NAME` if a guard of the stage has acted.
+        was not acted on, and `cached` if no answer was computed.
     """
     row: dict[str, Any] = {
         "id": str(before["id"]),

@@ -137,5 +137,8 @@ def _groups(stages: Sequence[Stage], settings: Sequence[StageSettings]) -> dict[
 def _may_share(stage: AdapterStage, policy: StageSettings | None) -> bool:
     """Whether a stage can be asked with others: what it reads is known, it is not timed, and looks up no answers."""
     timed = policy is not None and policy.budget_s is not None
-    alone = timed or stage.only_undecided or stage.only_if_unsure is not None
-    return stage.task.reads_as_declared and not alone and not isinstance(stage.engine, MeteredEngine)
+    return (
+        stage.task.reads_as_declared
+        and not (timed or stage.only_undecided)
+        and not isinstance(stage.engine, MeteredEngine)
+    )

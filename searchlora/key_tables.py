@@ -19,7 +19,6 @@ _NAMES = {
     "EncoderServer": "mapping",
     "VllmSettings": "mapping",
     "Decides": "mapping",
-    "RewriteGuard": "mapping",
 }
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥"}
 

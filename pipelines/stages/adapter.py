@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -16,20 +16,9 @@ from searchlora.errors import InvalidScores, PipelineError, UsageError
 from searchlora.inference.engine import ChoiceScores, Completion, Engine, Request
 from searchlora.inference.metered import Exchange, MeteredEngine
 from searchlora.inference.settings import EngineSettings, engine_settings
-from searchlora.outputs import ClosedSet, Continued, InvalidOutput
-from searchlora.pipelines.stages.answering import AnsweringSettings, AnsweringStage, with_outputs
-from searchlora.pipelines.stages.bm25 import Bm25Settings
+from searchlora.outputs import ClosedSet, Continued, Graded, InvalidOutput
+from searchlora.pipelines.stages.answering import AnsweringSettings, AnsweringStage
 from searchlora.pipelines.stages.deciding import Decides
-from searchlora.pipelines.stages.guards import (
-    EVIDENCE,
-    GUARDED,
-    SURE,
-    RewriteGuard,
-    grades,
-    score_gap,
-    support,
-    with_guard,
-)
 from searchlora.pipelines.stages.retrieve import searched_queries
 from searchlora.pipelines.stages.stage import (
     FUSED_QUERIES,
@@ -40,11 +29,7 @@ from searchlora.pipelines.stages.stage import (
 from searchlora.prompts import messages
 from searchlora.recipe import PromptOptions
 from searchlora.records import Record, SearchContext
-from searchlora.retrieval.retriever import Retriever
 from searchlora.task import GenerationTask
-
-if TYPE_CHECKING:
-    from searchlora.pipelines.index_needs import IndexNeeds
 
 #: Log-probability margin in nats: choices this far behind the best are not scored to the end, see `Engine.score`. No
 #: probability changes by more than 0.0004. (Temperatures are fitted to probabilities that were scored in this way.)
@@ -62,7 +47,6 @@ class AdapterSettings(AnsweringSettings):
     """
 
     kind: ClassVar[str] = "adapter"
-    renamed: ClassVar[Mapping[str, str]] = {"bare": "zero_shot", "rest": "continue_after_choice"}
     adapter_key: ClassVar[str | None] = "name"
     slot_key: ClassVar[str | None] = "name"
     removable: ClassVar[bool] = True
@@ -85,26 +69,6 @@ class AdapterSettings(AnsweringSettings):
         description="for rewriting tasks; replace: later stages search with the rewritten query; fuse: they search with"
         " the query and its rewrite, and fuse the hits by reciprocal rank fusion",
     )
-    rewrite_guard: RewriteGuard | None = Field(
-        None,
-        description="for rewriting tasks: the query stays as it was where its rewrite loses a protected word, or with"
-        " `top_score` the best hit; see [rewrite_guard](#rewrite_guard)",
-    )
-    only_if_unsure: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="for judges: rerank only where the first passage is ahead of the second by less than this share of"
-        " its score; elsewhere passages and hits stay as they are, without `grades`; `searchlora tune --max-loss` fits"
-        " it",
-    )
-    min_support: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="for answers: lowest share of sentences that the passages support; below it the answer is the"
-        " abstention",
-    )
     tuned: dict[str, Any] = Field(
         default_factory=dict,
         description="tuned values that replace those in the adapter's manifest, such as `{abstain: judge}` for"
@@ -118,15 +82,7 @@ class AdapterSettings(AnsweringSettings):
 
     def needs(self) -> Needs:
         adapters, zero_shot = ((), (self.name,)) if self.zero_shot else ((self.name,), ())
-        return Needs(adapters=adapters, zero_shot=zero_shot, documents=self._guard_searches)
-
-    @property
-    def _guard_searches(self) -> bool:
-        return self.rewrite_guard is not None and self.rewrite_guard.top_score is not None
-
-    def add_to_index(self, needs: IndexNeeds, context: BuildContext) -> None:
-        if self._guard_searches:
-            Bm25Settings().add_to_index(needs, context)
+        return Needs(adapters=adapters, zero_shot=zero_shot)
 
     @property
     def adapter_reference(self) -> str | None:
@@ -143,10 +99,7 @@ class AdapterSettings(AnsweringSettings):
         return self.tuned if self.tuned and store.get(self.name).manifest.task == task else {}
 
     def untuned(self) -> Self:
-        return self.unguarded().model_copy(update={"tuned": {}, "continue_after_choice": False})
-
-    def unguarded(self) -> Self:
-        return self.model_copy(update={"rewrite_guard": None, "only_if_unsure": None, "min_support": None})
+        return self.model_copy(update={"tuned": {}, "continue_after_choice": False})
 
     def decides_for(self, task: str, store: Store) -> bool:
         if self.only_undecided or self.zero_shot:
@@ -178,7 +131,6 @@ class AdapterSettings(AnsweringSettings):
         options = manifest.prompt_options if own else None
         local = context.engines.get(model, manifest.precision, settings=self.engine, prompt_options=options)
         check_renders(stored, task, local.renderer)
-        self._check_guards(task)
         if self.decides is not None:
             self.decides.check(None if self.zero_shot else stored.reference, task, constrained=self.constrained)
         engine: Engine = local
@@ -201,23 +153,7 @@ class AdapterSettings(AnsweringSettings):
             fuse_rewrite=self.rewrite == "fuse",
             decides=self.decides,
             only_undecided=self.only_undecided,
-            rewrite_guard=self.rewrite_guard,
-            only_if_unsure=self.only_if_unsure,
-            min_support=self.min_support,
-            bm25=Bm25Settings().over(context.corpus).retriever if self._guard_searches else None,
         )
-
-    def _check_guards(self, task: GenerationTask) -> None:
-        """Raise `PipelineError` for a guard of another kind of task."""
-        answers = type(task).evidence is not GenerationTask.evidence
-        wrong = {
-            "rewrite_guard": self.rewrite_guard is not None and task.writes != "query",
-            "only_if_unsure": self.only_if_unsure is not None and not grades(task),
-            "min_support": self.min_support is not None and not answers,
-        }
-        for key in (key for key, its in wrong.items() if its):
-            what = f"the guard '{key}' is not for the task '{task.name}'"
-            raise PipelineError(what, where=f"{self.name}, {key}", fix="Leave it out.")
 
     def _task(self, stored: StoredAdapter, context: BuildContext) -> GenerationTask:
         from searchlora.task import load_task
@@ -233,6 +169,11 @@ class AdapterSettings(AnsweringSettings):
         except UsageError as error:
             raise PipelineError(error.what, where=f"{self.name}, tuned", fix=error.fix) from None
         return task
+
+
+def grades(task: GenerationTask) -> bool:
+    """Whether a task grades passages, as judges do."""
+    return bool(task.examples) and isinstance(task.output(task.examples[0]), Graded)
 
 
 @dataclass(frozen=True)
@@ -260,9 +201,6 @@ class AdapterStage(AnsweringStage):
         fuse_rewrite: Where the task rewrites the query, let retrievers search with the one before, too.
         decides: The lowest probability of an answer that is acted on; None: every answer is.
         only_undecided: Only searches are answered for which no earlier stage of the task has decided.
-        rewrite_guard: When a rewrite is refused, by the index `bm25` if it has a `top_score`.
-        only_if_unsure: The score gap of the passages from which they are not judged, see `score_gap`.
-        min_support: The lowest share of supported sentences of an answer; below it the task's fallback takes its place.
     """
 
     task: GenerationTask
@@ -274,10 +212,6 @@ class AdapterStage(AnsweringStage):
     fuse_rewrite: bool = False
     decides: Decides | None = None
     only_undecided: bool = False
-    rewrite_guard: RewriteGuard | None = None
-    bm25: Retriever | None = None
-    only_if_unsure: float | None = None
-    min_support: float | None = None
 
     @property
     def label(self) -> str:
@@ -289,34 +223,12 @@ class AdapterStage(AnsweringStage):
         asked = [self._asked(record) for search in searches for record in self.task.records_from(search)]
         return [(each.request, tuple(each.scored.choices or ()) if each.scored else ()) for each in asked]
 
-    def takes(self, search: SearchContext) -> bool:
-        return not self._is_sure(search) and super().takes(search)
-
-    def _is_sure(self, search: SearchContext) -> bool:
-        return self.only_if_unsure is not None and "passages" in search and score_gap(search) >= self.only_if_unsure
-
     def completed(self, before: SearchContext, after: SearchContext) -> SearchContext:
-        """The search after the guards, with the queries before it that retrievers search with, too."""
-        if self.rewrite_guard is not None and after["query"] != before["query"]:
-            (record,) = self.task.records_from(before)
-            queries = str(before["query"]), str(after["query"])
-            if guard := self.rewrite_guard.refuses(self.task, record, *queries, self.bm25):
-                after = with_guard({**after, "query": before["query"]}, self.label, guard)
-        if self.min_support is not None:
-            after = self._with_evidence(before, after, self.min_support)
+        """The search with the queries before it that retrievers search with, too."""
         if after["query"] == before["query"] or not (self.fuse_rewrite or FUSED_QUERIES in before):
             return after
         others = searched_queries(before) if self.fuse_rewrite else searched_queries(before)[:-1]
         return {**after, FUSED_QUERIES: tuple(dict.fromkeys((*others, str(after["query"]))))}
-
-    def _with_evidence(self, before: SearchContext, after: SearchContext, least: float) -> SearchContext:
-        """The search with the task's fallback where too few sentences of an answer are supported."""
-        (output,) = after["outputs"][self.task.name]
-        if isinstance(output, InvalidOutput) or support(self.task.evidence(before, output)) >= least:
-            return after
-        (record,) = self.task.records_from(before)
-        fallback = with_outputs(self.task, before, [record], [self.task.fallback(record)])
-        return with_guard(fallback, self.label, EVIDENCE)
 
     def ask(self, records: Sequence[Record]) -> list[Any]:
         """The output of each record; `InvalidOutput` if its text does not parse, or is cut off without a whole part."""
@@ -418,10 +330,6 @@ class AdapterStage(AnsweringStage):
             },
         }
         flags = ["cached"] if distinct and all(exchange.known for exchange in distinct) else []
-        if self._is_sure(before):
-            flags.append(f"guard_{SURE}")
-        elif after is not before and self.label in after.get(GUARDED, {}):
-            flags.append(f"guard_{after[GUARDED][self.label]}")
         _, more = super().trace(before, after, exchanges)
         return row, [*flags, *more]
 

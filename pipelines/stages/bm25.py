@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from searchlora.pipelines.corpus import IndexedCorpus
 from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage
 from searchlora.pipelines.stages.stage import BuildContext, Needs
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
-from searchlora.renamed import RenamedWarning
 
 if TYPE_CHECKING:
     from searchlora.pipelines.index_needs import IndexNeeds
@@ -36,16 +34,6 @@ class Bm25Settings(RetrieveSettings):
         description="field -> boost, a whole number, as in `{title: 3, text: 1, brand: 2}`; fields are title, text and"
         " other columns of the corpus; default: title and text",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_a_backend(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or "backend" not in values:
-            return values
-        if values["backend"] != "bm25s":
-            raise ValueError("'backend' is no longer a key: bm25s, Lucene's variant of BM25, is the only one")
-        warnings.warn("'backend' is no longer a key of 'bm25'; remove it.", RenamedWarning, 2)
-        return {key: value for key, value in values.items() if key != "backend"}
 
     def needs(self) -> Needs:
         return Needs(documents=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,7 +14,6 @@ from searchlora.models.resolve import public_name
 from searchlora.pipelines.stages.encoder import EncodingSettings
 from searchlora.pipelines.stages.retrieve import RetrieveStage
 from searchlora.pipelines.stages.stage import BuildContext, Needs
-from searchlora.renamed import RenamedWarning
 
 if TYPE_CHECKING:
     from searchlora.pipelines.index_needs import IndexNeeds
@@ -38,14 +36,6 @@ class DenseSettings(EncodingSettings):
     hnsw_m: int = Field(32, ge=2, description="hnsw: neighbours per vector")
     hnsw_ef_construction: int = Field(200, ge=1, description="hnsw: candidates per vector while the graph is built")
     hnsw_ef_search: int = Field(64, ge=1, description="hnsw: candidates per query, at least its hits")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_ivf(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or values.get("index") != "ivf":
-            return values
-        warnings.warn("'index: ivf' is searched exactly now; 'index: hnsw' is faster.", RenamedWarning, 2)
-        return {key: value for key, value in values.items() if key not in ("index", "ivf_lists", "ivf_probes")}
 
     @model_validator(mode="after")
     def _of_the_index(self) -> DenseSettings:

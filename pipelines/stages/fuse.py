@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveFloat, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PositiveFloat, SerializeAsAny, ValidationInfo, field_validator
 
 from searchlora.errors import EngineError
 from searchlora.pipelines.stages.conditions import Conditions
@@ -29,7 +29,6 @@ class FuseSettings(RetrieveSettings):
     """
 
     kind: ClassVar[str] = "fuse"
-    renamed: ClassVar[Mapping[str, str]] = {"constant": "rrf_k"}
     unlabelled: ClassVar[frozenset[str]] = frozenset({"of", "method", "model", "model_parts", "fields"})
 
     of: tuple[SerializeAsAny[RetrieveSettings], ...] = Field(min_length=1, description="stages whose hits are fused")
@@ -53,15 +52,6 @@ class FuseSettings(RetrieveSettings):
     fields: tuple[str, ...] = Field(
         (), description="fields of documents with numbers that the model reads, such as `popularity`"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_a_gate(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and not values.keys().isdisjoint(("gate", "gate_sha256", "gate_parts")):
-            raise ValueError(
-                "'gate' is no longer a key: `searchlora tune` chooses 'weights' on judged validation topics instead"
-            )
-        return values
 
     @field_validator("of")
     @classmethod

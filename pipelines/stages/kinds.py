@@ -8,12 +8,8 @@ from functools import cache
 from searchlora.errors import PipelineError, UsageError
 from searchlora.pipelines.stages.stage import StageSettings
 from searchlora.plugins import Plugin, installed_plugins
-from searchlora.renamed import warn_renamed
 
 GROUP = "searchlora.stages"
-
-#: Old kind -> new kind; old kinds are accepted with a warning.
-RENAMED_KINDS = {"match": "filter", "hits": "from_run"}
 
 
 @cache
@@ -50,9 +46,6 @@ def stage_class(kind: str, where: str = "") -> type[StageSettings]:
         PipelineError: for an unknown kind.
         UsageError: for a plugin that cannot be used.
     """
-    if kind in RENAMED_KINDS:
-        warn_renamed(kind, RENAMED_KINDS[kind], where)
-        kind = RENAMED_KINDS[kind]
     if kind not in _plugins():
         known = ", ".join(_plugins()) or "none; install searchlora again"
         raise PipelineError(f"there is no stage '{kind}'", where=where or None, fix=f"Kinds: {known}.")

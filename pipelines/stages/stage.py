@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
@@ -27,7 +27,6 @@ from searchlora.pipelines.corpus import IndexedCorpus, Shared
 from searchlora.pipelines.stages.explanation import Retrieved, Sought
 from searchlora.progress import Steps, no_progress
 from searchlora.records import Document, Hit, Record, SearchContext
-from searchlora.renamed import with_new_keys
 from searchlora.task import GenerationTask
 
 if TYPE_CHECKING:
@@ -112,8 +111,6 @@ class StageSettings(Settings):
 
     #: The key of the stage in a pipeline file.
     kind: ClassVar[str]
-    #: Old key -> new key; old keys are accepted with a warning.
-    renamed: ClassVar[Mapping[str, str]] = {}
     #: Keys with values that never refer to a parameter.
     literal: ClassVar[frozenset[str]] = frozenset()
     #: The key that names an adapter; None without one.
@@ -142,11 +139,6 @@ class StageSettings(Settings):
         description="time limit in seconds per query; a call with n queries may take n times as long; a stage that"
         " takes longer has failed",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_new_keys(cls, values: Any, info: ValidationInfo) -> Any:
-        return with_new_keys(values, cls.renamed, info.context or "")
 
     def build(self, context: BuildContext) -> Stage:
         """Build the stage: load its adapter, index its documents, or connect to its search engine.
@@ -206,10 +198,6 @@ class StageSettings(Settings):
         """The stage without tuned values, as they are fitted on its outputs."""
         raise NotImplementedError
 
-    def unguarded(self) -> Self:
-        """The stage without guards, which may need documents, as the values of later stages are fitted behind it."""
-        return self
-
     def decides_for(self, task: str, store: Store) -> bool:
         """Whether the stage has the first say on a task, so that `tune --risk` can fit when it decides alone."""
         del task, store
@@ -252,19 +240,8 @@ class StageSettings(Settings):
         return False
 
     def identity(self) -> dict[str, Any]:
-        """The settings on which hits and outputs depend, as JSON. Empty keys of `_LATER` are left out."""
-        return _without_later_keys(self.model_dump(mode="json"))
-
-
-#: Keys that came after the first results were stored under identities: without a value they change no identity.
-_LATER = frozenset({"filter_by", "decides", "only_undecided", "rewrite_guard", "only_if_unsure", "min_support"})
-
-
-def _without_later_keys(content: dict[str, Any]) -> dict[str, Any]:
-    identity = {key: value for key, value in content.items() if key not in _LATER or value or isinstance(value, float)}
-    if isinstance(identity.get("of"), list):
-        identity["of"] = [_without_later_keys(part) for part in identity["of"]]
-    return identity
+        """The settings on which hits and outputs depend, as JSON."""
+        return self.model_dump(mode="json")
 
 
 class Stage(ABC):

@@ -220,10 +220,6 @@ def tune(
     topics: Annotated[Path | None, option("--topics FILE", "Validation topics: choose fusion weights.")] = None,
     qrels: Annotated[Path | None, option("--qrels FILE", "Relevance judgments of the topics (qrels).")] = None,
     measure: MeasureOption = "nDCG@10",
-    max_loss: Annotated[
-        float | None,
-        option("--max-loss LOSS", "With --topics: fit where a judge may be left out at this loss of the measure."),
-    ] = None,
     ranking_model: Annotated[
         bool, option("--ranking-model", "Train a model that orders the fused documents (learning to rank).")
     ] = False,
@@ -233,7 +229,7 @@ def tune(
     ] = [],
     allow_circular: AllowCircularOption = False,
 ) -> None:
-    """Fit thresholds of a stage (--data), also at a risk (--risk), or a fusion or a judge (--topics, --qrels).
+    """Fit thresholds of a stage (--data), also at a risk (--risk), or a fusion (--topics, --qrels).
 
     Writes the pipeline with the fitted values and pinned adapters. Use validation data, not test data.
     """
@@ -241,8 +237,6 @@ def tune(
     from searchlora.experiments.tune import tune as fit_thresholds
     from searchlora.experiments.tune_weights import tune_weights
 
-    if max_loss is not None and (topics is None or ranking_model):
-        raise UsageError("a loss is measured on judged topics", where="--max-loss", fix="Give --topics and --qrels.")
     if (data is None) == (topics is None) or (topics is None) != (qrels is None):
         raise UsageError("tune needs --data, or --topics and --qrels", fix="Give one of the two.")
     if numbers and not ranking_model:
@@ -267,9 +261,6 @@ def tune(
     assert topics is not None and qrels is not None
     config = options.read(pipeline, engine)
     stored |= {"measure": measure, "corpus": options.documents(), "allow_circular": allow_circular}
-    if max_loss is not None:
-        _tune_unsure(config, topics, qrels, out, max_loss, stored)
-        return
     if ranking_model:
         _tune_ranking(config, topics, qrels, out, numbers, stored)
         return
@@ -305,25 +296,6 @@ def _tune_risk(
         f" the error rate is at most {rule.risk:g} (confidence 95%)"
     )
     typer.echo(f"Wrote {result.path}")
-
-
-def _tune_unsure(
-    config: PipelineConfig, topics: Path, qrels: Path, out: Path, max_loss: float, more: Mapping[str, Any]
-) -> None:
-    from searchlora.cli.terminal import progress_bars
-    from searchlora.experiments.tune_unsure import tune_unsure
-
-    with progress_bars() as steps:
-        result = tune_unsure(config, topics, qrels, out, max_loss, steps=steps, **more)
-    found = result.threshold
-    typer.echo(
-        f"{result.adapter} reranks where the first score is ahead by less than {found.above:.4f} of itself:"
-        f" not for {found.spared / found.rows:.1%} of {found.rows} topics, {more['measure']} {-found.loss:+.4f}"
-        f" ({-found.high:+.4f} to {-found.low:+.4f})"
-    )
-    if result.circular:
-        typer.echo(f"circular: {result.circular}")
-    typer.echo(f"Wrote {result.path}. The threshold was chosen on these topics: expect less on others.")
 
 
 def _tune_ranking(

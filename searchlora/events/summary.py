@@ -14,9 +14,7 @@ from searchlora.eval.intervals import proportion
 from searchlora.events.export import FAILED, Search, chosen, user_of
 
 #: Flags of a stage that are counted, without their reasons.
-_FLAGS = frozenset(
-    {"invalid", "skipped", "undecided", "cached", "guard_words", "guard_top_score", "guard_sure", "guard_evidence"}
-)
+_FLAGS = frozenset({"invalid", "skipped", "undecided", "cached"})
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class StageFigures:
     Attributes:
         n: Number of searches.
         p50_ms, p95_ms: Quantiles of its milliseconds.
-        flags: `invalid`, `skipped`, `undecided`, `cached` or `guard_NAME` -> number of searches.
+        flags: `invalid`, `skipped`, `undecided` or `cached` -> number of searches.
     """
 
     n: int

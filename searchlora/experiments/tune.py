@@ -118,7 +118,7 @@ class OpenedStage:
         config = pipeline if isinstance(pipeline, PipelineConfig) else read_pipeline(pipeline)
         stages = pinned(config.stages, store.pin)
         place = find(stages, store, dataset.card.task, config.source)
-        before = [stage.unguarded() for stage in stages[:place] if stage.works_on_records]
+        before = [stage for stage in stages[:place] if stage.works_on_records]
         built = build_pipeline(config.name, [*before, plain(stages[place])], store=store, documents=(), tasks=tasks)
         return cls(config, stages, place, dataset, built)
 

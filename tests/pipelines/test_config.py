@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from searchlora.errors import PipelineError
-from searchlora.pipelines.config import parse_stages, read_pipeline, read_pipelines, ready_pipelines
+from searchlora.pipelines.config import read_pipeline, read_pipelines, ready_pipelines
 from searchlora.pipelines.stages.adapter import AdapterSettings
 from searchlora.pipelines.stages.bm25 import Bm25Settings
 from searchlora.pipelines.stages.dense import DenseSettings
 from searchlora.pipelines.stages.fuse import FuseSettings
 from searchlora.pipelines.stages.stage import needs_of
 from searchlora.pipelines.stages.titles import TitlesSettings
-from searchlora.renamed import RenamedWarning
 
 
 def written(folder: Path, stages: str, parameters: str = "") -> Path:
@@ -109,7 +108,6 @@ def test_fuse_stages_can_be_nested(tmp_path):
         ("fuse: {method: borda, of: [{bm25: {}}]}", r"stage 2: 'method'"),
         ("fuse: {weights: [1], of: [{bm25: {}}, {bm25: {}}]}", r"stage 2: 'weights': .*1 weights for 2 stages"),
         ("fuse: {weights: [0], of: [{bm25: {}}]}", r"stage 2: 'weights\.0': .*greater than 0"),
-        ("fuse: {gate: gate.json, of: [{bm25: {}}]}", r"stage 2: .*'gate' is no longer a key.*searchlora tune"),
         ("fuse: {of: [{bm25: {}}, {dense: {model: m, k: x}}]}", r"stage 2, of 2: 'k': .*integer"),
         (
             "fuse: {of: [{adapter: {name: a}}]}",
@@ -154,14 +152,6 @@ def test_an_override_of_an_unknown_parameter_is_refused():
         read_pipeline("rewrite_bm25", ["colour=red"])
     with pytest.raises(PipelineError, match="is not a YAML value"):
         read_pipeline("rewrite_bm25", ["adapter=["])
-
-
-def test_keys_of_earlier_pipelines_are_accepted_with_a_warning():
-    with pytest.warns(RenamedWarning, match="'index: ivf' is searched exactly now"):
-        stage = {"dense": {"model": "m", "index": "ivf", "ivf_lists": 9}}
-        assert parse_stages([stage], "old") == [DenseSettings(model="m")]
-    with pytest.warns(RenamedWarning, match="'backend' is no longer a key"):
-        assert parse_stages([{"bm25": {"backend": "bm25s", "k": 5}}], "old") == [Bm25Settings(k=5)]
 
 
 def test_parameters_are_put_into_lists(tmp_path):

@@ -106,7 +106,7 @@ class Metrics:
         )
         self.stage_flags = Counter(
             "searchlora_stage_flags",
-            "What happened to the outputs of a stage: invalid, skipped, undecided, cached, or the guard that acted.",
+            "What happened to the outputs of a stage: invalid, skipped, undecided or cached.",
             ["pipeline", "stage", "flag"],
             registry=self.registry,
         )

@@ -33,10 +33,9 @@ from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.pipeline import Pipeline, own_corpus
-from searchlora.pipelines.stages.adapter import AdapterSettings, AdapterStage
+from searchlora.pipelines.stages.adapter import AdapterSettings, AdapterStage, grades
 from searchlora.pipelines.stages.deciding import Decides
 from searchlora.pipelines.stages.fuse import part_names
-from searchlora.pipelines.stages.guards import grades
 from searchlora.pipelines.stages.stage import BuildContext, StageSettings, check_order, pinned
 from searchlora.server.api.errors import ApiError, public_text
 from searchlora.server.api.response_schemas import FusionEntry, PipelineEntry

@@ -1,1 +1,0 @@
-"""What each guard of an adapter stage saves and costs on MSRD and MT-RAG; see `__main__`."""
