@@ -23,7 +23,7 @@ from searchlora.eval.formatting import markdown_table, to_plain
 from searchlora.eval.tables import Header, to_json
 from searchlora.files import atomic_text
 from searchlora.machine import machine, versions
-from searchlora.models.memory import base_memory
+from searchlora.models.memory import base_parameters
 from searchlora.models.resolve import resolve
 from searchlora.progress import Progress, silent
 from searchlora.recipe import for_size, load_recipe
@@ -145,7 +145,7 @@ def training_figures(stored: StoredAdapter) -> dict[str, Any]:
 def rate_of(base: str, task: str, recipe: Path | None, overrides: Sequence[str] = ()) -> tuple[str, ...]:
     """The override for the learning rate of a base's size, where it is below that of a recipe for 135M."""
     chosen = load_recipe(load_generation_task(task).default_recipe, recipe, overrides).optim.learning_rate
-    rates = for_size({"optim": {"learning_rate": chosen}}, base_memory(resolve(base).path).parameters)
+    rates = for_size({"optim": {"learning_rate": chosen}}, base_parameters(resolve(base).path))
     return (f"optim.learning_rate={rates['optim']['learning_rate']}",)
 
 

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from searchlora.experiments.options import TrainingOptions as TrainingOptions
     from searchlora.experiments.promote import promote as promote
     from searchlora.experiments.run import run as run
-    from searchlora.experiments.size import SizeOptions as SizeOptions
-    from searchlora.experiments.size import size as size
     from searchlora.experiments.spec import Experiment as Experiment
     from searchlora.experiments.sweep import sweep as sweep
     from searchlora.experiments.train import train as train
@@ -56,8 +54,6 @@ _VERBS = {
     "improve": "searchlora.experiments.improve.command",
     "promote": "searchlora.experiments.promote",
     "run": "searchlora.experiments.run",
-    "size": "searchlora.experiments.size",
-    "SizeOptions": "searchlora.experiments.size",
     "sweep": "searchlora.experiments.sweep",
     "AblationOptions": "searchlora.experiments.options",
     "DecisionOptions": "searchlora.experiments.options",

@@ -115,12 +115,6 @@ class Optim(Section):
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     batch_size: int = Field(16, ge=1, description="rows per step and device")
     gradient_accumulation: int = Field(1, ge=1, description="batches per optimiser step")
-    tokens_per_step: int | None = Field(
-        None,
-        ge=1,
-        description="tokens per optimiser step, for an LLM: batch size, accumulation and checkpointing are chosen for "
-        "the free memory; a batch_size in the same place or a later one wins",
-    )
     gradient_checkpointing: bool = Field(False, description="save memory by computing activations twice")
     epochs: float = Field(1.0, gt=0, description="passes over the training rows")
     max_steps: int | None = Field(None, ge=1, description="number of optimiser steps; overrides `epochs`")
@@ -375,8 +369,6 @@ class EncoderRecipe(WithMethod):
 
     @model_validator(mode="after")
     def _known_combination(self) -> EncoderRecipe:
-        if self.optim.tokens_per_step is not None:
-            raise ValueError("optim.tokens_per_step is not available for encoders: a batch's rows are its negatives")
         if self.lora.plus_ratio is not None:
             raise ValueError("lora.plus_ratio is not available for encoders")
         if self.sides == "query" and (self.is_full or self.loss != "mnrl" or self.matryoshka is not None):

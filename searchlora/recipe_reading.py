@@ -80,14 +80,14 @@ class WithMethod(Section):
         values = _accepted(default, where)
         if file is not None:
             where = str(file)
-            own = _with_batch_size(_accepted(read_recipe(Path(file)), where))
+            own = _accepted(read_recipe(Path(file)), where)
             values = _merged(values, own)
         else:
             own = {}
         given: dict[str, Any] = {}
         for override in overrides:
             given = _merged(given, _override(override))
-        recipe = cls._validated(_merged(values, _with_batch_size(given)), where, given)
+        recipe = cls._validated(_merged(values, given), where, given)
         # A file for LoRA may be used with --set method=full; one that says full itself means its rate for it.
         of_file = own if own.get("method") == "full" else {}
         for layer, place in ((of_file, f"{where}, optim.learning_rate"), (given, "--set optim.learning_rate")):
@@ -149,14 +149,6 @@ def _accepted(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in _OLD_KEYS.keys() & values.keys():
         _LOG.warning("%s: '%s: %s' is now 'method: %s'", where, key, values[key], result["method"])
     return result
-
-
-def _with_batch_size(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A layer of a recipe in which an explicit batch size replaces tokens per step, also those of layers below."""
-    optim = values.get("optim")
-    if not isinstance(optim, dict) or "batch_size" not in optim:
-        return values
-    return {**values, "optim": {**optim, "tokens_per_step": None}}
 
 
 def _override(override: str) -> dict[str, Any]:

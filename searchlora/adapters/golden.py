@@ -157,12 +157,7 @@ def _check_count(task: Task, records: int, size: int, limit: int, unit: str) -> 
 def precision_for(base: BaseModel) -> Literal["bf16", "fp32"]:
     """Precision in which the golden logits of adapters on a base are computed."""
     size = sum(file.stat().st_size for file in base.path.glob("*.safetensors"))
-    return "fp32" if loads_in_fp32(size) else "bf16"
-
-
-def loads_in_fp32(size: int) -> bool:
-    """Whether a base whose weights take `size` bytes on disk is loaded in fp32 to check an adapter."""
-    return size <= _FP32_MAX_BYTES
+    return "fp32" if size <= _FP32_MAX_BYTES else "bf16"
 
 
 def prompt_hash(task: GenerationTask, rendering: int = RENDERING) -> str:

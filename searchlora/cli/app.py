@@ -26,7 +26,6 @@ from searchlora.cli import (
     pipelines,
     rollout,
     serve,
-    size,
     sweep,
     tasks,
     train,
@@ -45,7 +44,6 @@ _COMMANDS: dict[str, dict[str, tuple[Any, str]]] = {
         "convert": (convert.app, "convert run bm25.trec bm25.parquet"),
     },
     "Train": {
-        "size": (size.size, "size --base smollm2-135m-instruct-q4_1 --task judgment --memory 24GB"),
         "train": (train.train, "train rewriting --data data/rewriting --name shop-rewriter --set lora.r=8"),
         "sweep": (sweep.sweep, "sweep intent --data data/intent --name intents --grid lora.r=1,4,16 --out sweep"),
         "tune": (pipelines.tune, "tune answers_judged --data data/answers --out answers.yaml"),

@@ -276,25 +276,16 @@ def _base(name: str | None) -> Check:
 
 
 def _memory(name: str) -> Iterator[Check]:
-    """The memory of a base that is on this machine; nothing for one that is not, which `_base` reports."""
+    """The size of a base that is on this machine; nothing for one that is not, which `_base` reports."""
     from searchlora.errors import SearchloraError
-    from searchlora.inference.settings import LocalSettings
-    from searchlora.models.memory import base_memory
+    from searchlora.models.memory import base_parameters
     from searchlora.models.resolve import resolve
 
     try:
-        memory = base_memory(resolve(name, ask_hub=False).path)
+        parameters = base_parameters(resolve(name, ask_hub=False).path)
     except SearchloraError:
         return
-    tokens = LocalSettings.model_fields["cache_tokens"].default
-    serving = memory.serving(tokens)
-    cache = f"{_gigabytes(serving)} with a full KV cache of {tokens:,} tokens" if serving is not None else "unknown"
-    yield Check("base parameters", "ok", f"{memory.parameters:,}")
-    yield Check("base weights", "ok", f"{_gigabytes(memory.bf16)} in bf16, {_gigabytes(memory.nf4)} in nf4")
-    yield Check("to train", "ok", f"{_gigabytes(memory.training)} for nf4 and validation in bf16, plus activations")
-    full = _gigabytes(memory.training_by("full"))
-    yield Check("to train in full", "ok", f"{full} for weights, gradients, optimiser and validation, plus activations")
-    yield Check("to serve", "ok", f"{cache}, plus activations")
+    yield Check("base weights", "ok", f"{parameters:,} parameters, {_gigabytes(2 * parameters)} in bf16")
 
 
 def _batching(name: str) -> Iterator[Check]:
@@ -306,7 +297,7 @@ def _batching(name: str) -> Iterator[Check]:
     from searchlora.inference.out_of_memory import is_out_of_memory
     from searchlora.inference.settings import LocalSettings
     from searchlora.models.load import load_model
-    from searchlora.models.memory import base_memory, free_memory
+    from searchlora.models.memory import base_parameters, free_memory
     from searchlora.models.processor import uses_gpu
     from searchlora.models.resolve import resolve
 
@@ -317,7 +308,7 @@ def _batching(name: str) -> Iterator[Check]:
     more_memory = "Run it on a machine with more memory."
     try:
         on_gpu = uses_gpu()
-        needed = base_memory(base.path).bf16 * (1 if on_gpu else 2)  # a processor without bf16 holds fp32
+        needed = base_parameters(base.path) * (2 if on_gpu else 4)  # a processor without bf16 holds fp32
         free = free_memory("cuda" if on_gpu else "cpu")
         if needed > free:
             detail = f"not checked: loading the base may take {_gigabytes(needed)}, and {_gigabytes(free)} are free"

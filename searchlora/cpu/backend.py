@@ -3,8 +3,7 @@
 That is on a GPU, without a C compiler, with SEARCHLORA_NATIVE=0, and for layers and models of another kind. Results are
 PyTorch's up to rounding, and a row's result does not depend on the rows that are computed with it. Inference calls
 `frozen_linear`, `lora_slots`, `attention`, `fuse_layers`, `sample` and `log_probabilities`; training calls
-`fused_model`, whose memory `fused_memory` computes. `benchmarks/multi_adapter` and `benchmarks/training` measure what
-they gain.
+`fused_model`. `benchmarks/multi_adapter` and `benchmarks/training` measure what they gain.
 """
 
 from __future__ import annotations
@@ -14,23 +13,18 @@ from collections.abc import Sequence
 import torch
 
 from searchlora.cpu.fused_layers import fuse_layers
-from searchlora.cpu.fused_memory import FusedMemory, TreeSize, fused_memory
-from searchlora.cpu.fused_model import fused_model, keeps_dense
+from searchlora.cpu.fused_model import fused_model
 from searchlora.cpu.huge_pages import release_files, release_free_memory, use_huge_pages
 from searchlora.cpu.kernels import kernels
 from searchlora.cpu.packed import CompiledLinear, PackedSlots, PrepackedLinear, padded_rank
 from searchlora.models.processor import multiplies_bf16
 
 __all__ = [
-    "FusedMemory",
-    "TreeSize",
     "attention",
     "frozen_linear",
     "fuse_layers",
-    "fused_memory",
     "fused_model",
     "instructions",
-    "keeps_dense",
     "log_probabilities",
     "lora_slots",
     "padded_rank",

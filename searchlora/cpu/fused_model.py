@@ -65,18 +65,13 @@ def fused_model(model: Any, *, recompute: bool = False) -> FusedModel | None:
     if compiled is None or not is_supported(base, dtype):
         return None
     size = sum(layer.in_features * layer.out_features for layer in base.modules() if _is_linear_4_bit(layer))
-    keep_dense = keeps_dense(size * dtype.itemsize, available_memory())
+    keep_dense = size * dtype.itemsize <= _DENSE_SHARE * available_memory()
     decoder = FusedDecoder(base, compiled, keep_dense=keep_dense, recompute=recompute)
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     if trained != {id(parameter) for parameter in decoder.parameters}:
         return None
     fused = FusedModel(decoder)
     return fused if _computes_the_same(model, fused, decoder.parameters) else None
-
-
-def keeps_dense(size: int, free: int) -> bool:
-    """Whether dense copies of 4-bit weights are kept, by their size and the free memory, in bytes."""
-    return size <= _DENSE_SHARE * free
 
 
 def _is_linear_4_bit(layer: Any) -> bool:

@@ -27,22 +27,16 @@ from searchlora.experiments.training_runs import (
     train_and_store,
 )
 from searchlora.experiments.validation import Validator
-from searchlora.models.configuration import read_configuration
 from searchlora.models.devices import chosen_gpus, rank
-from searchlora.models.load import load_tokenizer
-from searchlora.models.memory import base_memory, free_memory
+from searchlora.models.memory import base_parameters
 from searchlora.models.processor import uses_gpu
 from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.progress import Steps, no_log, no_progress
-from searchlora.prompts import Renderer
-from searchlora.recipe import EncoderRecipe, Recipe, for_size
+from searchlora.recipe import AnyRecipe, EncoderRecipe, Recipe, for_size
 from searchlora.records import drawn
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
 from searchlora.task import EncoderTask, GenerationTask, Task, generation_task, load_task
-from searchlora.training.memory import TrainedModel, validates_in_place
-from searchlora.training.rows import render_rows
 from searchlora.training.sft import train_adapter
-from searchlora.training.step_choice import choose_step, read_choice, step_of_recipe, write_choice
 from searchlora.training.training_run import TrainingResult
 
 #: Standard deviation over queries of the difference of two systems. In the results of `benchmarks` it is about .2 for
@@ -73,8 +67,9 @@ def train(
         options: Recipe, base and further data.
         store: The adapter store; SEARCHLORA_STORE or `./store` if None.
         tasks: A folder of task plugins.
-        log: Receives, before training begins, a sentence about the GPU that is chosen of several, one about memory, and
-            one about rows, epochs and the test split; with `options.reuse`, about what is reused, resumed or done.
+        log: Receives a sentence about the GPU that is chosen of several, one about the weights, and one about rows,
+            epochs and the test split; with `options.reuse`, about what is reused, resumed or done. After memory ran
+            out, one about smaller batches.
 
     Raises:
         UsageError: in a process that a launcher such as torchrun started with others, or for more processes than GPUs.
@@ -98,11 +93,10 @@ def train(
         for parent in job.parents():
             check_unseen(store, parent, job.task, job.dataset)
         if log is not None and not options.reuse:
-            model = job.model(None, options.processes) if isinstance(job, PromptedJob) else None
-            log(_memory(job, model))
+            log(_trained(job))
             log(_plan(job))
-            if model is not None:
-                for warning in (_rate_warning(model.recipe, job.base), _dropout_warning(model)):
+            if isinstance(job, PromptedJob):
+                for warning in (_rate_warning(job.recipe, job.base), _dropout_warning(job.recipe)):
                     if warning is not None:
                         log(warning)
         return train_and_store(job, name, store, options, log)
@@ -145,31 +139,23 @@ def _job(
     assert isinstance(bound, GenerationTask) and isinstance(recipe, Recipe)
     more = tuple((dataset_for(bound, folder), weight) for folder, weight in options.more_data.items())
     bound.check_training(Mixture(bound, dataset, more).rows()[0])
-    recipe = recipe_for(bound, options.recipe, options.settings, start, base_memory(base.path).parameters)
+    recipe = recipe_for(bound, options.recipe, options.settings, start, base_parameters(base.path))
     assert isinstance(recipe, Recipe)
     return PromptedJob(bound, recipe, dataset, base, rebuild, steps, adapter, more, log)
 
 
-def _memory(job: TrainingJob, model: TrainedModel | None) -> str:
-    """The memory of a training run, by the model of an LLM, or for an encoder by the headers of its base's files."""
+def _trained(job: TrainingJob) -> str:
+    """What is trained on which base."""
     recipe = job.recipe
-    if model is not None:
-        parameters, size = model.parameters, model.fixed
-    else:
-        base = base_memory(job.base.path)
-        # An encoder is held in fp32, and so is the copy that validation loads.
-        parameters, size = base.parameters, base.training_by(recipe.method, "fp32")
     what = "all weights" if recipe.is_full else f"A and B of rank {recipe.lora.r}"
-    return (
-        f"Training {what} of {public_name(job.base.name)} ({parameters:,} parameters, method {recipe.method}): "
-        f"{size / 1e9:.2f} GB with validation, plus activations."
-    )
+    parameters = base_parameters(job.base.path)
+    return f"Training {what} of {public_name(job.base.name)} ({parameters:,} parameters, method {recipe.method})."
 
 
 def _rate_warning(recipe: Recipe, base: BaseModel) -> str | None:
     """A warning of a learning rate that is higher than usual for the size of the base, as one for a smaller base is."""
     name = "full_learning_rate" if recipe.is_full else "learning_rate"
-    parameters, rate = base_memory(base.path).parameters, getattr(recipe.optim, name)
+    parameters, rate = base_parameters(base.path), getattr(recipe.optim, name)
     usual = for_size({"optim": {name: rate}}, parameters)["optim"][name]
     if rate <= usual:
         return None
@@ -179,17 +165,13 @@ def _rate_warning(recipe: Recipe, base: BaseModel) -> str | None:
     )
 
 
-def _dropout_warning(model: TrainedModel) -> str | None:
-    """A warning of dropout where the compiled kernels would train without it."""
-    recipe = model.recipe
-    if recipe.is_full or not recipe.lora.dropout:
-        return None
-    without = recipe.model_copy(update={"lora": recipe.lora.model_copy(update={"dropout": 0.0})})
-    if TrainedModel(model.config, without, model.target, processes=model.processes).fused is None:
+def _dropout_warning(recipe: Recipe) -> str | None:
+    """A warning of dropout on a CPU, where the compiled kernels train without it."""
+    if recipe.is_full or not recipe.lora.dropout or uses_gpu():
         return None
     return (
         f"warning: with dropout {recipe.lora.dropout:g}, PyTorch computes the layers. Without it, the compiled kernels "
-        "do, several times as fast: `--set lora.dropout=0`."
+        "do for most bases, several times as fast: `--set lora.dropout=0`."
     )
 
 
@@ -216,7 +198,7 @@ class PromptedJob(TrainingJob):
 
     Attributes:
         more: Further datasets for training, and the weight of their rows.
-        log: Receives a sentence about the batches that are chosen for `optim.tokens_per_step`.
+        log: Receives a sentence about smaller batches, after memory ran out.
     """
 
     task: GenerationTask
@@ -230,7 +212,8 @@ class PromptedJob(TrainingJob):
 
     def train(self, folder: Path, resume: bool) -> TrainingResult:
         records, weights = self.mixture.rows()
-        in_place = validates_in_place(self.recipe, uses_gpu())
+        # The model that is trained validates on a GPU, and where only the loss of validation rows is measured.
+        in_place = uses_gpu() or not self.recipe.validation.generate_rows
         result = train_adapter(
             self.task,
             self.recipe,
@@ -243,28 +226,20 @@ class PromptedJob(TrainingJob):
             start=None if self.start is None else self.start.path,
             progress=self.steps("Training"),
         )
-        if self.recipe.optim.tokens_per_step is not None:
-            result.summary["step"] = step_of_recipe(self.recipe)
         return replace(result, validated=self.recipe.quantization if in_place else "none")
 
-    def resolve_recipe(self, folder: Path, resume: bool, processes: int) -> Recipe:
-        if self.recipe.optim.tokens_per_step is None:
-            return self.recipe
-        choice = read_choice(folder) if resume else None
-        if choice is None:
-            renderer = Renderer(load_tokenizer(self.base), self.recipe.prompt)
-            rows = render_rows(self.task, renderer, self.mixture.rows()[0], self.recipe).examples
-            free = free_memory("cuda" if uses_gpu() else "cpu", processes)
-            choice = choose_step(self.model(free, processes), rows, free, processes)
-            write_choice(folder, choice)
-            if self.log is not None:
-                self.log(choice.sentence(float(rows.lengths.mean()), processes))
-        return choice.applied(self.recipe)
-
-    def model(self, free: int | None, processes: int) -> TrainedModel:
-        """What is trained, without weights."""
-        config = read_configuration(str(self.base.path))
-        return TrainedModel(config, self.recipe, "cuda" if uses_gpu() else "cpu", free, processes)
+    def with_smaller_batches(self, recipe: AnyRecipe) -> Recipe | None:
+        assert isinstance(recipe, Recipe)
+        optim = recipe.optim
+        least = recipe.loss.group_size if recipe.loss.ranking else 1
+        sizes = (size for size in range(optim.batch_size // 2, least - 1, -1) if optim.batch_size % size == 0)
+        if (size := next(sizes, None)) is None:
+            return None
+        batches = optim.gradient_accumulation * optim.batch_size // size
+        if self.log is not None:
+            self.log(f"Memory ran out: the rows of a step are now in {batches} batches of {size}.")
+        smaller = {"batch_size": size, "gradient_accumulation": batches}
+        return recipe.model_copy(update={"optim": optim.model_copy(update=smaller)})
 
     def tune(self, adapter: Path) -> Mapping[str, Any]:
         records = drawn(self.dataset.records("validation"), self.recipe.validation.tune_rows, self.recipe.seed)

@@ -77,10 +77,10 @@ class TrainingJob(ABC):
     def train(self, folder: Path, resume: bool) -> TrainingResult:
         """Train in the folder of a training run; in a process of its own (`train_in`)."""
 
-    def resolve_recipe(self, folder: Path, resume: bool, processes: int) -> AnyRecipe:
-        """The recipe with what it leaves to this machine, chosen once for a run in its folder."""
-        del folder, resume, processes
-        return self.recipe
+    def with_smaller_batches(self, recipe: AnyRecipe) -> AnyRecipe | None:
+        """The recipe with the same rows per step in smaller batches, for memory that ran out; None if it has none."""
+        del recipe
+        return None
 
     @property
     def mixture(self) -> Mixture:
@@ -207,15 +207,36 @@ def train_and_store(
 def train_in(
     job: TrainingJob, store: Store, name: str, folder: TrainingRunFolder, options: TrainingOptions
 ) -> TrainingResult:
-    """Train in the folder of a run, in child processes. TensorBoard files outlive it in `.logs/NAME` unless the user
+    """Train in the folder of a run, in a child process. TensorBoard files outlive it in `.logs/NAME` unless the user
     chose a folder.
+
+    After memory ran out, a further process continues from the last checkpoint in smaller batches, with the same rows
+    per step. transformers' `auto_find_batch_size` would change the rows of a step, and begin anew with trained weights.
+
+    Raises:
+        TrainingError: for memory that ran out with the smallest batches; also as `run_in_children`.
     """
+    from searchlora.inference.out_of_memory import is_out_of_memory
+
     chosen = os.environ.get(_TENSORBOARD)
     os.environ.setdefault(_TENSORBOARD, str(store.root / ".logs" / name))
     try:
-        recipe = job.resolve_recipe(folder.path, options.resume, options.processes)
-        work = partial(_train, job.rebuild, job.data(), recipe, job.base, folder.path, options.resume)
-        return run_in_children(work, job.steps, processes=options.processes, where=str(folder.path))
+        recipe, resume = job.recipe, options.resume
+        while True:
+            work = partial(_train, job.rebuild, job.data(), recipe, job.base, folder.path, resume)
+            try:
+                return run_in_children(work, job.steps, processes=options.processes, where=str(folder.path))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                smaller = job.with_smaller_batches(recipe)
+                if smaller is None:
+                    raise TrainingError(
+                        "memory ran out",
+                        where=str(folder.path),
+                        fix="Lower optim.batch_size or set optim.gradient_checkpointing=true, and use --restart.",
+                    ) from error
+                recipe, resume = smaller, True
     finally:
         if chosen is None:  # else it would be the folder of the next name, too
             os.environ.pop(_TENSORBOARD, None)

@@ -147,7 +147,9 @@ class _Run:
         if kind == "error":
             return value  # type: ignore[no-any-return]
         cause = f"was ended by {signal.Signals(-value).name}" if value < 0 else f"ended with exit code {value}"
-        memory = " Memory may have run out: try a smaller optim.batch_size." if value == -signal.SIGKILL else ""
+        memory = ""
+        if value == -signal.SIGKILL:
+            memory = " If memory ran out, lower optim.batch_size or set optim.gradient_checkpointing=true."
         return TrainingError(
             f"the training process {cause} {self.at}",
             where=self.where,

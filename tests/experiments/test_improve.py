@@ -184,7 +184,7 @@ def test_the_retriever_is_the_last_one_of_a_pipeline_and_encodes_queries_in_batc
 @pytest.mark.slow
 def test_a_large_base_without_an_adapter_has_the_learning_rates_of_its_size(tiny_base, data, monkeypatch):
     def rate(parameters: int, *overrides: str) -> float:
-        monkeypatch.setattr(command, "base_memory", lambda _: SimpleNamespace(parameters=parameters))
+        monkeypatch.setattr(command, "base_parameters", lambda _: parameters)
         options = TrainingOptions(overrides, tiny_base.name)
         job = command._job(None, data, options, "bm25", None, Store("store"), None, None, no_progress)
         return job.recipe.optim.learning_rate

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 
 from searchlora.adapters.store import Store
@@ -23,6 +24,7 @@ from searchlora.experiments.train import train
 from searchlora.experiments.training_runs import TrainingRunFolder, train_in
 from searchlora.progress import Steps, no_progress
 from searchlora.task import load_generation_task
+from searchlora.training import sft_trainer
 from tests.child_scripts import run_script
 
 SHORT = ("optim.max_steps=2", "optim.batch_size=2", "lora.r=2", "checkpoints.every_steps=1")
@@ -130,6 +132,46 @@ def test_a_run_whose_training_process_is_killed_is_resumed_and_stored_once(tiny_
     check_hashes(resumed)
 
 
+def out_of_memory_above(monkeypatch: pytest.MonkeyPatch, rows: int, step: int = 0) -> list[int]:
+    """Train in this process, where batches of more rows run out of memory from a step on; returns sizes of batches."""
+    seen = []
+    compute = sft_trainer.CompletionTrainer.compute_loss
+
+    def limited(self, model, inputs, *args, **kwargs):
+        if len(inputs["row"]) > rows and self.state.global_step >= step:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        seen.append(len(inputs["row"]))
+        return compute(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(sft_trainer.CompletionTrainer, "compute_loss", limited)
+    monkeypatch.setattr(training_runs, "run_in_children", lambda work, steps, **_: work(steps))
+    return seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [0, 2])
+def test_after_memory_ran_out_a_step_has_the_same_rows_in_smaller_batches(tiny_base, data, tmp_path, monkeypatch, step):
+    store, said = Store(tmp_path / "store"), []
+    overrides = (*SHORT, "optim.batch_size=6", "optim.max_steps=4", "method=lora", "precision=fp32")
+    whole = train("rewriting", data, "whole", TrainingOptions(overrides, tiny_base.name), store=store)
+    seen = out_of_memory_above(monkeypatch, 2, step)
+    small = train("rewriting", data, "small", TrainingOptions(overrides, tiny_base.name), store=store, log=said.append)
+    assert {*seen[:step]} <= {5, 6} and {*seen[step:]} == {1}
+    ran_out = [line for line in said if line.startswith("Memory ran out")]
+    assert [line.split("now in ")[1] for line in ran_out] == ["2 batches of 3.", "6 batches of 1."]
+    assert small.manifest.recipe == whole.manifest.recipe
+    assert small.manifest.training["steps"] == 4 and small.manifest.training["resumed_from_step"] == step
+    assert small.manifest.training["tokens"] == whole.manifest.training["tokens"]
+    assert small.manifest.training["final_loss"] == pytest.approx(whole.manifest.training["final_loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_with_the_smallest_batches_names_the_settings(tiny_base, data, tmp_path, monkeypatch):
+    out_of_memory_above(monkeypatch, 0)
+    with pytest.raises(TrainingError, match=r"memory ran out.*optim\.batch_size.*optim\.gradient_checkpointing"):
+        train("rewriting", data, "r", TrainingOptions(SHORT, tiny_base.name), store=tmp_path / "store")
+
+
 @pytest.mark.slow
 def test_reusing_a_version_deletes_the_run_folder_of_a_killed_process(tiny_base, data, tmp_path):
     store = Store(tmp_path / "store")
@@ -230,9 +272,6 @@ class Noting:
     def rebuild(self) -> Callable[[Steps], Noting]:
         return Noting
 
-    def resolve_recipe(self, folder: Path, resume: bool, processes: int) -> None:
-        del folder, resume, processes
-
     def data(self) -> dict[str, str]:
         return {}
 
@@ -254,11 +293,11 @@ def test_each_name_has_a_folder_for_tensorboard_unless_the_user_chose_one(tmp_pa
 
 
 def test_a_run_that_fails_before_it_trains_leaves_no_folder_for_tensorboard(tmp_path, monkeypatch):
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise TrainingError("does not fit")
 
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
-    monkeypatch.setattr(Noting, "resolve_recipe", refuse)
+    monkeypatch.setattr(training_runs, "run_in_children", refuse)
     with pytest.raises(TrainingError, match="does not fit"):
         train_in(Noting(), Store(tmp_path / "store"), "one", TrainingRunFolder(tmp_path, "id"), TrainingOptions())
     assert "TENSORBOARD_LOGGING_DIR" not in os.environ

@@ -19,7 +19,7 @@ from searchlora.experiments.start import Start, check_unseen
 from searchlora.experiments.training_runs import dataset_for, train_and_store
 from searchlora.inference.settings import EngineSettings, LocalSettings
 from searchlora.models.devices import chosen_gpus
-from searchlora.models.memory import base_memory
+from searchlora.models.memory import base_parameters
 from searchlora.models.resolve import resolve
 from searchlora.progress import Steps, no_log, no_progress
 from searchlora.recipe import for_size, load_recipe
@@ -113,14 +113,7 @@ def _job(
         _check_index(Path(index), task, dataset)
     start = None if parent is None else Start.of(store, parent.reference, task)
     default = task.default_recipe if start is None else start.recipe.model_dump()
-    # A parent may have been trained with batches that were chosen for the memory there was.
-    chosen = parent.manifest.training.get("step", {}) if parent is not None else {}
-    default = {**default, "optim": {**default.get("optim", {}), **chosen, "tokens_per_step": None}}
     recipe = load_recipe(default, options.recipe, options.settings)
-    if recipe.optim.tokens_per_step is not None:
-        raise RecipeError(
-            "is for `train`, which chooses batches by it", where="optim.tokens_per_step", fix="Set optim.batch_size."
-        )
     if recipe.is_full:
         raise RecipeError(
             "improve trains adapters, not all weights", where="recipe", fix="Set method=lora or qlora, on an adapter."
@@ -135,7 +128,7 @@ def _job(
         start.check(recipe, "Or set improve.start=base, without improve.then.")
     base = resolve(recipe.base) if start is None else start.base(recipe)
     if start is None:
-        default = for_size(default, base_memory(base.path).parameters)
+        default = for_size(default, base_parameters(base.path))
         recipe = load_recipe(default, options.recipe, options.settings)
     settings = engine or LocalSettings(max_num_seqs=BATCH_ROWS)
     settings.check_recipe(recipe, "recipe")
