@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,14 +15,6 @@ from searchlora.files.yaml_text import parse_yaml
 
 #: Which weights are trained.
 Method = Literal["full", "lora", "qlora"]
-
-#: Keys that `method` replaced -> their values -> its value.
-_OLD_KEYS: dict[str, dict[Any, Method]] = {
-    "quantization": {"nf4": "qlora", "none": "lora"},
-    "full": {True: "full", False: "lora"},
-}
-
-_LOG = logging.getLogger(__name__)
 
 #: Parts of a key in `--set` at most; recipes have sections of one level.
 _MAX_DEPTH = 8
@@ -77,10 +68,10 @@ class WithMethod(Section):
             '2025-01-31'
         """
         where = "recipe"
-        values = _accepted(default, where)
+        values: Mapping[str, Any] = default
         if file is not None:
             where = str(file)
-            own = _accepted(read_recipe(Path(file)), where)
+            own = read_recipe(Path(file))
             values = _merged(values, own)
         else:
             own = {}
@@ -98,8 +89,8 @@ class WithMethod(Section):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "recipe") -> Self:
-        """Validate a mapping as a recipe, also one of a manifest from before `method`. Raises `RecipeError`."""
-        return cls._validated(with_method(values, where), where)
+        """Validate a mapping as a recipe. Raises `RecipeError`."""
+        return cls._validated(values, where)
 
     @classmethod
     def _validated(cls, values: Mapping[str, Any], where: str, given: Mapping[str, Any] = {}) -> Self:
@@ -119,38 +110,6 @@ class WithMethod(Section):
             raise RecipeError(f"'{key}' = {value} is refused: {first['msg'].lower()}", where=where) from None
 
 
-def with_method(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A recipe's keys with `method` in place of `quantization` and `full`, which earlier versions had.
-
-    Raises:
-        RecipeError: for an old key beside `method`, or with a value that it never had.
-
-    Examples:
-        >>> with_method({"base": "b", "quantization": "none"}, "recipe")
-        {'base': 'b', 'method': 'lora'}
-    """
-    result = dict(values)
-    for key, methods in _OLD_KEYS.items():
-        if key not in result:
-            continue
-        old = result.pop(key)
-        known = isinstance(old, str | bool) and old in methods
-        if "method" in result or not known:
-            raise RecipeError(
-                f"'{key}' was replaced by 'method'", where=where, fix="Write method: full, lora or qlora."
-            )
-        result["method"] = methods[old]
-    return result
-
-
-def _accepted(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A user's keys; an old one is accepted with a note that names the new one."""
-    result = with_method(values, where)
-    for key in _OLD_KEYS.keys() & values.keys():
-        _LOG.warning("%s: '%s: %s' is now 'method: %s'", where, key, values[key], result["method"])
-    return result
-
-
 def _override(override: str) -> dict[str, Any]:
     """The keys that an override `key.key=value` sets. Raises `RecipeError`."""
     key, equals, value = override.partition("=")
@@ -165,7 +124,7 @@ def _override(override: str) -> dict[str, Any]:
         raise RecipeError(f"a key of {len(parts)} parts", where="--set", fix="Write section.key=value.")
     for part in reversed(parts):
         nested = {part: nested}
-    return _accepted(nested, f"--set {key[:100]}")
+    return nested
 
 
 def _override_of(location: Sequence[int | str], given: Mapping[str, Any]) -> str | None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from searchlora.encoder_baseline import EncoderBaseline
 from searchlora.errors import DataError, UsageError
@@ -32,7 +32,6 @@ from searchlora.outputs import InvalidOutput, OutputSpec
 from searchlora.plugins import Plugin, installed_plugins
 from searchlora.recipe_reading import read_recipe
 from searchlora.records import Evidence, Format, GradedTarget, Judgment, Options, Record, SearchContext
-from searchlora.renamed import warn_renamed
 from searchlora.rewards import INVALID, RewardContext
 
 GROUP = "searchlora.tasks"
@@ -562,17 +561,6 @@ def generation_task(task: Task) -> GenerationTask:
     if not isinstance(task, GenerationTask):
         raise UsageError(f"the task '{task.name}' has no prompt, which this command requires")
     return task
-
-
-_RENAMED = {"load_prompted_task": load_generation_task, "prompted": generation_task}
-
-if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        if name not in _RENAMED:
-            raise AttributeError(f"module 'searchlora.task' has no attribute '{name}'")
-        warn_renamed(name, _RENAMED[name].__name__)
-        return _RENAMED[name]
 
 
 def _plugins(folder: str | Path | None) -> dict[str, Plugin]:

@@ -16,9 +16,12 @@ import pytest
 
 from benchmarks.servers import child_server
 from searchlora.eval.trec import read_run
-from tests.test_older_schemas import FIXTURES
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import train
 
 ROOT = Path(__file__).parents[1]
+FIXTURE = ROOT / "tests" / "fixtures" / "tiny"
+FAST = ("optim.max_steps=4", "optim.batch_size=4", "precision=fp32", "method=lora", "validation.rows=4")
 HEAVY = ("torch", "peft", "trl", "bitsandbytes", "datasets", "sentence_transformers", "faiss", "fastapi", "matplotlib")
 
 
@@ -56,10 +59,22 @@ def core(core_python, tmp_path):
     return call
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a tiny base, datasets, and a store with an adapter of two tasks."""
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(FIXTURE, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # the manifests name their base relative to it
+        for task in ("intent", "rewriting"):
+            train(task, f"datasets/{task}", f"tiny-{task}", TrainingOptions(FAST, base="base"), store="store")
+    return folder
+
+
 @pytest.fixture
-def old(tmp_path):
-    """Adapters, datasets and evaluations with kept outputs."""
-    shutil.copytree(FIXTURES / "schema_3", tmp_path, dirs_exist_ok=True)
+def folder(trained, tmp_path):
+    """A copy of it for one test."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -99,45 +114,45 @@ def test_judge_card(core, tmp_path):
 
 
 @pytest.mark.slow
-def test_store_evaluate_and_promote_from_kept_outputs(core, old, cli, monkeypatch):
-    assert "old-intent@1" in core("adapters", "list", "--store", "store")
+def test_store_evaluate_and_promote_from_kept_outputs(core, folder, cli, monkeypatch):
+    assert "tiny-intent@1" in core("adapters", "list", "--store", "store")
     evaluation = (
-        *("evaluate", "old-intent", "--data", "datasets/intent"),
+        *("evaluate", "tiny-intent", "--data", "datasets/intent"),
         *("--store", "store", "--out", "evaluations/intent"),
     )
-    monkeypatch.chdir(old)  # the manifests name their base relative to it
-    generated = cli(*evaluation)  # the fixture's own outputs are of an earlier rendering
+    monkeypatch.chdir(folder)  # the manifests name their base relative to it
+    generated = cli(*evaluation)
     assert generated.code == 0, generated.err
     evaluated = core(*evaluation)
     assert "Outputs taken from" in evaluated
-    (old / "policy.yaml").write_text("measure: accuracy\nmax_invalid_rate: 0.5\n", encoding="utf-8")
+    (folder / "policy.yaml").write_text("measure: accuracy\nmax_invalid_rate: 0.5\n", encoding="utf-8")
     promote = (
-        *("promote", "old-intent@1", "--to", "production", "--policy", "policy.yaml", "--data", "datasets/intent"),
+        *("promote", "tiny-intent@1", "--to", "production", "--policy", "policy.yaml", "--data", "datasets/intent"),
         *("--store", "store", "--out", "evaluations/intent"),
     )
     assert "Refused" in core(*promote, code=1)  # six rows cannot show that it beats its base
     core(*promote, "--force", "a test")
-    assert "old-intent" in core("adapters", "show", "old-intent@production", "--store", "store")
+    assert "tiny-intent" in core("adapters", "show", "tiny-intent@production", "--store", "store")
 
 
 @pytest.mark.slow
-def test_run_a_pipeline_through_a_server(core, old, monkeypatch):
+def test_run_a_pipeline_through_a_server(core, folder, monkeypatch):
     """The server has torch; the pipeline that asks it does not."""
-    (old / "queries.tsv").write_text("id\tquery\n1\ttent 0\n2\tboot 1\n", encoding="utf-8")
+    (folder / "queries.tsv").write_text("id\tquery\n1\ttent 0\n2\tboot 1\n", encoding="utf-8")
     documents = [{"id": f"d{n}", "title": "", "text": f"TENT {n} boot stove"} for n in range(5)]
-    (old / "corpus.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents), encoding="utf-8")
-    monkeypatch.chdir(old)  # the manifests name their base relative to it
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents), encoding="utf-8")
+    monkeypatch.chdir(folder)  # the manifests name their base relative to it
     script = Path(sys.executable).with_name("searchlora")
     serve = [str(script), "serve", "--base", "base", "--store", "store", "--precision", "fp32", "--port"]
     environment = {"PYTHONPATH": str(ROOT)}
     with child_server(
-        "serve", lambda port: [*serve, str(port)], old / "server.log", ready="/readyz", environment=environment
+        "serve", lambda port: [*serve, str(port)], folder / "server.log", ready="/readyz", environment=environment
     ) as url:
         core(
             *("run", "rewrite_bm25", "--queries", "queries.tsv", "--corpus", "corpus.jsonl", "--out", "run.trec"),
-            *("--set", "adapter=old-rewriting@1", "--store", "store", "--server", url),
+            *("--set", "adapter=tiny-rewriting@1", "--store", "store", "--server", url),
         )
-    assert set(read_run(old / "run.trec")) <= {"1", "2"}
+    assert set(read_run(folder / "run.trec")) <= {"1", "2"}
 
 
 @pytest.mark.slow
@@ -150,9 +165,9 @@ def test_run_a_pipeline_in_shards(core, tmp_path):
 
 
 @pytest.mark.slow
-def test_verbs_that_need_more_name_the_extra(core, old):
-    assert "searchlora[local]" in core("adapters", "verify", "old-intent", "--store", "store", code=1)
+def test_verbs_that_need_more_name_the_extra(core, folder):
+    assert "searchlora[local]" in core("adapters", "verify", "tiny-intent", "--store", "store", code=1)
     train = ("train", "intent", "--data", "datasets/intent", "--name", "new", "--base", "base", "--store", "store")
     assert "searchlora[" in core(*train, code=1)
-    assert not (old / "store" / "new").exists()
+    assert not (folder / "store" / "new").exists()
     assert "searchlora[serve]" in core("serve", "--base", "base", "--store", "store", code=1)

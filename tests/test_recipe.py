@@ -101,28 +101,6 @@ def test_a_missing_file_is_named(tmp_path):
         load_recipe({}, tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize(
-    ("old", "method"), [("quantization=nf4", "qlora"), ("quantization=none", "lora"), ("full=true", "full")]
-)
-def test_an_old_key_is_accepted_with_a_note_that_names_the_new_one(old, method, caplog):
-    load = load_encoder_recipe if old.startswith("full") else load_recipe
-    assert load({}, overrides=[old]).method == method
-    assert f"is now 'method: {method}'" in caplog.text
-
-
-def test_an_old_key_overrides_the_method_of_a_lower_layer(tmp_path):
-    file = tmp_path / "recipe.yaml"
-    file.write_text("quantization: none\n", encoding="utf-8")
-    assert load_recipe({"method": "qlora"}, file).method == "lora"
-    assert load_recipe({"method": "qlora"}, file, ["method=full"]).method == "full"
-
-
-@pytest.mark.parametrize("values", [{"quantization": "int8"}, {"quantization": "nf4", "method": "lora"}, {"full": []}])
-def test_an_old_key_with_another_value_or_beside_the_new_one_names_the_new_one(values):
-    with pytest.raises(RecipeError, match=r"was replaced by 'method'.*full, lora or qlora"):
-        load_recipe(values)
-
-
 def test_only_qlora_quantises_and_only_full_has_its_own_learning_rate():
     assert [load_recipe({"method": method}).quantization for method in ("full", "lora", "qlora")] == [
         *("none", "none", "nf4")

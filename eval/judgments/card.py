@@ -34,11 +34,6 @@ from searchlora.files import atomic_text, file_sha256, numbered_lines, parse_jso
 
 SCHEMA_VERSION = 1
 
-#: Fields that cards of earlier releases do not have; they are not written where they hold nothing.
-_LATER_FIELDS = frozenset(
-    {"engine", "scale", "relevant", "grade_sources", "unknown_sources", "engines", "gate_queries"}
-)
-
 _Card = TypeVar("_Card", "JudgmentsCard", "RunCard", "_StoredQueries")
 
 
@@ -102,7 +97,7 @@ class RunCard:
         run_sha256: Set when the card is written.
         unknown_sources: Names of the sources of hits that have no card: which models produced them is unknown.
         engines: The engines that computed the adapter stages, see `Engine.engine_id`.
-        gate_queries: Hashes of the queries from which a ranking model learned, or, in earlier releases, a gate.
+        gate_queries: Hashes of the queries from which a ranking model learned.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
@@ -363,8 +358,7 @@ def _written(path: Path, card: JudgmentsCard, sha256: str) -> JudgmentsCard:
 
 
 def _write(path: str | Path, values: Mapping[str, Any]) -> None:
-    known = {name: value for name, value in values.items() if name not in _LATER_FIELDS or value not in (None, ())}
-    write_json(card_path(path), {"schema_version": SCHEMA_VERSION, **known})
+    write_json(card_path(path), {"schema_version": SCHEMA_VERSION, **values})
 
 
 def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:
@@ -379,7 +373,7 @@ def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:
     if not isinstance(values, dict) or values.pop("schema_version", None) != SCHEMA_VERSION:
         raise _malformed(path, f"its schema version is not {SCHEMA_VERSION}")
     # A missing lineage would never be found circular.
-    if missing := sorted({field_.name for field_ in fields(card)} - values.keys() - _LATER_FIELDS):
+    if missing := sorted({field_.name for field_ in fields(card)} - values.keys()):
         raise _malformed(path, f"the field '{missing[0]}' is missing")
     return values
 

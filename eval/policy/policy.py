@@ -28,7 +28,6 @@ from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.sources import Source
 from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
-from searchlora.renamed import warn_renamed, with_new_keys
 
 
 class _Strict(BaseModel):
@@ -76,11 +75,6 @@ class SliceRule(_Strict):
     values: tuple[str, ...] | None = None
     by: Literal["difference", "interval"] = "difference"
     min_rows: int | None = Field(None, ge=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _earlier_keys(cls, values: Any) -> Any:
-        return with_new_keys(values, SLICE_KEYS, "slices")
 
 
 class FoundSliceRule(_Strict):
@@ -133,13 +127,8 @@ class Policy(_Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _earlier_keys(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        for key, inner, new in _POLICY_KEYS:
-            if isinstance(values.get(key), Mapping) and inner in values[key]:
-                warn_renamed(f"{key}: {{{inner}: …}}", new, "policy")
-        return _with_baselines(in_new_keys(values))
+    def _read_baselines(cls, values: Any) -> Any:
+        return _with_baselines(values) if isinstance(values, Mapping) else values
 
 
 def read_policy(path: str | Path) -> Policy:
@@ -164,38 +153,6 @@ def read_policy(path: str | Path) -> Policy:
             where=str(path),
             fix=f"The rules of a policy: {', '.join(Policy.model_fields)}.",
         ) from None
-
-
-#: Key of an earlier release, the key in it, and its key now.
-_POLICY_KEYS = (
-    ("invalid_rate", "at_most", "max_invalid_rate"),
-    ("latency", "at_most_ms", "max_latency_ms"),
-    ("latency", "at_most_times_base", "max_latency_ratio"),
-    ("least", "rows", "min_rows"),
-    ("least", "groups", "min_groups"),
-)
-SLICE_KEYS = {"largest_fall": "max_fall", "least_rows": "min_rows"}
-
-
-def in_new_keys(policy: Mapping[str, Any]) -> dict[str, Any]:
-    """A policy as written by an earlier release, in the keys and words of this one.
-
-    Examples:
-        >>> in_new_keys({"least": {"rows": 100}, "held_out": "told", "latency": None})
-        {'held_out': 'reported', 'min_rows': 100}
-    """
-    current = dict(policy)
-    if current.get("held_out") == "told":
-        current["held_out"] = "reported"
-    for key in dict.fromkeys(key for key, _, _ in _POLICY_KEYS):
-        names = {inner: new for old, inner, new in _POLICY_KEYS if old == key}
-        values = current.get(key, "")
-        if values is None:
-            del current[key]
-        elif isinstance(values, Mapping) and values.keys() <= names.keys():
-            del current[key]
-            current |= {names[inner]: value for inner, value in values.items()}
-    return current
 
 
 def _with_baselines(policy: Mapping[str, Any]) -> Mapping[str, Any]:

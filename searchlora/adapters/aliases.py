@@ -15,14 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     StringConstraints,
     TypeAdapter,
-    model_serializer,
 )
 
 from searchlora.adapters.references import MAX_VERSION
@@ -41,7 +38,7 @@ class Rule(BaseModel):
 
     rule: str
     passed: bool
-    finding: str = Field(validation_alias=AliasChoices("finding", "said"))
+    finding: str
     short_by: float | None = 0.0
 
 
@@ -115,13 +112,6 @@ class AliasMove(BaseModel):
     decision: Decision | None = None
     weights: dict[int, float] | None = None
     rollout: RolloutStep | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Releases that know no rollouts read a history without any."""
-        row: dict[str, Any] = dump(self)
-        unused = ("weights", "rollout")
-        return {key: value for key, value in row.items() if key not in unused or value is not None}
 
     @property
     def refused(self) -> bool:

@@ -160,13 +160,9 @@ def precision_for(base: BaseModel) -> Literal["bf16", "fp32"]:
     return "fp32" if size <= _FP32_MAX_BYTES else "bf16"
 
 
-def prompt_hash(task: GenerationTask, rendering: int = RENDERING) -> str:
-    """sha256 of the rendering version, the task's template and, if it has any, its settings.
-
-    Args:
-        rendering: `prompts.RENDERING` when the prompts were rendered; up to 3, it was not part of the hash.
-    """
-    version = f"rendering {rendering}\n" if rendering > 3 else ""
+def prompt_hash(task: GenerationTask) -> str:
+    """sha256 of the rendering version, the task's template and, if it has any, its settings."""
+    version = f"rendering {RENDERING}\n"
     settings = json.dumps(task.settings, sort_keys=True) if task.settings else ""
     return hashlib.sha256((version + task.template + settings).encode()).hexdigest()
 

@@ -9,11 +9,9 @@ reproduced.
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import tempfile
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +41,9 @@ from searchlora.outputs import ClosedSet
 from searchlora.prompts import Renderer
 from searchlora.task import EncoderTask, GenerationTask, Task, load_task
 
-_LOG = logging.getLogger(__name__)
-
 
 def check_files(stored: StoredAdapter, base: BaseModel) -> None:
     """Check what every load checks before `attach` compares keys and shapes.
-
-    The notice of an adapter with an older manifest is logged as a warning, once.
 
     Raises:
         TamperedAdapter: a file is missing, extra or changed.
@@ -60,14 +54,7 @@ def check_files(stored: StoredAdapter, base: BaseModel) -> None:
     check_hashes(stored)
     if not stored.is_full:
         read_config(stored.path)
-    if notice := stored.manifest.notice:
-        _log_once(notice)
     check_base(stored.reference, stored.manifest.base, base)
-
-
-@cache
-def _log_once(notice: str) -> None:
-    _LOG.warning(notice)
 
 
 def check_base(reference: str, trained_on: Base, base: BaseModel) -> None:
@@ -311,7 +298,7 @@ def _excerpt(renderer: Renderer, ids: Sequence[int], start: int) -> str:
 
 
 def _cause(stored: StoredAdapter, task: GenerationTask) -> str:
-    if prompt_hash(task, stored.manifest.rendering) != stored.manifest.prompt_hash:
+    if prompt_hash(task) != stored.manifest.prompt_hash:
         return f"the prompt template of '{task.name}' (prompt.jinja) changed since"
     return (
         f"its prompt.jinja is the same, so the code of '{task.name}' (version {task.version}) changed since, "

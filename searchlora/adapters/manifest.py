@@ -15,12 +15,9 @@ from searchlora.models.fingerprint import Fingerprint
 from searchlora.models.resolve import BaseModel as LocalBase
 from searchlora.models.resolve import resolve
 from searchlora.recipe import PromptOptions
-from searchlora.recipe_reading import with_method
 
-#: Incremented whenever a field is added, renamed or changes its meaning. 3: searchlora 0.1, the oldest that is read.
-#: 4: prompts are rendered by rule 4 (`prompts.RENDERING`), and the recipe has `prompt`.
-#: 5: the recipe has `method` in place of `quantization` or `full`, and a version may be a whole model.
-SCHEMA_VERSION, OLDEST_SCHEMA = 5, 3
+#: Incremented whenever a field is added, renamed or changes its meaning; no other schema is read.
+SCHEMA_VERSION = 5
 
 MANIFEST = "searchlora.json"
 
@@ -225,7 +222,7 @@ class Manifest(ManifestDraft):
         files: sha256 of each file of the version, without the manifest itself.
     """
 
-    schema_version: int = Field(SCHEMA_VERSION, ge=OLDEST_SCHEMA, strict=True)
+    schema_version: int = Field(SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION, strict=True)
     name: str
     version: int = Field(ge=1, le=MAX_VERSION, strict=True)
     created: Annotated[str, StringConstraints(pattern=r"\A[0-9TWZ:.+-]{8,40}\z")]
@@ -265,7 +262,7 @@ class Manifest(ManifestDraft):
     @property
     def method(self) -> str:
         """`method` of the recipe: full, lora or qlora; lora for a recipe without one."""
-        return str(with_method(self.recipe, self.reference).get("method", "lora"))
+        return str(self.recipe.get("method", "lora"))
 
     @property
     def precision(self) -> Literal["bf16", "fp32"]:
@@ -300,24 +297,8 @@ class Manifest(ManifestDraft):
         return bool(self.recipe.get("sides") == "query")
 
     @property
-    def rendering(self) -> int:
-        """`prompts.RENDERING` when the adapter was trained."""
-        return 4 if self.schema_version > 3 else 3
-
-    @property
-    def notice(self) -> str | None:
-        """What a user must know before using an adapter that an older searchlora stored; None for a current one."""
-        if self.rendering > 3 or self.prompt_hash is None:
-            return None
-        return (
-            f"{self.reference} has manifest schema {self.schema_version}: its training prompts were rendered by an "
-            "older rule, under which texts could contain control tokens. Other prompts are the same. If its data holds "
-            "control tokens, train it again."
-        )
-
-    @property
     def prompt_options(self) -> PromptOptions:
-        """Options of the chat template in training; the default ones for an adapter of an older schema."""
+        """Options of the chat template in training."""
         return PromptOptions.model_validate(self.recipe.get("prompt") or {})
 
     def draft(self) -> ManifestDraft:
@@ -329,7 +310,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a version's folder.
 
     Raises:
-        ManifestError: if it is missing, not valid JSON, lacks a field, or was written by a newer searchlora.
+        ManifestError: if it is missing, not valid JSON, lacks a field, or has another schema.
     """
     file = folder / MANIFEST
     try:
@@ -348,11 +329,11 @@ def parse_manifest(text: str, where: str) -> Manifest:
     except ValueError as error:
         raise ManifestError(f"is not JSON ({error})", where=where, fix=restore) from None
     schema = values.get("schema_version") if isinstance(values, dict) else None
-    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+    if isinstance(schema, int) and schema != SCHEMA_VERSION:
         raise ManifestError(
-            f"was written by a newer searchlora (manifest schema {schema}; this one reads up to {SCHEMA_VERSION})",
+            f"has manifest schema {schema}, and this searchlora reads {SCHEMA_VERSION}",
             where=where,
-            fix="Upgrade searchlora.",
+            fix="Train the adapter again, or use the searchlora that stored it.",
         )
     try:
         return Manifest.model_validate(values)

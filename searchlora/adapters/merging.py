@@ -36,7 +36,6 @@ _EQUAL = {
     "settings": "other settings",
     "query_side_only": "another value of `sides`",
     "prompt_options": "other options of the chat template",
-    "rendering": "another rule of rendering prompts",
     "prompt_hash": "another prompt template (prompt.jinja)",
 }
 

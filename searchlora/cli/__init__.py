@@ -24,15 +24,12 @@ def main() -> None:
 
 def _main() -> None:
     from searchlora.cli.app import app
-    from searchlora.cli.renamed_options import show_warnings_of_renamed, with_new_options
     from searchlora.errors import SearchloraError
 
     debug = "--debug" in sys.argv  # anywhere on the command line
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
         _check_arguments(sys.argv[1:])
-        show_warnings_of_renamed()
-        sys.argv[1:] = with_new_options(sys.argv[1:])
         app(standalone_mode=True)
     except SearchloraError as error:
         if debug:

@@ -45,7 +45,6 @@ from searchlora.files import (
 from searchlora.files.json_text import value_fault
 from searchlora.progress import Progress, silent
 from searchlora.records import Collection, Format, Judgment, Record, RejectedRow, SourceReport, SourceRow
-from searchlora.renamed import warn_renamed
 from searchlora.task import GenerationTask, Task, load_task
 
 OnLeak = Literal["refuse", "drop"]
@@ -80,7 +79,6 @@ def build(
     encoding: str | None = None,
     origin: Mapping[str, Any] | None = None,
     progress: Progress = silent,
-    shares: tuple[float, float, float] | None = None,
 ) -> DatasetCard:
     """Build a dataset folder from a source, atomically.
 
@@ -117,7 +115,6 @@ def build(
             such as "latin-1"; None: all are UTF-8. JSON and Parquet are always UTF-8.
         origin: What the source was made from, for the card: JSON values.
         progress: Called with bytes read, total bytes and the rows so far.
-        shares: Old name of `split_ratios`, accepted for one release with a warning.
 
     Returns:
         The card, as stored in `dataset.json`.
@@ -135,9 +132,6 @@ def build(
         known = ", ".join(sorted(task.formats))
         raise UnknownFormat(f"task '{task.name}' reads no format '{format}'", fix=f"Known formats: {known}.")
     reader = task.formats[format]
-    if shares is not None:
-        warn_renamed("shares=", "split_ratios=")
-        split_ratios = shares
     check_ratios(split_ratios)
     if on_leak not in ("refuse", "drop"):
         raise UsageError(f"on_leak is '{on_leak}'", fix="It is 'refuse' or 'drop'.")

@@ -34,7 +34,6 @@ from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Steps, no_log, no_progress
 from searchlora.recipe import AnyRecipe, for_size, load_encoder_recipe, load_recipe
-from searchlora.recipe_reading import with_method
 from searchlora.task import EncoderTask, Task
 from searchlora.training.processes import run_in_children
 from searchlora.training.training_run import TrainingResult
@@ -122,7 +121,7 @@ class TrainingJob(ABC):
     def _read(self, recipe: Mapping[str, Any]) -> AnyRecipe | None:
         """The recipe of a manifest, also of an older one; None if it is none today."""
         try:
-            return type(self.recipe).model_validate(with_method(recipe, "manifest"))
+            return type(self.recipe).model_validate(recipe)
         except (ValidationError, RecipeError):
             return None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel as Model
-from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from searchlora.errors import PipelineError
 from searchlora.files import read_text
@@ -19,7 +19,6 @@ from searchlora.models.load import Precision, Quantization
 from searchlora.models.processor import uses_gpu
 from searchlora.models.resolve import BaseModel
 from searchlora.recipe import MAX_RANK, AnyRecipe, PromptOptions
-from searchlora.renamed import with_new_keys
 
 if TYPE_CHECKING:
     from searchlora.adapters.store import Store
@@ -39,9 +38,6 @@ VLLM_PYTHON = "SEARCHLORA_VLLM_PYTHON"
 
 #: The highest rank that vLLM can serve.
 VLLM_MAX_RANK = 512
-
-#: Keys of a local engine in earlier releases -> their names now, which are vLLM's.
-_RENAMED = {"batch_rows": "max_num_seqs", "adapters": "max_loras", "max_rank": "max_lora_rank"}
 
 
 class _Settings(Model):
@@ -97,11 +93,6 @@ class LocalSettings(_Settings):
         " true on a CPU, but not for a mixture of experts; false on a GPU",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _renamed(cls, values: Any) -> Any:
-        return with_new_keys(values, _RENAMED, "engine")
-
     def is_batch_invariant(self, base: BaseModel | None = None) -> bool:
         """Whether answers of a base are equal to the last bit in any batch, on the device of this process."""
         if self.batch_invariant is not None:
@@ -149,7 +140,7 @@ class HttpServerSettings(_HttpSettings):
 class ServerSettings(HttpServerSettings):
     """`engine: {url: http://localhost:8000}`: a server that generates, see `RemoteEngine`."""
 
-    kind: Literal["server", "openai"] = Field("server", description="`openai` is the former name of `server`")
+    kind: Literal["server"] = "server"
     names: dict[str, str] = Field(
         default_factory=dict, description="adapter reference -> the server's name of the adapter"
     )
@@ -245,8 +236,7 @@ def _kind(value: Any) -> str:
     """The kind of engine that settings are of: without `kind`, those with a URL are of a server."""
     if not isinstance(value, Mapping):
         return str(getattr(value, "kind", ""))
-    kind = value.get("kind", "server" if "url" in value else "local")
-    return "server" if kind == "openai" else str(kind)
+    return str(value.get("kind", "server" if "url" in value else "local"))
 
 
 _KINDS: Mapping[str, type[LocalSettings] | type[ServerSettings] | type[VllmSettings]] = {

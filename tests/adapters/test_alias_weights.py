@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import Counter
 
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchlora.adapters.alias_weights import choose_version, parse_weights
-from searchlora.adapters.aliases import ALIASES, Decision, RolloutStep, Rule
+from searchlora.adapters.aliases import Decision, RolloutStep, Rule
 from searchlora.adapters.store import Store
 from searchlora.errors import InvalidName, NotInStore, StoreError, UsageError
 from tests.factories import first_word, random_adapter
@@ -150,12 +149,6 @@ def test_a_forced_rollout_is_marked_as_a_move_by_hand(store):
     assert store.alias_history("shop").by_hand == {"production"}
     store.split("shop", "production", {3: 1.0}, main=3, rollout=step.model_copy(update={"forced": False}))
     assert not store.alias_history("shop").by_hand
-
-
-def test_a_history_without_weights_is_as_earlier_releases_wrote_it(store):
-    store.alias("shop", "production", 2)
-    rows = json.loads((store.root / "shop" / ALIASES).read_text(encoding="utf-8"))
-    assert all("weights" not in row and "rollout" not in row for row in rows)
 
 
 def test_the_command_takes_weights(cli, refused, store):

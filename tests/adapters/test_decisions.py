@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from searchlora.adapters.aliases import ALIASES, Decision, Rule
+from searchlora.adapters.aliases import Decision, Rule
 from searchlora.adapters.store import Store
 from searchlora.errors import NotInStore, StoreError
 
@@ -37,16 +37,6 @@ def test_a_promotion_moves_the_alias_and_a_refusal_does_not(three):
     moves = [str(move) for move in three.history("echo")]
     assert "production -> version 1, by its policy" in moves[0]
     assert "refused to version 2: beat incumbent (nDCG@10 -0.02 (-0.04 to +0.01))" in moves[1]
-
-
-def test_stored_decisions_of_earlier_releases_are_read(three):
-    """The field `finding` of a rule was called `said`."""
-    decide(three, decision(1, "promoted"))
-    file = three.root / "echo" / ALIASES
-    assert '"finding": "200 rows"' in file.read_text()
-    file.write_text(file.read_text().replace('"finding":', '"said":'))
-    (move,) = three.history("echo")
-    assert move.decision is not None and move.decision.rules == (HELD,)
 
 
 def test_a_refusal_of_the_first_version_makes_no_alias(three):

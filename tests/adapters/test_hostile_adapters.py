@@ -11,7 +11,7 @@ import pytest
 from searchlora.adapters import golden as golden_outputs
 from searchlora.adapters.attach import attach, new_adapter
 from searchlora.adapters.golden import golden_renders
-from searchlora.adapters.load_check import check_files, check_renders, verify
+from searchlora.adapters.load_check import check_renders, verify
 from searchlora.adapters.manifest import MANIFEST, ManifestDraft, parse_manifest
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS, check_delta, check_header, read_config, read_weights
@@ -183,7 +183,7 @@ LONG = "x" * 5000
         ("files", {"x": "abc"}),
         ("versions", {"torch": "1\x1b[0m"}),
         ("prompt_hash", "no hash"),
-        ("schema_version", 2),
+        ("schema_version", "5"),
     ],
 )
 def test_fields_of_a_manifest_have_bounds(stored, store, field, value):
@@ -268,23 +268,6 @@ def test_golden_token_ids_lie_in_the_vocabulary(store, stored, task):
     outside = render.model_copy(update={"token_ids": [10**6, *render.token_ids[1:]]})
     with pytest.raises(GoldenMismatch, match="'e0'"):
         verify(with_golden(store, stored, renders=[outside, *others]), task)
-
-
-def test_an_adapter_of_an_older_schema_loads_with_a_notice(stored, store, base, caplog):
-    def older(values):
-        values["schema_version"] = 3
-        del values["recipe"]["prompt"]
-
-    edit_json(stored.path / MANIFEST, older)
-    old = store.get("echo")
-    for _ in range(2):
-        check_files(old, base)
-    (record,) = (record for record in caplog.records if record.levelname == "WARNING")
-    assert "echo@1 has manifest schema 3" in record.message and "older rule" in record.message
-    assert old.manifest.rendering == 3 and stored.manifest.rendering == 4
-    caplog.clear()
-    check_files(stored, base)
-    assert caplog.records == [] and stored.manifest.notice is None
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ SEEDS: dict[str, bytes] = {
     "policy.yaml": b"measure: nDCG@10\nbeat: {base: {margin: 0.0}}\n",
     "recipe.yaml": b"lora: {r: 8}\noptim: {learning_rate: 1.0e-3}\n",
     "pipeline.yaml": b"name: p\nstages:\n  - bm25: {k: 10}\n",
-    "manifest.json": b'{"schema_version": 3, "name": "a", "version": 1, "task": "rewriting"}',
+    "manifest.json": b'{"schema_version": 5, "name": "a", "version": 1, "task": "rewriting"}',
 }
 
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from searchlora.cli.renamed_options import RENAMED_OPTIONS
 from searchlora.task import load_tasks
 from tests.cli.test_commands import LEAVES, TREE
 
@@ -189,7 +188,6 @@ def test_messages_name_options_of_the_verbs_that_show_them():
 
 def test_texts_of_the_command_line_name_options_that_exist():
     known = {option for verb in LEAVES for option in _options_of(verb)} | OF_ALL_VERBS
-    known |= {old for names in RENAMED_OPTIONS.values() for old in names}
     for module, text in MESSAGES:
         if "/cli/" in module:
             assert set(_OPTION.findall(text)) <= known, f"{module}: {text!r}"

@@ -16,7 +16,6 @@ import pytest
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset, read_card
 from searchlora.errors import DataError, LeakError, RejectedRows, UnknownFormat, UsageError
-from searchlora.renamed import RenamedWarning
 from searchlora.tasks.rewriting import task
 from tests.memory import PEAK
 
@@ -294,7 +293,6 @@ def test_building_a_million_rows_uses_less_than_a_gigabyte(tmp_path: Path) -> No
         script = f"""{PEAK}
 from pathlib import Path
 from searchlora.data.building import build
-from searchlora.renamed import RenamedWarning
 from searchlora.tasks.rewriting import task
 build(task, Path({str(source)!r}), format="native", out=Path({str(tmp_path / f"out{rows}")!r}))
 print(peak())
@@ -330,10 +328,3 @@ def test_official_splits_without_training_rows_are_refused_with_a_way_out(tmp_pa
     _source(tmp_path, [_row(number) for number in range(9)], "test.jsonl")
     with pytest.raises(DataError, match="Give one of its files"):
         build(task, tmp_path, format="native", out=tmp_path / "out")
-
-
-def test_the_old_name_of_the_split_ratios_is_accepted_with_a_warning(tmp_path: Path) -> None:
-    source = _source(tmp_path, [_row(number) for number in range(9)])
-    with pytest.warns(RenamedWarning, match="'shares=' is now 'split_ratios='"):
-        card = build(task, source, format="native", out=tmp_path / "out", shares=(1.0, 0.0, 0.0))
-    assert card.rows == {"train": 9, "validation": 0, "test": 0}

@@ -29,7 +29,7 @@ from tests.server.api.serving import asked, served
 
 pytestmark = pytest.mark.slow
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "schema_3"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "tiny"
 FAST = ("optim.max_steps=4", "optim.batch_size=4", "precision=fp32", "validation.every_steps=4", "validation.rows=4")
 FULL = ("method=full", "optim.full_learning_rate=1e-3")
 

@@ -19,7 +19,7 @@ from searchlora.experiments.trials import planned, train_trials
 from searchlora.inference.settings import LocalSettings, VllmSettings
 from tests.child_scripts import Script
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "schema_3"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "tiny"
 DATA, BASE = FIXTURE / "datasets" / "rewriting", str(FIXTURE / "base")
 FAST = ("optim.max_steps=2", "optim.batch_size=4", "precision=fp32", "method=lora", "validation.rows=2")
 

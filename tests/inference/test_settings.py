@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from searchlora.errors import DataError, PipelineError, UsageError
+from searchlora.errors import DataError, PipelineError
 from searchlora.inference.settings import LocalSettings, ServerSettings, VllmSettings, engine_settings, read_engine
-from searchlora.renamed import RenamedWarning
 
 KEY = {"url": "http://a", "api_key_env": "SECRET"}
 
@@ -24,15 +23,6 @@ def test_a_file_or_a_text_holds_the_settings(tmp_path):
         file.write_text(text)
         with pytest.raises(PipelineError, match=r"engine\.yaml: (the settings of an engine are a mapping|is not YAML)"):
             read_engine(str(file), where="--engine")
-
-
-def test_keys_of_the_last_release_are_read_with_a_warning():
-    with pytest.warns(RenamedWarning) as warned:
-        settings = read_engine("{batch_rows: 4, adapters: 2, max_rank: 8}", where="--engine")
-    assert settings == LocalSettings(max_num_seqs=4, max_loras=2, max_lora_rank=8)
-    assert len(warned) == 3
-    with pytest.raises(UsageError, match="'adapters' is the old name of 'max_loras'"):
-        LocalSettings(adapters=2, max_loras=2)
 
 
 def test_a_file_names_only_keys_that_the_environment_allows(tmp_path, monkeypatch):

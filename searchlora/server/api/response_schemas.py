@@ -444,7 +444,7 @@ class FusionFigure(FigureEntry):
 
 
 class WeightsResult(TypedDict):
-    """`best` is an index of `fusions`; `mixes` is their former name, which the next release leaves out."""
+    """`best` is an index of `fusions`."""
 
     object: Literal["weights"]
     measure: str
@@ -453,7 +453,6 @@ class WeightsResult(TypedDict):
     parts: list[str]
     n: int
     fusions: list[FusionFigure]
-    mixes: list[FusionFigure]
     best: int
     circular: dict[str, str]
     notes: list[str]

@@ -26,7 +26,6 @@ from pydantic_core import PydanticCustomError
 
 from searchlora.files.json_text import value_fault
 from searchlora.prompts import Message
-from searchlora.renamed import with_new_keys
 from searchlora.server.api.bodies import BATCH, SINGLE
 
 #: Limits of one score request; all tokens of all choices are computed in one forward pass.
@@ -40,9 +39,6 @@ _MAX_DOCUMENTS = 1000
 
 #: Limits that bound the time and memory of validation itself: pydantic reports every error of a body.
 _MAX_FIELDS, _MAX_MESSAGES = 100, 4096
-
-#: Earlier names of request fields, still accepted.
-_EARLIER_NAMES = {"begins": "answer_prefix", "ends": "choice_suffix", "within": "prune_margin"}
 
 
 def neutral(*values: Any, fix: str) -> BeforeValidator:
@@ -126,10 +122,10 @@ class Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _rename_earlier_fields(cls, data: Any) -> Any:
+    def _check_number_of_fields(cls, data: Any) -> Any:
         if isinstance(data, dict) and len(data) > _MAX_FIELDS:
             raise PydanticCustomError("too_many_fields", "has more than {limit} fields", {"limit": _MAX_FIELDS})
-        return with_new_keys(data, {old: new for old, new in _EARLIER_NAMES.items() if new in cls.model_fields})
+        return data
 
 
 class ChatMessage(BaseModel):

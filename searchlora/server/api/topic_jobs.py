@@ -188,7 +188,6 @@ def weighing(service: Service, body: WeightsRequest) -> Callable[[BackgroundJob]
             "parts": list(names if len(names) == len(searched.settings.parts) else part_names(searched.settings)),
             "n": scores[0].n,
             "fusions": fusions,
-            "mixes": fusions,
             "best": scores.index(best_weights(scores)),
             "circular": circular,
             "notes": [

@@ -9,7 +9,6 @@ from searchlora.errors import UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.policy import Facts, Policy, decide, read_policy
-from searchlora.eval.policy.changes import changes
 
 ROWS = [str(row) for row in range(200)]
 ROLES = {"base": "base"}
@@ -107,13 +106,6 @@ def test_malformed_baselines_are_refused(tmp_path, text):
     (tmp_path / "policy.yaml").write_text(f"beat:\n  baselines: {text}\n")
     with pytest.raises(UsageError, match=r"policy\.yaml: 'baselines\."):
         read_policy(tmp_path / "policy.yaml")
-
-
-def test_a_policy_without_the_key_equals_one_of_an_earlier_release():
-    stored = Policy().model_dump(mode="json")
-    earlier = {key: value for key, value in stored.items() if key != "baselines"}
-    assert changes(earlier, stored) == ()
-    assert changes(earlier, policy("all").model_dump(mode="json")) != ()
 
 
 @pytest.mark.parametrize("less_is_better", [False, True])

@@ -8,9 +8,7 @@ import pytest
 
 from searchlora.errors import UsageError
 from searchlora.eval.ci import summary_markdown, write_junit
-from searchlora.eval.policy import Policy, RuleResult, read_policy
-from searchlora.eval.policy.changes import changes
-from searchlora.renamed import RenamedWarning
+from searchlora.eval.policy import RuleResult, read_policy
 from tests.eval.policy.test_decide import compared
 
 RESULTS = (
@@ -84,51 +82,3 @@ def test_names_with_control_characters_and_markup_stay_text(tmp_path):
     assert "<img" not in text and "</details>" not in head and "](http" not in text
     assert "# h" not in text.splitlines()
     assert not set(text) & {"\x00", "\x1b", "\u202e"}
-
-
-def test_a_policy_of_an_earlier_release_equals_its_current_form(tmp_path):
-    """`held_out: told` is the earlier spelling of `reported`; both are the same policy."""
-    path = tmp_path / "policy.yaml"
-    path.write_text("held_out: told\n", encoding="utf-8")
-    policy = read_policy(path)
-    assert policy.held_out == "reported"
-    assert changes({"held_out": "told"}, policy.model_dump(mode="json", exclude_defaults=True)) == ()
-    path.write_text(
-        "invalid_rate: {at_most: 0.1}\nlatency: {at_most_ms: 9}\nleast: {rows: 20, groups: 5}\n"
-        "slices: {turn: {largest_fall: 0.1, least_rows: 3}}\n"
-    )
-    with pytest.warns(RenamedWarning) as warned:
-        policy = read_policy(path)
-    assert (policy.max_invalid_rate, policy.max_latency_ms, policy.min_rows, policy.min_groups) == (0.1, 9, 20, 5)
-    assert (policy.slices["turn"].max_fall, policy.slices["turn"].min_rows) == (0.1, 3)
-    assert [str(warning.message).split(";")[0] for warning in warned] == [
-        "policy: 'invalid_rate: {at_most: …}' is now 'max_invalid_rate'",
-        "policy: 'latency: {at_most_ms: …}' is now 'max_latency_ms'",
-        "policy: 'least: {rows: …}' is now 'min_rows'",
-        "policy: 'least: {groups: …}' is now 'min_groups'",
-        "slices: 'largest_fall' is now 'max_fall'",
-        "slices: 'least_rows' is now 'min_rows'",
-    ]
-    with pytest.raises(UsageError, match="'least'"):
-        path.write_text("least: {columns: 2}\n")
-        read_policy(path)
-
-
-def test_a_policy_that_an_earlier_release_stored_is_compared_without_a_warning(recwarn):
-    stored = {
-        "measure": None, "beat": {"base": {"margin": 0.0}, "incumbent": {"margin": 0.0}}, "baselines": None,
-        "slices": {"turn": {"largest_fall": 0.1, "values": None, "by": "difference", "least_rows": 9}},
-        "invalid_rate": {"at_most": 0.1}, "latency": {"at_most_ms": None, "at_most_times_base": 2.0},
-        "least": {"rows": 20, "groups": 1}, "data": None, "judgments": ["human", "mixed"], "held_out": None,
-    }  # fmt: skip
-    same = Policy(
-        slices={"turn": {"max_fall": 0.1, "min_rows": 9}}, max_invalid_rate=0.1, max_latency_ratio=2, min_rows=20
-    )
-    assert changes(stored, same.model_dump(mode="json")) == ()
-    (change,) = changes(stored, {**same.model_dump(mode="json"), "min_rows": 10})
-    assert change == "min_rows was 20, is 10"
-    assert not [warning for warning in recwarn if issubclass(warning.category, RenamedWarning)]
-
-
-def test_words_of_an_earlier_release_are_shown_as_they_are_now():
-    assert changes({"held_out": "told"}, {"held_out": "required"}) == ("held_out was reported, is required",)

@@ -28,9 +28,6 @@ def test_scores_equal_the_engine(client, service):
         ({}, {}, {}),
         (texts, texts, {}),
         ({"prune_margin": 1e9}, {}, {"prune_margin": 1e9}),
-        # Names of an earlier version, which are still read.
-        ({"begins": "It is ", "ends": "."}, texts, {}),
-        ({"within": 1e9}, {}, {"prune_margin": 1e9}),
     ):
         (wanted,) = service.engine.score([Request(tuple(MESSAGES), "one", **fields)], [CHOICES], **settings)
         found = client.post("/v1/score", json=body | more).json()

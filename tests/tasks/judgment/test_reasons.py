@@ -25,13 +25,11 @@ REASONED = task.bound({**task.default_settings, "reason": True})
 PAIR = {"id": "1", "group": "g", "query": "a tent", "passage": "It sleeps two.", "grade": 2}
 
 #: Of template and default settings; another one means another version of the prompt.
-HASH = "40bf5a19d7898c7c38d8a18c3d6ae4f5ba6a48994723b463d7a704afc3dca2e7"  # up to manifest schema 3
-HASH_NOW = "22f7c65e405f7ae622591a6c6ef7f80d2ebc3f68955ddf25299675cd0118ba00"
+HASH = "22f7c65e405f7ae622591a6c6ef7f80d2ebc3f68955ddf25299675cd0118ba00"
 
 
 def test_without_reasons_prompt_settings_and_recipe_are_unchanged():
-    assert prompt_hash(task, rendering=3) == HASH
-    assert prompt_hash(task) == HASH_NOW
+    assert prompt_hash(task) == HASH
     assert messages(task, PAIR) == (
         {
             "role": "system",
@@ -55,8 +53,7 @@ def test_with_reasons_only_the_last_instruction_differs():
     *ever, only = plain[0]["content"].splitlines()
     assert before == ever and only == "Reply with the grade only."
     assert last == "Write the grade, and on the next line one short sentence that says why."
-    assert prompt_hash(REASONED, rendering=3) != HASH
-    assert prompt_hash(REASONED) != HASH_NOW
+    assert prompt_hash(REASONED) != HASH
     assert recipe_for(REASONED).max_new_tokens == 80
     assert recipe_for(REASONED, overrides=["max_new_tokens=9"]).max_new_tokens == 9
 
