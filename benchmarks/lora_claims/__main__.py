@@ -1,7 +1,6 @@
 """LoRA's claims, measured: full fine-tuning, LoRA and QLoRA on BANKING77 (LLM) and MSRD (encoder).
 
-    python -m benchmarks.lora_claims
-    python -m benchmarks.lora_claims --train     train only; a killed training is resumed by the next call
+    python -m benchmarks.lora_claims             a killed training is resumed by the next call
     python -m benchmarks.lora_claims --limit 20 --set optim.max_steps=3     trial; no results are written
 
 The three methods train on the same rows with one recipe per collection, each in a process of its own, which measures
@@ -35,9 +34,9 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.eval.comparison import Comparison
+from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
-from searchlora.experiments.sweep import sweep
-from searchlora.experiments.trials import train_trials
+from searchlora.experiments.train import train
 from searchlora.systems.system import BASE as ZERO_SHOT
 
 NAME = "lora_claims"
@@ -98,7 +97,6 @@ COLLECTIONS = (
 
 def main() -> None:
     parser = trial_parser(NAME)
-    parser.add_argument("--train", action="store_true", help="train what is missing, and stop")
     arguments = parser.parse_args()
     trial = is_trial(arguments)
     rows: list[dict[str, Any]] = []
@@ -109,25 +107,24 @@ def main() -> None:
         source, store = real_data() / collection.format, Store(work / "store")
         how_built: dict[str, Any] = {"format": collection.format, "split_ratios": collection.shares}
         data = dataset(work / "data", collection.task, source, **how_built).folder
-        grid, options = [f"method={','.join(SYSTEMS)}"], TrainingOptions(arguments.set, recipe=collection.recipe)
-        what = (collection.task, data, collection.name, grid, options)
-        if arguments.train:
-            train_trials(*what, store=store, bars=progress_bars)
-            continue
-        evaluation = EvaluationOptions("test", arguments.limit, cache_dir=work / "outputs")
-        swept = sweep(*what, evaluation=evaluation, store=store, bars=progress_bars)
-        if swept.failed:
-            continue
-        models = {str(trial.values["method"]): trial.stored for trial in swept.trials if trial.stored}
+        models: dict[str, StoredAdapter] = {}
+        with progress_bars() as steps:
+            for method in SYSTEMS:
+                own = TrainingOptions([*arguments.set, f"method={method}"], recipe=collection.recipe, reuse=True)
+                name = f"{collection.name}-method-{method}"
+                models[method] = train(collection.task, data, name, own, store=store, log=print, steps=steps)
+            first, *others = (stored.reference for stored in models.values())
+            evaluation = EvaluationOptions("test", arguments.limit, cache_dir=work / "outputs")
+            evaluated = evaluate(first, data, evaluation, compare_with=others, store=store, steps=steps)
         names = {ZERO_SHOT: "zero-shot", **{stored.reference: SYSTEMS[method] for method, stored in models.items()}}
-        evaluations = {system: swept.evaluated.systems[system].evaluation for system in names}
-        compared = named_comparison(evaluations, names, SYSTEMS["lora"], swept.comparison.measures[0])
+        evaluations = {system: evaluated.systems[system].evaluation for system in names}
+        compared = named_comparison(evaluations, names, SYSTEMS["lora"], evaluated.comparison.measures[0])
         print_comparison(compared)
-        records = swept.evaluated.records[: collection.timed]
+        records = evaluated.records[: collection.timed]
         times = [
             row
             for method in ("lora", "qlora")
-            for row in ratios(swept.evaluated.task, models[method], records, store, work / "merged")
+            for row in ratios(evaluated.task, models[method], records, store, work / "merged")
         ]
         rows += _rows(collection, compared, models)
         comparisons += [{**vars(pair), "collection": collection.title} for pair in compared.comparisons]

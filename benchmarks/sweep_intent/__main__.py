@@ -1,24 +1,22 @@
 """Sweep over rank and target modules: intent classification on BANKING77 with SmolLM2-135M.
 
     python -m benchmarks.sweep_intent                train what is missing, compare on validation, write the results
-    python -m benchmarks.sweep_intent --train        train only; a killed sweep is resumed by the next call
     python -m benchmarks.sweep_intent --limit 40 --set optim.max_steps=2     trial; no results are written
 
 Each of the 20 settings trains on the same rows, a fifth of an epoch, and is compared on 400 validation records that
-no setting was trained on; the test set takes no part. The plots are in `docs/images/sweep`.
+no setting was trained on; the test set takes no part.
 """
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Mapping, Sequence
 
-from benchmarks.common import ROOT, WORK, dataset, is_trial, real_data, save_figures, trial_parser
-from searchlora.adapters.store import Store
+from benchmarks.common import WORK, dataset, is_trial, real_data, save_figures, trial_parser
 from searchlora.cli.terminal import progress_bars
+from searchlora.eval.comparison import Comparison
+from searchlora.eval.formatting import figure, interval, markdown_table, p_value
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
-from searchlora.experiments.reports import sweep_json, sweep_markdown, write_sweep
 from searchlora.experiments.sweep import sweep
-from searchlora.experiments.trials import train_trials
 
 NAME = "sweep_intent"
 GRID = ("lora.r=1,4,16,64", "lora.target_modules=qv,qkv,attention,mlp,all-linear")
@@ -45,30 +43,40 @@ SETTINGS = (
 
 def main() -> None:
     parser = trial_parser(NAME)
-    parser.add_argument("--train", action="store_true", help="train what is missing, and stop")
     arguments = parser.parse_args()
     trial = is_trial(arguments)
     work = WORK / (f"{NAME}_trial" if trial else NAME)
     # The official test set stays whole; a tenth of the training set compares the settings.
     source, shares = real_data() / "banking77", (0.89, 0.1, 0.01)
     data = dataset(work / "data", "intent", source, format="banking77", split_ratios=shares).folder
-    store, overrides = Store(work / "store"), [*SETTINGS, *arguments.set]
-    options = TrainingOptions(overrides)
-    if arguments.train:
-        train_trials("intent", data, "intent", GRID, options, store=store, bars=progress_bars)
-        return
+    options = TrainingOptions([*SETTINGS, *arguments.set])
     evaluation = EvaluationOptions(limit=arguments.limit or RECORDS, cache_dir=work / "outputs")
-    swept = sweep("intent", data, "intent", GRID, options, evaluation=evaluation, store=store, bars=progress_bars)
-    print(sweep_markdown(swept))
-    write_sweep(swept, work / "report")
-    if trial:
-        return
-    measure = swept.comparison.measures[0]
-    rows = [row for row in map(vars, swept.evaluated.comparison.rows) if row["measure"] == measure]
-    comparisons = list(map(vars, swept.comparison.comparisons))
-    save_figures(NAME, rows, comparisons, {"sweep": sweep_json(swept), "table": sweep_markdown(swept)})
-    for plot in (work / "report").glob("*.svg"):
-        shutil.copyfile(plot, ROOT / "docs" / "images" / "sweep" / plot.name)
+    with progress_bars() as steps:
+        trials, comparison = sweep(
+            "intent", data, "intent", GRID, options, evaluation=evaluation, store=work / "store", steps=steps
+        )
+    settings = {trial.stored.reference: trial.values for trial in trials if trial.stored is not None}
+    print(table := settings_table(comparison, settings))
+    if not trial:
+        rows, comparisons = map(vars, comparison.rows), map(vars, comparison.comparisons)
+        save_figures(NAME, list(rows), list(comparisons), {"costs": dict(comparison.costs), "table": table})
+
+
+def settings_table(comparison: Comparison, settings: Mapping[str, Sequence[str]]) -> str:
+    """Each setting with its figure, its difference to the best one and its costs, best first."""
+    measure, best = comparison.measures[0], str(comparison.candidate)
+    keys = [value.partition("=")[0] for value in settings[best]]
+    rows = []
+    for system in sorted(settings, key=lambda name: -comparison.row(name, measure).value):
+        row, cells = comparison.row(system, measure), ["", ""]
+        if system != best:
+            pair = comparison.pair(best, system, measure)
+            cells = [f"{-pair.difference:+.3f} {interval(-pair.high, -pair.low, '+')}", p_value(pair.p_corrected)]
+        values = [value.partition("=")[2].strip('"') for value in settings[system]]
+        costs = [f"{cost:,.0f}" if cost >= 1000 else f"{cost:.4g}" for cost in comparison.costs[system].values()]
+        rows.append([*values, figure(row.value, row.low, row.high), *cells, *costs])
+    head = [*keys, measure, "against the best", "corrected p", *comparison.costs[best]]
+    return markdown_table(head, rows, words=len(keys))
 
 
 if __name__ == "__main__":

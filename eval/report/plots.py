@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib.util import find_spec
 from typing import Any, ParamSpec
@@ -16,7 +16,6 @@ from markupsafe import Markup, escape
 from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formatting import printable
-from searchlora.eval.pareto import Setting
 
 # Placeholder colours for matplotlib -> colour variables of the page.
 INK, MUTED, LINE, ACCENT, GOOD, BAD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
@@ -178,56 +177,3 @@ def curve_plot(points: Sequence[CurvePoint], title: str, predicted: str, observe
     axes.set_ylabel(observed, color=MUTED, fontsize=8)
     axes.grid(color=LINE, linewidth=0.6)
     return svg(figure, f"Calibration curve, {title}; the table beside it has the figures")
-
-
-@_needs_matplotlib
-def cost_plot(settings: Sequence[Setting], front: Collection[str], measure: str, cost: str) -> Markup:
-    """Quality of each setting with its interval against a cost; the Pareto front is a line.
-
-    The axis of the cost is logarithmic where the highest cost is at least ten times the lowest.
-
-    Args:
-        settings: At least one.
-        front: Names of the settings on the front.
-        measure, cost: Labels of the axes; `cost` is a key of `Setting.costs`.
-    """
-    figure, axes = drawing(_SIDE * 0.85)
-    for setting in settings:
-        x, colour = setting.costs[cost], ACCENT if setting.name in front else MUTED
-        axes.plot([x, x], [setting.low, setting.high], color=colour, linewidth=1.6, alpha=0.5)
-        axes.plot([x], [setting.quality], "o", color=colour, markersize=4.5)
-    line = sorted((setting.costs[cost], setting.quality) for setting in settings if setting.name in front)
-    axes.plot([x for x, _ in line], [y for _, y in line], color=ACCENT, linewidth=1.0)
-    costs = [setting.costs[cost] for setting in settings]
-    if 0 < 10 * min(costs) <= max(costs):
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.12g}")  # the default is TeX, shown as it is
-        axes.xaxis.set_minor_formatter(lambda *_: "")
-        axes.tick_params(which="minor", length=0)
-    axes.set_xlabel(cost, color=MUTED, fontsize=8)
-    axes.set_ylabel(measure, color=MUTED, fontsize=8)
-    axes.grid(color=LINE, linewidth=0.6)
-    return svg(figure, f"{measure} of {len(settings)} settings by {cost}; the table has the figures")
-
-
-#: CSS variable -> colour of a plot that is a file of its own, legible on a light and on a dark page.
-_OWN_COLOURS = {
-    "ink": "#5b6672",
-    "muted": "#7c8894",
-    "line": "#c9d0d6",
-    "accent": "#2f6fb5",
-    "good": "#2e8b57",
-    "bad": "#c4572e",
-}
-
-
-def svg_file(plot: Markup) -> str:
-    """The content of an SVG file with a plot, which in a page takes its colours from the page.
-
-    Examples:
-        >>> svg_file(Markup('<svg role="img"></svg>'))[:40]
-        '<svg xmlns="http://www.w3.org/2000/svg" '
-    """
-    colours = ";".join(f"--{name}:{colour}" for name, colour in _OWN_COLOURS.items())
-    attributes = f'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="{colours}"'
-    return str(plot).replace("<svg", f"<svg {attributes}", 1) + "\n"

@@ -45,7 +45,7 @@ _COMMANDS: dict[str, dict[str, tuple[Any, str]]] = {
     },
     "Train": {
         "train": (train.train, "train rewriting --data data/rewriting --name shop-rewriter --set lora.r=8"),
-        "sweep": (sweep.sweep, "sweep intent --data data/intent --name intents --grid lora.r=1,4,16 --out sweep"),
+        "sweep": (sweep.sweep, "sweep intent --data data/intent --name intents --grid lora.r=1,4,16"),
         "tune": (pipelines.tune, "tune answers_judged --data data/answers --out answers.yaml"),
         "improve": (improve.improve, "improve shop-rewriter@1 --data data/rewriting --name shop-rewriter --rounds 2"),
     },

@@ -231,9 +231,7 @@ def _write_plan(plan: Callable[[], LabelPlan], file: Path) -> None:
 
 
 def _warn(evaluated: EvaluationResult) -> None:
-    """Print the cheapest good system, which baselines are better, and which learned from too few rows."""
-    if evaluated.cheapest is not None:
-        typer.echo(evaluated.cheapest)
+    """Print which baselines are better, and which learned from too few rows."""
     for loss in evaluated.losses:
         typer.echo(f"warning: {loss}. Use the baseline, or train a better adapter.", err=True)
     for warning in evaluated.learned.warnings:

@@ -9,7 +9,6 @@ from pathlib import Path
 from searchlora.adapters.store import Store
 from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.pareto import cheapest_system
 from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.judge.judgments import Judgments, load_judgments
 from searchlora.experiments.learned_baselines import EncoderBaselines, encoder_baselines, learn_baselines
@@ -128,18 +127,14 @@ def evaluate(
         baselines=tuple(rule.name for rule in rules if rule.name not in task.upper_bounds),
         engines=tuple(dict.fromkeys(system.engine_id for system in systems if system.engine_id is not None)),
     )
-    evaluations = {name: result.evaluation for name, result in evaluated.systems.items()}
-    unusable = {*task.upper_bounds, *evaluated.comparison.circular}
-    cheapest = cheapest_system(evaluated.comparison, evaluations, free=evaluated.baselines, without=unusable)
     notes = [
-        *(note for note in (cheapest, over_encoder.note) if note is not None),
+        *([over_encoder.note] if over_encoder.note is not None else []),
         *(f"{loss}." for loss in evaluated.losses),
         *baselines.warnings,
         *baselines.notes,
         *evaluated.comparison.notes,
     ]
-    compared = replace(evaluated.comparison, notes=tuple(notes))
-    evaluated = replace(evaluated, comparison=compared, cheapest=cheapest)
+    evaluated = replace(evaluated, comparison=replace(evaluated.comparison, notes=tuple(notes)))
     # A circular figure is not recorded: listings would show it as any other, and it could replace a sound one.
     if options.limit is None and candidate.reference not in evaluated.comparison.circular:
         evaluated.record(store)

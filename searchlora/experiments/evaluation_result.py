@@ -37,7 +37,6 @@ class EvaluationResult:
         learned: What the task's baselines learned from.
         baselines: Names of the systems that are no LLMs: rules and classical methods, without the upper bounds.
         left_out: Baseline over a frozen encoder -> why it is not compared.
-        cheapest: Which system is the cheapest of those that are not significantly worse than the best, in a sentence.
         engines: The engines that computed the models' outputs, none for encoders.
     """
 
@@ -53,7 +52,6 @@ class EvaluationResult:
     learned: LearnedBaselines
     baselines: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
-    cheapest: str | None = None
     engines: tuple[str, ...] = ()
 
     @property

@@ -1,4 +1,4 @@
-"""Result files of evaluations, experiments, ablations and sweeps: JSON, Markdown, JSONL per query, and a report."""
+"""Result files of evaluations, experiments and ablations: JSON, Markdown, JSONL per query, and a report."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from searchlora.data.collection import read_documents
 from searchlora.eval.ci import summary_markdown, write_junit
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formats import read_run
-from searchlora.eval.formatting import figure, interval, markdown_table, markdown_text, p_value, write_json
 from searchlora.eval.policy import RuleResult
 from searchlora.eval.report.ablation import SlotLine, interactions_section, slots_section
 from searchlora.eval.report.blocks import Section, markdown
 from searchlora.eval.report.comparison import write_report
 from searchlora.eval.report.examples import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, extremes
-from searchlora.eval.report.plots import cost_plot, svg_file
 from searchlora.eval.trec import ranked, write_run
 from searchlora.experiments.ablation_result import Ablation
 from searchlora.experiments.evaluation_result import EvaluationResult
@@ -28,8 +26,6 @@ from searchlora.experiments.experiment_result import RESULT, ExperimentResult
 from searchlora.experiments.result_files import header, provenance, write_figures
 from searchlora.experiments.slots import FULL
 from searchlora.experiments.spec import file_name
-from searchlora.experiments.sweep import COSTS, PARAMETERS, SweepResult
-from searchlora.experiments.trials import Trial
 from searchlora.files import atomic_text
 from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OutputSpec
 from searchlora.prompts import input_text
@@ -383,106 +379,3 @@ def _slot_lines(ablation: Ablation) -> Iterator[SlotLine]:
                 replaced = ablation.costs.get(variant.name, {}).get(slot.name, {})
                 costs = dict.fromkeys(own, 0.0) if variant.kind == "off" else replaced
                 yield SlotLine(slot.name, variant.shown, variant.name, costs)
-
-
-# Sweeps
-
-
-def write_sweep(swept: SweepResult, folder: Path) -> Path:
-    """Write `sweep.json`, `sweep.md` and a plot per cost into a folder; returns the path of the Markdown file.
-
-    Raises:
-        DataError: if they cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    measure = swept.comparison.measures[0]
-    plots = []
-    for cost, front in swept.front.items():
-        name = f"{measure}-{cost.partition(',')[0]}.svg".replace("@", "").replace(" ", "-").lower()
-        plots.append((cost, name))
-        with atomic_text(folder / name) as out:
-            out.write(svg_file(cost_plot(swept.settings, front, measure, cost)))
-    write_json(folder / "sweep.json", sweep_json(swept))
-    with atomic_text(folder / "sweep.md") as out:
-        out.write(sweep_markdown(swept) + "\n\n" + "\n".join(f"![{measure} by {cost}]({name})" for cost, name in plots))
-        out.write("\n")
-    return folder / "sweep.md"
-
-
-def sweep_json(swept: SweepResult) -> dict[str, Any]:
-    """The figures of a sweep as JSON."""
-    return {
-        "task": swept.evaluated.task.name,
-        "dataset": swept.evaluated.dataset.fingerprint,
-        "split": swept.evaluated.split,
-        "measure": swept.comparison.measures[0],
-        "n": len(swept.evaluated.records),
-        "trials": [
-            {
-                "name": trial.name,
-                "values": dict(trial.values),
-                "adapter": trial.stored.reference if trial.stored else None,
-                "error": trial.error,
-            }
-            for trial in swept.trials
-        ],
-        "settings": [{**vars(setting), "costs": dict(setting.costs)} for setting in swept.settings],
-        "comparisons": [vars(pair) for pair in swept.comparison.comparisons],
-        "correction": swept.comparison.correction,
-        "front": {cost: list(names) for cost, names in swept.front.items()},
-        "best": swept.best,
-        "cheapest_not_significantly_below_the_best": swept.cheapest,
-    }
-
-
-def sweep_markdown(swept: SweepResult) -> str:
-    """The table of trials, best first, and what it says."""
-    measure = swept.comparison.measures[0]
-    trials = {trial.stored.reference: trial for trial in swept.trials if trial.stored is not None}
-    pairs = {pair.b: pair for pair in swept.comparison.comparisons if pair.a == swept.best and pair.measure == measure}
-    costs = [cost for cost in COSTS if cost in swept.front]
-    keys = list(swept.trials[0].values)
-    less = measure in swept.evaluated.comparison.less_is_better
-    rows = []
-    for setting in sorted(swept.settings, key=lambda setting: setting.quality if less else -setting.quality):
-        pair = pairs.get(setting.name)
-        rows.append(
-            [
-                *(str(trials[setting.name].values[key]) for key in keys),
-                figure(setting.quality, setting.low, setting.high),
-                "" if pair is None else f"{-pair.difference:+.3f} {interval(-pair.high, -pair.low, '+')}",
-                "" if pair is None else p_value(pair.p_corrected),
-                *(
-                    f"{setting.costs[cost]:,.0f}" if cost == PARAMETERS else f"{setting.costs[cost]:.4g}"
-                    for cost in costs
-                ),
-                "yes" if setting.name in swept.front[PARAMETERS] else "",
-            ]
-        )
-    head = [*keys, measure, "against the best", "corrected p", *costs, "Pareto front"]
-    disagreements = markdown_text(swept.comparison.disagreements(pairs.values()))
-    parts = [markdown_table(head, rows, words=len(keys)), *filter(None, [disagreements]), _conclusion(swept)]
-    if swept.failed:
-        parts.append("\n".join(f"* {trial.name} failed: {trial.error}" for trial in swept.failed))
-    return "\n\n".join(parts)
-
-
-def _conclusion(swept: SweepResult) -> str:
-    """Sentences about the split, the best setting and the cheapest one not significantly below it."""
-    trials = {trial.stored.reference: trial for trial in swept.trials if trial.stored is not None}
-    split, n = swept.evaluated.split, len(swept.evaluated.records)
-    warning = " The settings were chosen on the test split, which therefore measures none of them." * (split == "test")
-    same = swept.best == swept.cheapest
-    cheapest = (
-        "every cheaper one is significantly below it"
-        if same
-        else f"the cheapest one not significantly below it: {_named(trials[swept.cheapest])}"
-    )
-    return (
-        f"Compared on {n} records of the split '{split}', p corrected for {len(swept.settings) - 1} comparisons. "
-        f"Best: {_named(trials[swept.best])}; {cheapest}.{warning}"
-    )
-
-
-def _named(trial: Trial) -> str:
-    return f"{trial.stored.reference if trial.stored else trial.name} ({', '.join(trial.overrides)})"

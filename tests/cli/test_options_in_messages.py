@@ -73,7 +73,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/sharding.py": ("run", "judge", "data label"),
     "searchlora/experiments/training_runs.py": ("train",),
     "searchlora/experiments/tune_": ("tune",),
-    "searchlora/experiments/trials.py": ("sweep",),
+    "searchlora/experiments/sweep.py": ("sweep",),
     "searchlora/files/atomic.py": ("data build", "data export", "experiment", "adapters export", "demo"),
     "searchlora/files/encodings.py": ("data build",),
     "searchlora/files/field_map.py": _CORPUS,

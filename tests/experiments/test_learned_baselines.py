@@ -212,9 +212,7 @@ def test_the_usual_encoder_may_be_missing_and_another_may_not(tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_an_evaluation_runs_the_baseline_over_the_encoder_and_names_the_cheapest_system(
-    tiny_base, encoder_base, tmp_path
-):
+def test_an_evaluation_runs_the_baseline_over_the_encoder(tiny_base, encoder_base, tmp_path):
     task, store = load_task("intent"), Store(tmp_path / "store")
     words = ("tent", "boot")
     rows = [
@@ -229,8 +227,6 @@ def test_an_evaluation_runs_the_baseline_over_the_encoder_and_names_the_cheapest
     found = evaluate("one", data.folder, options, store=store)
     assert name in found.baselines and found.comparison.row(name, "accuracy").n == 40
     assert found.comparison.costs[name]["ms per query"] > 0
-    assert found.cheapest == f"{LINEAR} (accuracy 1.000) is the best system; no system is cheaper."
-    assert found.comparison.notes[0] == found.cheapest
     assert name in evaluate("one", data.folder, options, store=store).reused
     without = evaluate("one", data.folder, replace(options, baseline_encoder=None), store=store)
     assert name not in without.comparison.systems

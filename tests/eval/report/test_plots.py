@@ -8,8 +8,7 @@ import pytest
 
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.pareto import Setting
-from searchlora.eval.report.plots import cost_plot, difference_plot, drawing, interval_plot, shortened, svg
+from searchlora.eval.report.plots import difference_plot, drawing, interval_plot, shortened, svg
 
 pytestmark = pytest.mark.usefixtures("plots")
 
@@ -52,21 +51,6 @@ def test_colours_follow_the_page_and_text_stays_text():
     assert {"var(--accent)", "var(--muted)", "var(--ink)", "var(--line)"} <= set(re.findall(r"var\(--\w+\)", plot))
     assert ">0.741<" in plot and 'role="img" aria-label="MRR of 2 systems' in plot
     assert "xmlns" not in plot and "http" not in plot
-
-
-@pytest.mark.parametrize(
-    ("costs", "shown"),
-    [
-        ((1e5, 1e7), {"100,000", "1,000,000", "10,000,000"}),
-        ((100, 150), {"100", "120", "140"}),
-        ((0, 10), {"0.0", "10.0"}),
-    ],
-)
-def test_costs_are_labelled_by_plain_numbers(costs, shown):
-    settings = [Setting(f"s{cost}", 0.5 + place / 10, 0.4, 0.7, {"n": cost}) for place, cost in enumerate(costs)]
-    plot = cost_plot(settings, ["s1"], "accuracy", "n")
-    labels = re.findall(r"<text[^>]*>([^<]*)</text>", plot)
-    assert shown <= set(labels) and not any("$" in label for label in labels)
 
 
 def test_ids_of_two_plots_differ():
