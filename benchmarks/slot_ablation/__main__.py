@@ -94,7 +94,6 @@ def _ablated(
         folder,
         AblationOptions(
             _changed(config, test.adapters_only),
-            interactions=test.interacting,
             measures=test.measures,
             cluster=test.cluster,
         ),
@@ -135,7 +134,6 @@ def about(found: Ablation, test: TestSet) -> dict[str, Any]:
         "pipeline": read_pipeline(test.pipeline).name,
         "topics": test.topics,
         "slots": kept["slots"],
-        "interactions": kept["interactions"],
         "left_out": kept["left_out"],
         "adapters": {f"fold {fold.number or 1}": _adapters(test, fold) for fold in test.folds},
     }

@@ -50,7 +50,6 @@ class TestSet:
         qrels: Judgments of all topics.
         measures: The first is tested.
         cluster: Field of the topics with the group of dependent topics.
-        interacting: Whether to execute the pipeline without each pair of slots.
         adapters_only: Whether to change the slots of adapters only, and not the retrievers.
     """
 
@@ -61,7 +60,6 @@ class TestSet:
     qrels: Qrels
     measures: Sequence[str]
     cluster: str | None = None
-    interacting: bool = False
     adapters_only: bool = False
 
     __test__ = False  # no test of pytest
@@ -85,7 +83,7 @@ def merged(test: TestSet, ablations: Sequence[Ablation], folder: Path) -> Ablati
     """The ablations of the folds of a test set as one, over the topics of all folds.
 
     The variants are those that every fold has. Differences and tests are computed anew over all topics, and costs are
-    means over them. Interactions are those of a single fold; of several folds there are none.
+    means over them.
 
     Args:
         ablations: One for each fold of the test set.
@@ -129,7 +127,6 @@ def merged(test: TestSet, ablations: Sequence[Ablation], folder: Path) -> Ablati
             replace(named[0][name], name=name, slots=tuple(map(rename, named[0][name].slots))) for name in names
         ),
         experimented=replace(first.experimented, spec=spec, topics=topics, runs=runs, measurement=measurement),
-        interactions=(),
         costs=_mean_costs(test, ablations, names),
         left_out={
             fold.without_number(name): why

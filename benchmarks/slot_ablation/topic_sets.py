@@ -95,7 +95,6 @@ def msrd(data: Path, slots: Sequence[str]) -> TestSet:
         qrels,
         MEASURES,
         cluster="family",
-        interacting=True,
     )
 
 
@@ -121,7 +120,7 @@ def msrd_judge_ranked(data: Path, slots: Sequence[str]) -> TestSet:
 
 def _adapters_only(test: TestSet, name: str, slots: Sequence[str]) -> TestSet:
     folds = [replace(fold, slots=_named(name, slots, fold.number)) for fold in test.folds]
-    return replace(test, name=name, folds=folds, interacting=False, adapters_only=True)
+    return replace(test, name=name, folds=folds, adapters_only=True)
 
 
 def mtrag(data: Path, slots: Sequence[str]) -> TestSet:

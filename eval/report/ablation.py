@@ -1,4 +1,4 @@
-"""Sections of an ablation: what each slot of a pipeline brings and costs, and which slots interact."""
+"""Section of an ablation: what each slot of a pipeline brings and costs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from searchlora.eval.comparison import Comparison, PairedComparison
 from searchlora.eval.formatting import number, p_value
-from searchlora.eval.interaction import Interaction, interaction_disagreements
 from searchlora.eval.report.blocks import Section, Text, estimate, line, table
 from searchlora.eval.report.sections import difference
 from searchlora.eval.significance import CORRECTION_NAMES
@@ -68,42 +67,4 @@ def slots_section(comparison: Comparison, slots: Sequence[SlotLine]) -> Section:
         (table("What each slot brings", head, lines, words=2), Text(note.rstrip())),
         "The difference is the unchanged pipeline minus the one with something else in the place of the slot: above 0,"
         " the slot as it is brings something.",
-    )
-
-
-def interactions_section(interactions: Sequence[Interaction], correction: str) -> Section | None:
-    """The interactions of pairs of slots; None without any."""
-    if not interactions:
-        return None
-    head = [
-        "slots",
-        "reading",
-        "lost without the first",
-        "without the second",
-        "without both",
-        "interaction",
-        "p corrected",
-    ]
-    lines = [
-        [
-            f"{pair.a} and {pair.b}",
-            pair.reading,
-            *(number(loss, "+.3f") for loss in (pair.without_a, pair.without_b, pair.without_both)),
-            estimate(pair.interaction, pair.low, pair.high, "+", "even"),
-            p_value(pair.p_corrected),
-        ]
-        for pair in interactions
-    ]
-    note = (
-        f"Mean loss of {interactions[0].measure} without a slot. The interaction is what the first slot brings where "
-        "the second works, minus what it brings where the second is left out: above 0, the slots help each other; "
-        "below 0, one does part of what the other does. Interval and p over the topics' differences of differences; "
-        f"p is corrected by {CORRECTION_NAMES[correction]} over {len(interactions)} interactions. "
-        f"{interaction_disagreements(interactions)}"
-    )
-    return Section(
-        "interactions",
-        "Interactions of two slots",
-        (table("Interactions of two slots", head, lines, words=2), Text(note.rstrip())),
-        "How much more, or less, a slot brings where the other one works too.",
     )

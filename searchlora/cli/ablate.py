@@ -38,9 +38,6 @@ class StudyOptions(NamedTuple):
     cluster: ClusterOption = None
     allow_circular: AllowCircularOption = False
     older: Annotated[bool, option("--older", "Also measure the previous version of each adapter.")] = False
-    no_interactions: Annotated[
-        bool, option("--no-interactions", "Do not measure the interaction of each pair of slots.")
-    ] = False
 
     def read(self) -> AblationOptions:
         """The options of the verb."""
@@ -50,7 +47,6 @@ class StudyOptions(NamedTuple):
         return AblationOptions(
             self.slots,
             (*defaults.kinds, "older") if self.older else defaults.kinds,
-            not self.no_interactions,
             self.measures or defaults.measures,
             self.relevant,
             self.cluster,

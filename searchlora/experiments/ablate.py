@@ -1,7 +1,7 @@
 """The verb `ablate`: what each slot of a pipeline brings, on topics with judgments.
 
 The unchanged pipeline is compared with the pipeline without each slot, with the base model in place of each adapter,
-and with the previous version of each adapter; and pairs of slots that can be left out are tested for interaction.
+and with the previous version of each adapter.
 Finished runs are kept, so an ablation that was interrupted goes on with the variants that are missing.
 """
 
@@ -10,19 +10,18 @@ from __future__ import annotations
 import dataclasses
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus
 from searchlora.errors import PipelineError, UsageError
 from searchlora.eval.measures import parse_measure
-from searchlora.experiments.ablation_result import Ablation, pair_interactions, slot_costs, variant_experiment
+from searchlora.experiments.ablation_result import Ablation, slot_costs, variant_experiment
 from searchlora.experiments.experiment import measured
 from searchlora.experiments.experiment_inputs import hashes
 from searchlora.experiments.experiment_result import RunFolder
 from searchlora.experiments.options import AblationOptions
 from searchlora.experiments.slots import Variant
-from searchlora.experiments.variants import chosen_slots, pair_variants, single_variants, with_vectors
+from searchlora.experiments.variants import chosen_slots, single_variants, with_vectors
 from searchlora.inference.engines import Engines
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
@@ -30,7 +29,6 @@ from searchlora.pipelines.pipeline import Pipeline, own_corpus
 from searchlora.pipelines.stages.stage import BuildContext, check_order, needs_of, pinned, produces_hits
 from searchlora.progress import Steps, no_progress
 from searchlora.systems.costs import Answers, CostedPipeline
-from searchlora.systems.measure import run_systems
 from searchlora.systems.pipeline import plan_of
 
 
@@ -91,11 +89,9 @@ def ablate(
             + "".join(f"; {name}: {why}" for name, why in left_out.items()),
             where=config.source,
         )
-    pairs = pair_variants(stages, slots, variants) if options.interactions else {}
-    everything = {variant.name: variant for variant in (*variants, *pairs.values())}
-    spec = variant_experiment(config, topics, qrels, corpus, everything, options)
+    spec = variant_experiment(config, topics, qrels, corpus, variants, options)
     answers = Answers()
-    plans = {name: plan_of(config.name, variant.stages, engines, tasks) for name, variant in everything.items()}
+    plans = {one.name: plan_of(config.name, one.stages, engines, tasks) for one in variants}
     inputs = {**hashes(spec), **{f"system {name}": plan.sha256 for name, plan in plans.items()}}
     runs = RunFolder(Path(out) / "runs")
 
@@ -112,11 +108,9 @@ def ablate(
         made.optional = variant.kind == "off"
         return made
 
-    more: dict[str, Any] = {"allow_circular": options.allow_circular, "steps": steps}
-    experimented = measured(spec, [system(variant) for variant in variants], inputs, runs, **more)
-    judged = experimented.topics
-    measures = dataclasses.replace(judged.measures(), names=[options.measures[0]], unjudged=False)
-    double, _ = run_systems(list(map(system, pairs.values())), judged.rows, measures, runs, measured=runs.keep, **more)
+    experimented = measured(
+        spec, list(map(system, variants)), inputs, runs, allow_circular=options.allow_circular, steps=steps
+    )
     measurement, comparison = experimented.measurement, experimented.comparison
     left_out |= measurement.left_out
     unused = tuple(f"{name} is left out: {why}." for name, why in left_out.items())
@@ -127,7 +121,6 @@ def ablate(
         slots,
         tuple(variants),
         dataclasses.replace(experimented, measurement=measurement),
-        pair_interactions(comparison, pairs, double),
         {variant.name: slot_costs(variant, slots, measurement.results[variant.name]) for variant in variants},
         left_out,
     )

@@ -1,4 +1,4 @@
-"""The experiment of an ablation, and its result: the variants, their comparison, costs of slots, and interactions."""
+"""The experiment of an ablation, and its result: the variants, their comparison and costs of slots."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 from searchlora.data.collection import Corpus, CorpusFile
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.interaction import Factorial, Interaction, interactions
 from searchlora.experiments.experiment_result import ExperimentResult
 from searchlora.experiments.options import AblationOptions
 from searchlora.experiments.slots import FULL, Slot, Variant
@@ -25,7 +24,6 @@ class Ablation:
         slots: Of the pipeline, those that were changed.
         variants: The unchanged pipeline, then every variant with one changed slot.
         experimented: The comparison of the unchanged pipeline with each of these variants, and its inputs.
-        interactions: Of pairs of slots that can be left out, in the headline measure.
         costs: Variant -> slot -> mean costs per query. Milliseconds are missing where they were not measured.
         left_out: Name of a variant that cannot be executed -> why.
     """
@@ -33,7 +31,6 @@ class Ablation:
     slots: tuple[Slot, ...]
     variants: tuple[Variant, ...]
     experimented: ExperimentResult
-    interactions: tuple[Interaction, ...]
     costs: Mapping[str, Mapping[str, Mapping[str, float]]]
     left_out: Mapping[str, str]
 
@@ -57,31 +54,12 @@ def slot_costs(variant: Variant, slots: Sequence[Slot], result: SystemResult) ->
     return {slot.name: parts[slot.key] for slot in shown if slot.key in parts}
 
 
-def pair_interactions(
-    comparison: Comparison,
-    pairs: Mapping[tuple[str, str], Variant],
-    results: Mapping[str, SystemResult],
-) -> tuple[Interaction, ...]:
-    """The interactions of the pairs whose four pipelines could all be executed."""
-    measure = comparison.measures[0]
-    values = comparison.values[measure]
-    designs = {}
-    for (a, b), variant in pairs.items():
-        alone = (f"without {a}", f"without {b}")
-        if variant.name in results and all(name in values for name in alone):
-            neither = results[variant.name].evaluation.values[measure]
-            designs[a, b] = Factorial(values[FULL], values[alone[0]], values[alone[1]], neither)
-    clusters = (results and next(iter(results.values())).evaluation.clusters) or {}
-    less = measure in comparison.less_is_better
-    return interactions(designs, measure, clusters, less_is_better=less, correction=comparison.correction)
-
-
 def variant_experiment(
     config: PipelineConfig,
     topics: str | Path,
     qrels: str | Path,
     corpus: Corpus | None,
-    variants: Mapping[str, Variant],
+    variants: Sequence[Variant],
     options: AblationOptions,
 ) -> Experiment:
     """The experiment that compares the unchanged pipeline with the variants."""
@@ -92,7 +70,7 @@ def variant_experiment(
         topics=Source(path=Path(topics)),
         qrels=Source(path=Path(qrels)),
         corpus=documents,
-        systems={name: SystemSettings(pipeline=config.source) for name in variants},
+        systems={variant.name: SystemSettings(pipeline=config.source) for variant in variants},
         candidate=FULL,
         measures=tuple(options.measures),
         tested=(options.measures[0],),

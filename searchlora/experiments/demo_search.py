@@ -119,7 +119,7 @@ def demo_search(
         queries,
         qrels,
         folder / "ablation",
-        AblationOptions(interactions=False, measures=MEASURES),
+        AblationOptions(measures=MEASURES),
         store=store,
         steps=steps,
     )

@@ -135,7 +135,6 @@ class AblationOptions:
         slots: Names of the slots to change. Empty: all.
         kinds: `off`: without the slot, where the pipeline works without it; `base`: its base model without the
             adapter, by the same prompt; `older`: the previous version of its adapter in the store.
-        interactions: Whether to execute the pipeline without each pair of slots, for their interaction.
         measures: The first is compared and tested; the others are shown.
         relevant: The lowest grade that counts as relevant in binary measures.
         cluster: Topic field with the group of dependent topics, such as a conversation.
@@ -144,7 +143,6 @@ class AblationOptions:
 
     slots: Sequence[str] = ()
     kinds: Sequence[Kind] = ("off", "base")
-    interactions: bool = True
     measures: Sequence[str] = RETRIEVAL_MEASURES
     relevant: int = 1
     cluster: str | None = None

@@ -14,7 +14,7 @@ from searchlora.eval.ci import summary_markdown, write_junit
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formats import read_run
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.report.ablation import SlotLine, interactions_section, slots_section
+from searchlora.eval.report.ablation import SlotLine, slots_section
 from searchlora.eval.report.blocks import Section, markdown
 from searchlora.eval.report.comparison import write_report
 from searchlora.eval.report.examples import SHOWN_DOCUMENTS, RetrievedDocument, RowTexts, SystemOutput, extremes
@@ -321,7 +321,6 @@ def write_ablation(ablation: Ablation, folder: Path) -> Path:
                 for variant in ablation.variants
             ],
             "slots": figures["slots"],
-            "interactions": [dataclasses.asdict(interaction) for interaction in ablation.interactions],
             "left_out": figures["left_out"],
         },
         title=f"Ablation of {experimented.spec.name}",
@@ -331,12 +330,12 @@ def write_ablation(ablation: Ablation, folder: Path) -> Path:
             f"{_judged(experimented)}"
         ),
         base=FULL,
-        first=_ablation_sections(ablation),
+        first=[_slots(ablation)],
     )
 
 
 def ablation_json(ablation: Ablation) -> dict[str, Any]:
-    """What each slot brings and costs, and the interactions, as JSON."""
+    """What each slot brings and costs, as JSON."""
     lines = []
     for line in _slot_lines(ablation):
         pair = line.pair(ablation.comparison)
@@ -351,22 +350,17 @@ def ablation_json(ablation: Ablation) -> dict[str, Any]:
     return {
         "measure": ablation.comparison.measures[0],
         "slots": lines,
-        "interactions": [
-            {**vars(interaction), "reading": interaction.reading} for interaction in ablation.interactions
-        ],
         "left_out": dict(ablation.left_out),
     }
 
 
 def ablation_markdown(ablation: Ablation) -> str:
-    """The tables of slots and of interactions."""
-    return markdown(_ablation_sections(ablation)).rstrip()
+    """The table of slots."""
+    return markdown([_slots(ablation)]).rstrip()
 
 
-def _ablation_sections(ablation: Ablation) -> list[Section | None]:
-    comparison = ablation.comparison
-    slots = slots_section(comparison, list(_slot_lines(ablation)))
-    return [slots, interactions_section(ablation.interactions, comparison.correction)]
+def _slots(ablation: Ablation) -> Section:
+    return slots_section(ablation.comparison, list(_slot_lines(ablation)))
 
 
 def _slot_lines(ablation: Ablation) -> Iterator[SlotLine]:

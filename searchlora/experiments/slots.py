@@ -47,7 +47,7 @@ class Variant:
         name: As tables print it.
         stages: The settings of its stages, with pinned adapters.
         kind: What the slots are changed to; None for the unchanged pipeline.
-        slots: Names of the changed slots: none, one, or two that are left out.
+        slots: Names of the changed slots: none, or one.
         shown: What is in the place of the slot, in a few words.
         adapter: The version in the place of the slot's, for `older`.
     """

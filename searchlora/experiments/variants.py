@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
 from pathlib import Path
 
 from searchlora.adapters.store import Store
@@ -85,17 +84,3 @@ def with_vectors(
 def _at(stages: Sequence[StageSettings], place: Place) -> StageSettings:
     first, *parts = place
     return _at(stages[first].parts, tuple(parts)) if parts else stages[first]
-
-
-def pair_variants(
-    stages: Sequence[StageSettings], slots: Sequence[Slot], variants: Sequence[Variant]
-) -> dict[tuple[str, str], Variant]:
-    """Two slots -> the pipeline without both, for those that can be left out alone and together."""
-    alone = {variant.slots[0] for variant in variants if variant.kind == "off"}
-    pairs = {}
-    for a, b in combinations([slot for slot in slots if slot.name in alone], 2):
-        try:
-            pairs[a.name, b.name] = without(stages, a, b)
-        except PipelineError:
-            continue  # nothing would retrieve
-    return pairs

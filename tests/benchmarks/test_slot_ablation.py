@@ -173,7 +173,7 @@ def test_the_folds_give_the_figures_of_one_ablation_and_finished_runs_are_reused
         tmp_path / "topics.jsonl",
         tmp_path / "qrels.txt",
         tmp_path / "once",
-        AblationOptions(("bm25", "dense", "chorus-judge-1"), interactions=False, measures=test.measures),
+        AblationOptions(("bm25", "dense", "chorus-judge-1"), measures=test.measures),
         corpus=corpus,
         store=trained,
     )
