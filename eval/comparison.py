@@ -21,7 +21,6 @@ from searchlora.eval.figures import (
     mean_figures,
     value_tables,
 )
-from searchlora.eval.found_slices import FoundSlice
 from searchlora.eval.significance import LEVEL, correct, disagreement_note
 
 __all__ = ["Comparison", "PairedComparison", "Slice", "SliceComparison", "SystemScore", "compare"]
@@ -79,7 +78,6 @@ class Comparison:
         notes: Notes for the reader, starting with what was left out.
         less_is_better: The measures of which smaller values are better, those of `zero_is_best` included.
         zero_is_best: The aggregates of which 0 is best; their differences are those of the distance from 0.
-        found_slices: Slices in which a system seems to lose, of the main pairs (`eval.found_slices`).
     """
 
     systems: tuple[str, ...]
@@ -104,7 +102,6 @@ class Comparison:
     notes: tuple[str, ...] = ()
     less_is_better: tuple[str, ...] = ()
     zero_is_best: tuple[str, ...] = ()
-    found_slices: tuple[FoundSlice, ...] = ()
 
     @property
     def main_pairs(self) -> tuple[tuple[str, str], ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from searchlora.eval.comparison import Comparison, PairedComparison, SystemScore
 from searchlora.eval.formatting import to_plain
 from searchlora.eval.report.blocks import markdown
-from searchlora.eval.report.heat_maps import found_section, slices_section
+from searchlora.eval.report.heat_maps import slices_section
 from searchlora.eval.report.sections import (
     costs_section,
     notes_section,
@@ -42,7 +42,7 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
     """The content of `benchmarks/results/NAME.json`; an undefined value is None, never NaN.
 
     `rows` and `comparisons` are always present. The other keys are present if they are not empty: `slices`,
-    `slice_comparisons`, `found_slices`, `weighted`, `weighted_comparisons`, `unjudged`, `costs`, `circular`,
+    `slice_comparisons`, `weighted`, `weighted_comparisons`, `unjudged`, `costs`, `circular`,
     `aggregates` (measures that are not means), `less_is_better`, `zero_is_best` and `notes`. Figures of a circular
     system have a key `circular` with the reason.
     """
@@ -54,16 +54,6 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
         "slice_comparisons": [
             {"slice": part.slice, "value_of_slice": part.value, **_compared(comparison, part.pair)}
             for part in comparison.slice_pairs
-        ],
-        "found_slices": [
-            {
-                "conditions": part.conditions,
-                "confirmed": part.confirmed,
-                "difference_where_found": part.difference_where_found,
-                "examples": list(part.examples),
-                **_compared(comparison, part.pair),
-            }
-            for part in comparison.found_slices
         ],
         "weighted": [_row(comparison, row) for row in comparison.weighted],
         "weighted_comparisons": [_weighted(comparison, pair) for pair in comparison.weighted_pairs],
@@ -104,7 +94,6 @@ def to_markdown(comparison: Comparison) -> str:
             systems_section(comparison, plots=False),
             pairs_section(comparison),
             slices_section(comparison),
-            found_section(comparison),
             traffic_section(comparison),
             unjudged_section(comparison),
             costs_section(comparison),

@@ -10,7 +10,6 @@ from typing import Any
 from searchlora.errors import UsageError, some
 from searchlora.eval.comparison import Comparison, PairedComparison
 from searchlora.eval.formatting import interval, p_value
-from searchlora.eval.found_slices import MINIMUM_CLUSTERS
 from searchlora.eval.judgments.sources import UNKNOWN, SourceCounts
 from searchlora.eval.policy.changes import changes
 from searchlora.eval.policy.policy import Margin, Policy, SliceRule
@@ -109,7 +108,6 @@ def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts)
         *_data(policy, comparison, candidate, measure, facts),
         *_beat(policy, comparison, candidate, measure, facts),
         *_slices(policy, comparison, candidate, measure, facts),
-        *_found_slices(policy, comparison, candidate, measure, facts),
         *_bounds(policy, comparison, candidate, facts),
         *_interleaving(policy, candidate, facts),
     )
@@ -301,34 +299,6 @@ def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str
         for value, pair in pairs.items():
             if rule.values is None or value in rule.values:
                 yield _slice(comparison, name, value, pair, rule, other)
-
-
-def _found_slices(
-    policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts
-) -> Iterator[RuleResult]:
-    if policy.found_slices is None:
-        return
-    if measure != comparison.row_measure:
-        raise UsageError(
-            f"slices are searched in {comparison.row_measure or 'no measure'}, not in the policy's {measure}",
-            fix="Remove 'found_slices', or decide on that measure.",
-        )
-    rule, other = "found slices", _rival(policy, facts)
-    parts = [part for part in comparison.found_slices if (part.pair.a, part.pair.b) == (candidate, other)]
-    if (groups := comparison.measure_groups[measure]) < MINIMUM_CLUSTERS:
-        yield _result(rule, True, f"not searched: {groups} groups, {MINIMUM_CLUSTERS} are needed")
-        return
-    falls = {part: -comparison.gain(measure, part.pair.difference) for part in parts if part.confirmed}
-    worst = max(falls, key=falls.__getitem__, default=None)
-    if worst is None:
-        yield _result(rule, True, f"{len(parts)} slices with a loss were found against {other}, none is confirmed")
-        return
-    limit, pair = policy.found_slices.max_fall, worst.pair
-    finding = (
-        f"{worst.conditions}: {measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {other}, "
-        f"n = {pair.n}, p {p_value(pair.p_corrected)}; a confirmed fall may be {limit:.3f} at most"
-    )
-    yield _result(rule, falls[worst] <= limit, finding, falls[worst] - limit)
 
 
 def _rival(policy: Policy, facts: Facts) -> str:

@@ -9,7 +9,6 @@ Each key is a rule:
       baselines: all                     # or a list: [TF-IDF + logistic regression, majority]
     slices:
       turn: {max_fall: 0.03, min_rows: 30}   # no turn may fall by more than this against the incumbent
-    found_slices: {max_fall: 0.02}         # nor any slice that is found in the differences, if the loss is confirmed
     max_invalid_rate: 0.02
     min_rows: 200
     judgments: [human, mixed]              # accepted sources of judgments
@@ -77,16 +76,6 @@ class SliceRule(_Strict):
     min_rows: int | None = Field(None, ge=1)
 
 
-class FoundSliceRule(_Strict):
-    """Largest confirmed fall in a slice that is searched (`eval.found_slices`), against the system of `SliceRule`.
-
-    Attributes:
-        max_fall: In units of the measure.
-    """
-
-    max_fall: float = Field(0.0, ge=0)
-
-
 class Policy(_Strict):
     """The rules of a promotion policy.
 
@@ -96,7 +85,6 @@ class Policy(_Strict):
             tests needs a correction (intersection–union test: Berger, Technometrics 1982).
         baselines: Written as `beat: {baselines: all}` or `beat: {baselines: [NAME, …]}`; None: none must be beaten.
         slices: Slice name -> its rule.
-        found_slices: The rule for slices that nobody named; None: they are only reported.
         max_invalid_rate: Bound on the share of the candidate's outputs that do not parse.
         max_latency_ms, max_latency_ratio: Bounds on the mean wall time per query, as measured and batched in the
             evaluation; the second in times that of the base.
@@ -114,7 +102,6 @@ class Policy(_Strict):
     beat: dict[str, Margin] = {"base": Margin(), "incumbent": Margin()}
     baselines: Baselines | None = None
     slices: dict[str, SliceRule] = {}
-    found_slices: FoundSliceRule | None = None
     max_invalid_rate: float | None = Field(None, ge=0, le=1)
     max_latency_ms: float | None = Field(None, gt=0)
     max_latency_ratio: float | None = Field(None, gt=0)

@@ -14,7 +14,7 @@ from searchlora.eval.formatting import interval, number
 from searchlora.eval.policy import RuleResult
 from searchlora.eval.report.blocks import Section, Text
 from searchlora.eval.report.examples import RowTexts, examples_section
-from searchlora.eval.report.heat_maps import confusions_section, curves_section, found_section, slices_section
+from searchlora.eval.report.heat_maps import confusions_section, curves_section, slices_section
 from searchlora.eval.report.page import Alert, write_page
 from searchlora.eval.report.sections import (
     costs_section,
@@ -70,7 +70,6 @@ def write_report(
         pairs_section(comparison),
         rows_section(comparison),
         slices_section(comparison),
-        found_section(comparison, {row: texts.query for row, texts in details.items()}),
         traffic_section(comparison),
         unjudged_section(comparison),
         examples_section(comparison, details),

@@ -56,36 +56,6 @@ def slices_section(comparison: Comparison) -> Section | None:
     return Section("slices", "Slices", tuple(blocks), lead)
 
 
-def found_section(comparison: Comparison, queries: Mapping[str, str] | None = None) -> Section | None:
-    """Slices in which a system seems to lose, confirmed ones first.
-
-    Args:
-        queries: Row id -> its text, for examples.
-    """
-    if not comparison.found_slices:
-        return None
-    lines = [
-        [
-            f"{comparison.label(part.pair.a)} − {comparison.label(part.pair.b)}",
-            part.conditions,
-            "; ".join(f"“{(queries or {}).get(row, row)}”" for row in part.examples) if part.confirmed else "",
-            estimate(part.pair.difference, part.pair.low, part.pair.high, "+", "bad" if part.confirmed else ""),
-            p_value(part.pair.p_corrected),
-            str(part.pair.n),
-            f"{part.difference_where_found:+.3f}",
-        ]
-        for part in comparison.found_slices
-    ]
-    head = ["systems", "slice", "largest losses", "difference", "p", "n", "difference on the first half"]
-    confirmed = sum(part.confirmed for part in comparison.found_slices)
-    lead = (
-        f"Slices of the rows in which the first system loses in {comparison.row_measure}: found on one half of the "
-        f"rows by a tree over the differences, and measured on the other. {confirmed} of {len(lines)} "
-        f"{'is' if confirmed == 1 else 'are'} confirmed: p, corrected over all of them, is at most {LEVEL}."
-    )
-    return Section("found", "Where it fails", (table("Found slices", head, lines, words=3),), lead)
-
-
 def confusion_table(
     label: str, rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]], corner: str
 ) -> Table:

@@ -115,9 +115,6 @@ def print_comparison(comparison: Comparison) -> None:
     console.print(
         f"n = {n}. p: paired randomisation test, two-sided, corrected ({comparison.correction}) over all comparisons."
     )
-    for part in comparison.found_slices:
-        if part.confirmed:
-            console.print(escape(f"{comparison.label(part.pair.a)} loses where {part.conditions}: {_loss(part.pair)}"))
     for system, reason in comparison.circular.items():
         console.print(escape(f"{comparison.label(system)}: {reason}"))
 

@@ -109,7 +109,6 @@ def evaluate(
         candidate=candidate.reference,
         also_tested=options.also_tested,
         allow_circular=options.allow_circular,
-        upper_bounds=task.upper_bounds,
         steps=steps,
     )
     evaluated = EvaluationResult(

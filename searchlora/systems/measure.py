@@ -6,16 +6,15 @@ one of other rows computes only the new ones. A judge that took part in a system
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from searchlora.errors import PipelineError, UsageError
-from searchlora.eval.comparison import Comparison, clusters_of, compare
+from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.found_slices import found_slices
 from searchlora.eval.judgments.lineage import RunLineage, doubts, refuse_circular
 from searchlora.eval.trec import Run
 from searchlora.files.result_cache import cache_key
@@ -95,8 +94,6 @@ def measure(
     allow_circular: bool = False,
     notes: Sequence[str] = (),
     measured: Callable[[System, SystemResult], SystemResult] | None = None,
-    search_slices: bool = True,
-    upper_bounds: Collection[str] = (),
     steps: Steps = no_progress,
 ) -> Measurement:
     """Run systems on rows, and compare their measures pairwise.
@@ -111,8 +108,6 @@ def measure(
         notes: In front of the notes of the comparison.
         measured: Called with each system when it has been measured; returns what is kept of the result, for example
             without the run.
-        search_slices: Search the slices in which a system loses (`eval.found_slices`).
-        upper_bounds: Systems made from the expected outputs: that others lose against them is no finding.
         steps: Progress of each system.
 
     Raises:
@@ -145,8 +140,7 @@ def measure(
     )
     lineages = _lineages([system for system in systems if system.name in results], measures)
     notes = (*notes, *comparison.notes, *doubts(measures.card, lineages))
-    found = found_slices(comparison, rows, clusters_of(evaluations), without=upper_bounds) if search_slices else ()
-    return Measurement(replace(comparison, notes=notes, found_slices=found), results, left_out)
+    return Measurement(replace(comparison, notes=notes), results, left_out)
 
 
 def run_systems(

@@ -112,7 +112,6 @@ def comparing(service: Service, body: ComparisonRequest) -> Callable[[Background
             candidate=SYSTEM,
             baseline=BASELINE,
             allow_circular=body.allow_circular,
-            search_slices=False,
             steps=steps,
         ).comparison
         name = comparison.measures[0]

@@ -1,1 +1,0 @@
-"""Slices in which one way of searching movies loses against another."""
