@@ -1,4 +1,4 @@
-"""Comparison of systems over the same rows: figures with intervals, paired differences, slices, traffic and costs."""
+"""Comparison of systems over the same rows: figures with intervals, paired differences, slices and costs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from searchlora.errors import UsageError
 from searchlora.eval.evaluation import Evaluation
@@ -24,17 +23,6 @@ from searchlora.eval.figures import (
 from searchlora.eval.significance import LEVEL, correct, disagreement_note
 
 __all__ = ["Comparison", "PairedComparison", "Slice", "SliceComparison", "SystemScore", "compare"]
-
-#: The name of the traffic slice, and its values in order.
-TRAFFIC = "traffic"
-BANDS = ("head", "torso", "tail")
-
-TRAFFIC_NOTE = (
-    "Traffic: the head is the most frequent topics that carry the first third of the traffic, the torso those that "
-    "carry the second, the tail the rest; topics asked equally often stay together."
-)
-
-_Attribute = TypeVar("_Attribute", str, float)
 
 
 @dataclass(frozen=True)
@@ -70,8 +58,6 @@ class Comparison:
         invalid: System -> row id -> why its output did not parse.
         answered: System -> number of rows it answered, including those that other systems did not; the denominator of
             the invalid rate.
-        weighted, weighted_pairs: Means weighted by traffic, over the rows with known traffic, and their differences in
-            the tested measures.
         unjudged: Figures about unjudged documents (`eval.unjudged`).
         costs: System -> mean costs of a row.
         circular: System -> why its figures are circular; only systems with circular figures.
@@ -94,8 +80,6 @@ class Comparison:
     values: Mapping[str, Mapping[str, Mapping[str, float]]]
     invalid: Mapping[str, Mapping[str, str]]
     answered: Mapping[str, int]
-    weighted: tuple[SystemScore, ...] = ()
-    weighted_pairs: tuple[PairedComparison, ...] = ()
     unjudged: tuple[SystemScore, ...] = ()
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     circular: Mapping[str, str] = field(default_factory=dict)
@@ -204,13 +188,13 @@ def compare(
             system; another one is compared between the systems that have it.
         also_tested: Further measures to test, such as that of a policy. A figure about unjudged documents is then a
             measure like the others; a name that no system has is ignored.
-        correction: `holm` or `bh`, over all comparisons made. Comparisons within slices, and those weighted by
-            traffic, are corrected among themselves.
+        correction: `holm` or `bh`, over all comparisons made. Comparisons within slices are
+            corrected among themselves.
 
     Raises:
         UsageError: when a system does not exist, candidate and baseline are the same or both missing, no measure or no
             row is shared by all systems, a name is both a mean and an aggregate, or two systems give a row different
-            clusters or different traffic.
+            clusters.
 
     Examples:
         >>> base = Evaluation("MRR", {"MRR": {"q1": 0.5, "q2": 0.2, "q3": 0.0, "q4": 1.0}}, clusters={})
@@ -223,7 +207,6 @@ def compare(
     systems = {name: _with_unjudged(system, also_tested) for name, system in systems.items()}
     leading = systems[_leading(systems, candidate, baseline)]
     clusters = clusters_of(systems)
-    weights = _agreed("traffic", {name: system.weights for name, system in systems.items()})
     every = _all_measures(systems, leading.headline)
     also_tested = [measure for measure in also_tested if measure in every]
     requested = tuple(dict.fromkeys([*measures, *also_tested])) if measures is not None else every
@@ -253,7 +236,7 @@ def compare(
     zero = {measure for system in systems.values() for measure in system.zero_is_best}
     less = zero | {measure for system in systems.values() for measure in system.less_is_better}
 
-    slices, slice_pairs = _slices(_sliced(systems, weights), tables, pairs, tested, resampling)
+    slices, slice_pairs = _slices(_sliced(systems), tables, pairs, tested, resampling)
     slice_pairs = [replace(part, pair=_with_wins_of_better(part.pair, less)) for part in slice_pairs]
     rows = [row for table in tables for row in mean_figures(table, resampling)]
     compared = [
@@ -268,11 +251,6 @@ def compare(
             _, differences = aggregate_figures(table.distance(), own_pairs, resampling)
         rows += own_rows
         compared += differences
-    traffic_tables = list(_with_traffic(tables, weights, notes))
-    weighted = [row for table in traffic_tables for row in mean_figures(table, resampling, weights)]
-    weighted_pairs = [
-        pair for table in traffic_tables for pair in mean_differences(table, pairs, tested, resampling, weights)
-    ]
     return Comparison(
         systems=tuple(systems),
         measures=tuple(known),
@@ -295,8 +273,6 @@ def compare(
         },
         invalid={name: dict(system.invalid) for name, system in systems.items()},
         answered={name: len(_answered_rows(system)) for name, system in systems.items()},
-        weighted=tuple(sorted(weighted, key=order)),
-        weighted_pairs=_corrected(sorted(weighted_pairs, key=order), correction),
         unjudged=_unjudged(systems, clusters, resampling),
         costs={name: dict(system.costs) for name, system in systems.items() if system.costs},
         circular={name: system.circular for name, system in systems.items() if system.circular},
@@ -308,15 +284,13 @@ def compare(
 
 def clusters_of(systems: Mapping[str, Evaluation]) -> dict[str, str]:
     """Row id -> its cluster; a row without one is its own cluster. Raises `UsageError` where systems differ."""
-    return _agreed(
-        "cluster",
-        {
-            name: {
-                row: system.clusters.get(row, row) for row in _answered_rows(system).union(*system.unjudged.values())
-            }
-            for name, system in systems.items()
-        },
-    )
+    merged: dict[str, str] = {}
+    for name, system in systems.items():
+        for row in _answered_rows(system).union(*system.unjudged.values()):
+            cluster = system.clusters.get(row, row)
+            if merged.setdefault(row, cluster) != cluster:
+                raise UsageError(f"row {row} is in cluster {merged[row]} and in {cluster}", where=f"system {name}")
+    return merged
 
 
 def _with_unjudged(system: Evaluation, measures: Sequence[str]) -> Evaluation:
@@ -329,16 +303,6 @@ def _answered_rows(evaluation: Evaluation) -> set[str]:
     """Every row that a system answered: rows with a value and rows with an invalid output."""
     aggregated = (aggregate.cells for aggregate in evaluation.aggregates.values())
     return set(evaluation.invalid).union(*evaluation.values.values(), *aggregated)
-
-
-def _agreed(attribute: str, systems: Mapping[str, Mapping[str, _Attribute]]) -> dict[str, _Attribute]:
-    """The attribute of each row, merged over systems. Raises `UsageError` where two systems differ."""
-    merged: dict[str, _Attribute] = {}
-    for name, by_row in systems.items():
-        for row, value in by_row.items():
-            if merged.setdefault(row, value) != value:
-                raise UsageError(f"row {row} is in {attribute} {merged[row]} and in {value}", where=f"system {name}")
-    return merged
 
 
 def _leading(systems: Mapping[str, Evaluation], candidate: str | None, baseline: str | None) -> str:
@@ -372,13 +336,13 @@ def _pairs(names: Sequence[str], candidate: str | None, baseline: str | None) ->
         yield from ((name, baseline) for name in names if name not in (baseline, candidate))
 
 
-def _sliced(systems: Mapping[str, Evaluation], weights: Mapping[str, float]) -> dict[str, dict[str, str]]:
+def _sliced(systems: Mapping[str, Evaluation]) -> dict[str, dict[str, str]]:
     """Slice -> row id -> value; where two systems differ the later one counts."""
     slices: dict[str, dict[str, str]] = {}
     for evaluation in systems.values():
         for name, by_row in evaluation.slices.items():
             slices.setdefault(name, {}).update(by_row)
-    return {**slices, TRAFFIC: by_traffic(weights)} if weights else slices
+    return slices
 
 
 def _slices(
@@ -403,20 +367,6 @@ def _slices(
                     SliceComparison(name, value, pair) for pair in mean_differences(part, pairs, tested, resampling)
                 ]
     return rows, compared
-
-
-def _with_traffic(tables: Sequence[ValueTable], weights: Mapping[str, float], notes: list[str]) -> Iterator[ValueTable]:
-    """The rows of the tables whose traffic is known. Adds to `notes`."""
-    if not weights:
-        return
-    notes.append(TRAFFIC_NOTE)
-    for table in tables:
-        places = [index for index, row in enumerate(table.rows) if row in weights]
-        if missing := len(table.rows) - len(places):
-            names = ", ".join(table.measures)
-            notes.append(f"{missing} rows whose traffic is not known are not in the weighted mean of {names}.")
-        if sum(weights[table.rows[index]] for index in places) > 0:
-            yield table.take(places)
 
 
 def _unjudged(
@@ -460,31 +410,7 @@ def _system_notes(systems: Mapping[str, Evaluation]) -> list[str]:
     return [note if len(names) == len(systems) else f"{', '.join(names)}: {note}" for note, names in owners.items()]
 
 
-def by_traffic(weights: Mapping[str, float]) -> dict[str, str]:
-    """Row id -> `head`, `torso` or `tail`.
-
-    By falling weight, a row is in the head if the rows before it carry less than a third of all traffic, and in the
-    torso if they carry less than two thirds. Rows of equal weight are in one band.
-
-    Examples:
-        >>> by_traffic({"q1": 60, "q2": 30, "q3": 10})
-        {'q1': 'head', 'q2': 'torso', 'q3': 'tail'}
-    """
-    total = sum(weights.values())
-    bands: dict[str, str] = {}
-    before = passed = 0.0
-    last = None
-    for row in sorted(weights, key=lambda row: -weights[row]):
-        if weights[row] != last:
-            before, last = passed, weights[row]
-        bands[row] = BANDS[0 if before < total / 3 else 1 if before < total * 2 / 3 else 2]
-        passed += weights[row]
-    return bands
-
-
 def slice_order(value: str) -> tuple[int, float, str]:
-    """Sort key for the values of a slice: head, torso, tail; then values that start with a number; then words."""
-    if value in BANDS:
-        return 0, BANDS.index(value), value
+    """Sort key for the values of a slice: values that start with a number, then words."""
     number = re.match(r"-?\d+(\.\d+)?(e[+-]?\d+)?", value)
-    return (1, float(number[0]), value) if number else (2, 0.0, value)
+    return (0, float(number[0]), value) if number else (1, 0.0, value)

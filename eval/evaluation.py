@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import UsageError
 from searchlora.eval.aggregate import Aggregate
 from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.measures import RETRIEVAL_MEASURES, retrieval_notes, retrieval_values, with_relevant
@@ -50,12 +50,11 @@ class Evaluation:
         tested: The measures whose differences between systems are tested; others are only shown, since p values are
             corrected for their number. Empty: all measures.
         notes: Definitions and omissions that a reader of the figures must know.
-        weights: Row id -> traffic (how often the query is asked), for weighted means. Empty: unknown.
         unjudged: Measure -> row id -> value, about unjudged documents (`eval.unjudged`).
         costs: Mean cost of a row, for example `ms per query`.
         circular: Why these figures are circular (the judge had a part in the system); empty: they are not.
         aggregates: Measure -> statistic of sums over rows, for measures that are not means, such as macro-F1 and kappa.
-            No name may be in both. They have no slices and no traffic weights.
+            No name may be in both. They have no slices.
         confusions, curves: By title.
         less_is_better: The measures of which smaller values are better (errors, lengths).
         zero_is_best: The aggregates of which 0 is best, such as a signed bias. Systems are compared by the distance
@@ -69,7 +68,6 @@ class Evaluation:
     invalid: Mapping[str, str] = field(default_factory=dict)
     tested: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    weights: Mapping[str, float] = field(default_factory=dict)
     unjudged: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
     circular: str = ""
@@ -118,7 +116,6 @@ def evaluate_run(
     tested: Sequence[str] = (),
     topics: Mapping[str, Mapping[str, Any]] | None = None,
     slices: Sequence[str] = (),
-    weight: str | None = None,
     cluster: str | None = None,
     relevant: int = 1,
     unjudged: bool = True,
@@ -131,9 +128,8 @@ def evaluate_run(
     Args:
         measures: Names as in `measures.parse_measure`, the headline first.
         tested: The measures whose differences are tested; empty: all.
-        topics: Topic -> its fields (`query` and others), for the next three arguments.
+        topics: Topic -> its fields (`query` and others), for the next two arguments.
         slices: Fields to slice by. A numeric field with more than ten values is divided into thirds.
-        weight: The field with the traffic of a topic, a number of at least 0.
         cluster: The field that puts dependent topics into one cluster (an information need, a session).
         relevant: The lowest grade that counts as relevant in binary measures; it is added to their names as `rel=N`.
         unjudged: Whether to compute figures about unjudged documents (`eval.unjudged`).
@@ -143,7 +139,6 @@ def evaluate_run(
     Raises:
         UsageError: when a measure is unknown, a field occurs in no topic or has too many values to slice by, or there
             are no judgments.
-        DataError: when the traffic of a topic is not a number of at least 0, or the total traffic is 0.
 
     Examples:
         >>> run = {"q1": {"d1": 2.0, "d2": 1.0}}
@@ -162,7 +157,6 @@ def evaluate_run(
         clusters={topic: str(clusters.get(topic, topic)) for topic in qrels},
         slices={field: _slice(judged, field, notes) for field in slices},
         tested=tuple(with_relevant(name, relevant) for name in tested or measures),
-        weights=_weights(judged, weight) if weight is not None else {},
         unjudged=unjudged_values(run, qrels, values) if unjudged else {},
         costs=dict(costs or {}),
         invalid={topic: why for topic, why in (invalid or {}).items() if topic in qrels},
@@ -208,20 +202,6 @@ def _field(topics: Mapping[str, Mapping[str, Any]], field: str) -> dict[str, Any
         known = ", ".join(sorted({name for fields in topics.values() for name in fields})) or "none"
         raise UsageError(f"no judged topic has a field '{field}'", fix=f"Fields of the topics: {known}.")
     return values
-
-
-def _weights(topics: Mapping[str, Mapping[str, Any]], field: str) -> dict[str, float]:
-    weights = {}
-    for topic, value in _field(topics, field).items():
-        number = _number(value)
-        if number is None or number < 0:
-            raise DataError(
-                f"the traffic '{value}' is not a number of at least 0", where=f"topic {topic}, field {field}"
-            )
-        weights[topic] = number
-    if not 0 < sum(weights.values()) < math.inf:
-        raise DataError("the total traffic of all topics is 0 or infinite", where=f"field {field}")
-    return weights
 
 
 def _slice(topics: Mapping[str, Mapping[str, Any]], field: str, notes: list[str]) -> dict[str, str]:

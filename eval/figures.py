@@ -189,15 +189,12 @@ def aggregate_table(
     )
 
 
-def mean_figures(
-    table: ValueTable, resampling: Resampling, weights: Mapping[str, float] | None = None
-) -> list[SystemScore]:
-    """The mean of each measure of each system, with its interval; `weights`: row id -> weight, for weighted means."""
+def mean_figures(table: ValueTable, resampling: Resampling) -> list[SystemScore]:
+    """The mean of each measure of each system, with its interval."""
     columns = table.values.reshape(len(table.rows), -1)
-    row_weights = _row_weights(table, weights)
-    limits = bootstrap_intervals(columns, table.groups, weights=row_weights, **vars(resampling))
+    limits = bootstrap_intervals(columns, table.groups, **vars(resampling))
     names = [(system, measure) for measure in table.measures for system in table.systems]
-    means = np.average(columns, axis=0, weights=row_weights)
+    means = columns.mean(axis=0)
     return [
         SystemScore(system, measure, float(mean), float(low), float(high), len(table.rows))
         for (system, measure), mean, (low, high) in zip(names, means, limits, strict=True)
@@ -209,7 +206,6 @@ def mean_differences(
     pairs: Sequence[tuple[str, str]],
     measures: Sequence[str],
     resampling: Resampling,
-    weights: Mapping[str, float] | None = None,
 ) -> list[PairedComparison]:
     """Paired differences of the pairs (a, b) in those of `measures` that the table has; p is not corrected yet."""
     index_of = {name: index for index, name in enumerate(table.systems)}
@@ -219,9 +215,7 @@ def mean_differences(
         return []
     by_measure = {measure: table.values[:, table.measures.index(measure)] for _, _, measure in names}
     columns = [by_measure[measure][:, index_of[a]] - by_measure[measure][:, index_of[b]] for a, b, measure in names]
-    differences = paired_differences(
-        np.stack(columns, axis=1), table.groups, weights=_row_weights(table, weights), **vars(resampling)
-    )
+    differences = paired_differences(np.stack(columns, axis=1), table.groups, **vars(resampling))
     return [
         PairedComparison(a, b, measure, **vars(difference), p_corrected=difference.p, n=len(table.rows))
         for (a, b, measure), difference in zip(names, differences, strict=True)
@@ -273,10 +267,6 @@ def _shared_rows(
     if missing := len(set().union(*having.values())) - len(rows):
         notes.append(f"{measure} is over {len(rows)} rows; {missing} that not all systems have are left out.")
     return tuple(having), rows
-
-
-def _row_weights(table: ValueTable, weights: Mapping[str, float] | None) -> Floats | None:
-    return None if weights is None else np.array([weights[row] for row in table.rows], dtype=float)
 
 
 def _clipped(table: AggregateTable, system: int, low: float, high: float) -> tuple[float, float]:

@@ -60,7 +60,6 @@ def bootstrap_intervals(
     values: Floats,
     clusters: Sequence[str] | None = None,
     *,
-    weights: Floats | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Floats:
@@ -69,7 +68,6 @@ def bootstrap_intervals(
     Args:
         values: (rows, columns).
         clusters: The cluster of each row; whole clusters are resampled. None: every row is independent.
-        weights: (rows,): the weight of each row in the mean, not negative and not all 0; None: equal weights.
 
     Returns:
         (columns, 2): low and high, never outside the least and greatest value of the column. A constant column has an
@@ -78,7 +76,7 @@ def bootstrap_intervals(
     Raises:
         UsageError: when there are no rows, a value is not finite, or the lengths differ.
     """
-    sums, sizes = cluster_sums(values, clusters, weights)
+    sums, sizes = cluster_sums(values, clusters)
     if len(sums) < 2:
         return np.full((sums.shape[1], 2), np.nan)
     ends = bootstrap_t(RatioOfSums(sums, sizes), limit=LIMIT, resamples=resamples, seed=seed)
@@ -162,10 +160,8 @@ class RatioOfSums:
         return np.where(flat, moved, ratio)
 
 
-def cluster_sums(
-    values: Floats, clusters: Sequence[str] | None, weights: Floats | None = None
-) -> tuple[Floats, Floats]:
-    """Weighted sums (clusters, columns) and sizes (clusters,) of the clusters with a positive weight.
+def cluster_sums(values: Floats, clusters: Sequence[str] | None) -> tuple[Floats, Floats]:
+    """Sums (clusters, columns) and sizes (clusters,) of the clusters.
 
     Raises:
         UsageError: as `bootstrap_intervals`.
@@ -174,19 +170,14 @@ def cluster_sums(
         raise UsageError("there are no rows to take a mean of")
     if not np.isfinite(values).all():
         raise UsageError("a value is not finite")
-    row_weights = np.ones(len(values)) if weights is None else weights
-    if not (np.isfinite(row_weights).all() and (row_weights >= 0).all() and row_weights.sum() > 0):
-        raise UsageError("weights must be finite, not negative, and not all 0")
     if clusters is not None and len(clusters) != len(values):
         raise UsageError(f"{len(values)} rows have {len(clusters)} clusters")
-    weighted = values * row_weights[:, None]
     if clusters is None:
-        return weighted[row_weights > 0], row_weights[row_weights > 0]
+        return values, np.ones(len(values))
     _, index = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
     sums = np.zeros((index.max() + 1, values.shape[1]))
-    np.add.at(sums, index, weighted)
-    sizes = np.bincount(index, weights=row_weights).astype(np.float64)
-    return sums[sizes > 0], sizes[sizes > 0]
+    np.add.at(sums, index, values)
+    return sums, np.bincount(index).astype(np.float64)
 
 
 def cluster_errors(sums: Floats, sizes: Floats) -> tuple[Floats, Floats, Floats]:

@@ -57,9 +57,6 @@ def disagreement_note(tested: Iterable[tuple[str, float, float, float]]) -> str:
 class PairedDifference:
     """The difference of system a and system b over the same rows.
 
-    A difference of weighted means has `difference`, `low`, `high` and `p` only; the counts are then None, the other
-    figures nan.
-
     Attributes:
         difference: Mean of a minus mean of b.
         low, high: Its 95% interval; nan with a single cluster.
@@ -76,19 +73,18 @@ class PairedDifference:
     low: float
     high: float
     p: float
-    wins: int | None = None
-    losses: int | None = None
-    ties: int | None = None
-    p_t: float = math.nan
-    effect: float = math.nan
-    mde: float = math.nan
+    wins: int
+    losses: int
+    ties: int
+    p_t: float
+    effect: float
+    mde: float
 
 
 def paired_differences(
     differences: Floats,
     clusters: Sequence[str] | None = None,
     *,
-    weights: Floats | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> list[PairedDifference]:
@@ -100,7 +96,6 @@ def paired_differences(
     Args:
         differences: (rows, columns), a minus b.
         clusters: The cluster of each row; None: every row is independent.
-        weights: (rows,): differences of weighted means, Σ w·(a − b) / Σ w. None: of means.
 
     Examples:
         >>> a, b = np.array([1.0, 0.8, 0.9, 0.7, 1.0, 0.6]), np.array([0.5, 0.6, 0.9, 0.4, 0.7, 0.3])
@@ -108,13 +103,9 @@ def paired_differences(
         >>> round(result.difference, 3), result.wins, result.ties, result.p < 0.1
         (0.267, 5, 1, True)
     """
-    sums, sizes = cluster_sums(differences, clusters, weights)
-    ends = bootstrap_intervals(differences, clusters, weights=weights, resamples=resamples, seed=seed).tolist()
+    sums, sizes = cluster_sums(differences, clusters)
+    ends = bootstrap_intervals(differences, clusters, resamples=resamples, seed=seed).tolist()
     chances = _sign_flip_p(sums, resamples, seed).tolist()
-    if weights is not None:
-        means = (sums.sum(axis=0) / sizes.sum()).tolist()
-        columns = zip(means, ends, chances, strict=True)
-        return [PairedDifference(mean, low, high, p) for mean, (low, high), p in columns]
     by_t, effects, detectable = _t_tests(differences, sums, sizes)
     return [
         PairedDifference(

@@ -15,7 +15,6 @@ from searchlora.eval.report.sections import (
     notes_section,
     pairs_section,
     systems_section,
-    traffic_section,
     unjudged_section,
 )
 
@@ -42,7 +41,7 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
     """The content of `benchmarks/results/NAME.json`; an undefined value is None, never NaN.
 
     `rows` and `comparisons` are always present. The other keys are present if they are not empty: `slices`,
-    `slice_comparisons`, `weighted`, `weighted_comparisons`, `unjudged`, `costs`, `circular`,
+    `slice_comparisons`, `unjudged`, `costs`, `circular`,
     `aggregates` (measures that are not means), `less_is_better`, `zero_is_best` and `notes`. Figures of a circular
     system have a key `circular` with the reason.
     """
@@ -55,8 +54,6 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
             {"slice": part.slice, "value_of_slice": part.value, **_compared(comparison, part.pair)}
             for part in comparison.slice_pairs
         ],
-        "weighted": [_row(comparison, row) for row in comparison.weighted],
-        "weighted_comparisons": [_weighted(comparison, pair) for pair in comparison.weighted_pairs],
         "unjudged": [_row(comparison, row) for row in comparison.unjudged],
         "costs": {system: to_plain(costs) for system, costs in comparison.costs.items()},
         "circular": dict(comparison.circular),
@@ -94,7 +91,6 @@ def to_markdown(comparison: Comparison) -> str:
             systems_section(comparison, plots=False),
             pairs_section(comparison),
             slices_section(comparison),
-            traffic_section(comparison),
             unjudged_section(comparison),
             costs_section(comparison),
             notes_section([*circular, *comparison.notes]),
@@ -108,12 +104,6 @@ def _row(comparison: Comparison, row: SystemScore) -> dict[str, Any]:
 
 def _compared(comparison: Comparison, pair: PairedComparison) -> dict[str, Any]:
     return {**to_plain(vars(pair)), **_marked(comparison, pair.a, pair.b)}
-
-
-def _weighted(comparison: Comparison, pair: PairedComparison) -> dict[str, Any]:
-    """Without the figures that a difference of weighted means does not have."""
-    unknown = ("wins", "losses", "ties", "p_t", "effect", "mde")
-    return {key: value for key, value in _compared(comparison, pair).items() if key not in unknown}
 
 
 def _marked(comparison: Comparison, *systems: str) -> dict[str, str]:

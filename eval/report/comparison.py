@@ -24,7 +24,6 @@ from searchlora.eval.report.sections import (
     rows_section,
     rules_section,
     systems_section,
-    traffic_section,
     unjudged_section,
 )
 from searchlora.eval.significance import LEVEL
@@ -70,7 +69,6 @@ def write_report(
         pairs_section(comparison),
         rows_section(comparison),
         slices_section(comparison),
-        traffic_section(comparison),
         unjudged_section(comparison),
         examples_section(comparison, details),
         confusions_section(confusions or {}),

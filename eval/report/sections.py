@@ -171,48 +171,6 @@ def unjudged_section(comparison: Comparison) -> Section | None:
     return Section("unjudged", "Unjudged documents", tuple(blocks))
 
 
-def traffic_section(comparison: Comparison) -> Section | None:
-    """Means weighted by traffic."""
-    scores = by_system(comparison.weighted)
-    measures = [m for m in comparison.measures if scores and all(m in of for of in scores.values())]
-    if not measures:
-        return None
-    same_n = _common_n(score for score in comparison.weighted if score.measure in measures)
-    lines = []
-    for system, of in scores.items():
-        cells = []
-        for measure in measures:
-            cell = _score(of[measure], same_n)
-            plain = f"plain {number(comparison.row(system, measure).value)}"
-            cells.append(Cell(cell.text, (*cell.small[:1], plain, *cell.small[1:])))
-        lines.append(_system_line(comparison, system, [*cells, *_count(same_n)]))
-    blocks: list[Block] = [table("Means weighted by traffic", ["system", *measures, *(["n"] if same_n else [])], lines)]
-    if pairs := comparison.weighted_pairs:
-        head = ["comparison", "measure", "difference", "p corrected", "p", "n"]
-        differences = [
-            [
-                pair_name(comparison, pair),
-                pair.measure,
-                difference(comparison, pair),
-                p_value(pair.p_corrected),
-                p_value(pair.p),
-                str(pair.n),
-            ]
-            for pair in pairs
-        ]
-        caption = (
-            "A highlighted difference is significant at 0.05 after correction. p: two-sided paired randomisation of "
-            f"the weighted sums of groups, corrected by {CORRECTION_NAMES[comparison.correction]} over all "
-            f"{len(pairs)} weighted comparisons. The interval of a difference is not corrected."
-        )
-        blocks += [
-            table("Differences weighted by traffic", head, differences, words=2),
-            _note(caption, comparison.disagreements(pairs)),
-        ]
-    lead = "Means weighted by the traffic of each topic, with 95% intervals; below each, the unweighted mean."
-    return Section("traffic", "Weighted by traffic", tuple(blocks), lead)
-
-
 def costs_section(comparison: Comparison, base: str | None = None) -> Section | None:
     """Mean costs of a row, and their ratio to those of the base or baseline.
 

@@ -74,9 +74,7 @@ def measured_by(spec: Experiment) -> dict[str, Any]:
     settings: dict[str, Any] = json.loads(
         spec.model_dump_json(
             include={
-                **dict.fromkeys(
-                    ("measures", "tested", "relevant", "scale", "weight", "cluster", "baseline", "correction"), True
-                ),
+                **dict.fromkeys(("measures", "tested", "relevant", "scale", "cluster", "baseline", "correction"), True),
                 "qrels": {"format", "thresholds"},
             }
         )

@@ -73,7 +73,6 @@ class Topics:
             spec.measures,
             tested=spec.tested,
             slices=spec.slices,
-            weight=spec.weight,
             cluster=spec.cluster,
             relevant=spec.relevant,
             card=read_card(spec.qrels.path),

@@ -120,7 +120,6 @@ class Experiment(_Strict):
         relevant: The lowest grade that counts as relevant in binary measures.
         scale: The valid grades. A document with another label counts as unjudged, and the notes count it.
         slices: Topic fields to slice by.
-        weight: Topic field with the traffic of a topic.
         cluster: Topic field with the group of dependent topics.
         correction: Correction of p values for multiple comparisons: Holm or Benjamini-Hochberg.
         retrieval: Stages after an adapter that writes the query.
@@ -140,7 +139,6 @@ class Experiment(_Strict):
     relevant: int = Field(1, ge=1)
     scale: tuple[int, ...] | None = Field(None, min_length=1)
     slices: tuple[str, ...] = ()
-    weight: str | None = None
     cluster: str | None = None
     correction: Literal["holm", "bh"] = "holm"
     retrieval: tuple[dict[str, dict[str, Any]], ...] = ({"bm25": {}},)

@@ -107,7 +107,7 @@ class RetrievalMeasures(Measures):
         qrels: Topic -> document -> grade.
         names: Measures, the headline first.
         tested: Measures whose differences are tested; empty: all.
-        slices, weight, cluster: Topic fields, see `evaluate_run`.
+        slices, cluster: Topic fields, see `evaluate_run`.
         relevant: The lowest grade that counts as relevant in binary measures.
         card: Provenance of the judgments.
         unjudged: Whether to measure under other assumptions about unjudged documents, too.
@@ -117,7 +117,6 @@ class RetrievalMeasures(Measures):
     names: Sequence[str] = RETRIEVAL_MEASURES
     tested: Sequence[str] = ()
     slices: Sequence[str] = ()
-    weight: str | None = None
     cluster: str | None = None
     relevant: int = 1
     card: JudgmentsCard | None = None
@@ -135,7 +134,6 @@ class RetrievalMeasures(Measures):
             tested=self.tested,
             topics={str(row["id"]): row for row in rows},
             slices=self.slices,
-            weight=self.weight,
             cluster=self.cluster,
             relevant=self.relevant,
             unjudged=self.unjudged,

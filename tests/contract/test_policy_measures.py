@@ -114,12 +114,12 @@ def embedding(labelled: bool) -> Report:
 
 
 def run_of_an_experiment() -> Report:
-    topics = {f"q{n}": {"query": f"query {n}", "traffic": n + 1, "kind": "ab"[n % 2]} for n in range(20)}
+    topics = {f"q{n}": {"query": f"query {n}", "kind": "ab"[n % 2]} for n in range(20)}
     qrels = {topic: {"good": 2, "bad": 0} for topic in topics}
     good = {topic: {"good": 3.0, "unknown": 2.0, "bad": 1.0} for topic in topics}
     poor = {topic: {"bad": 3.0, "unknown": 2.0, "good": 1.0} for topic in list(topics)[:15]}
     evaluations = {
-        name: evaluate_run(run, qrels, topics=topics, slices=["kind"], weight="traffic", tested=["nDCG@10"])
+        name: evaluate_run(run, qrels, topics=topics, slices=["kind"], tested=["nDCG@10"])
         for name, run in {RULE: poor, BASE: poor, CANDIDATE: good}.items()
     }
     return Report(evaluations)

@@ -127,50 +127,6 @@ def test_only_tested_measures_are_compared_also_within_slices(systems):
     assert {each.row.measure for each in found.slices} == {"nDCG@10", "MRR@10"}
 
 
-def test_the_traffic_weighted_mean_equals_a_plain_loop(systems):
-    rng = random.Random(7)
-    traffic = {row: float(rng.randint(0, 9)) for row in IDS[5:]}
-    for name in ("raw", "base"):
-        systems[name] = replace(systems[name], weights=traffic)
-    found = compare(systems, candidate="adapter", resamples=500)
-    assert len(found.weighted) == 6
-    for row in found.weighted:
-        values = systems[row.system].values[row.measure]
-        total = above = 0.0
-        for row_id, weight in traffic.items():
-            total += weight
-            above += weight * values[row_id]
-        assert row.value == pytest.approx(above / total)
-        assert row.low < row.value < row.high
-        assert row.n == 40
-    assert "5 rows whose traffic is not known are not in the weighted mean of MRR@10, nDCG@10." in found.notes
-    assert [each.value for each in found.slices if each.slice == "traffic" and each.row.system == "raw"] == [
-        *("head", "torso", "tail") * 2
-    ]
-
-
-def test_tested_measures_have_differences_weighted_by_traffic(systems):
-    systems["raw"] = replace(systems["raw"], weights=dict.fromkeys(IDS[:27], 2.0))
-    systems["adapter"] = replace(evaluation(0.3, 3), tested=("nDCG@10",))
-    found = compare(systems, candidate="adapter", baseline="raw", resamples=200)
-    assert [(p.a, p.b) for p in found.weighted_pairs] == [("adapter", "raw"), ("adapter", "base"), ("base", "raw")]
-    assert {(pair.measure, pair.n) for pair in found.weighted_pairs} == {("nDCG@10", 27)}
-    assert [p.p_corrected for p in found.weighted_pairs] == correct([p.p for p in found.weighted_pairs])
-    assert compare({**systems, "raw": evaluation(0.2, 1)}, candidate="adapter", resamples=100).weighted_pairs == ()
-
-
-def test_an_integer_weight_of_a_difference_equals_repeated_rows_in_the_cluster(systems):
-    times = {row: 1 + index % 3 for index, row in enumerate(IDS)}
-    systems["raw"] = replace(systems["raw"], weights=times)
-    repeated = [row for row in IDS for _ in range(times[row])]
-    for pair in compare(systems, candidate="adapter", resamples=500).weighted_pairs:
-        a, b = ([systems[name].values[pair.measure][row] for row in repeated] for name in (pair.a, pair.b))
-        same = paired_difference(a, b, [CLUSTERS[row] for row in repeated], resamples=500)
-        assert (pair.difference, pair.low, pair.high, pair.p) == pytest.approx(
-            (same.difference, same.low, same.high, same.p)
-        )
-
-
 def test_unjudged_sensitivity_figures_have_intervals(systems):
     judged = {row: index / 45 for index, row in enumerate(IDS)}
     systems["raw"] = replace(systems["raw"], unjudged={"Judged@10": judged, "MRR@10 condensed": judged})
@@ -188,9 +144,6 @@ def test_invalid_arguments_are_errors(systems):
         compare(systems)
     with pytest.raises(UsageError, match="cannot be both"):
         compare(systems, candidate="raw", baseline="raw")
-    with pytest.raises(UsageError, match=f"row {IDS[0]} is in traffic 1 and in 2"):
-        pair = {name: replace(systems[name], weights={IDS[0]: w}) for name, w in (("raw", 1), ("base", 2))}
-        compare(pair, candidate="raw")
     with pytest.raises(UsageError, match="no measure"):
         compare(systems, candidate="raw", measures=["P@1"])
     systems["base"] = replace(systems["base"], clusters={**CLUSTERS, IDS[0]: "elsewhere"})
@@ -220,7 +173,7 @@ def test_markdown_shows_every_figure_with_its_interval_and_n(systems):
     assert f"| adapter − raw | **{pair.difference:+.3f}** ({pair.low:+.3f} to {pair.high:+.3f}) |" in text
     assert "corrected by Holm over all 4 comparisons" in text
     assert "* All rows count." in text
-    assert "Unjudged" not in text and "traffic" not in text
+    assert "Unjudged" not in text
 
 
 @pytest.mark.parametrize("roles", [{"candidate": "adapter"}, {"baseline": "adapter"}])
@@ -228,19 +181,18 @@ def test_a_circular_system_is_marked_wherever_it_is_named(systems, roles, capsys
     systems["adapter"] = replace(
         systems["adapter"],
         circular="its own judge",
-        weights=dict.fromkeys(IDS, 1.0),
         unjudged={f"{m} condensed": systems["adapter"].values[m] for m in ("MRR@10", "nDCG@10")}
         | {"Judged@10": dict.fromkeys(IDS, 0.5)},
         costs={"ms per query": 2.5},
     )
     found = compare(systems, resamples=100, **roles)
     text = to_markdown(found)
-    assert text.count("adapter (circular)") == text.count("adapter") > 15
-    assert "its own judge" in text and "### Unjudged documents" in text and "### Weighted by traffic" in text
+    assert text.count("adapter (circular)") == text.count("adapter") > 10
+    assert "its own judge" in text and "### Unjudged documents" in text
     content = to_json(found, HEADER)
-    for key in ("rows", "slices", "weighted", "unjudged"):
+    for key in ("rows", "slices", "unjudged"):
         assert all(("circular" in row) == (row["system"] == "adapter") for row in content[key])
-    for key in ("comparisons", "slice_comparisons", "weighted_comparisons"):
+    for key in ("comparisons", "slice_comparisons"):
         assert content[key]
         assert all(row.get("circular") == "its own judge" for row in content[key] if "adapter" in (row["a"], row["b"]))
     from searchlora.cli.terminal import print_comparison

@@ -1,4 +1,4 @@
-"""Evaluation of a run: values, slices, traffic, clusters and notes."""
+"""Evaluation of a run: values, slices, clusters and notes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.errors import DataError, UsageError
-from searchlora.eval.comparison import by_traffic, compare, slice_order
+from searchlora.errors import UsageError
+from searchlora.eval.comparison import compare, slice_order
 from searchlora.eval.evaluation import by_thirds, confusion_matrix, evaluate_run
 
 QRELS = {str(number): {"a": 2, "b": 1, "c": 0} for number in range(1, 13)}
 RUN = {str(number): {"a": 1.0, "b": 2.0, "x": 3.0} for number in range(2, 14)}
-TOPICS = {str(n): {"query": f"q {n}", "need": f"n{n // 2}", "length": n, "kind": "long" if n > 6 else "short",
-                   "asked": 100.0 / n} for n in range(1, 14)}  # fmt: skip
+TOPICS = {
+    str(n): {"query": f"q {n}", "need": f"n{n // 2}", "length": n, "kind": "long" if n > 6 else "short"}
+    for n in range(1, 14)
+}
 
 
 def test_every_judged_topic_is_a_row():
@@ -44,64 +46,39 @@ def test_measure_names_state_the_lowest_relevant_grade():
     assert list(evaluate_run(RUN, QRELS, measures=["MRR@10"]).values) == ["MRR@10", "zero results"]
 
 
-def test_topic_fields_make_slices_weights_and_clusters():
+def test_topic_fields_make_slices_and_clusters():
     found = evaluate_run(
-        RUN, QRELS, topics=TOPICS, slices=["length", "kind"], weight="asked", cluster="need", costs={"ms per query": 3}
+        RUN, QRELS, topics=TOPICS, slices=["length", "kind"], cluster="need", costs={"ms per query": 3}
     )
     assert found.slices["kind"] == {topic: "long" if int(topic) > 6 else "short" for topic in QRELS}
     assert found.slices["length"] == {
         str(n): "1 to 4" if n < 5 else "5 to 8" if n < 9 else "9 to 12" for n in range(1, 13)
     }
     assert "length has 12 values and is divided into thirds." in found.notes
-    assert found.weights["4"] == 25
     assert (found.clusters["2"], found.clusters["3"], found.clusters["4"]) == ("n1", "n1", "n2")
     compared = compare({"run": found}, candidate="run", resamples=100)
     assert compared.groups == 7
     assert compared.costs == {"run": {"ms per query": 3}}
-    assert {each.slice for each in compared.slices} == {"length", "kind", "traffic"}
+    assert {each.slice for each in compared.slices} == {"length", "kind"}
 
 
 def test_topics_without_a_field_are_reported():
     topics = {topic: dict(fields) for topic, fields in TOPICS.items()}
     del topics["3"]["kind"], topics["4"]["need"], topics["5"]
-    found = evaluate_run(RUN, QRELS, topics=topics, slices=["kind"], cluster="need", weight="asked")
+    found = evaluate_run(RUN, QRELS, topics=topics, slices=["kind"], cluster="need")
     assert "2 topics have no 'kind' and are in none of its slices." in found.notes
     assert {"3", "5"} & set(found.slices["kind"]) == set()
     assert (found.clusters["4"], found.clusters["5"]) == ("4", "5")
-    compared = compare({"run": found}, candidate="run", resamples=100)
-    assert any("1 rows whose traffic is not known" in note for note in compared.notes)
 
 
 def test_invalid_topic_fields_are_errors():
     with pytest.raises(UsageError, match=r"no judged topic has a field 'colour'.*length"):
         evaluate_run(RUN, QRELS, topics=TOPICS, slices=["colour"])
-    with pytest.raises(UsageError, match=r"no judged topic has a field 'asked'.*none"):
-        evaluate_run(RUN, QRELS, weight="asked")
-    with pytest.raises(DataError, match=r"topic 4, field asked.*'often'"):
-        evaluate_run(RUN, QRELS, topics={**TOPICS, "4": {"asked": "often"}}, weight="asked")
-    with pytest.raises(DataError, match=r"topic 4.*'-1'"):
-        evaluate_run(RUN, QRELS, topics={**TOPICS, "4": {"asked": -1}}, weight="asked")
     many = {str(n): {"a": 1} for n in range(60)}
     with pytest.raises(UsageError, match="60 values"):
         evaluate_run({}, many, topics={t: {"query": f"q{t}"} for t in many}, slices=["query"])
     with pytest.raises(UsageError, match="no judgments"):
         evaluate_run(RUN, {})
-
-
-@pytest.mark.parametrize("traffic", [0, 1e308])
-def test_topics_without_finite_positive_total_traffic_are_refused(traffic):
-    topics = {topic: {"query": topic, "traffic": traffic} for topic in QRELS}
-    with pytest.raises(DataError, match="field traffic: the total traffic of all topics"):
-        evaluate_run(RUN, QRELS, topics=topics, weight="traffic")
-
-
-def test_head_torso_and_tail_of_a_worked_example():
-    weights = {"a": 40, "b": 15, "c": 15, "d": 10, "e": 10, "f": 5, "g": 5}
-    assert by_traffic(weights) == {
-        "a": "head", "b": "torso", "c": "torso", "d": "tail", "e": "tail", "f": "tail", "g": "tail",
-    }  # fmt: skip
-    assert by_traffic({"a": 99, "b": 1}) == {"a": "head", "b": "tail"}
-    assert set(by_traffic(dict.fromkeys("abcdef", 2.0)).values()) == {"head"}
 
 
 @pytest.mark.slow
@@ -127,9 +104,9 @@ def test_slices_of_numbers_with_many_digits_are_kept_apart():
 
 
 def test_slice_values_keep_their_order():
-    shown = ["tail", "head", "10 to 12", "9", "-1 to 8", "yes", "torso", "6 and later", "later"]
+    shown = ["10 to 12", "9", "-1 to 8", "yes", "6 and later", "later"]
     assert sorted(shown, key=slice_order) == [
-        "head", "torso", "tail", "-1 to 8", "6 and later", "9", "10 to 12", "later", "yes",
+        "-1 to 8", "6 and later", "9", "10 to 12", "later", "yes",
     ]  # fmt: skip
 
 

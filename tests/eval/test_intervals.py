@@ -96,20 +96,6 @@ def test_few_differing_clusters_do_not_give_an_unbounded_interval():
     assert high - low < 1.5 * (student[1] - student[0])
 
 
-def test_invalid_weights_are_errors():
-    values = np.array([[0.1], [0.2]])
-    for weights in ([0.0, 0.0], [1.0, -1.0], [1.0, math.nan]):
-        with pytest.raises(UsageError, match="weights"):
-            bootstrap_intervals(values, weights=np.array(weights))
-
-
-def test_rows_of_zero_weight_are_ignored():
-    values, weights = np.random.default_rng(4).random((30, 2)), np.tile([0.0, 1.0, 2.0], 10)
-    all_rows = bootstrap_intervals(values, weights=weights, resamples=500)
-    some = bootstrap_intervals(values[weights > 0], weights=weights[weights > 0], resamples=500)
-    assert all_rows == pytest.approx(some)
-
-
 def test_intervals_of_edge_cases():
     assert bootstrap_interval([0.5] * 10) == (0.5, 0.5)
     assert bootstrap_interval([0.1] * 9, ["a"] * 4 + ["b"] * 5) == pytest.approx((0.1, 0.1))

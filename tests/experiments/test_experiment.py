@@ -38,7 +38,7 @@ def folder(tmp_path):
     for number in range(TOPICS):
         colour, word = COLOURS[number % 4], WORDS[number % 10]
         topic = f"q{number}"
-        topics.append({"id": topic, "query": f"{colour} {word}", "colour": colour, "traffic": 1000 // (number + 1)})
+        topics.append({"id": topic, "query": f"{colour} {word}", "colour": colour})
         qrels[topic] = {
             each["id"]: 2 if each["title"] == f"{colour} {word}" else 1
             for each in documents
@@ -68,7 +68,6 @@ def write_spec(folder: Path, **changes: object) -> Path:
         "candidate": "bm25",
         "measures": ["nDCG@10", "MRR@10", "P@5"],
         "slices": ["colour"],
-        "weight": "traffic",
         **changes,
     }
     path = folder / "experiment.yaml"

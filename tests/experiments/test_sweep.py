@@ -109,7 +109,7 @@ def test_an_unfinished_trial_goes_on_with_changed_settings_after_a_restart(cli, 
     assert changed.code == 1 and "had another recipe" in changed.err and "--restart" in changed.err
     called = cli(*enough, "--restart")
     assert called.code == 0, called.err
-    assert "Discarding an unfinished training run" in called.err
+    assert "Discarding an unfinished training run" in called.out
     assert Store(tmp_path).versions("tried-seed-1") == (1,)
 
 

@@ -13,10 +13,7 @@ DOCUMENTS = [f"d{number}" for number in range(40)]
 
 def topics(count: int = 40) -> dict[str, dict[str, object]]:
     kinds = ("short", "long", "odd")
-    return {
-        f"q{number}": {"query": f"query number {number}", "kind": kinds[number % 3], "asked": 100 / (number + 1)}
-        for number in range(count)
-    }
+    return {f"q{number}": {"query": f"query number {number}", "kind": kinds[number % 3]} for number in range(count)}
 
 
 def qrels(count: int = 40) -> dict[str, dict[str, int]]:
@@ -35,7 +32,7 @@ def run(skill: float, seed: int, count: int = 40) -> dict[str, dict[str, float]]
 def evaluation(skill: float, seed: int, count: int = 40, **more: object) -> Evaluation:
     found = evaluate_run(
         run(skill, seed, count), qrels(count), measures=("nDCG@10", "MRR@10"), topics=topics(count), slices=("kind",),
-        weight="asked", costs={"ms per query": 10.0 * seed, "new tokens per query": 3.0},
+        costs={"ms per query": 10.0 * seed, "new tokens per query": 3.0},
     )  # fmt: skip
     return replace(found, **more)
 

@@ -48,10 +48,8 @@ def test_page_is_valid_html(page):
         "Paired comparisons",
         "Row by row",
         "Slices",
-        "Weighted by traffic",
         "Unjudged documents",
         "Cost and speed",
-        "Notes",
         "Provenance",
     ]
 
@@ -133,26 +131,6 @@ def test_section_of_unjudged_documents(page, compared):
                 figure(rows[system, f"{measure} condensed"]),
                 ("40",),
             ]
-
-
-def test_section_of_traffic(page, compared):
-    rows = {(row.system, row.measure): row for row in compared.weighted}
-    head, *lines = page.tables["Means weighted by traffic"]
-    assert len(lines) == 3
-    for line in lines:
-        for name, cell in zip(head[1:-1], line[1:-1], strict=True):
-            plain = compared.row(line[0][0], name[0])
-            assert cell == (*figure(rows[line[0][0], name[0]]), f"plain {plain.value:.3f}")
-
-
-def test_differences_weighted_by_traffic(page, compared):
-    _, *lines = page.tables["Differences weighted by traffic"]
-    assert len(lines) == len(compared.weighted_pairs) > 0
-    for line, pair in zip(lines, compared.weighted_pairs, strict=True):
-        assert line[:2] == [(f"{pair.a} − {pair.b}",), (pair.measure,)]
-        assert line[2][0] == f"{pair.difference:+.3f}"
-        assert line[2][1] == interval(pair.low, pair.high, "+")
-        assert line[3:] == [(p_value(pair.p_corrected),), (p_value(pair.p),), (str(pair.n),)]
 
 
 @pytest.mark.slow
