@@ -55,8 +55,6 @@ def built(engine, adapter=None, bm25=None, more=()):
         engine,
         "rewriter@3",
         fuse_rewrite=settings[0].rewrite == "fuse",
-        rewrite_guard=settings[0].rewrite_guard,
-        bm25=search.retriever,
     )
     stages = [rewrite, search]
     if more:

@@ -97,7 +97,6 @@ def test_fuse_stages_can_be_nested(tmp_path):
             "bm25: {colour: red}",
             r"stage 2: 'colour'.*Known keys: b, budget_s, fields, filter_by, k, k1, on_failure, shortest",
         ),
-        ("bm25: {backend: rank-bm25}", r"stage 2: .*'backend' is no longer a key: bm25s"),
         ("dense: {k: 3}", r"stage 2: 'model': field required"),
         ("dense: {model: m, hnsw_m: 8}", r"stage 2: .*'hnsw_m' is for 'index: hnsw'"),
         (
