@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import package_versions
 from searchlora.data.collection import INDEX_FILE, Corpus, corpus_path, index_folder, read_documents
-from searchlora.data.document_store import DOCUMENT_FILES, DocumentStore, write_documents
+from searchlora.data.document_store import DocumentStore, write_documents
 from searchlora.errors import DataError
-from searchlora.files import atomic_text, file_sha256, replace_folder, resumable_folder
-from searchlora.files.atomic import building_folder
-from searchlora.files.shards import Parts, Shard
+from searchlora.files import atomic_folder, file_sha256
 from searchlora.inference.engines import Engines
-from searchlora.pipelines.index_needs import IndexNeeds, IndexVectors
-from searchlora.pipelines.stages.stage import BuildContext
-from searchlora.progress import Progress, Steps, no_progress
+from searchlora.pipelines.config import read_pipelines
+from searchlora.pipelines.stages.encoder import EncodingSettings
+from searchlora.pipelines.stages.stage import BuildContext, leaves
+from searchlora.progress import Steps, no_progress
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.index_folder import IndexFolder, identity_of
 from searchlora.retrieval.index_manifest import (
@@ -30,15 +27,14 @@ from searchlora.retrieval.index_manifest import (
     CorpusIdentity,
     DensePart,
     FileIdentity,
-    FrozenModel,
     IndexManifest,
-    remember_sha256,
+    VectorKeys,
+    part_name,
     write_manifest,
 )
 from searchlora.retrieval.nearest import Hnsw, write_graph
-from searchlora.retrieval.vector_file import open_vectors, write_vectors
+from searchlora.retrieval.vector_file import DistinctTexts, open_vectors, write_vectors
 
-_STATE = "building.json"
 _PACKAGES = ("searchlora", "bm25s", "faiss-cpu", "sentence-transformers", "torch")
 
 
@@ -51,22 +47,45 @@ class BuiltIndex:
     built: bool
 
 
-class _State(FrozenModel):
-    """What of an index that is being built is complete, so that a killed build is continued."""
+class IndexVectors(NamedTuple):
+    """Vectors that stages need, and the graphs over them."""
 
-    corpus: CorpusIdentity
-    documents: int | None = None
-    bm25: tuple[Bm25Part, ...] = ()
-    dense: tuple[DensePart, ...] = ()
+    settings: EncodingSettings
+    graphs: list[Hnsw]
+
+
+class IndexNeeds:
+    """What stages need of an index folder, without repetitions. Stages add to it, see `StageSettings.add_to_index`."""
+
+    def __init__(self) -> None:
+        self.bm25: dict[str, Bm25Keys] = {}
+        self.dense: dict[str, IndexVectors] = {}
 
     @classmethod
-    def of(cls, manifest: IndexManifest) -> _State:
-        return cls(**{name: getattr(manifest, name) for name in cls.model_fields})
+    def of(cls, pipelines: Sequence[str | Path], overrides: Sequence[str], context: BuildContext) -> IndexNeeds:
+        """What the stages of all pipelines need; adapters of stages that search no index need not exist."""
+        needs = cls()
+        for _, config in read_pipelines(pipelines, overrides):
+            for stage in leaves(config.stages):
+                stage.add_to_index(needs, context)
+        return needs
 
-    @property
-    def encoded(self) -> set[str]:
-        """The folders of complete vectors."""
-        return {part.folder for part in self.dense}
+    def add_bm25(self, keys: Bm25Keys) -> None:
+        """Add a BM25 index."""
+        self.bm25[part_name("bm25", keys)] = keys
+
+    def add_vectors(self, keys: VectorKeys, settings: EncodingSettings, graph: Hnsw | None) -> None:
+        """Add vectors, and a graph for an approximate search in them."""
+        vectors = self.dense.setdefault(part_name("dense", keys), IndexVectors(settings, []))
+        if graph is not None and graph not in vectors.graphs:
+            vectors.graphs.append(graph)
+
+    def are_in(self, manifest: IndexManifest) -> bool:
+        """Whether an index has all that is needed."""
+        graphs = {part.folder: part.structures for part in manifest.dense}
+        return self.bm25.keys() <= {part.folder for part in manifest.bm25} and all(
+            name in graphs and set(vectors.graphs) <= set(graphs[name]) for name, vectors in self.dense.items()
+        )
 
 
 def build_index(
@@ -80,9 +99,8 @@ def build_index(
 ) -> BuiltIndex:
     """Save everything that the bm25 and dense stages of pipelines need of a corpus, and its documents.
 
-    The folder is built beside `out` and renamed. A killed build is continued by the same call: vectors that were
-    encoded are kept, and the files are the same bytes in the end. An index of the same corpus that is there already
-    keeps its parts, and gets those that it lacks; another corpus replaces it.
+    The folder is built beside `out` and renamed; it replaces an index that is there. One of the same corpus that has
+    all that the pipelines need stays as it is.
 
     Args:
         corpus: Rows with `id`, `text` and optionally `title`, or an index folder.
@@ -106,239 +124,84 @@ def build_index(
         'd2'
     """
     out = _target(out)
-    context = _context(store, steps)
+    store = Store.of(store)
+    context = BuildContext(store, Engines(store), steps=steps)
     source = identity_of(corpus)
     needs = IndexNeeds.of(pipelines, overrides, context)
-    present = _usable(out, source)
-    if (
-        present is not None
-        and present.manifest.corpus.path == source.path  # else the manifest gets the new one
-        and needs.is_in(present.manifest.bm25, present.manifest.dense)
-    ):
-        return BuiltIndex(out, present.manifest, built=False)
-    with _started(corpus, out, needs, context) as build:
-        for name, vectors in needs.dense.items():
-            build.dense(name, vectors)
-        manifest = build.finish()
-        replace_folder(build.folder, out)
-    for name, file in manifest.files.items():
-        remember_sha256(out / name, file.sha256)
+    present = _manifest(out)
+    if present is not None and present.corpus == source and needs.are_in(present):
+        return BuiltIndex(out, present, built=False)
+    with atomic_folder(out, replace=True) as folder:
+        manifest = _write(folder, corpus, source, needs, context)
     return BuiltIndex(out, manifest, built=True)
 
 
-def prepare_shards(
-    corpus: Corpus,
-    out: str | Path,
-    *,
-    pipelines: Sequence[str | Path],
-    overrides: Sequence[str] = (),
-    store: Store | str | Path | None = None,
-    steps: Steps = no_progress,
-) -> None:
-    """Begin a build, up to the vectors, so that `encode_shard` finds the documents. Arguments as of `build_index`."""
-    out = _target(out)
-    context = _context(store, steps)
-    needs = IndexNeeds.of(pipelines, overrides, context)
-    if _usable(out, identity_of(corpus)) is None:
-        with _started(corpus, out, needs, context):
-            pass
+def _write(
+    folder: Path, corpus: Corpus, source: CorpusIdentity, needs: IndexNeeds, context: BuildContext
+) -> IndexManifest:
+    """Write the documents, the indexes and the manifest into a new folder."""
+    count = write_documents(read_documents(corpus), folder, context.steps("Reading"))
+    if index_folder(corpus) is None and corpus_path(corpus).stat().st_mtime_ns != source.modified_ns:
+        raise DataError("was changed while it was read", where=source.path, fix="Build the index again.")
+    documents = DocumentStore(folder)
+    bm25 = tuple(_bm25(folder / name, keys, documents, context) for name, keys in needs.bm25.items())
+    dense = tuple(_dense(folder / name, vectors, documents, context) for name, vectors in needs.dense.items())
+    written = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    manifest = IndexManifest(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=package_versions(*_PACKAGES),
+        corpus=source,
+        documents=count,
+        bm25=bm25,
+        dense=dense,
+        files={
+            name: FileIdentity(sha256=file_sha256(file), bytes=file.stat().st_size) for name, file in written.items()
+        },
+    )
+    write_manifest(folder, manifest)
+    return manifest
 
 
-def encode_shard(
-    shard: Shard,
-    progress: Progress,
-    *,
-    corpus: Corpus,
-    out: str | Path,
-    pipelines: Sequence[str | Path],
-    overrides: Sequence[str] = (),
-    store: Store | str | Path | None = None,
-) -> None:
-    """Encode a shard of the documents, for all vectors that `build_index` lacks; any number of processes at once.
-
-    Raises:
-        DataError: if neither an index nor a begun build holds the documents. Otherwise as `build_index`.
-    """
-    out = _target(out)
-    source = identity_of(corpus)
-    states = {folder: _state_of(folder, source) for folder in (building_folder(out), out)}
-    folder = next((folder for folder, state in states.items() if state and state.documents is not None), None)
-    if folder is None:
-        raise DataError(
-            "there are no documents to encode yet",
-            where=str(out),
-            fix="First give the same command with --pipeline bm25 and without --shard, which saves the documents.",
-        )
-    context = _context(store)
-    for name, vectors in IndexNeeds.of(pipelines, overrides, context).dense.items():
-        if not any(state and name in state.encoded for state in states.values()):
-            vectors.encode(DocumentStore(folder), Parts.beside(out, name), context, shard, progress)
+def _bm25(folder: Path, keys: Bm25Keys, documents: DocumentStore, context: BuildContext) -> Bm25Part:
+    folder.mkdir()
+    index = BM25Index(
+        documents.in_order(),
+        k1=keys.k1,
+        b=keys.b,
+        analyzer=keys.analyzer,
+        fields=keys.fields,
+        spool=folder,
+        progress=context.steps("Indexing"),
+    )
+    return Bm25Part(folder=folder.name, keys=keys, terms=index.save(folder))
 
 
-@contextmanager
-def _started(corpus: Corpus, out: Path, needs: IndexNeeds, context: BuildContext) -> Iterator[_Build]:
-    """A build of which everything but the vectors is complete."""
-    source = identity_of(corpus)
-    present = _usable(out, source)
-    with resumable_folder(out) as folder:
-        build = _Build(folder, out, source, context)
-        try:
-            if build.state.documents is None and present is not None:
-                build.take(present)
-            build.documents(corpus)
-            for name, keys in needs.bm25.items():
-                build.bm25(name, keys)
-            yield build
-        except BaseException:
-            build.give_up()
-            raise
+def _dense(folder: Path, needed: IndexVectors, documents: DocumentStore, context: BuildContext) -> DensePart:
+    """Encode the documents, and build the graphs over their vectors."""
+    folder.mkdir()
+    settings, texts = needed.settings, DistinctTexts.of(documents.in_order())
+    progress = context.steps("Encoding")
+    longest = write_vectors(folder, texts, documents.at, settings.encoder(context), settings.encoding, progress)
+    vectors, _ = open_vectors(folder)
+    for graph in needed.graphs:
+        write_graph(graph.build(vectors, context.steps("Indexing: hnsw")), folder / graph.file)
+    count, dimensions = vectors.shape
+    return DensePart(
+        folder=folder.name,
+        vectors=count,
+        dimensions=dimensions,
+        longest=longest,
+        structures=tuple(needed.graphs),
+        **settings.encoded(context),
+    )
 
 
-class _Build:
-    """The steps of a build; each is skipped if an earlier, killed build has completed it."""
-
-    def __init__(self, folder: Path, out: Path, source: CorpusIdentity, context: BuildContext) -> None:
-        self.folder = folder
-        self.out = out
-        self.context = context
-        self.steps = context.steps
-        state = _state_of(folder, source)
-        if state is None:
-            for path in folder.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self.state = state or _State(corpus=source)
-
-    def take(self, index: IndexFolder) -> None:
-        """Link the files of an index of the same corpus; they never change."""
-        for name in index.manifest.files:
-            target = self.folder / name
-            target.parent.mkdir(exist_ok=True)
-            try:
-                os.link(index.folder / name, target)
-            except OSError:  # the file system has no links
-                shutil.copyfile(index.folder / name, target)
-        self._note(**dict(_State.of(index.manifest), corpus=self.state.corpus))
-
-    def documents(self, corpus: Corpus) -> None:
-        """Copy the documents."""
-        if self.state.documents is not None:
-            return
-        count = write_documents(read_documents(corpus), self.folder, self.steps("Reading"))
-        if index_folder(corpus) is None:
-            stat = corpus_path(corpus).stat()
-            source = self.state.corpus
-            if (stat.st_size, stat.st_mtime_ns) != (source.bytes, source.modified_ns):
-                raise DataError("was changed while it was read", where=source.path, fix="Build the index again.")
-        self._note(documents=count)
-
-    def bm25(self, name: str, keys: Bm25Keys) -> None:
-        """Build a BM25 index."""
-        if name in [part.folder for part in self.state.bm25]:
-            return
-        folder = self.folder / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        index = BM25Index(
-            DocumentStore(self.folder).in_order(),
-            k1=keys.k1,
-            b=keys.b,
-            analyzer=keys.analyzer,
-            fields=keys.fields,
-            spool=folder,
-            progress=self.steps("Indexing"),
-        )
-        part = Bm25Part(folder=name, keys=keys, terms=index.save(folder))
-        self._note(bm25=(*self.state.bm25, part))
-
-    def dense(self, name: str, vectors: IndexVectors) -> None:
-        """Encode the documents, and build the graphs over their vectors."""
-        folder = self.folder / name
-        folder.mkdir(exist_ok=True)
-        if name not in self.state.encoded:
-            self._encode(folder, vectors)
-        for graph in vectors.graphs:
-            self._graph(folder, graph)
-
-    def finish(self) -> IndexManifest:
-        """Write the manifest, after which the folder is an index."""
-        for name in self.state.encoded:  # the vectors of another pipeline may be there, too
-            shutil.rmtree(Parts.beside(self.out, name).folder, ignore_errors=True)
-        self._remove_empty_parts()
-        parts: tuple[Bm25Part | DensePart, ...] = (*self.state.bm25, *self.state.dense)
-        complete = {*DOCUMENT_FILES, *(name for part in parts for name in part.files)}
-        files = {}
-        for file in sorted(self.folder.rglob("*")):
-            name = file.relative_to(self.folder).as_posix()
-            if name in complete:
-                files[name] = FileIdentity(sha256=file_sha256(file), bytes=file.stat().st_size)
-            elif file.is_file() and file.name not in (INDEX_FILE, _STATE):  # of a killed build, such as half a graph
-                file.unlink()
-        for folder in self.folder.iterdir():
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-        manifest = IndexManifest(
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=package_versions(*_PACKAGES),
-            files=files,
-            **dict(self.state),
-        )
-        write_manifest(self.folder, manifest)
-        (self.folder / _STATE).unlink(missing_ok=True)
-        return manifest
-
-    def give_up(self) -> None:
-        """After an error, keep the folder only if there are vectors, which took long to compute, or it is complete."""
-        self._remove_empty_parts()
-        is_complete = (self.folder / INDEX_FILE).exists()
-        if not any([Parts.beside(self.out).folder.exists(), is_complete, *self.folder.glob("dense-*/*")]):
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _remove_empty_parts(self) -> None:
-        with suppress(OSError):
-            Parts.beside(self.out).folder.rmdir()
-
-    def _encode(self, folder: Path, vectors: IndexVectors) -> None:
-        parts, settings = Parts.beside(self.out, folder.name), vectors.settings
-        with parts.removed_if_empty():
-            progress = self.steps("Encoding")
-            texts = vectors.encode(DocumentStore(self.folder), parts, self.context, Shard(), progress)
-        longest = write_vectors(folder, texts, parts.merged(), settings.normalise)
-        (count, dimensions), encoded = open_vectors(folder)[0].shape, settings.encoded(self.context)
-        part = DensePart(folder=folder.name, vectors=count, dimensions=dimensions, longest=longest, **encoded)
-        self._note(dense=(*self.state.dense, part))
-
-    def _graph(self, folder: Path, graph: Hnsw) -> None:
-        part = next(part for part in self.state.dense if part.folder == folder.name)
-        if graph in part.structures:
-            return
-        vectors, _ = open_vectors(folder)
-        index = graph.build(vectors, self.steps("Indexing: hnsw"))
-        file = folder / graph.file
-        file.unlink(missing_ok=True)  # it may be a link to a file of an index in use
-        write_graph(index, file)
-        more = part.model_copy(update={"structures": (*part.structures, graph)})
-        self._note(dense=tuple(more if other is part else other for other in self.state.dense))
-
-    def _note(self, **completed: object) -> None:
-        self.state = self.state.model_copy(update=completed)
-        with atomic_text(self.folder / _STATE) as out:
-            out.write(self.state.model_dump_json() + "\n")
-
-
-def _context(store: Store | str | Path | None, steps: Steps = no_progress) -> BuildContext:
-    store = Store.of(store)
-    return BuildContext(store, Engines(store), steps=steps)
-
-
-def _usable(out: Path, source: CorpusIdentity) -> IndexFolder | None:
-    """The index at `out` if it is complete and of the same corpus; None if it must be built from the start."""
-    if not (out / INDEX_FILE).is_file():
-        return None
+def _manifest(out: Path) -> IndexManifest | None:
+    """The manifest of an index; None if there is none that can be used."""
     try:
-        index = IndexFolder(out)
-    except DataError:  # damaged, changed, or of another version
+        return IndexFolder(out).manifest
+    except DataError:  # none, damaged, changed, or of another version
         return None
-    return index if index.manifest.corpus.content == source.content else None
 
 
 def _target(out: str | Path) -> Path:
@@ -349,15 +212,3 @@ def _target(out: str | Path) -> Path:
             "already exists, and is not an index", where=str(out), fix="Choose another folder for --out, or remove it."
         )
     return out
-
-
-def _state_of(folder: Path, source: CorpusIdentity) -> _State | None:
-    """What a killed build of the same corpus left; None if there is nothing to go on with."""
-    try:
-        state: _State | None = _State.model_validate_json((folder / _STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        index = _usable(folder, source)  # complete, but not renamed
-        state = _State.of(index.manifest) if index is not None else None
-    if state is None or state.corpus.content != source.content:
-        return None
-    return state.model_copy(update={"corpus": source})

@@ -16,7 +16,6 @@ from searchlora.adapters.peft_folder import WEIGHTS
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.eval.evaluation import Evaluation
-from searchlora.files.shards import Parts, Shard
 from searchlora.inference.constrained import Constraints
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.load import load_encoder, load_model, load_tokenizer
@@ -27,7 +26,7 @@ from searchlora.recipe import EncoderRecipe, Recipe, load_encoder_recipe, load_r
 from searchlora.records import Document, Record
 from searchlora.retrieval.encoder import TextEncoder
 from searchlora.retrieval.encoding import TextEncoding
-from searchlora.retrieval.vector_file import DistinctTexts, encoding_job, write_vectors
+from searchlora.retrieval.vector_file import DistinctTexts, write_vectors
 from searchlora.task import EncoderTask, GenerationTask
 
 PROMPT = "{% block system %}Echo the query.{% endblock %}{% block user %}Query: {{ query }}{% endblock %}"
@@ -266,18 +265,8 @@ def admission(base: BaseModel, spec: OutputSpec) -> Callable[[str], bool]:
 
 
 def encode_to(
-    folder: Path,
-    documents: Sequence[Document],
-    encoder: TextEncoder,
-    *,
-    shards: int = 1,
-    progress: Progress = silent,
-    **options: Any,
+    folder: Path, documents: Sequence[Document], encoder: TextEncoder, progress: Progress = silent, **options: Any
 ) -> float:
-    """The vectors of documents in a folder, encoded by some shards; an earlier call is continued."""
-    encoding, texts = TextEncoding(**options), DistinctTexts.of(iter(documents))
-    parts = Parts(folder / "parts")
-    job = encoding_job(texts, documents.__getitem__, encoder, encoding, "key")
-    for number in range(shards, 0, -1):
-        parts.compute(job, Shard(number, shards), progress, len(texts.encoded))
-    return write_vectors(folder, texts, parts.merged(), encoding.normalise)
+    """Write the vectors of documents into a folder; returns the length of the longest."""
+    texts = DistinctTexts.of(documents)
+    return write_vectors(folder, texts, documents.__getitem__, encoder, TextEncoding(**options), progress)

@@ -14,7 +14,7 @@ from searchlora.progress import Progress, silent
 from searchlora.records import Document
 
 if TYPE_CHECKING:
-    from searchlora.pipelines.index_needs import IndexNeeds
+    from searchlora.pipelines.index_build import IndexNeeds
     from searchlora.retrieval.bm25 import BM25Index
     from searchlora.retrieval.index_manifest import Bm25Keys
 

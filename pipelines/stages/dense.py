@@ -16,7 +16,7 @@ from searchlora.pipelines.stages.retrieve import RetrieveStage
 from searchlora.pipelines.stages.stage import BuildContext, Needs
 
 if TYPE_CHECKING:
-    from searchlora.pipelines.index_needs import IndexNeeds
+    from searchlora.pipelines.index_build import IndexNeeds
     from searchlora.retrieval.dense import DenseIndex
     from searchlora.retrieval.nearest import Hnsw
 

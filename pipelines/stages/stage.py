@@ -31,7 +31,7 @@ from searchlora.task import GenerationTask
 
 if TYPE_CHECKING:
     from searchlora.pipelines.engine_load import EngineNeeds
-    from searchlora.pipelines.index_needs import IndexNeeds
+    from searchlora.pipelines.index_build import IndexNeeds
     from searchlora.retrieval.retriever import Retriever
 
 AnyStage = TypeVar("AnyStage", bound="StageSettings")

@@ -15,7 +15,7 @@ from searchlora.retrieval.feedback import PASSAGES, TITLES, conversation_text, f
 from searchlora.retrieval.retriever import Retriever
 
 if TYPE_CHECKING:
-    from searchlora.pipelines.index_needs import IndexNeeds
+    from searchlora.pipelines.index_build import IndexNeeds
 
 
 class TitlesSettings(StageSettings):

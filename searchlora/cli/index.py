@@ -12,7 +12,6 @@ from searchlora.cli.options import (
     JsonOption,
     MapOption,
     ParametersOption,
-    ShardOptions,
     StoreOption,
     argument,
     corpus_of,
@@ -49,12 +48,10 @@ class IndexedOptions(NamedTuple):
 
 @app.command(epilog=example("searchlora index build products.jsonl --out products-index --pipeline hybrid"))
 @takes(IndexedOptions)
-@takes(ShardOptions, "sharding")
 def build(
     corpus: Annotated[Path, argument("CORPUS", "Documents: rows with id, title and text.")],
     out: Annotated[Path, option("--out FOLDER", "Index folder to write.")],
     options: IndexedOptions,
-    sharding: ShardOptions,
     pipeline: Annotated[
         list[str],
         option("--pipeline PIPELINE", "Pipeline that will search the index: YAML file or built-in name; repeatable."),
@@ -63,25 +60,16 @@ def build(
 ) -> None:
     """Build an index folder: the documents of a corpus, with the BM25 matrices and vectors that pipelines search.
 
-    Pass the folder as the corpus of `run`, `search`, an experiment or a pipeline file. The same command continues a
-    killed build. It adds missing parts to an existing index, and rebuilds the index if the corpus has changed.
-    Several processes or machines that share a folder encode one shard of the documents each.
+    Pass the folder as the corpus of `run`, `search`, an experiment or a pipeline file. An index that is there is
+    replaced when the new one is complete, unless it has all that the pipelines need of the same corpus.
     """
     from searchlora.cli.terminal import print_json, progress_bars
-    from searchlora.experiments.index import index
+    from searchlora.pipelines.index_build import build_index
 
     with progress_bars() as steps:
-        built = index(
-            corpus_of(corpus, options.columns),
-            out,
-            pipelines=pipeline,
-            sharding=sharding.read(),
-            steps=steps,
-            **options.given(),
-        )
-    if built is None:
-        typer.echo(f"Shard {sharding.shard} of {out} is complete. When all are, give the command without --shard.")
-    elif as_json:
+        source = corpus_of(corpus, options.columns)
+        built = build_index(source, out, pipelines=pipeline, steps=steps, **options.given())
+    if as_json:
         print_json({"index": str(out), "built": built.built, **_summary(built.manifest)})
     else:
         typer.echo(f"{'Wrote' if built.built else 'Up to date:'} {out}\n{_lines(built.manifest)}")

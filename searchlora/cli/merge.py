@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from searchlora.cli.options import argument
-from searchlora.errors import UsageError
 
 
 def merge(out: Annotated[Path, argument("OUT", "The (first) --out of the command whose shards are complete.")]) -> None:
@@ -23,14 +22,7 @@ def merge(out: Annotated[Path, argument("OUT", "The (first) --out of the command
     from searchlora.experiments.run import merge_run
     from searchlora.files.shards import Parts
 
-    parts = Parts.beside(out)
-    if any(parts.folder.glob("dense-*")):
-        raise UsageError(
-            "these are shards of an index",
-            where=str(parts.folder),
-            fix="Join them by the same `searchlora index build`, without --shard.",
-        )
-    kind = parts.merged().about["kind"]
+    kind = Parts.beside(out).merged().about["kind"]
     if kind == "judge":
         print_judged(merge_grades(out), out)
     elif kind == "label":

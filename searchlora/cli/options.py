@@ -264,7 +264,7 @@ class ShardOptions(NamedTuple):
 
     shard: Annotated[
         str | None,
-        option("--shard I/N", "Compute shard I of N only, here; `merge`, or `index build` for an index, joins all N."),
+        option("--shard I/N", "Compute shard I of N only, here; `merge` joins all N."),
     ] = None
     shards: Annotated[
         int, option("--shards N", "Compute N shards at once, each by an engine of its own, and merge them.", min=1)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,7 @@ from searchlora.errors import DataError
 from searchlora.files import json_object
 from searchlora.files.string_table import (
     StringTable,
-    check_starts,
     mapped_array,
-    string_table_files,
     write_string_table,
 )
 from searchlora.progress import Progress, silent
@@ -25,15 +22,8 @@ from searchlora.records import Document
 
 _STARTS = "documents.starts.npy"
 _IDS = "ids"
-
-#: The files of a store.
-DOCUMENT_FILES = (INDEXED_DOCUMENTS, _STARTS, *string_table_files(_IDS))
-
 #: Documents between two progress calls.
 _STEP = 1_000
-
-#: Documents that are read at once where all are read.
-_READ = 8
 
 
 class DocumentStore(Mapping[str, Document]):
@@ -43,10 +33,9 @@ class DocumentStore(Mapping[str, Document]):
 
     Args:
         folder: The folder that `write_documents` filled.
-        reading: Called for a context in which the files are read, which may refuse to.
 
     Raises:
-        OSError, ValueError: if a file is missing, is not a plain array, or does not fit the others.
+        OSError, ValueError: if a file is missing, is not a plain array.
 
     Examples:
         >>> import tempfile
@@ -57,50 +46,36 @@ class DocumentStore(Mapping[str, Document]):
         'green tent'
     """
 
-    def __init__(self, folder: Path, reading: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._reading = reading
         self.ids = StringTable(folder / _IDS)
         self._starts = mapped_array(folder / _STARTS)
         self._lines = np.memmap(folder / INDEXED_DOCUMENTS, dtype=np.uint8, mode="r").view(np.ndarray)
-        check_starts(self._starts, len(self._lines), len(self.ids))
 
     def __getitem__(self, key: str) -> Document:
-        with self._reading():
-            number = self.ids.get(key) if isinstance(key, str) else None
+        number = self.ids.get(key) if isinstance(key, str) else None
         if number is None:
             raise KeyError(key)
         return self.at(number)
 
     def __contains__(self, key: object) -> bool:
-        with self._reading():
-            return key in self.ids
+        return key in self.ids
 
     def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), _STEP):
-            with self._reading():
-                part = self.ids[start : start + _STEP]
-            yield from part
+        return iter(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def at(self, number: int) -> Document:
         """The document of a number, from 0 in the order of the corpus."""
-        with self._reading():
-            return self._at(number)
-
-    def _at(self, number: int) -> Document:
         line = self._lines[self._starts[number] : self._starts[number + 1]].tobytes()
         where = f"{self.folder / INDEXED_DOCUMENTS}, line {number + 1}"
         return document_of(json_object(line.decode(), where), where)
 
     def in_order(self) -> Iterator[Document]:
         """All documents in the order of the corpus, one at a time."""
-        for start in range(0, len(self), _READ):
-            with self._reading():
-                part = [self._at(number) for number in range(start, min(start + _READ, len(self)))]
-            yield from part
+        return map(self.at, range(len(self)))
 
     @property
     def tie_order(self) -> NDArray[np.int64]:

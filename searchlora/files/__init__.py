@@ -15,8 +15,6 @@ from searchlora.files.atomic import atomic_text as atomic_text
 from searchlora.files.atomic import check_writable as check_writable
 from searchlora.files.atomic import file_sha256 as file_sha256
 from searchlora.files.atomic import publish_folder as publish_folder
-from searchlora.files.atomic import replace_folder as replace_folder
-from searchlora.files.atomic import resumable_folder as resumable_folder
 from searchlora.files.atomic import sync as sync
 from searchlora.files.atomic import tree_sha256 as tree_sha256
 from searchlora.files.atomic import tree_size as tree_size
@@ -27,7 +25,6 @@ from searchlora.files.field_map import as_text as as_text
 from searchlora.files.field_map import mapped as mapped
 from searchlora.files.field_map import parse_field_map as parse_field_map
 from searchlora.files.file_state import FileState as FileState
-from searchlora.files.file_state import WatchedFiles as WatchedFiles
 from searchlora.files.file_state import cache_digest as cache_digest
 from searchlora.files.file_state import cached_digest as cached_digest
 from searchlora.files.json_text import Pairs as Pairs

@@ -91,20 +91,25 @@ def check_new_folder(out: Path) -> None:
 
 
 @contextmanager
-def atomic_folder(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     """Make a hidden folder beside `out` that becomes `out` at the end of the block; an error removes it.
 
+    Args:
+        replace: Replace the folder `out` if there is one.
+
     Raises:
-        DataError: if `out` exists and is not an empty folder, or cannot be written (for example a full disk).
+        DataError: if `out` exists, is not an empty folder and is not replaced, or if it cannot be written (for example
+            a full disk).
     """
-    check_new_folder(out)
+    if not replace:
+        check_new_folder(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder, lock = _locked_temporary(out, partial(Path.mkdir, mode=0o700))
         try:
             yield folder
             folder.chmod(0o755)
-            publish_folder(folder, out)
+            (_replace_folder if replace else publish_folder)(folder, out)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             _unlock(lock)
@@ -112,63 +117,22 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         raise _cannot_write(out, error) from None
 
 
-def building_folder(out: Path) -> Path:
-    """The folder in which `resumable_folder` works."""
-    return out.with_name(f"{_prefix(out)}building")
-
-
-@contextmanager
-def resumable_folder(out: Path) -> Iterator[Path]:
-    """The hidden folder beside `out` in which long work is done that a kill must not lose.
-
-    It has the same name each time and stays after the block, with what is in it, unless `replace_folder` publishes it.
-    It is locked during the block.
-
-    Raises:
-        DataError: if another process works in it, it cannot be written, or the disk is full.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = building_folder(out)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        lock = _lock(folder)
-        if lock is None and sys.platform != "win32":
-            raise DataError("another process is building it", where=str(out), fix="Wait until it has finished.")
-        try:
-            yield folder
-        finally:
-            _unlock(lock)
-    except OSError as error:
-        elsewhere = error.filename is not None and not Path(error.filename).absolute().is_relative_to(
-            out.parent.absolute()
-        )
-        if elsewhere or isinstance(error, TimeoutError | ConnectionError):
-            raise  # of what is done in the block, such as a corpus that vanished
-        raise _cannot_write(out, error) from None
-
-
-def replace_folder(folder: Path, target: Path) -> None:
-    """Rename a complete folder to `target`; a folder of that name is moved aside before, and removed after.
-
-    A kill between the two renames leaves no `target`; the next call on `folder` completes the work.
+def _replace_folder(folder: Path, target: Path) -> None:
+    """Publish a folder; one that is there is moved aside before, and removed after. A kill between leaves none.
 
     Raises:
         OSError: if the disk is full; `target` keeps its old content.
     """
-    folder.chmod(0o755)
-    for file in folder.rglob("*"):
-        sync(file)
     aside = target.with_name(f"{_prefix(target)}replaced")
-    if not target.exists():
-        publish_folder(folder, target)
-    else:
+    if target.exists():
         shutil.rmtree(aside, ignore_errors=True)
         target.rename(aside)
-        try:
-            publish_folder(folder, target)
-        except OSError:
+    try:
+        publish_folder(folder, target)
+    except BaseException:
+        if aside.exists():
             aside.rename(target)
-            raise
+        raise
     shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -20,20 +20,12 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from searchlora.errors import DataError, UsageError
-from searchlora.files.string_table import (
-    StringTable,
-    check_starts,
-    check_vector,
-    mapped_array,
-    string_table_files,
-    write_string_table,
-)
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
 from searchlora.retrieval.analysis import Analyzer
@@ -42,12 +34,6 @@ from searchlora.retrieval.retriever import IndexedDocuments, check_k, tie_order
 
 #: Number of documents between two progress calls.
 _STEP = 1_000
-
-_TERMS = "terms"
-_PARTS = ("data", "indices", "indptr")
-
-#: The files of a saved index.
-BM25_FILES = (*(f"{part}.csc.index.npy" for part in _PARTS), *string_table_files(_TERMS))
 
 
 class BM25Index:
@@ -86,6 +72,8 @@ class BM25Index:
         spool: Path | None = None,
         progress: Progress = silent,
     ) -> None:
+        import bm25s
+
         if k1 < 0 or not 0 <= b <= 1:
             raise UsageError(f"k1={k1}, b={b} is out of range", fix="k1 is at least 0, b is between 0 and 1.")
         if fields is not None and (not fields or min(fields.values()) < 1):
@@ -97,10 +85,11 @@ class BM25Index:
         vocabulary: dict[str, int] = {}
         with io.BytesIO() if spool is None else tempfile.TemporaryFile(dir=spool) as file:
             ids, corpus = self._read(documents, vocabulary, file, progress)
-            self._scorer = _scorer(k1=k1, b=b)
+            self._scorer = bm25s.BM25(method="lucene", k1=k1, b=b)
             built = self._scorer.build_index_from_ids(range(len(vocabulary)), corpus, show_progress=False)
-            self._scorer.scores = built
-        self._vocabulary: dict[str, int] | StringTable = vocabulary
+        self._scorer.scores = built
+        self._scorer.nonoccurrence_array = None  # of other methods; bm25s reads it without having set it
+        self._vocabulary = self._scorer.vocab_dict = vocabulary
         self._documents = IndexedDocuments(ids, tie_order(ids))
 
     @classmethod
@@ -111,25 +100,23 @@ class BM25Index:
             analyzer: The one of the saved index.
 
         Raises:
-            OSError, ValueError: if a file is missing, is not a plain array, or does not fit the others.
+            OSError, ValueError: if a file is missing or damaged.
         """
+        import bm25s
+
         index = cls.__new__(cls)
         index._documents = documents
         index._fields = None  # of documents, which are indexed already
         index.analyzer = analyzer
-        vocabulary = StringTable(folder / _TERMS)
-        index._vocabulary = vocabulary
-        # Not bm25s' own `load_scores`, whose errors are not only those of `mapped_array`.
-        data, rows, starts = (mapped_array(folder / f"{part}.csc.index.npy") for part in _PARTS)
-        check_vector(data, np.float32, "matrix")
-        check_vector(rows, np.int32, "list of rows", len(data))
-        check_starts(starts, len(data), len(vocabulary))
-        index._scorer = _scorer()  # k1 and b are in the scores
-        index._scorer.scores = {"data": data, "indices": rows, "indptr": starts, "num_docs": len(documents.ids)}
+        index._scorer = bm25s.BM25.load(folder, mmap=True)
+        index._vocabulary = index._scorer.vocab_dict
+        # Plain views: the subclass `numpy.memmap` makes each access several times slower.
+        for name in ("data", "indices", "indptr"):
+            index._scorer.scores[name] = index._scorer.scores[name].view(np.ndarray)
         return index
 
     def save(self, folder: Path) -> int:
-        """Write the matrix of bm25s and the vocabulary into a folder, as arrays that `load` memory-maps.
+        """Write the matrix and the vocabulary into a folder, as bm25s saves them.
 
         Returns:
             The number of terms.
@@ -137,10 +124,7 @@ class BM25Index:
         Raises:
             OSError: if a file cannot be written.
         """
-        assert isinstance(self._vocabulary, dict), "an index that was loaded is saved already"
-        for part in _PARTS:
-            np.save(folder / f"{part}.csc.index.npy", self._scorer.scores[part], allow_pickle=False)
-        write_string_table(list(self._vocabulary), folder / _TERMS)
+        self._scorer.save(folder, show_progress=False)
         return len(self._vocabulary)
 
     def __len__(self) -> int:
@@ -173,8 +157,7 @@ class BM25Index:
         check_k(k)
         hits = []
         for query, rows in zip(queries, rows_of(self._documents.columns, filters, len(queries)), strict=True):
-            with self._documents.reading():
-                hits.append(self._search(query, k, rows))
+            hits.append(self._search(query, k, rows))
             progress(len(hits), len(queries))
         return hits
 
@@ -194,13 +177,9 @@ class BM25Index:
         """
         words = replace(self.analyzer, stemmer=None)(query)
         shares = dict.fromkeys(words, 0.0)
-        with self._documents.reading():
-            ids = self._documents.ids
-            row = ids.index(document) if document in ids else None
-            for word in words if row is not None else ():
-                shares[word] += sum(float(self._scores([term])[row]) for term in self._term_ids(word))
-        if row is None:
-            raise ValueError(f"the document {document!r} is not in the index")
+        row = self._documents.ids.index(document)
+        for word in words:
+            shares[word] += sum(float(self._scores([term])[row]) for term in self._term_ids(word))
         return shares
 
     def _scores(self, term_ids: list[int]) -> NDArray[np.float32]:
@@ -275,11 +254,3 @@ class _TermLists:
             terms = array("i")
             terms.frombytes(self._file.read(length * terms.itemsize))
             yield terms
-
-
-def _scorer(**options: float) -> Any:
-    import bm25s
-
-    scorer = bm25s.BM25(method="lucene", **options)
-    scorer.nonoccurrence_array = None  # of other methods; bm25s reads it without having set it
-    return scorer

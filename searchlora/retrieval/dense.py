@@ -138,8 +138,7 @@ class DenseIndex:
             if vector is None:
                 hits.append([])
             else:
-                with self._documents.reading():
-                    hits.append(self._nearest_documents(vector[None], k, rows))
+                hits.append(self._nearest_documents(vector[None], k, rows))
             progress(len(hits), len(queries))
         return hits
 

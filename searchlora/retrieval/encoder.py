@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from searchlora.models.load import Precision
     from searchlora.models.resolve import BaseModel
 
-#: Batches of texts of similar lengths in characters that are sorted by their tokens: also the part of an index that a
-#: killed build loses.
+#: Batches of texts of similar lengths in characters that are sorted by their tokens.
 BATCHES_OF_A_WINDOW = 16
 
 #: Characters per readable token: of the part of a long text that is tokenised first, and of the part that is read. No

@@ -1,8 +1,8 @@
 """Index folder: documents, BM25 matrices and vectors of a corpus, tied by a manifest to everything they depend on.
 
 `index.json` names the corpus with its sha256, the settings of each part, the hashes of the encoder and of its adapter,
-and the sha256 of every file. Opening an index reads the manifest and compares sizes and hashes. Writers replace files
-by renaming new ones. A file that is written to or cut off while an index is open is noticed before each search.
+and the sha256 of every file. Opening an index reads the manifest and compares the sizes of the files; `verify` hashes
+them. A build never changes a file: it writes a new folder and renames it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from searchlora.data.collection import INDEX_FILE, Corpus, CorpusFile, corpus_path, index_folder
 from searchlora.data.document_store import DocumentStore
 from searchlora.errors import StaleIndex
-from searchlora.files import WatchedFiles, file_sha256
+from searchlora.files import file_sha256
 from searchlora.progress import Progress, silent
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.dense import DenseIndex
@@ -31,7 +31,6 @@ from searchlora.retrieval.index_manifest import (
     VectorKeys,
     corpus_identity,
     differences,
-    has_sha256,
     read_manifest,
 )
 from searchlora.retrieval.nearest import Hnsw, Nearest, read_graph
@@ -54,28 +53,26 @@ class IndexFolder:
 
     Raises:
         DataError: if the folder is not an index, or a newer version of searchlora built it.
-        StaleIndex: if a file is missing or changed, or the corpus changed since the index was built. A corpus that is
-            no longer there is not compared.
+        StaleIndex: if a file is missing or has another size, or the corpus changed since the index was built. A corpus
+            that is no longer there is not compared.
     """
 
     def __init__(self, folder: Path, pipeline: str = "--pipeline PIPELINE") -> None:
         self.folder = folder
         self.manifest = read_manifest(folder)
         self._pipeline = pipeline
-        self._watched = self._check_files()
-        self._check_corpus()
-        with self.reading():
-            self.documents = DocumentStore(folder, self.reading)
-            self._indexed = IndexedDocuments(self.documents.ids, self.documents.tie_order, reading=self.reading)
-            _check_equal("documents", len(self.documents), self.manifest.documents)
+        self._check_sizes()
+        if self.manifest.corpus.changed():
+            raise self._stale(f"the corpus {self.manifest.corpus.path} was changed after the index was built")
+        with self._opening():
+            self.documents = DocumentStore(folder)
+            self._indexed = IndexedDocuments(self.documents.ids, self.documents.tie_order)
 
     def bm25(self, keys: Bm25Keys) -> BM25Index:
         """The BM25 index with these settings, memory-mapped. Raises `StaleIndex` if there is none."""
         part = self._part(self.manifest.bm25, keys, "BM25 index")
-        with self._mapping(part):
-            index = BM25Index.load(self.folder / part.folder, self._indexed, keys.analyzer)
-            _check_equal("terms", index.terms, part.terms)
-        return index
+        with self._opening():
+            return BM25Index.load(self.folder / part.folder, self._indexed, keys.analyzer)
 
     def dense(
         self,
@@ -98,13 +95,9 @@ class IndexFolder:
                 f"has no graph ({graph}) over the vectors of {part.adapter or part.model}; there is {built}"
             )
         folder = self.folder / part.folder
-        with self._mapping(part):
+        with self._opening():
             vectors, rows = open_vectors(folder)
-            _check_equal("vectors", len(vectors), part.vectors)
-            _check_equal("dimensions", vectors.shape[1], part.dimensions)
-            if rows[-1] >= len(self.documents):
-                raise ValueError("a vector is that of a document that is not there")
-            opened = None if graph is None else read_graph(folder / graph.file, part.vectors, part.dimensions)
+            opened = None if graph is None else read_graph(folder / graph.file)
         nearest = Nearest(vectors, part.longest, opened, effort)
         return DenseIndex.load(self._indexed, vectors, rows, nearest, encoder, encoding)
 
@@ -115,7 +108,8 @@ class IndexFolder:
             StaleIndex: naming a file that is missing, changed, or not in the manifest.
         """
         for number, (name, expected) in enumerate(self.manifest.files.items(), 1):
-            self._check(name, file_sha256(self.folder / name) == expected.sha256)
+            if file_sha256(self.folder / name) != expected.sha256:
+                raise self._stale(f"the file {name} was changed after the index was built (its sha256 differs)")
             progress(number, len(self.manifest.files), name)
         for file in sorted(self.folder.rglob("*")):
             name = file.relative_to(self.folder).as_posix()
@@ -123,29 +117,12 @@ class IndexFolder:
                 raise self._stale(f"the file {name} does not belong to the index")
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """A context in which the files of the open index are read.
-
-        A file that is cut off within the context can still kill the process, which nothing can prevent.
-
-        Raises:
-            StaleIndex: if a file was written to or cut off since it was opened, or what is read makes no sense.
-        """
-        if name := self._watched.changed():
-            raise self._stale(f"the file {name} was changed in place while the index was in use")
+    def _opening(self) -> Iterator[None]:
+        """A context in which files are opened. Raises `StaleIndex` for a damaged one."""
         try:
             yield
-        except (OSError, ValueError, IndexError, OverflowError, RuntimeError) as error:  # faiss raises the last
+        except (OSError, ValueError, IndexError) as error:
             raise self._stale(f"it is damaged ({error})") from None
-
-    @contextmanager
-    def _mapping(self, part: Bm25Part | DensePart) -> Iterator[None]:
-        """`reading`, of files that are opened now: they must be those that were checked."""
-        with self.reading():
-            yield
-        for name in part.files:
-            if self._watched.replaced(name, self.folder / name):
-                raise self._stale(f"the file {name} was replaced while the index was opened")
 
     def _part(self, parts: tuple[Part, ...], keys: BaseModel, what: str) -> Part:
         described = [(differences(keys, part.keys), part) for part in parts]
@@ -157,8 +134,7 @@ class IndexFolder:
             raise self._stale(f"has no {what} for this pipeline; in the {what}{whose} {'; '.join(different)}")
         return part
 
-    def _check_files(self) -> WatchedFiles:
-        """The files, open; each has the size and the sha256 of the manifest."""
+    def _check_sizes(self) -> None:
         for name, expected in self.manifest.files.items():
             try:
                 size = (self.folder / name).stat().st_size
@@ -166,24 +142,6 @@ class IndexFolder:
                 raise self._stale(f"the file {name} is missing") from None
             if size != expected.bytes:
                 raise self._stale(f"the file {name} was changed: it has {size:,} bytes, and had {expected.bytes:,}")
-        try:
-            watched = WatchedFiles({name: self.folder / name for name in self.manifest.files})
-        except OSError as error:
-            raise self._stale(f"a file cannot be opened ({error})") from None
-        for name, expected in self.manifest.files.items():
-            self._check(name, has_sha256(self.folder / name, expected.sha256))
-            if watched.replaced(name, self.folder / name):
-                raise self._stale(f"the file {name} was replaced while the index was opened")
-        return watched
-
-    def _check(self, name: str, is_same: bool) -> None:
-        if not is_same:
-            raise self._stale(f"the file {name} was changed after the index was built (its sha256 differs)")
-
-    def _check_corpus(self) -> None:
-        corpus = self.manifest.corpus
-        if corpus.changed():
-            raise self._stale(f"the corpus {corpus.path} was changed after the index was built")
 
     def _stale(self, what: str) -> StaleIndex:
         command = self.manifest.corpus.command(self.folder, self._pipeline)
@@ -198,10 +156,5 @@ def identity_of(corpus: Corpus) -> CorpusIdentity:
     """
     folder = index_folder(corpus)
     if folder is not None:
-        return IndexFolder(folder).manifest.corpus
+        return read_manifest(folder).corpus
     return corpus_identity(corpus_path(corpus), corpus.fields if isinstance(corpus, CorpusFile) else {})
-
-
-def _check_equal(what: str, actual: int, expected: int) -> None:
-    if actual != expected:
-        raise ValueError(f"it has {actual:,} {what}, and its manifest says {expected:,}")

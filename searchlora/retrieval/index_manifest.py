@@ -1,40 +1,24 @@
-"""What an index was built from: its corpus, the settings of each part, the encoder and its adapter, by their hashes.
-
-A file is hashed when it is first looked at on a machine, and again when its inode, size or times differ.
-"""
+"""What an index was built from: its corpus, the settings of each part, the encoder and its adapter, by their hashes."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from searchlora.data.collection import INDEX_FILE
-from searchlora.data.document_store import DOCUMENT_FILES
 from searchlora.errors import DataError
-from searchlora.files import (
-    FileState,
-    atomic_text,
-    cache_digest,
-    cached_digest,
-    file_sha256,
-    parse_json,
-    read_bounded,
-)
+from searchlora.files import atomic_text, file_sha256, parse_json, read_bounded
 from searchlora.models.fingerprint import Fingerprint
-from searchlora.models.resolve import cache_dir
 from searchlora.retrieval.analysis import Analyzer
-from searchlora.retrieval.bm25 import BM25_FILES
 from searchlora.retrieval.nearest import Hnsw
-from searchlora.retrieval.vector_file import VECTOR_FILES
 
 #: Version of the format. Changes with the files' layout, and with what the analyser makes of a text.
-SCHEMA: Literal[2] = 2
+SCHEMA: Literal[3] = 3
 
 _MAX_MANIFEST = 16 * 2**20
 
@@ -105,11 +89,6 @@ class Bm25Part(FrozenModel):
     keys: Bm25Keys
     terms: _Count
 
-    @property
-    def files(self) -> list[str]:
-        """The names of its files."""
-        return [f"{self.folder}/{name}" for name in BM25_FILES]
-
 
 class EncodedVectors(FrozenModel):
     """Vectors of documents.
@@ -128,18 +107,6 @@ class EncodedVectors(FrozenModel):
     dimensions: _Count
 
 
-class Ivf(FrozenModel):
-    """Lists of vectors (IVF) in an index of an earlier release, which are not searched any more."""
-
-    kind: Literal["ivf"] = "ivf"
-    lists: int | None = None
-
-    @property
-    def file(self) -> str:
-        """The name of its file."""
-        return f"ivf-{self.lists or 'sqrt'}.faiss"
-
-
 class DensePart(EncodedVectors):
     """Vectors in an index folder.
 
@@ -152,12 +119,7 @@ class DensePart(EncodedVectors):
     folder: PartName
     vectors: _Count
     longest: Annotated[float, Field(ge=0)]
-    structures: tuple[Annotated[Hnsw | Ivf, Field(discriminator="kind")], ...] = ()
-
-    @property
-    def files(self) -> list[str]:
-        """The names of its files."""
-        return [f"{self.folder}/{name}" for name in (*VECTOR_FILES, *(structure.file for structure in self.structures))]
+    structures: tuple[Hnsw, ...] = ()
 
 
 class CorpusIdentity(FrozenModel):
@@ -191,13 +153,15 @@ class CorpusIdentity(FrozenModel):
         return [part for name, columns in self.columns.items() for part in ("--map", f"{name}={','.join(columns)}")]
 
     def changed(self) -> bool:
-        """Whether the file is there and has another content. It is hashed as the files of an index are."""
+        """Whether the file is there and has another content; it is hashed if its time of modification differs."""
         file = Path(self.path)
         try:
-            size = file.stat().st_size
-        except (OSError, ValueError):
+            stat = file.stat()
+        except OSError:
             return False
-        return size != self.bytes or not has_sha256(file, self.sha256)
+        if (stat.st_size, stat.st_mtime_ns) == (self.bytes, self.modified_ns):
+            return False
+        return stat.st_size != self.bytes or file_sha256(file) != self.sha256
 
 
 class FileIdentity(FrozenModel):
@@ -210,7 +174,7 @@ class FileIdentity(FrozenModel):
 class IndexManifest(FrozenModel):
     """`index.json`."""
 
-    schema_version: Literal[2] = SCHEMA
+    schema_version: Literal[3] = SCHEMA
     created: str
     versions: dict[str, str]
     corpus: CorpusIdentity
@@ -218,14 +182,6 @@ class IndexManifest(FrozenModel):
     bm25: tuple[Bm25Part, ...]
     dense: tuple[DensePart, ...]
     files: dict[FileName, FileIdentity]
-
-    @model_validator(mode="after")
-    def _lists_every_file(self) -> IndexManifest:
-        parts: tuple[Bm25Part | DensePart, ...] = (*self.bm25, *self.dense)
-        needed = {*DOCUMENT_FILES, *(name for part in parts for name in part.files)}
-        if missing := needed - self.files.keys():
-            raise ValueError(f"its list of files lacks {min(missing)}")
-        return self
 
 
 def read_manifest(folder: Path) -> IndexManifest:
@@ -264,14 +220,11 @@ def corpus_identity(file: Path, columns: Mapping[str, tuple[str, ...]]) -> Corpu
     """The identity of a corpus file. Raises `DataError` if it cannot be read."""
     try:
         stat = file.stat()  # before it is hashed: a file that changes meanwhile does not seem to be the hashed one
-        cache = _digest_cache(file)
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=str(file)) from None
-    digest = file_sha256(file)
-    cache_digest(cache, digest)
     return CorpusIdentity(
         path=str(file.resolve()),
-        sha256=digest,
+        sha256=file_sha256(file),
         bytes=stat.st_size,
         modified_ns=stat.st_mtime_ns,
         columns=dict(columns),
@@ -306,29 +259,3 @@ def differences(wanted: BaseModel, built: BaseModel) -> list[str]:
 
 def _named(encoder: Fingerprint | ServedModel) -> str:
     return f"{encoder.version} of a server" if isinstance(encoder, ServedModel) else "a local model"
-
-
-def known_sha256(file: Path) -> str:
-    """The sha256 of a file, computed again only if its inode, size or times differ. Raises `DataError`."""
-    cache = _digest_cache(file)
-    known = cached_digest(cache)
-    if known is None:
-        known = file_sha256(file)
-        cache_digest(cache, known)  # of the file as it was before it was hashed
-    return known
-
-
-def has_sha256(file: Path, expected: str) -> bool:
-    """Whether a file has a sha256. Only a cached hash that is the expected one is trusted."""
-    return known_sha256(file) == expected or file_sha256(file) == expected
-
-
-def remember_sha256(file: Path, digest: str) -> None:
-    """Keep the sha256 of a file for `known_sha256`; a cache that cannot be written only costs hashing again."""
-    cache_digest(_digest_cache(file), digest)
-
-
-def _digest_cache(file: Path) -> Path:
-    """Where the hash of a file in its present state is cached."""
-    state = [str(file.resolve()), FileState.of(file.stat())]
-    return cache_dir() / "hashes" / hashlib.sha256(json.dumps(state).encode()).hexdigest()

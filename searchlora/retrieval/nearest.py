@@ -144,23 +144,16 @@ def write_graph(index: Any, file: Path) -> None:
         raise OSError(str(error)) from None
 
 
-def read_graph(file: Path, vectors: int, dimensions: int) -> Any:
+def read_graph(file: Path) -> Any:
     """Open what `write_graph` wrote, memory-mapped; on Windows it is read.
 
-    Args:
-        vectors, dimensions: Number and dimensions of the vectors in it.
-
     Raises:
-        ValueError: if the file is missing, damaged, or holds something else.
+        ValueError: if the file is missing or damaged.
     """
     import faiss
 
     flag = 0 if sys.platform == "win32" else faiss.IO_FLAG_MMAP_IFC  # faiss maps files on POSIX systems only
     try:
-        index = faiss.read_index(str(file), flag)
+        return faiss.read_index(str(file), flag)
     except (RuntimeError, MemoryError) as error:
         raise ValueError(f"{file}: {' '.join(str(error).split())[-200:]}") from None
-    opened = (type(index), index.ntotal, index.d, index.metric_type)
-    if opened != (faiss.IndexHNSWFlat, vectors, dimensions, faiss.METRIC_INNER_PRODUCT):
-        raise ValueError(f"{file}: it is a {type(index).__name__} of {index.ntotal} × {index.d} numbers")
-    return index

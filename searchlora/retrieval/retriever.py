@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,13 +52,11 @@ class IndexedDocuments:
         ids: In the order in which they were indexed.
         order: Their `tie_order`.
         columns: Their fields, for filters; None: searches cannot be filtered.
-        reading: Called for a context in which the files of the index are read, which may refuse to.
     """
 
     ids: Sequence[str]
     order: NDArray[np.intp]
     columns: FieldColumns | None = None
-    reading: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def hits(self, rows: NDArray[np.intp], scores: NDArray[np.floating[Any]], k: int) -> list[Hit]:
         """The k best of some rows. Scores that are equal in single precision are ties, as in `eval.trec.ranked`.

@@ -1,21 +1,19 @@
-"""Document vectors on disk: encoded in bounded memory, in parts of a job in shards, and memory-mapped."""
+"""Document vectors on disk: encoded in bounded memory, and memory-mapped."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from searchlora.errors import DataError
-from searchlora.files.shards import Job
-from searchlora.files.string_table import check_vector, mapped_array
+from searchlora.files.string_table import mapped_array
+from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.retrieval.encoder import BATCHES_OF_A_WINDOW, TextEncoder, by_length
 from searchlora.retrieval.encoding import TextEncoding, check_finite, longest_of, normalised
@@ -23,7 +21,6 @@ from searchlora.retrieval.shared_model import Vectors
 
 VECTORS = "vectors.npy"
 ROWS = "rows.npy"
-VECTOR_FILES = (VECTORS, ROWS)
 _ENCODED = "encoded.f32"
 
 #: Vectors that are normalised and written at once.
@@ -38,15 +35,9 @@ def open_vectors(folder: Path) -> tuple[Vectors, NDArray[np.int64]]:
         of each, ascending.
 
     Raises:
-        OSError, ValueError: if a file is missing, is not a plain array, or does not fit the other.
+        OSError, ValueError: if a file is missing or is not a plain array.
     """
-    vectors, rows = mapped_array(folder / VECTORS), mapped_array(folder / ROWS)
-    if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.flags.c_contiguous or not vectors.size:
-        raise ValueError(f"the vectors are an array of {vectors.dtype} and shape {vectors.shape}")
-    check_vector(rows, np.int64, "rows", len(vectors))
-    if rows[0] < 0 or bool((rows[1:] <= rows[:-1]).any()):
-        raise ValueError("the rows do not ascend")
-    return vectors, rows
+    return mapped_array(folder / VECTORS), mapped_array(folder / ROWS)
 
 
 @dataclass(frozen=True)
@@ -89,58 +80,40 @@ class DistinctTexts:
         return cls(numbers, numbers[order], places[first])
 
 
-def encoding_job(
-    texts: DistinctTexts, at: Callable[[int], Document], encoder: TextEncoder, encoding: TextEncoding, key: Any
-) -> Job:
-    """The texts as rows, and as results their vectors, in base64 of float32: what the encoder returns.
+def write_vectors(
+    folder: Path,
+    texts: DistinctTexts,
+    at: Callable[[int], Document],
+    encoder: TextEncoder,
+    encoding: TextEncoding,
+    progress: Progress = silent,
+) -> float:
+    """Encode texts into a folder, in the order of the documents, in memory for 16 batches at a time.
 
-    A part is a window of the encoder, the texts of 16 batches, so that vectors have the same bytes as in `DenseIndex`
-    for any number of shards. Its results raise `DataError` for a vector that is not finite.
-
-    Args:
-        at: The document of a number.
-        key: All that vectors depend on besides the texts and the batch size, as JSON.
-    """
-
-    def read(numbers: Sequence[int]) -> list[tuple[str, str]]:
-        return [(document.id, document.searchable) for document in map(at, map(int, numbers))]
-
-    def compute(rows: Sequence[tuple[str, str]]) -> list[str]:
-        vectors = encoding.forward(encoder, [text for _, text in rows])
-        check_finite(vectors, (f"document {name}" for name, _ in rows))
-        return [base64.b64encode(vector.tobytes()).decode() for vector in vectors.astype("<f4")]
-
-    window = encoding.batch_size * BATCHES_OF_A_WINDOW
-    return Job(key, texts.encoded, compute, window, read=read, part_rows=window)
-
-
-def write_vectors(folder: Path, texts: DistinctTexts, vectors: Iterable[str], normalise: bool) -> float:
-    """Write the results of an `encoding_job` into a folder, in the order of the documents.
+    Vectors have the bytes of those in `DenseIndex`.
 
     Args:
         folder: An existing folder.
-        vectors: One for each text, in their order; read as a stream.
-        normalise: Normalise vectors to length 1.
+        at: The document of a number.
 
     Returns:
         The length of the longest vector.
 
     Raises:
-        DataError: if vectors have different dimensions.
+        DataError: for a vector that is not finite, which names its document.
         OSError: if a file cannot be written.
     """
-    file = folder / _ENCODED
-    sizes = set()
+    file, size = folder / _ENCODED, encoding.batch_size * BATCHES_OF_A_WINDOW
     with file.open("wb") as out:
-        for vector in map(base64.b64decode, vectors):
-            sizes.add(len(vector) // 4)
-            out.write(vector)
-    if len(sizes) > 1:
-        raise DataError(f"the encoder returned vectors of {' and of '.join(map(str, sorted(sizes)))} dimensions")
-    encoded = np.memmap(file, dtype="<f4", mode="r").reshape(len(texts.encoded), -1)
-    longest = _in_order(folder / VECTORS, encoded.view(np.ndarray), texts.places, normalise)
+        for start in range(0, len(texts.encoded), size):
+            documents = [at(int(number)) for number in texts.encoded[start : start + size]]
+            vectors = encoding.forward(encoder, [document.searchable for document in documents])
+            check_finite(vectors, (f"document {document.id}" for document in documents))
+            out.write(vectors.astype("<f4").tobytes())
+            progress(start + len(documents), len(texts.encoded))
+    encoded = np.memmap(file, dtype="<f4", mode="r").reshape(len(texts.encoded), -1).view(np.ndarray)
+    longest = _in_order(folder / VECTORS, encoded, texts.places, encoding.normalise)
     np.save(folder / ROWS, texts.rows, allow_pickle=False)
-    del encoded
     file.unlink()
     return longest
 

@@ -287,7 +287,7 @@ class ExecutePipeline(Job):
 
 
 class IndexBuild(Job):
-    """`index build`: the folder appears complete or not at all; vectors that were encoded are kept."""
+    """`index build`: the folder appears complete or not at all."""
 
     name = "index build"
 

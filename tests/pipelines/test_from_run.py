@@ -40,7 +40,7 @@ def files(tmp_path):
 
 
 def executed(tmp_path, settings, *searches):
-    stages = parse_stages([{"hits": settings}], "here")
+    stages = parse_stages([{"from_run": settings}], "here")
     return build_pipeline("p", stages, store=Store(tmp_path / "store"), documents=[]).execute(searches)
 
 

@@ -1,28 +1,19 @@
-"""Pipelines on an index folder have the hits of pipelines on the corpus; a killed build is continued."""
+"""Pipelines on an index folder have the hits of pipelines on the corpus."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import time
 
 import pytest
-import torch
 
 from searchlora.adapters.store import Store
 from searchlora.data.collection import read_documents
 from searchlora.errors import DataError, PipelineError, StaleIndex
-from searchlora.experiments.index import index
-from searchlora.experiments.sharding import Sharding
-from searchlora.files import atomic
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import Pipeline
-from searchlora.progress import silent
 from searchlora.retrieval import Encoder
-from searchlora.retrieval.index_manifest import FileIdentity, Ivf, read_manifest, write_manifest
-from searchlora.retrieval.nearest import write_graph
+from searchlora.retrieval.index_manifest import read_manifest
 from searchlora.testing import build_tiny_encoder
-from tests.child_scripts import Script
 from tests.factories import encoder_recipe_for, random_encoder_adapter, shout
 
 QUERIES = ["green tent", "boots", "acme", "nothing", ""]
@@ -31,16 +22,6 @@ QUERIES = ["green tent", "boots", "acme", "nothing", ""]
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def encoded(monkeypatch):
-    """The number of texts of each call that encodes documents."""
-    calls, encode = [], Encoder.encode_documents
-    monkeypatch.setattr(
-        Encoder, "encode_documents", lambda self, texts, **more: calls.append(len(texts)) or encode(self, texts, **more)
-    )
-    return calls
 
 
 @pytest.fixture
@@ -106,24 +87,6 @@ def test_a_pipeline_file_names_an_index_as_its_corpus(tmp_path, corpus):
 
 
 @pytest.mark.slow
-def test_an_index_gets_what_it_lacks_and_keeps_what_it_has(tmp_path, corpus, pipelines, monkeypatch):
-    out = tmp_path / "index"
-    build_index(corpus, out, pipelines=[pipelines["dense"]])
-    vectors = next(out.glob("dense-*/vectors.npy"))
-    inode, content = vectors.stat().st_ino, vectors.read_bytes()
-    with pytest.raises(StaleIndex, match="has no BM25 index"):
-        Pipeline.load(pipelines["bm25"], corpus=out)
-    monkeypatch.setattr(Encoder, "encode_documents", lambda *_, **__: pytest.fail("encoded again"))
-    built = build_index(corpus, out, pipelines=[pipelines["hnsw"], pipelines["bm25"]])
-    assert built.built and [each.kind for each in built.manifest.dense[0].structures] == ["hnsw"]
-    assert (vectors.stat().st_ino, vectors.read_bytes()) == (inode, content)
-    for name in ("dense", "hnsw", "bm25"):
-        Pipeline.load(pipelines[name], corpus=out)
-    assert not build_index(corpus, out, pipelines=[pipelines["dense"]]).built
-    assert sorted(each.name for each in tmp_path.iterdir() if "index" in each.name) == ["index"]
-
-
-@pytest.mark.slow
 def test_another_corpus_replaces_the_index_where_a_symbolic_link_leads(tmp_path, corpus, pipelines):
     out = tmp_path / "index"
     (tmp_path / "real").mkdir()
@@ -136,20 +99,6 @@ def test_another_corpus_replaces_the_index_where_a_symbolic_link_leads(tmp_path,
     assert built.built and built.manifest.dense == ()
     assert len(Pipeline.load("bm25", corpus=out).search("purple")["hits"]) == 39
     assert out.is_symlink() and read_manifest(tmp_path / "real").documents == 40
-
-
-@pytest.mark.slow
-def test_the_index_of_a_moved_corpus_names_its_new_place(tmp_path, corpus, pipelines, monkeypatch):
-    out = tmp_path / "index"
-    files = build_index(corpus, out, pipelines=[pipelines["hnsw"]]).manifest.files
-    moved = corpus.rename(tmp_path / "moved.jsonl")
-    monkeypatch.setattr(Encoder, "encode_documents", lambda *_, **__: pytest.fail("encoded again"))
-    built = build_index(moved, out, pipelines=[pipelines["hnsw"]])
-    assert (built.manifest.corpus.path, built.manifest.files) == (str(moved), files)
-    assert not build_index(moved, out, pipelines=[pipelines["hnsw"]]).built
-    write_corpus(moved, more=" purple")
-    with pytest.raises(StaleIndex, match=r"moved\.jsonl was changed after the index was built"):
-        Pipeline.load(pipelines["hnsw"], corpus=out)
 
 
 @pytest.mark.slow
@@ -227,190 +176,23 @@ def test_an_adapter_for_queries_uses_the_vectors_of_its_base(tmp_path, corpus, e
     assert searched(asking, corpus, store=store) != searched(plain, corpus)
 
 
-# Shards
-
-
-@pytest.fixture
-def many(tmp_path, encoder_base):
-    """Arguments of a build whose vectors have 10 parts."""
-    corpus = tmp_path / "many.jsonl"
-    corpus.write_text(
-        "".join(json.dumps({"id": f"d{n}", "text": f"tent {'x' * (n % 9)}{n}"}) + "\n" for n in range(150))
-    )
-    dense = {"dense": {"model": str(encoder_base.path), "batch_size": 1}}
-    return corpus, write_pipeline(tmp_path / "p.yaml", {"fuse": {"of": [{"bm25": {}}, dense]}})
+# Replacing an index
 
 
 @pytest.mark.slow
-def test_shards_that_are_encoded_alone_are_joined_by_the_last_build(tmp_path, many, cli, refused, encoded):
-    corpus, pipeline = many
-    whole = build_index(corpus, tmp_path / "whole", pipelines=[pipeline])
-    command = ["index", "build", corpus, "--out", tmp_path / "idx"]
-    assert "there are no documents to encode yet" in refused(*command, "--pipeline", pipeline, "--shard", "2/3")
-    assert cli(*command).code == 0
-    encoded.clear()
-    for shard in ("3/3", "1/3", "1/3", "2/3"):
-        done = cli(*command, "--pipeline", pipeline, "--shard", shard)
-        assert f"Shard {shard} of {tmp_path / 'idx'} is complete" in done.out, done.err
-    assert "these are shards of an index" in refused("merge", tmp_path / "idx")
-    assert (sum(encoded), max(encoded)) == (150, 16)
-    assert "Wrote" in cli(*command, "--pipeline", pipeline).out
-    assert sum(encoded) == 150
-    assert read_manifest(tmp_path / "idx").files == whole.manifest.files
-    assert not (tmp_path / "idx.partial").exists()
-
-
-@pytest.mark.slow
-def test_a_build_leaves_the_finished_vectors_of_another_pipeline(tmp_path, many, cli, encoded):
-    corpus, pipeline = many
-    command = ["index", "build", corpus, "--out", tmp_path / "idx"]
-    assert cli(*command).code == 0
-    assert cli(*command, "--pipeline", pipeline, "--shard", "1/2").code == 0
-    other = write_pipeline(tmp_path / "other.yaml", {"bm25": {"k1": 2.0}})
-    assert cli(*command, "--pipeline", other).code == 0
-    before = sum(encoded)
-    assert cli(*command, "--pipeline", pipeline).code == 0
-    assert 0 < before < sum(encoded) == 150
-    assert not (tmp_path / "idx.partial").exists()
-
-
-@pytest.fixture
-def one_thread(monkeypatch):
-    """One thread here and in child processes: with another number the last bits of vectors differ."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
-def test_shards_at_once_replace_an_index_only_when_they_are_joined(tmp_path, many):
-    corpus, pipeline = many
-    old, out = write_corpus(tmp_path / "old.jsonl"), tmp_path / "index"
-    whole = build_index(corpus, tmp_path / "whole", pipelines=[pipeline])
-    build_index(old, out, pipelines=[pipeline])
-
-    def steps(name):
-        assert read_manifest(out).documents == 40, name
-        return silent
-
-    built = index(corpus, out, pipelines=[pipeline], sharding=Sharding(shards=2), steps=steps)
-    assert built.built and built.manifest.files == whole.manifest.files
-    assert sorted(file.name for file in tmp_path.iterdir() if "index" in file.name) == ["index"]
-
-
-# Interrupted builds
-
-_BUILD = """
-import sys, time
-from searchlora.pipelines.index_build import build_index
-
-def steps(name):
-    return lambda *_: time.sleep(0.2 if name == "Encoding" else 0)
-
-build_index(sys.argv[1], sys.argv[2], pipelines=sys.argv[3:], steps=steps)
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_build_is_continued_to_the_same_bytes(tmp_path, encoder_base, encoded):
-    corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text("".join(json.dumps({"id": f"d{n}", "text": f"tent {n}"}) + "\n" for n in range(150)))
-    dense = {"dense": {"model": str(encoder_base.path), "batch_size": 1}}
-    pipeline = write_pipeline(tmp_path / "p.yaml", {"fuse": {"of": [{"bm25": {}}, dense]}})
-    whole, out = tmp_path / "whole", tmp_path / "index"
-    build_index(corpus, whole, pipelines=[pipeline])
-    encoded.clear()
-
-    def parts_kept():
-        return len(list(tmp_path.glob("index.partial/dense-*/*.part.jsonl")))
-
-    kept = 0
-    for _ in range(2):
-        script = Script(_BUILD, corpus, out, pipeline)
-        while parts_kept() <= kept:
-            assert script.is_running(), script.stderr
-            time.sleep(0.02)
-        script.kill()
-        script.wait()
-        kept = parts_kept()
-        assert not out.exists()
-        with pytest.raises(DataError):
-            Pipeline.load("bm25", corpus=tmp_path / ".index.building")
-    logs = [log.read_bytes().count(b"\n") > 1 for log in tmp_path.glob("index.partial/dense-*/*.log")]
-    reported = set()
-    built = build_index(corpus, out, pipelines=[pipeline], steps=lambda name: reported.add(name) or silent)
-    assert reported == {"Encoding"}  # documents and BM25 were complete
-    assert sum(encoded) == 150 - 16 * (kept + sum(logs))
-    assert built.manifest.files == read_manifest(whole).files
-    assert not (tmp_path / ".index.building").exists() and not (tmp_path / "index.partial").exists()
-
-
-@pytest.mark.slow
-def test_half_a_graph_of_a_killed_build_is_never_part_of_an_index(tmp_path, corpus, pipelines, monkeypatch):
-    out = tmp_path / "index"
-
-    def killed(_, file):
-        with file.open("wb") as half:
-            half.write(b"half")
-        raise KeyboardInterrupt
-
-    def kill(pipeline):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("searchlora.pipelines.index_build.write_graph", killed)
-            build_index(corpus, out, pipelines=[pipelines[pipeline]])
-
-    kill("hnsw")
-    (dense,) = (tmp_path / ".index.building").glob("dense-*")
-    (dense / "encoded.f32").write_bytes(b"left")
-    built = build_index(corpus, out, pipelines=[pipelines["bm25"]])
-    in_dense = {name.partition("/")[2] for name in built.manifest.files if name.startswith("dense-")}
-    assert in_dense == {"vectors.npy", "rows.npy"} == {file.name for file in out.glob("dense-*/*")}
-    build_index(corpus, out, pipelines=[pipelines["hnsw"]])
-    for name in ("hnsw", "bm25"):
-        Pipeline.load(pipelines[name], corpus=out)
-
-
-@pytest.mark.slow
-def test_a_graph_is_not_written_into_a_file_of_the_index_in_use(tmp_path, corpus, pipelines, monkeypatch):
-    out = tmp_path / "index"
+def test_an_index_that_has_all_that_is_needed_stays(tmp_path, corpus, pipelines):
+    out, both = tmp_path / "index", [pipelines["dense"], pipelines["hnsw"], pipelines["bm25"]]
     build_index(corpus, out, pipelines=[pipelines["dense"]])
-    (dense,) = out.glob("dense-*")
-    manifest = read_manifest(out)
-    (dense / "hnsw-4-200.faiss").write_bytes(b"half")  # as versions before left it, listed among the files
-    listed = FileIdentity(sha256=hashlib.sha256(b"half").hexdigest(), bytes=4)
-    files = {**manifest.files, f"{dense.name}/hnsw-4-200.faiss": listed}
-    write_manifest(out, manifest.model_copy(update={"files": files}))
-
-    def looked(index, file):
-        write_graph(index, file)
-        Pipeline.load(pipelines["dense"], corpus=out)  # as before
-
-    monkeypatch.setattr("searchlora.pipelines.index_build.write_graph", looked)
-    build_index(corpus, out, pipelines=[pipelines["hnsw"]])
-    Pipeline.load(pipelines["hnsw"], corpus=out)
+    with pytest.raises(StaleIndex, match="has no BM25 index"):
+        Pipeline.load(pipelines["bm25"], corpus=out)
+    assert build_index(corpus, out, pipelines=both).built
+    for pipeline in both:
+        Pipeline.load(pipeline, corpus=out)
+        assert not build_index(corpus, out, pipelines=[pipeline]).built
+    assert sorted(each.name for each in tmp_path.iterdir() if "index" in each.name) == ["index"]
 
 
-@pytest.mark.slow
-def test_an_index_of_the_last_release_with_lists_of_vectors_is_searched(tmp_path, corpus, pipelines):
-    out = tmp_path / "index"
-    build_index(corpus, out, pipelines=[pipelines["dense"]])
-    (dense,) = out.glob("dense-*")
-    (dense / "ivf-3.faiss").write_bytes(b"lists")
-    manifest = read_manifest(out)
-    listed = FileIdentity(sha256=hashlib.sha256(b"lists").hexdigest(), bytes=5)
-    files = {**manifest.files, f"{dense.name}/ivf-3.faiss": listed}
-    part = manifest.dense[0].model_copy(update={"structures": (Ivf(lists=3),)})
-    write_manifest(out, manifest.model_copy(update={"files": files, "dense": (part,)}))
-    assert searched(pipelines["dense"], out) == searched(pipelines["dense"], corpus)
-    build_index(corpus, out, pipelines=[pipelines["hnsw"]])
-    Pipeline.load(pipelines["hnsw"], corpus=out)
-
-
-@pytest.mark.slow
-def test_a_build_that_was_killed_before_the_last_rename_is_completed(tmp_path, corpus, monkeypatch):
+def test_an_interrupted_build_leaves_the_index_that_was_there(tmp_path, corpus, monkeypatch):
     out = tmp_path / "index"
     build_index(corpus, out)
     write_corpus(corpus, more=" purple")
@@ -418,15 +200,13 @@ def test_a_build_that_was_killed_before_the_last_rename_is_completed(tmp_path, c
     def killed(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(atomic, "publish_folder", killed)
-        with pytest.raises(KeyboardInterrupt):
+    for broken in ("searchlora.files.atomic.publish_folder", "searchlora.pipelines.index_build.write_manifest"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(broken, killed)
             build_index(corpus, out)
-    assert not out.exists()  # moved aside
-    called = []
-    assert build_index(corpus, out, steps=lambda name: called.append(name) or (lambda *_: None)).built
-    assert called == []
-    assert sorted(each.name for each in tmp_path.iterdir() if "index" in each.name) == ["index"]
+        assert read_manifest(out).documents == 40
+        assert sorted(each.name for each in tmp_path.iterdir() if "index" in each.name) == ["index"]
+    assert build_index(corpus, out).built
     assert len(Pipeline.load("bm25", corpus=out).search("purple")["hits"]) == 39
 
 
@@ -453,14 +233,6 @@ def test_a_folder_that_is_no_index_is_not_replaced(tmp_path, corpus):
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "mine.txt").write_text("x")
     with pytest.raises(DataError, match="already exists, and is not an index"):
-        build_index(corpus, tmp_path / "index")
-
-
-def test_two_builds_of_one_index_do_not_mix(tmp_path, corpus):
-    with (
-        atomic.resumable_folder(tmp_path / "index"),
-        pytest.raises(DataError, match="another process is building it"),
-    ):
         build_index(corpus, tmp_path / "index")
 
 

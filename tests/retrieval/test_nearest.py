@@ -31,7 +31,7 @@ def best(search, vectors, query, k=10):
 def test_most_nearest_vectors_are_found_and_the_file_finds_the_same(vectors, tmp_path):
     index = GRAPH.build(vectors)
     write_graph(index, tmp_path / GRAPH.file)
-    opened = read_graph(tmp_path / GRAPH.file, *vectors.shape)
+    opened = read_graph(tmp_path / GRAPH.file)
     assert GRAPH.file in Path("/proc/self/maps").read_text()  # mapped, not read
     exact = Nearest(vectors, 1.0)
     built, saved = (Nearest(vectors, 1.0, each, 64) for each in (index, opened))
@@ -80,6 +80,6 @@ def test_a_small_collection_is_found_whole():
 def test_a_damaged_file_is_an_error(tmp_path):
     (tmp_path / "x.faiss").write_bytes(b"not an index")
     with pytest.raises(ValueError, match=r"x\.faiss"):
-        read_graph(tmp_path / "x.faiss", 1, 1)
+        read_graph(tmp_path / "x.faiss")
     with pytest.raises(OSError, match="could not open"):
         write_graph(GRAPH.build(np.eye(2, dtype=np.float32)), tmp_path / "missing" / "x.faiss")

@@ -11,12 +11,8 @@ from searchlora import Pipeline
 from searchlora.errors import EngineError, PipelineError, StaleIndex
 from searchlora.http_client import HttpClient
 from searchlora.pipelines.index_build import build_index
-from searchlora.progress import silent
-from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder
 from searchlora.retrieval.remote_encoder import RemoteEncoder
-from searchlora.retrieval.vector_file import open_vectors
-from tests.factories import encode_to
 from tests.inference.http_server import Reply, answering
 from tests.server.api.test_command import running
 
@@ -52,26 +48,6 @@ def test_vectors_are_those_of_the_local_encoder(opened, encoder_base, store, nam
     assert cosines(found, wanted).min() >= 0.9999
     assert np.allclose(np.linalg.norm(found, axis=1), np.linalg.norm(wanted, axis=1), rtol=1e-4)
     assert remote.served == {"meaning": "meaning@1"}.get(name, name)
-
-
-@pytest.mark.slow
-def test_an_interrupted_encoding_is_continued(opened, tmp_path):
-    documents = [Document(f"d{number}", text) for number, text in enumerate(TEXTS)]
-
-    def write(progress):
-        encode_to(tmp_path, documents, opened(), batch_size=1, progress=progress)
-
-    def interrupt(done, *_):
-        if done > 16:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write(interrupt)
-    kept = list(tmp_path.glob("parts/*.part.jsonl"))
-    assert kept
-    write(silent)
-    vectors, _ = open_vectors(tmp_path)
-    assert cosines(vectors, opened().encode(TEXTS)).min() >= 0.9999
 
 
 @pytest.mark.slow
