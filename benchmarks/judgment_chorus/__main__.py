@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, WORK, copied, named_comparison, real_data, save, training_figures
+from benchmarks.common import WORK, copied, named_comparison, real_data, save, training_figures
 from benchmarks.judges import (
     ADAPTER,
     BASE,
@@ -40,7 +40,7 @@ from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.eval.judge.card import judge_card, to_json
 from searchlora.eval.judge.rater_agreement import ratings_agreement
 from searchlora.eval.judgments.ratings import Rating
-from searchlora.eval.trec import Qrels, write_qrels
+from searchlora.eval.trec import Qrels
 from searchlora.experiments.judge.llm_judge import load_judge
 from searchlora.experiments.options import DEFAULT_ENCODER, TrainingOptions
 from searchlora.experiments.train import train
@@ -135,7 +135,6 @@ def evaluate(chorus: Chorus, answers: Mapping[str, Any]) -> None:
     comparison = named_comparison(shown, {}, ADAPTER, QUADRATIC, BINARY)
     gold = labels({record["id"]: Grade(record["grade"]) for record in chorus.records})
     judged = labels(systems[ADAPTER])
-    write_qrels(RESULTS / f"{NAME}_adapter.txt", judged)
     card = judge_card(gold, judged, name=ADAPTER, raters=chorus.raters)
     about = {
         "caption": "figures over all pairs against the majority of three people, and 95% interval by query",

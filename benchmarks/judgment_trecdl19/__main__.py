@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.common import RESULTS, WORK, parser, real_data, save
+from benchmarks.common import WORK, parser, real_data, save
 from benchmarks.judges import ADAPTER, ZERO_SHOT_TUNED, labels
 from benchmarks.judgment_trecdl19 import systems as made
 from benchmarks.judgment_trecdl19.answering import Answers, answer
@@ -27,7 +27,6 @@ from benchmarks.judgment_trecdl19.pools import EACH, PASSAGES, TEACHERS, VALIDAT
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.eval.formatting import to_plain
 from searchlora.eval.judge.card import judge_card, to_json
-from searchlora.eval.trec import write_qrels
 
 NAME = "judgment_trecdl19"
 
@@ -60,7 +59,6 @@ def evaluate(test: Pool, pool: Pool, answers: Answers, work: Path, result: str, 
     cards = {}
     for name, system in {"adapter": ADAPTER, "base": ZERO_SHOT_TUNED}.items():
         judged = labels(systems[system])
-        write_qrels(RESULTS / f"{result}_{name}.txt", judged)
         cards[name] = to_json(judge_card(test.qrels, judged, name=system))
     design = {
         "trained_on": "DL 2020 to 2022",

@@ -1,8 +1,7 @@
 """Human ratings of the grading page as JSON lines, and the qrels merged from them.
 
 A line is `{"topic", "document", "grade", "rater", "time", "seconds", "note"}`. A correction is a line of its own: the
-last line of a rater and pair counts. `grade` is null for "cannot tell", which is no judgment and never becomes one; a
-label plan counts it as no gain, as an unjudged document.
+last line of a rater and pair counts. `grade` is null for "cannot tell", which is no judgment and never becomes one.
 """
 
 from __future__ import annotations
@@ -166,20 +165,6 @@ def merged(ratings: Iterable[Rating], rule: str = "majority") -> dict[str, dict[
     for (topic, document), grades in by_pair(ratings).items():
         qrels.setdefault(topic, {})[document] = RULES[rule](list(grades.values()))
     return qrels
-
-
-def labels(ratings: Sequence[Rating], rule: str = "majority", *, overlap: int = 1) -> dict[tuple[str, str], int | None]:
-    """(topic, document) -> grade merged as by `merged`, of pairs with ratings by `overlap` raters.
-
-    None for a pair that is rated "cannot tell" only: it has been looked at, and has no grade.
-    """
-    grades = merged(ratings, rule)
-    raters = Counter(row.pair for row in standing(ratings))
-    return {
-        (topic, document): grades.get(topic, {}).get(document)
-        for (topic, document), number in raters.items()
-        if number >= overlap
-    }
 
 
 def undecided(ratings: Iterable[Rating]) -> list[tuple[str, str]]:

@@ -67,10 +67,6 @@ _COMMANDS: dict[str, dict[str, tuple[Any, str]]] = {
             "judge shop-judge --topics topics.jsonl --corpus docs.jsonl --pool bm25.trec --out llm.txt",
         ),
         "judge-card": (judge.judge_card, "judge-card --human qrels.txt --judge llm=llm.txt --out card"),
-        "prediction-powered": (
-            judge.prediction_powered,
-            "prediction-powered --human qrels.txt --judged llm.txt --run a=a.trec --run b=b.trec",
-        ),
         "grade": (grade.app, "grade export --ratings grades/ratings.jsonl --out judged"),
         "clicks": (judgments.clicks, "clicks log.parquet --out clicks.txt"),
         "merge-qrels": (judgments.merge_qrels, "merge-qrels human.txt llm.txt --out merged.txt"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -21,16 +20,9 @@ from searchlora.cli.options import (
     option,
     takes,
 )
-from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
-    from searchlora.eval.judge.label_plan import LabelPlan
     from searchlora.experiments.evaluation_result import EvaluationResult
-
-AskOption = Annotated[
-    Path | None,
-    option("--ask FILE", "Write there which pairs people label first to decide on the candidate; see `grade plan`."),
-]
 
 
 class ComparisonOptions(NamedTuple):
@@ -108,7 +100,6 @@ def experiment(
     ] = None,
     accept_changes: AcceptChangesOption = False,
     allow_circular: AllowCircularOption = False,
-    ask: AskOption = None,
 ) -> None:
     """Compare systems over topics, with intervals and paired tests. Exits with 1 if a policy rule is broken."""
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
@@ -117,12 +108,8 @@ def experiment(
     from searchlora.experiments.spec import read_experiment
     from searchlora.files import check_writable
 
-    check_writable(files.junit, files.summary, out / "report.html", ask)
+    check_writable(files.junit, files.summary, out / "report.html")
     spec = read_experiment(file)
-    if ask is not None and (spec.candidate is None or spec.baseline is None):
-        raise UsageError(
-            "--ask is about a candidate and a baseline", where=str(file), fix="Name both in the experiment."
-        )
     with progress_bars() as steps:
         result = verb(
             spec,
@@ -141,8 +128,6 @@ def experiment(
     typer.echo(f"Report: {write_experiment(result, out)}")
     if result.results:
         print_rules(result.results)
-    if ask is not None:
-        _write_plan(result.label_plan, ask)
     if result.refused:
         broken = sum(not rule.passed for rule in result.results)
         typer.echo(f"Refused: {broken} of {len(result.results)} rules are broken.", err=True)
@@ -178,7 +163,6 @@ def promote(
         option("--events PLACE", "What `serve --events` names, for a policy with `interleaving`: what users prefer."),
     ] = None,
     out: Annotated[Path | None, option("--out FOLDER", "Folder for outputs, report.html and figures.")] = None,
-    ask: AskOption = None,
 ) -> None:
     """Move an alias to a version if it meets the policy; otherwise exit with 1. Either decision is recorded."""
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
@@ -187,7 +171,7 @@ def promote(
     from searchlora.experiments.reports import write_decision, write_evaluation
     from searchlora.files import check_writable
 
-    check_writable(files.junit, files.summary, out / "report.html" if out is not None else None, ask)
+    check_writable(files.junit, files.summary, out / "report.html" if out is not None else None)
     with progress_bars() as steps:
         promotion = verb(
             adapter,
@@ -208,26 +192,11 @@ def promote(
     write_decision(title, evaluated.comparison, results, force or "", junit=files.junit, summary=files.summary)
     if out is not None:
         typer.echo(f"Report: {write_evaluation(evaluated, out, rules=results, forced=force or '')}")
-    if ask is not None:
-        _write_plan(lambda: evaluated.label_plan(promotion.incumbent), ask)
     if promotion.refused:
         broken = sum(not rule.passed for rule in results)
         typer.echo(f"Refused: {broken} of {len(results)} rules are broken; '{to}' is unchanged.", err=True)
         raise typer.Exit(1)
     typer.echo(str(promotion.move))
-
-
-def _write_plan(plan: Callable[[], LabelPlan], file: Path) -> None:
-    """Write which pairs to label, and say so. Without a plan it is a warning: the decision is not hidden."""
-    from searchlora.cli.grade import print_plan
-
-    try:
-        planned = plan()
-    except UsageError as error:
-        typer.echo(f"warning: there is no label plan: {error}", err=True)
-    else:
-        planned.write(file)
-        print_plan(planned, file)
 
 
 def _warn(evaluated: EvaluationResult) -> None:

@@ -1,4 +1,4 @@
-"""`searchlora judge`, `judge-card` and `prediction-powered`: LLM judges and their agreement with people."""
+"""`searchlora judge` and `judge-card`: LLM judges and their agreement with people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from searchlora.cli.options import (
     CorpusOption,
     EngineOptions,
     MapOption,
-    MeasureOption,
     PoolOptions,
     SeedOption,
     ShardOptions,
@@ -30,10 +29,6 @@ from searchlora.cli.options import (
 
 if TYPE_CHECKING:
     from searchlora.experiments.judge.merge import JudgeResult
-
-_TrainingTopicsOption = Annotated[
-    Path | None, option("--topics FILE", "Topics file, to detect a judge that was trained on these topics.")
-]
 
 
 class JudgeOptions(NamedTuple):
@@ -119,7 +114,9 @@ def print_judged(judged: JudgeResult, out: Path) -> None:
 class StatisticsOptions(NamedTuple):
     """What is measured of the judges, and how, with the names of the verb's parameters."""
 
-    topics: _TrainingTopicsOption = None
+    topics: Annotated[
+        Path | None, option("--topics FILE", "Topics file, to detect a judge that was trained on these topics.")
+    ] = None
     allow_circular: AllowCircularOption = False
     correction: Annotated[str, option("--correction NAME", "Correction over pairs of judges: holm or bh.")] = "holm"
     resamples: Annotated[int, option("--resamples N", "Bootstrap resamples.", min=100)] = 10_000
@@ -168,40 +165,3 @@ def judge_card(
         significant = sum(difference.p_corrected <= 0.05 for difference in differences)
         typer.echo(f"{significant} of {len(differences)} pairs of judges differ ({options.correction}, 0.05).")
     typer.echo(f"Wrote {', '.join(map(str, write(result, out)))}")
-
-
-def prediction_powered(
-    human: Annotated[Path, option("--human FILE", "Qrels by people, for at least 10 topics.")],
-    judged: Annotated[Path, option("--judged FILE", "Qrels by a judge, for the same topics and many more.")],
-    runs: Annotated[list[str], option("--run NAME=FILE", "TREC run; repeatable. The first is the baseline.")],
-    measure: MeasureOption = "nDCG@10",
-    scale: CardScaleOption = None,
-    topics: _TrainingTopicsOption = None,
-    allow_circular: AllowCircularOption = False,
-    out: Annotated[Path | None, option("--out FILE", "JSON file to write.")] = None,
-    seed: SeedOption = 0,
-) -> None:
-    """Estimate measures from few human-judged and many LLM-judged topics, with a valid confidence interval."""
-    from searchlora.eval.formats import read_topics
-    from searchlora.eval.formatting import write_json
-    from searchlora.eval.judge.prediction_powered_runs import powered_runs
-    from searchlora.files import check_writable
-
-    check_writable(out)
-    result = powered_runs(
-        human,
-        judged,
-        {name: Path(file) for name, file in parse_named_files(runs, "runs").items()},
-        measure=measure,
-        scale=parse_grades(scale) if scale is not None else None,
-        queries={topic: str(fields["query"]) for topic, fields in read_topics(topics).items()} if topics else None,
-        allow_circular=allow_circular,
-        seed=seed,
-    )
-    for name, reason in result.circular.items():
-        typer.echo(f"CIRCULAR: {name}: {reason}")
-    for note in result.notes:
-        typer.echo(f"Note: {note}")
-    typer.echo(result.to_markdown(), nl=False)
-    if out is not None:
-        write_json(out, result.to_json())

@@ -63,7 +63,7 @@ def shadow_figures(shadows: Iterable[Shadow]) -> dict[str, ShadowFigures]:
 def write_rankings(shadows: Iterable[Shadow], candidate: str, folder: Path) -> int:
     """Write `topics.jsonl`, `live.trec` and `candidate.trec`, each query once, with the hits of its last search.
 
-    A judge grades them, and people label the pairs that decide (`searchlora judge`, `searchlora grade plan`).
+    A judge or people grade them (`searchlora judge`, `searchlora grade serve`).
 
     Returns:
         The number of topics.

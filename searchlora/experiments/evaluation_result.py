@@ -12,10 +12,9 @@ from searchlora.adapters.evaluations import MAX_ENGINE, EvaluationRecord
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
-from searchlora.errors import StoreError, UsageError
+from searchlora.errors import StoreError
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formatting import interval, p_value
-from searchlora.eval.judge.label_plan import GainMeasure, LabelPlan
 from searchlora.experiments.judge.judgments import Judgments
 from searchlora.experiments.learned_baselines import LearnedBaselines
 from searchlora.records import Record
@@ -66,28 +65,6 @@ class EvaluationResult:
             f"{pair.a} loses to the baseline {pair.b}: {pair.measure} {pair.difference:+.3f} "
             f"{interval(pair.low, pair.high, '+')}, n = {pair.n}, corrected p {p_value(pair.p_corrected)}"
             for pair in self.comparison.losses(self.baselines)
-        )
-
-    def label_plan(self, baseline: str) -> LabelPlan:
-        """Which pairs people label first to decide between the adapter and another system by what they retrieve.
-
-        The judgments that there are serve as the judge's grades.
-
-        Raises:
-            UsageError: for systems that retrieve nothing, or whose runs do not differ.
-        """
-        runs = [self.systems[name].raw.run for name in (self.adapter.reference, baseline)]
-        if runs[0] is None or runs[1] is None:
-            raise UsageError(f"the task '{self.task.name}' retrieves nothing, so no pairs decide")
-        qrels = self.judgments.qrels or {}
-        highest = max((grade for row in qrels.values() for grade in row.values()), default=1)
-        return LabelPlan.of(
-            runs[0],
-            runs[1],
-            GainMeasure.choose(self.comparison.measures, max(highest, 1)),
-            qrels,
-            names=(self.adapter.reference, baseline),
-            topics=[str(record["id"]) for record in self.records],
         )
 
     def seen_in_training(self, store: Store) -> tuple[str, ...] | None:

@@ -12,12 +12,9 @@ from typing import Any
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.formats import read_run, read_topics, write_run
-from searchlora.eval.judge.label_plan import GainMeasure, LabelPlan
-from searchlora.eval.judge.scale import scale_of
+from searchlora.eval.formats import read_topics, write_run
 from searchlora.eval.judgments.card import RunCard, read_card, write_run_with_card
 from searchlora.eval.judgments.sources import SourceCounts
-from searchlora.eval.measures import with_relevant
 from searchlora.eval.policy import Facts, RuleResult, decide
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.evaluate import CACHE_FILE
@@ -114,34 +111,6 @@ class ExperimentResult:
     def reused(self) -> tuple[str, ...]:
         """Names of systems whose runs an earlier call computed from the same inputs and versions."""
         return self.measurement.reused
-
-    def label_plan(self) -> LabelPlan:
-        """Which pairs people label first to decide on the candidate; the qrels serve as the judge's grades.
-
-        The measure is the first one that is a sum over documents, else SDCG@10 of the highest grade.
-
-        Raises:
-            UsageError: without a candidate and a baseline, or if their runs do not differ.
-        """
-        spec = self.spec
-        if spec.candidate is None or spec.baseline is None:
-            raise UsageError("labels decide between a candidate and a baseline", fix="Name both in the experiment.")
-        candidate, baseline = (
-            read_run(self.runs[name].path, self.runs[name].format) for name in (spec.candidate, spec.baseline)
-        )
-        scale = scale_of([spec.qrels.path])
-        highest = max(scale.grades)
-        if scale.assumed:
-            known = max((grade for row in self.topics.qrels.values() for grade in row.values()), default=1)
-            highest = max(highest, known) if known > 1 else 1
-        return LabelPlan.of(
-            candidate,
-            baseline,
-            GainMeasure.choose((with_relevant(name, spec.relevant) for name in spec.measures), highest),
-            self.topics.qrels,
-            names=(spec.candidate, spec.baseline),
-            topics=list(self.topics.fields),
-        )
 
     @property
     def refused(self) -> bool:

@@ -6,16 +6,6 @@ import pytest
 
 COMMANDS = {
     "judge-card --out": ("judge-card", "--human", "none", "--judge", "a=none", "--out"),
-    "prediction-powered --out": (
-        "prediction-powered",
-        "--human",
-        "none",
-        "--judged",
-        "none",
-        "--run",
-        "a=none",
-        "--out",
-    ),
     "experiment --out": ("experiment", "none.yaml", "--out"),
     "experiment --junit": ("experiment", "none.yaml", "--out", "out", "--junit"),
     "experiment --summary": ("experiment", "none.yaml", "--out", "out", "--summary"),

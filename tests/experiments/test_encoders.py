@@ -16,7 +16,6 @@ from searchlora.adapters.transfer import pull, push
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import BaseMismatch, DataError, NotInStore, PipelineError, UsageError
-from searchlora.eval.judge.label_plan import LabelPlan
 from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.judgments.lineage import RunLineage
 from searchlora.eval.trec import read_run
@@ -31,7 +30,6 @@ from searchlora.records import Document
 from searchlora.retrieval.encoder import Encoder
 from searchlora.systems import encoder
 from searchlora.systems.encoder import EncoderData, EncoderSystem, StoredEncoder
-from searchlora.systems.system import BASE
 from searchlora.task import load_task
 from searchlora.testing import build_tiny_encoder
 from searchlora.training.pairs import PairRow, text_key
@@ -106,27 +104,6 @@ def test_identical_training_reuses_the_stored_version(stored, place, data, fast)
         log=reported.append,
     )
     assert again.reference == stored.reference and "Reusing" in reported[0]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("stored", "full")
-def test_promote_says_which_pairs_to_label(place, data, tmp_path, cli):
-    (tmp_path / "policy.yaml").write_text("measure: nDCG@10\nbeat: {base: {}}\n")
-    command = (
-        "promote",
-        "finder@1",
-        "--to",
-        "production",
-        "--policy",
-        tmp_path / "policy.yaml",
-        "--data",
-        data / "pairs",
-    )
-    called = cli(*command, "--store", place.root, "--ask", tmp_path / "plan.json")
-    plan = LabelPlan.read(tmp_path / "plan.json")
-    assert f"Label its pairs in their order: searchlora grade serve --plan {tmp_path / 'plan.json'}" in called.out
-    assert (plan.candidate, plan.baseline, plan.measure) == ("finder@1", BASE, "SDCG(max_rel=1)@10")
-    assert len(plan.topics) == 12
 
 
 @pytest.mark.slow
@@ -220,8 +197,6 @@ def test_classification_is_evaluated(place, data, fast, tmp_path):
     train("embedding", data / "labels", "sorter", TrainingOptions(overrides=(*fast, "classifier=knn")), store=place)
     found = evaluate("sorter", data / "labels", EvaluationOptions(cache_dir=tmp_path / "outputs"), store=place)
     assert list(found.systems) == ["commonest class", "base zero-shot", "sorter@1"]
-    with pytest.raises(UsageError, match="the task 'embedding' retrieves nothing, so no pairs decide"):
-        found.label_plan(BASE)
     again = evaluate("sorter", data / "labels", EvaluationOptions(cache_dir=tmp_path / "outputs"), store=place)
     assert again.reused == ("base zero-shot", "sorter@1")
     assert again.systems["sorter@1"].outputs == found.systems["sorter@1"].outputs

@@ -16,7 +16,7 @@ from tests.journeys.walk import Walk, skip_without
 PAGE = ROOT / "docs" / "tutorials" / "round.md"
 
 #: What the users of one run do decides about them.
-CHANCE = ("grade decide", "adapters audit", "events interleaving", "events failures")
+CHANCE = ("adapters audit", "events interleaving", "events failures")
 
 
 @pytest.mark.slow
@@ -40,5 +40,4 @@ def test_the_page_on_msrd(real_data: Path, tmp_path: Path) -> None:
     assert card["rows"]["train"] > 100
     assert "movie-rewriter@1" in ancestors(store, "movie-rewriter@2")
     assert "rank-biased overlap" in walk.output("events shadow")
-    assert "pairs labelled" in walk.output("grade decide")
     assert "Share of before" in walk.output("events interleaving")

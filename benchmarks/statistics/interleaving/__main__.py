@@ -18,8 +18,8 @@ import numpy as np
 from scipy.special import betaln
 
 from benchmarks.common import RESULTS, parser, real_data, save_figures
-from benchmarks.statistics.few_labels.collections import Collection, collections
 from benchmarks.statistics.interleaving.clicks import MODELS, Clicks, Floats, Model
+from benchmarks.statistics.interleaving.collections import Collection, collections
 from searchlora.eval.formatting import markdown_table
 from searchlora.eval.intervals import proportion
 from searchlora.eval.measures import retrieval_values

@@ -11,17 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from searchlora.errors import UsageError
-from searchlora.eval.judge.few_labels import FewLabels, LabelWatch
-from searchlora.eval.judgments.ratings import Rating, check_rater, labels
+from searchlora.eval.judgments.ratings import Rating, check_rater
 from searchlora.experiments.judge.pairs import QueryPassage
 from searchlora.server.grading.guideline import RatingGuideline
 from searchlora.server.grading.ratings_log import RatingsLog
 
 #: Seconds for which a pair on a rater's screen is reserved.
 RESERVATION_SECONDS = 15 * 60
-
-#: The same with a label plan: the labels of later pairs wait for this one.
-PLANNED_RESERVATION_SECONDS = 2 * 60
 
 #: New names that one client address may use, unless the raters are listed. Without a limit one client could reserve or
 #: rate all pairs under invented names.
@@ -41,16 +37,10 @@ class Progress:
     """Pairs that a rater has rated (`done`) out of those that are or may become this rater's (`total`).
 
     Pairs on other raters' screens are counted in `total`: they are assigned to this rater if the others leave.
-
-    Attributes:
-        outlook: With a label plan, what remains to be done until its decision, in a sentence.
-        more: With a label plan, about how many pairs remain until its decision; None: unknown.
     """
 
     done: int
     total: int
-    outlook: str = ""
-    more: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,9 +56,8 @@ class Session:
     """State of a grading session: all ratings, and the pair on each rater's screen. Thread-safe.
 
     A pair is assigned to `overlap` raters. Each rater has a random order of the topics and of the pairs within a
-    topic, derived from the seed and the rater's name. With a label plan all have its order, and no pair is assigned
-    once it is decided. All state but the reservations is read from the ratings log, so a restarted server continues
-    where each rater stopped.
+    topic, derived from the seed and the rater's name. All state but the reservations is read from the ratings log, so a
+    restarted server continues where each rater stopped.
 
     Without a list of raters, a client address may use `NAMES_PER_ADDRESS` names besides those that have ratings.
 
@@ -76,8 +65,7 @@ class Session:
         raters: The names that may rate; None: any valid name.
         overlap: Raters per pair, at least 1. A pair may get one rater more if a reservation expired before its rating
             arrived; no rating is refused for that.
-        watch: The label plan whose decision the ratings shall bring; its pairs are the pairs.
-        as_listed: Show the pairs in their order to every rater, as with a label plan.
+        as_listed: Show the pairs in their order to every rater.
         clock: Monotonic time in seconds.
 
     Raises:
@@ -93,7 +81,6 @@ class Session:
         overlap: int,
         seed: int,
         raters: Collection[str] | None = None,
-        watch: LabelWatch | None = None,
         as_listed: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -107,10 +94,7 @@ class Session:
         self._log = log
         self._overlap = overlap
         self._seed = seed
-        self._watch = watch
-        self._as_listed = as_listed or watch is not None
-        self._estimate: tuple[int, FewLabels] | None = None  # after so many ratings
-        self._reservation = RESERVATION_SECONDS if watch is None else PLANNED_RESERVATION_SECONDS
+        self._as_listed = as_listed
         self._clock = clock
         self._lock = threading.RLock()
         self._orders: dict[str, list[str]] = {}
@@ -125,11 +109,7 @@ class Session:
         """A rater's progress. Raises `UsageError` for an invalid name."""
         with self._lock:
             done = len(self._ratings.get(self._check_rater(rater), {}))
-            total = done + sum(1 for pair in self._pairs if self._has_seat(pair, rater))
-            known = self._known()
-            if known is None:
-                return Progress(done, total)
-            return Progress(done, total if known.decision == "open" else done, known.outlook, known.more)
+            return Progress(done, done + sum(1 for pair in self._pairs if self._has_seat(pair, rater)))
 
     def next(self, rater: str, address: str = "") -> Assignment | None:
         """The pair to rate now, the same one until it is rated; None when no pair is available to this rater.
@@ -140,8 +120,6 @@ class Session:
         with self._lock:
             self._admit(rater, address)
             pair, _ = self._reserved.get(rater, ("", 0.0))
-            if (known := self._known()) is not None and known.decision != "open":
-                return None
             if not (pair and self._is_available(pair, rater)):
                 pair = next((candidate for candidate in self._order(rater) if self._is_available(candidate, rater)), "")
             if not pair:
@@ -178,15 +156,6 @@ class Session:
             rating = Rating(shown.topic, shown.document.id, grade, rater, now, seconds, note)
             self._log.append(rating)
             self._add(rating)
-
-    def _known(self) -> FewLabels | None:
-        """What the ratings say of the label plan; None without one."""
-        if self._watch is None:
-            return None
-        ratings = self._log.ratings
-        if self._estimate is None or self._estimate[0] < len(ratings):
-            self._estimate = len(ratings), self._watch.after(labels(ratings, overlap=self._overlap))
-        return self._estimate[1]
 
     def _check_rater(self, rater: str) -> str:
         if self._allowed is not None and check_rater(rater) not in self._allowed:
@@ -238,7 +207,7 @@ class Session:
             for other, (on_screen, since) in self._reserved.items()
             if on_screen == pair
             and other not in (rater, *self._raters[pair])
-            and self._clock() - since < self._reservation
+            and self._clock() - since < RESERVATION_SECONDS
         )
         return self._has_seat(pair, rater) and len(self._raters[pair]) + reserved < self._overlap
 

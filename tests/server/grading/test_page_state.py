@@ -21,7 +21,7 @@ BEFORE = """
     page.settled = () => new Promise((resolve) => setTimeout(resolve, 50));
     const scale = [{ grade: 0, name: "No" }, { grade: 1, name: "Yes" }];
     page.task = { guideline: "# Grades", scale, max_note_characters: 9 };
-    const progress = { done: 1, total: 2, outlook: "", more: null };
+    const progress = { done: 1, total: 2 };
     const pair = (id) => (
       { pair: { id, query: `query of ${id}`, title: "", text: "text" }, earlier: null, progress });
     page.answers["/api/task"] = () => page.task;

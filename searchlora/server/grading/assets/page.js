@@ -5,7 +5,7 @@ const screens = ["start", "grading", "end"];
 
 let rater = "";
 let pair = null; // the pair on the screen
-let progress = { done: 0, total: 0, outlook: "", more: null };
+let progress = { done: 0, total: 0 };
 let scale = [];
 const drafts = new Map(); // pair id -> note that is not saved yet
 let busy = false; // a request is pending: a second key press must not grade the next, unseen pair
@@ -81,11 +81,10 @@ function show(view, message = "") {
   if (pair) drafts.set(pair.id, element("note").value);
   pair = view.pair;
   progress = view.progress;
-  const { done, total, outlook, more } = progress;
-  element("status").textContent = `${message} ${done} of ${total} graded. ${outlook}`.trim();
+  const { done, total } = progress;
+  element("status").textContent = `${message} ${done} of ${total} graded.`.trim();
   if (!pair) {
     const waiting = total - done;
-    element("decided").textContent = outlook;
     element("total").textContent = `${rater}, you have graded ${done} ${done === 1 ? "pair" : "pairs"}. All grades are saved.`
       + (waiting ? ` ${waiting} more ${waiting === 1 ? "is" : "are"} on other raters' screens: check again later.` : "");
     element("end-undo").hidden = !done;
@@ -93,10 +92,9 @@ function show(view, message = "") {
     element("thanks").focus();
     return;
   }
-  element("counted").textContent = outlook ? `${done} graded` : `${done} of ${total} graded`;
-  element("outlook").textContent = outlook;
+  element("counted").textContent = `${done} of ${total} graded`;
   element("bar").value = done;
-  element("bar").max = Math.max(Number.isInteger(more) ? done + more : total, 1);
+  element("bar").max = Math.max(total, 1);
   element("rater").textContent = rater;
   element("query").textContent = pair.query;
   element("title").textContent = pair.title;

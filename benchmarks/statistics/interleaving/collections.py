@@ -1,6 +1,6 @@
 """Judged collections with several systems: TREC Deep Learning 2019 to 2021, a shop, and movie search.
 
-A document without a human grade counts as grade 0, in all ways of labelling alike.
+A document without a human grade counts as grade 0.
 """
 
 from __future__ import annotations
@@ -9,13 +9,10 @@ import csv
 import gzip
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS
-from searchlora.data.formats.common import pair_id
 from searchlora.eval.formats import read_qrels, read_run
 from searchlora.eval.trec import Qrels, Run
 from searchlora.records import Document
@@ -32,37 +29,24 @@ class Collection:
     """Systems on one set of topics, with human grades.
 
     Attributes:
-        topics: Number of topics in a sample.
         highest: The highest grade.
-        judged: Grades of a judge; empty: there is none.
     """
 
     name: str
     runs: Mapping[str, Run]
     qrels: Qrels
-    topics: int
     highest: int
-    judged: Qrels = field(default_factory=dict)
-
-    @property
-    def measure(self) -> str:
-        return f"SDCG(max_rel={self.highest})@{DEPTH}"
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Each two systems."""
-        return list(combinations(self.runs, 2))
 
 
 def collections(data: Path) -> Iterator[Collection]:
-    """All collections. The judges of DL 2019 and of the shop are adapters, which did not learn from these queries."""
+    """All collections."""
     for year, qrels in (("19", "qrels.dl19-passage.txt"), ("20", "qrels.txt"), ("21", "qrels.txt")):
         folder = data / f"trecdl{year}"
         files = sorted((folder / "runs").glob("*.trec.gz"))
         files += sorted(folder.with_name(f"{folder.name}_repllama").glob("*.trec.gz"))
         grades = read_qrels(folder / qrels)
-        judged = read_qrels(RESULTS / "judgment_trecdl19_adapter.txt") if year == "19" else {}
         runs = {file.name.removesuffix(".trec.gz"): read_run(file) for file in files}
-        yield Collection(f"DL 20{year}", runs, grades, len(grades), 3, judged)
+        yield Collection(f"DL 20{year}", runs, grades, 3)
     yield _chorus(data / "chorus")
     yield _movies(data / "msrd")
 
@@ -75,9 +59,7 @@ def _chorus(folder: Path) -> Collection:
         for row in _json_lines(folder / "products.jsonl.gz")
     ]
     grades = _grades(rows)
-    of_judge = read_qrels(RESULTS / "judgment_chorus_adapter.txt")
-    judged = {query: of_judge.get(pair_id(query), {}) for query in grades}
-    return Collection("Chorus", _runs(products, list(grades)), grades, len(grades), 3, judged)
+    return Collection("Chorus", _runs(products, list(grades)), grades, 3)
 
 
 def _movies(folder: Path) -> Collection:
@@ -88,7 +70,7 @@ def _movies(folder: Path) -> Collection:
         for row in _json_lines(folder / "movies.jsonl.gz")
     ]
     grades = _grades(rows)
-    return Collection("MSRD", _runs(movies, list(grades)), grades, 200, 1)
+    return Collection("MSRD", _runs(movies, list(grades)), grades, 1)
 
 
 def _runs(documents: Sequence[Document], queries: Sequence[str]) -> dict[str, Run]:

@@ -1,1 +1,0 @@
-"""Decisions from few labels: coverage of the watched interval, false decisions, and labels needed."""

@@ -1,1 +1,0 @@
-"""Prediction-powered intervals: coverage, and the value of a judge's labels."""
