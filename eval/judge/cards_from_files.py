@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from searchlora.errors import UsageError
+from searchlora.errors import DataError, UsageError
 from searchlora.eval.calibration import CurvePoint, grade_curve
 from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.formatting import to_plain, write_json
@@ -20,7 +21,7 @@ from searchlora.eval.judgments.card import invalid_path, read_card
 from searchlora.eval.judgments.lineage import RunLineage, circular, doubts
 from searchlora.eval.significance import correct
 from searchlora.eval.trec import Qrels
-from searchlora.files import atomic_text, file_sha256
+from searchlora.files import atomic_text, file_sha256, json_object, read_bytes
 
 Files = Mapping[str, str | Path]
 
@@ -149,6 +150,45 @@ def cards_json(cards: JudgeCards) -> dict[str, Any]:
         "calibration": {name: [to_plain(asdict(point)) for point in points] for name, points in cards.curves.items()},
         "inputs": dict(cards.inputs),
     }
+
+
+class KappaChange(NamedTuple):
+    """Kappa of a judge since an earlier card: the difference of two independent samples, with its 95% interval."""
+
+    judge: str
+    difference: float
+    low: float
+    high: float
+
+
+def kappa_changes(cards: JudgeCards, earlier: str | Path) -> list[KappaChange]:
+    """How the kappa of each judge differs from that in an earlier `judge_card.json`.
+
+    The interval combines those of the two kappas (MOVER: Zou and Donner 2008).
+
+    Raises:
+        DataError: if the file is not a judge card, or has none of the judges.
+    """
+    file = json_object(read_bytes(Path(earlier)).decode("utf-8", "replace"), str(earlier))
+    try:
+        before = {card["judge"]: (tuple(card["scale"]), card["figures"]["kappa"]) for card in file["cards"]}
+        changes = []
+        for card in cards.cards:
+            scale, then = before.get(card.judge, (None, {}))
+            if scale == card.scale:
+                now = card.figures["kappa"]
+                value, low, high = (math.nan if then[end] is None else then[end] for end in ("value", "low", "high"))
+                difference = now.value - value
+                below, above = (
+                    math.hypot(now.value - now.low, high - value),
+                    math.hypot(now.high - now.value, value - low),
+                )
+                changes.append(KappaChange(card.judge, difference, difference - below, difference + above))
+    except (KeyError, TypeError):
+        raise DataError("is not a judge card", where=str(earlier), fix="Give a judge_card.json.") from None
+    if not changes:
+        raise DataError("has no card of these judges on this scale", where=str(earlier))
+    return changes
 
 
 def _curve(human: Qrels, labels: Labels, scale: Sequence[int], seed: int) -> Sequence[CurvePoint]:

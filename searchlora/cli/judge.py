@@ -135,10 +135,13 @@ def judge_card(
         option("--relevant GRADE", "Lowest grade that is relevant. Default: that of the judge's card, else 2."),
     ] = None,
     raters: Annotated[list[str], option("--rater NAME=FILE", "Qrels of one person; repeatable.")] = [],
+    since: Annotated[
+        Path | None, option("--since FILE", "Earlier judge_card.json; exits with 1 if the kappa of a judge has fallen.")
+    ] = None,
 ) -> None:
     """Measure agreement of LLM judges with human judgments: kappa, error and bias, with intervals."""
     from searchlora.eval.formatting import figure
-    from searchlora.eval.judge.cards_from_files import judge_cards, write
+    from searchlora.eval.judge.cards_from_files import judge_cards, kappa_changes, write
     from searchlora.files import check_writable
 
     check_writable(*(out / f"judge_card.{kind}" for kind in ("json", "md", "html")))
@@ -164,4 +167,10 @@ def judge_card(
         differences = result.comparison.differences
         significant = sum(difference.p_corrected <= 0.05 for difference in differences)
         typer.echo(f"{significant} of {len(differences)} pairs of judges differ ({options.correction}, 0.05).")
+    changes = kappa_changes(result, since) if since is not None else []
     typer.echo(f"Wrote {', '.join(map(str, write(result, out)))}")
+    for change in changes:
+        typer.echo(f"{change.judge}: kappa since {since} {figure(change.difference, change.low, change.high, '+')}")
+    if any(change.high < 0 for change in changes):
+        typer.echo("Refused: the kappa of a judge has fallen.", err=True)
+        raise typer.Exit(1)

@@ -304,22 +304,6 @@ class EventLog:
         issued = [self.issued(str(id_)) or 0.0 for (id_,) in self._database.rows(statement, [n])]
         return max(since, *issued) if issued else since
 
-    # Notes of other commands
-
-    def set_note(self, name: str, text: str) -> None:
-        """Write a note into the log, in place of an earlier one of this name, for whoever reads the log."""
-        with self._database.transaction() as transaction:
-            transaction.execute(
-                "INSERT INTO event_settings VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                [f"note {name}", text],
-            )
-
-    def notes(self, beginning: str) -> dict[str, str]:
-        """The notes whose names begin so: the rest of the name -> its text."""
-        rows = self._database.rows("SELECT name, value FROM event_settings ORDER BY name")
-        prefix = f"note {beginning}"
-        return {name.removeprefix(prefix): text for name, text in rows if name.startswith(prefix)}
-
     def close(self) -> None:
         """Close the log."""
         self._database.close()

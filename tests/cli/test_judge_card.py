@@ -179,3 +179,16 @@ def test_a_scale_that_no_card_names_is_said_to_be_assumed(cli, files):
     )
     assert cli(*asked(files, "--scale", "0,1,2,3")).code == 0
     assert "are assumed" not in (files / "out" / "judge_card.md").read_text()
+
+
+def test_fresh_labels_are_compared_with_an_earlier_card(cli, refused, files):
+    (files / "poor").rename(files / "kept")
+    judge = ("--judge", f"good={files / 'good'}", "--resamples", 200)
+    assert cli("judge-card", "--human", files / "human", *judge, "--out", files / "then").code == 0
+    since = ("--since", files / "then" / "judge_card.json", "--out", files / "now")
+    same = cli("judge-card", "--human", files / "human", *judge, *since)
+    assert same.code == 0 and "+0.000 (-" in same.out
+    worse = cli("judge-card", "--human", files / "human", "--judge", f"good={files / 'kept'}", *since)
+    assert worse.code == 1 and "has fallen" in worse.err
+    other = ("--judge", f"other={files / 'good'}", "--resamples", 200)
+    assert "no card of these judges" in refused("judge-card", "--human", files / "human", *other, *since)

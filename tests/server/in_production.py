@@ -1,4 +1,4 @@
-"""A server in the middle of a rollout, with searches of users, shadow searches, interleaving and a report of drift."""
+"""A server in the middle of a rollout, with searches of users, shadow searches, and interleaving."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from searchlora.adapters.store import Store
 from searchlora.events.export import FAILED
 from searchlora.events.interleaving import INTERLEAVED
 from searchlora.events.log import EventLog, Feedback
-from searchlora.experiments.monitor import MonitorConfig, monitor
 from searchlora.experiments.rollout import RolloutPolicy, start_rollout
 from searchlora.server.api.service import Service
 from searchlora.task import load_task
@@ -52,7 +51,6 @@ def in_production(folder, base, corpus, **more) -> Iterator[Running]:
     _write_interleaved(log)
     written(log, {**search_event("gone", hits=()), "pipeline": "shop", "stages": [], FAILED: True})
     written(log, {**search_event("red couch", hits=()), "pipeline": "down", "stages": [], FAILED: True})
-    monitor(MonitorConfig(events=str(events), pipeline="shop"))
     settings = {"pipelines": (str(pipeline),), "corpora": (corpus,), "events": str(events)}
     service = made_service(base, store, **settings | more)
     with served(service) as url:

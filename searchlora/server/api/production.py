@@ -19,7 +19,6 @@ from searchlora.events.interleaving import preferences
 from searchlora.events.log import EventLog
 from searchlora.events.shadow_figures import shadow_figures
 from searchlora.events.summary import summaries
-from searchlora.experiments.monitor import last_reports
 from searchlora.experiments.rollout import RolloutPolicy, step_guardrails, stop_rollout
 from searchlora.files.json_text import finite
 from searchlora.server.api.errors import ApiError
@@ -85,7 +84,7 @@ class ProductionEntry(TypedDict):
     """Figures are of the searches since `since`, in seconds since 1970; null: the server records none.
 
     Guardrails are those of the rollout's step. `pipelines` and `shadow` are as `events stats` and `events shadow` print
-    them, and `monitor` has the last reports of `searchlora monitor` by pipeline, "" for all.
+    them.
     """
 
     object: str
@@ -94,7 +93,6 @@ class ProductionEntry(TypedDict):
     pipelines: dict[str, Any]
     shadow: dict[str, Any]
     interleaving: list[dict[str, Any]]
-    monitor: dict[str, Any]
     queue: list[QueryEntry]
 
 
@@ -118,7 +116,6 @@ def production(http: ApiRequest) -> ProductionEntry:
         "pipelines": {},
         "shadow": {},
         "interleaving": [],
-        "monitor": {},
         "queue": [],
     }
     if log is not None:
@@ -128,7 +125,6 @@ def production(http: ApiRequest) -> ProductionEntry:
         found["pipelines"] = {name: asdict(each) for name, each in summaries(searches).items()}
         found["shadow"] = {name: asdict(each) for name, each in shadow_figures(log.shadows(since)).items()}
         found["interleaving"] = [each.to_json(a, b) for (a, b), each in preferences(searches).items()]
-        found["monitor"] = last_reports(log)
         found["queue"] = [
             {
                 "query": query.query,

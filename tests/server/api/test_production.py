@@ -52,7 +52,6 @@ def test_everything_in_production_is_described_and_taken_back(client, running):
     (interleaved,) = found["interleaving"]
     assert (interleaved["decision"], interleaved["wins_b"], interleaved["wins_a"]) == ("B", 54, 6)
     assert interleaved["low"] > 0.5
-    assert found["monitor"]["shop"]["tests"]
     assert {"query": "gone", "searches": 1, "users": 1, "reasons": ["failed"]} in found["queue"]
 
     body = {"adapter": ALIAS, "moved": alias["moved"], "reason": "outputs do not parse"}

@@ -17,7 +17,6 @@ export const showProduction = () => attempt(async () => {
 });
 
 const recorded = (found) => [
-  card("Alarms", ...alarms(found.monitor)),
   card("Pipelines", ...pipelines(found.pipelines)),
   card("In the shadow", ...shadows(found.shadow)),
   card("Interleaving", ...interleaved(found.interleaving)),
@@ -83,22 +82,6 @@ function back(reference, moved, rollout) {
     });
   });
   return form;
-}
-
-function alarms(reports) {
-  const all = Object.entries(reports);
-  return all.length ? all.flatMap(([pipeline, report]) => checked(pipeline, report)) : [made("p", "", "No check has been run. ", made("code", "", "searchlora monitor CONFIG"), " compares the searches of now with those before.")];
-}
-
-function checked(pipeline, report) {
-  const rows = report.tests.map(({ name, before, now, p, alarm, finding }) => [
-    alarm ? made("span", "invalid", `✗ ${name}`) : name, rounded(before), rounded(now), p < 0.001 ? "< 0.001" : rounded(p), finding,
-  ]);
-  return [
-    made("p", report.alarms ? "invalid" : "", `${pipeline ? `${pipeline}: ` : ""}${counted(report.alarms, "alarm")} in ${counted(report.tests.length, "test")}, ${moment(report.time)}: ${report.searches} searches, ${report.reference} before.`),
-    rows.length ? details("", "Tests", table(["Test", "Before", "Now", "p", "Finding"], rows, "Tests of the last check")) : null,
-    ...report.left_out.map((reason) => made("p", "note", `Left out: ${reason}.`)),
-  ];
 }
 
 function pipelines(found) {

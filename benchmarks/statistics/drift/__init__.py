@@ -1,1 +1,0 @@
-"""Simulated drifts of real queries; see `__main__`."""
