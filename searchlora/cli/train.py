@@ -44,33 +44,20 @@ def train(
         str | None,
         option("--start-from NAME[@VERSION]", "Train a stored adapter of the task further, in place of a new one."),
     ] = None,
-    gpus: Annotated[
-        int,
-        option("--gpus N", "Train on N GPUs; a step has `optim.batch_size` rows on each of them.", min=1),
-    ] = 1,
 ) -> None:
     """Train an adapter, or a whole model with `--set method=full`, run its load check and store it."""
     from searchlora.cli.terminal import progress_bars
     from searchlora.data.mixture import parse_weighted
     from searchlora.experiments.train import train as verb
     from searchlora.experiments.training_runs import MORE_DATA
-    from searchlora.models.devices import launched_processes, visible_gpus
 
-    launched = launched_processes()
-    if launched is None:
-        return
-    if gpus > 1 and launched > 1:
-        raise UsageError(f"a launcher started {launched} processes", where=f"--gpus {gpus}", fix="Leave it out.")
-    if gpus > 1 and not visible_gpus():
-        fix = "`searchlora doctor` shows what PyTorch sees; leave it out to train on the CPU."
-        raise UsageError("there is no GPU, or this build of PyTorch is for CPUs", where=f"--gpus {gpus}", fix=fix)
     folder, more_data = parse_weighted(data)
     with progress_bars() as steps:
         adapter = verb(
             task,
             folder,
             name,
-            recipe.read(resume=resume, start_from=start_from, processes=max(gpus, launched), more_data=more_data),
+            recipe.read(resume=resume, start_from=start_from, more_data=more_data),
             **stored.given(),
             log=typer.echo,
             steps=steps,

@@ -35,12 +35,10 @@ class TrainingOptions:
         restart: Delete an interrupted run and start anew.
         reuse: Train nothing if the newest version of the name came from the same datasets, recipe, version of the task
             and base; otherwise resume an interrupted run unless `restart` deletes it.
-        processes: How many processes train together, each on a GPU of its own, or on the CPUs where there is none.
-            Each takes `optim.batch_size` rows per step.
         more_data: Folder of a further dataset -> weight of its training rows; for prompted tasks.
 
     Raises:
-        UsageError: for `resume` together with `restart`, before the run is deleted, or no process.
+        UsageError: for `resume` together with `restart`, before the run is deleted.
     """
 
     overrides: Sequence[str] = ()
@@ -50,7 +48,6 @@ class TrainingOptions:
     resume: bool = False
     restart: bool = False
     reuse: bool = False
-    processes: int = 1
     more_data: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -58,8 +55,6 @@ class TrainingOptions:
             raise UsageError(
                 "--resume continues an unfinished run, and --restart deletes it", fix="Give one of the two."
             )
-        if self.processes < 1:
-            raise UsageError(f"{self.processes} processes train nothing", where="processes", fix="Give at least 1.")
 
     @property
     def settings(self) -> tuple[str, ...]:

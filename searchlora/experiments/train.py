@@ -27,7 +27,7 @@ from searchlora.experiments.training_runs import (
     train_and_store,
 )
 from searchlora.experiments.validation import Validator
-from searchlora.models.devices import chosen_gpus, rank
+from searchlora.models.devices import chosen_gpu
 from searchlora.models.memory import base_parameters
 from searchlora.models.processor import uses_gpu
 from searchlora.models.resolve import BaseModel, public_name, resolve
@@ -72,7 +72,6 @@ def train(
             out, one about smaller batches.
 
     Raises:
-        UsageError: in a process that a launcher such as torchrun started with others, or for more processes than GPUs.
         RecipeError, DataError, BaseModelError, InvalidName, NameTaken: before anything is trained.
         TrainingError: for an unfinished run without `resume` or `restart`, or one with other inputs.
         LoadCheckFailed: for a trained adapter that does not pass verification; its run is kept.
@@ -88,7 +87,7 @@ def train(
                 fix=f"Name the version: {pinned_start}.",
             )
         options = replace(options, start_from=pinned_start)
-    with chosen_gpus(options.processes, log or no_log):
+    with chosen_gpu(log or no_log):
         job = _job(task, data, options, tasks, store, steps, log)
         for parent in job.parents():
             check_unseen(store, parent, job.task, job.dataset)
@@ -114,7 +113,7 @@ def _job(
     """The training job of a task.
 
     Raises:
-        UsageError: for several datasets or processes of an encoder task, a task without a prompt and an encoder, or an
+        UsageError: for several datasets of an encoder task, a task without a prompt and an encoder, or an
             adapter to start from that is of another task.
         RecipeError, DataError, BaseModelError.
     """
@@ -124,8 +123,6 @@ def _job(
         generation_task(plugin)
     elif options.more_data:
         raise UsageError("several datasets are for tasks with a prompt only", where="--data", fix="Build one dataset.")
-    elif options.processes > 1:
-        raise UsageError("an encoder is trained by one process", where="--gpus", fix="Leave it out.")
     dataset = dataset_for(plugin, data)
     bound = plugin.bound(dataset.settings)
     start = None if options.start_from is None else Start.of(store, options.start_from, bound)
@@ -221,7 +218,7 @@ class PromptedJob(TrainingJob):
             records,
             folder,
             weights=weights,
-            validate=self._validator(in_place=in_place or rank() > 0),
+            validate=self._validator(in_place=in_place),
             resume=resume,
             start=None if self.start is None else self.start.path,
             progress=self.steps("Training"),

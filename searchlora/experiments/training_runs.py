@@ -29,13 +29,12 @@ from searchlora.errors import DataError, RecipeError, TrainingError
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.start import Start
 from searchlora.files import parse_json
-from searchlora.models.devices import rank
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Steps, no_log, no_progress
 from searchlora.recipe import AnyRecipe, for_size, load_encoder_recipe, load_recipe
 from searchlora.task import EncoderTask, Task
-from searchlora.training.processes import run_in_children
+from searchlora.training.processes import run_in_child
 from searchlora.training.training_run import TrainingResult
 
 _RUN = "run.json"
@@ -43,8 +42,8 @@ _RUN = "run.json"
 #: Environment variable with the folder of TensorBoard's files, which transformers reads.
 _TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
 
-#: Seconds in which the training processes of a killed one end.
-_CHILDREN_END = 60.0
+#: Seconds in which the training process of a killed one ends.
+_CHILD_ENDS = 60.0
 
 #: Key of the dataset card in a manifest: the further datasets of a training run.
 MORE_DATA = "more data"
@@ -191,8 +190,7 @@ def train_and_store(
     with _exclusive_run(store, name):
         if options.resume and not _run_file(store, name).is_file() and (stored := _newest_of(store, name, job)):
             return stored  # killed after the run was deleted
-        together = options.processes if options.processes > 1 else None
-        folder = _run_folder(store, name, options, {**job.identity(), "number of processes": together})
+        folder = _run_folder(store, name, options, job.identity())
         stored = store.stored_by(name, folder.id) if options.resume else None
         if stored is None:
             result = train_in(job, store, name, folder, options)
@@ -213,7 +211,7 @@ def train_in(
     per step. transformers' `auto_find_batch_size` would change the rows of a step, and begin anew with trained weights.
 
     Raises:
-        TrainingError: for memory that ran out with the smallest batches; also as `run_in_children`.
+        TrainingError: for memory that ran out with the smallest batches; also as `run_in_child`.
     """
     from searchlora.inference.out_of_memory import is_out_of_memory
 
@@ -224,7 +222,7 @@ def train_in(
         while True:
             work = partial(_train, job.rebuild, job.data(), recipe, job.base, folder.path, resume)
             try:
-                return run_in_children(work, job.steps, processes=options.processes, where=str(folder.path))
+                return run_in_child(work, job.steps, where=str(folder.path))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -253,7 +251,7 @@ def _train(
     """In the child: train with the recipe and the base of the parent; refuse a dataset that was built again."""
     from filelock import FileLock
 
-    with FileLock(folder.with_name(f"{folder.name}@child-{rank()}.lock"), timeout=0):
+    with FileLock(folder.with_name(f"{folder.name}@child.lock"), timeout=0):
         job = rebuild(steps)
         if job.data() != data:
             raise TrainingError(
@@ -313,7 +311,7 @@ def _exclusive_run(store: Store, name: str) -> Iterator[None]:
 
     Raises `TrainingError` if another process trains it, and as `Store.check_writable`.
 
-    The children of a killed process end a moment after it; until then they hold locks of their own.
+    The child of a killed process ends a moment after it; until then it holds a lock of its own.
     """
     from filelock import FileLock, Timeout
 
@@ -323,9 +321,8 @@ def _exclusive_run(store: Store, name: str) -> Iterator[None]:
         try:
             runs.mkdir(parents=True, exist_ok=True)
             held.enter_context(FileLock(runs / f"{name}@run.lock", timeout=0))
-            for child in runs.glob(f"{name}@child-*.lock"):
-                with FileLock(child, timeout=_CHILDREN_END):
-                    pass
+            with FileLock(runs / f"{name}@child.lock", timeout=_CHILD_ENDS):
+                pass
         except Timeout:
             raise TrainingError(f"'{name}' is being trained by another process", where=str(runs / name)) from None
         except OSError as error:

@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from searchlora.errors import DataError, TrainingError
-from searchlora.models.devices import default_device, rank, world_size
 from searchlora.progress import Progress
 from searchlora.recipe import AnyRecipe
 from searchlora.training.metrics import MetricsLog, read_metrics
@@ -103,8 +102,7 @@ def _memory() -> float:
 class ValidationCallback(TrainerCallback):  # type: ignore[misc]
     """Saves the adapter, has `validate` measure it, keeps the best step, and stops training when nothing improves.
 
-    `best/` in the folder holds the best adapter so far, `best.json` its step and measures. Where several processes
-    train together, the first one validates and the others wait.
+    `best/` in the folder holds the best adapter so far, `best.json` its step and measures.
     """
 
     def __init__(
@@ -126,7 +124,7 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         if not self._is_due(state.global_step, state.max_steps):
             return
         started = time.monotonic()
-        stop = _agreed(rank() == 0 and self._validated(state.global_step))
+        stop = self._validated(state.global_step)
         self.log.paused += time.monotonic() - started
         if stop:
             control.should_training_stop = True
@@ -182,17 +180,6 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         temporary = self.folder / f"{BEST}.tmp"
         temporary.write_text(json.dumps(measured), encoding="utf-8")
         temporary.replace(self.folder / BEST)
-
-
-def _agreed(stop: bool) -> bool:
-    """What the first of the processes that train together says, in all of them."""
-    if world_size() == 1:
-        return stop
-    import torch
-
-    answer = torch.tensor([stop], dtype=torch.uint8, device=default_device())
-    torch.distributed.broadcast(answer, src=0)
-    return bool(answer.item())
 
 
 def stopped_step(folder: Path) -> int | None:

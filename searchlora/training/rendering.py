@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from searchlora.child_processes import end_with_parent, picklable
 from searchlora.errors import TrainingError
-from searchlora.models.devices import world_size
 from searchlora.threads import allowed_cpus
 
 #: Fewer items are not worth a process.
@@ -42,14 +41,14 @@ def in_order(
     raises an error, in the order of the items, raises it here. The processes end when the generator is closed.
 
     Args:
-        processes: None: one per CPU that this process may use, of those that train together.
+        processes: None: one per CPU that this process may use.
 
     Raises:
         TrainingError: for a process that was killed.
         What the function raises.
     """
     global _work
-    count = processes or min(_MAX_PROCESSES, allowed_cpus() // world_size())
+    count = processes or min(_MAX_PROCESSES, allowed_cpus())
     if count < 2 or len(items) < _MIN_ITEMS or "fork" not in multiprocessing.get_all_start_methods() or _work:
         yield from map(function, items)
         return

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from searchlora.models.batch import FAST_MODEL, collate
-from searchlora.models.devices import rank, world_size
 from searchlora.models.libraries import quiet
 from searchlora.models.load import computed_in, load_model, load_tokenizer, number_of_parameters
 from searchlora.models.resolve import BaseModel
@@ -93,7 +92,7 @@ def train_adapter(
             recipe=recipe,
         )
     fast = None
-    if not recipe.is_full and not torch.cuda.is_available() and world_size() == 1:
+    if not recipe.is_full and not torch.cuda.is_available():
         fast = backend.fused_model(model, recompute=recipe.optim.gradient_checkpointing)
         setattr(model, FAST_MODEL, fast)
 
@@ -103,7 +102,7 @@ def train_adapter(
         else:
             save_adapter(model, target, recipe, base.revision)
 
-    if rank() == 0 and (use := getattr(validate, "use", None)) is not None:
+    if (use := getattr(validate, "use", None)) is not None:
         use(trainer.model)
     result = run.execute(
         trainer,

@@ -12,7 +12,6 @@ from transformers import TrainerCallback, TrainerState
 from trl import SFTTrainer
 
 from searchlora.models.batch import completion_log_probabilities, completion_logits, log_probabilities
-from searchlora.models.devices import world_size
 from searchlora.prompts import IGNORED
 from searchlora.recipe import Recipe
 from searchlora.training.graded import choice_columns, choice_log_probabilities, ranking_loss
@@ -69,8 +68,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         loss = self.loss.label * (nll.sum(1) * weights).sum() / num_items_in_batch
         if ranking is not None:  # a mean over this batch, which is a part of the step
             loss = loss + self.loss.ranking * ranking * (labels != IGNORED).sum() / num_items_in_batch
-        # The count is over all processes, whose gradients are averaged; transformers' own loss does the same.
-        return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
+        return loss
 
     def _graded(
         self, logits: torch.Tensor, labels: torch.Tensor, nll: torch.Tensor, weights: torch.Tensor, indices: list[int]
@@ -134,7 +132,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             if self.loss.ranking_target == "teacher":
                 targets = [-math.inf if math.isnan(score) else score for score in graded.teacher]
             return GroupedBatches(lengths, graded.groups, targets, size, self.loss.group_size, self.args.seed)
-        rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * world_size()
+        rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return LengthGroupedBatches(lengths, rows_per_step, self.args.seed)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -153,10 +151,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 
 
 class _EpochOfSampler(TrainerCallback):  # type: ignore[misc]
-    """Tells the sampler its epoch.
-
-    With several processes, a resumed run skips batches through so many wrappers that transformers does not find it.
-    """
+    """Tells the sampler its epoch, which transformers may not find behind the wrappers of a resumed run."""
 
     def __init__(self, trainer: CompletionTrainer) -> None:
         self._trainer = trainer

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from searchlora.errors import DataError, TrainingError
-from searchlora.models.devices import rank, world_size
 from searchlora.models.libraries import quiet
 from searchlora.progress import Progress, silent
 from searchlora.recipe import AnyRecipe
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from searchlora.training.callbacks import Validate
 
 _STATE = "trainer_state.json"
-
-#: Seconds that the other processes wait for the first one, which validates.
-_WAITS_FOR_VALIDATION = 6 * 60 * 60
 
 
 @dataclass(frozen=True)
@@ -49,9 +45,6 @@ class TrainingResult:
 
 class TrainingRun:
     """A training run in a folder of its own. Creating it seeds all random generators.
-
-    Processes that train together share the checkpoints. The first one validates and has the result; each other one
-    writes its metrics into a folder `rank-N`.
 
     Args:
         folder: Holds checkpoints, metrics and the result. Nothing is written elsewhere.
@@ -80,8 +73,6 @@ class TrainingRun:
         self.progress = progress
         self.rate_key = rate_key or f"optim.{'full_' if recipe.is_full else ''}learning_rate"
         self.checkpoints = folder / "checkpoints"
-        if rank():
-            self.folder = folder / f"rank-{rank()}"
         if not resume:
             _remove_earlier_run(self.folder)
         self.checkpoint = last_complete_checkpoint(folder) if resume else None
@@ -117,8 +108,6 @@ class TrainingRun:
             "logging_nan_inf_filter": False,  # `MetricsCallback` raises an error instead
             "disable_tqdm": True,
             "report_to": list(self.recipe.report_to) or "none",
-            "ddp_find_unused_parameters": False,
-            "ddp_timeout": _WAITS_FOR_VALIDATION,
             "dataloader_pin_memory": not on_cpu,
         }
 
@@ -153,7 +142,9 @@ class TrainingRun:
         resumed_step = step_of(self.checkpoint)
         with _write_errors(self.folder):
             log = MetricsLog(self.folder / "metrics.jsonl", resumed_step)
-            trainer.add_callback(MetricsCallback(log, self.progress, lambda: _tokens(trainer), self._if_not_finite))
+            trainer.add_callback(
+                MetricsCallback(log, self.progress, lambda: int(trainer.tokens_seen), self._if_not_finite)
+            )
             best = None
             if self.validate is not None:
                 validation = ValidationCallback(self.recipe, self.folder, self.validate, save, log)
@@ -176,20 +167,9 @@ class TrainingRun:
             "tokens": last["tokens"],
             "parameters_trained": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
             "best": best,
-            **({"processes": world_size()} if world_size() > 1 else {}),
             **details,
         }
         return TrainingResult(adapter, self.folder, summary)
-
-
-def _tokens(trainer: Any) -> int:
-    """The tokens that all processes have trained on."""
-    import torch
-
-    if world_size() == 1:
-        return int(trainer.tokens_seen)
-    seen = torch.tensor([trainer.tokens_seen], device=trainer.accelerator.device)
-    return int(trainer.accelerator.gather(seen).sum())
 
 
 @contextmanager
@@ -226,19 +206,14 @@ def _remove_earlier_run(folder: Path) -> None:
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint of a training run. Incomplete ones, which a killed process left, are deleted.
 
-    The trainer writes `trainer_state.json` last, so a checkpoint that has it is complete. Where several processes
-    train together, each writes the state of its random numbers, too.
+    The trainer writes `trainer_state.json` last, so a checkpoint that has it is complete.
     """
     complete = []
     for checkpoint in (folder / "checkpoints").glob("checkpoint-*"):
         try:
             json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-            is_complete = world_size() == len([*checkpoint.glob("rng_state*.pth")])
-        except (OSError, ValueError):
-            is_complete = False
-        if is_complete:
             complete.append(checkpoint)
-        elif rank() == 0:
+        except (OSError, ValueError):
             shutil.rmtree(checkpoint)
     return max(complete, key=step_of, default=None)
 

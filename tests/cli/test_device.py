@@ -11,8 +11,6 @@ import torch
 
 from searchlora.cli.options import use_device
 from searchlora.errors import UsageError
-from searchlora.experiments.options import TrainingOptions
-from searchlora.experiments.train import train
 from tests.cli.test_commands import LEAVES
 
 VERBS = ("train", "evaluate", "experiment", "promote", "judge", "run", "search", "serve")
@@ -73,17 +71,3 @@ def test_a_command_on_the_cpu_sees_no_gpu():
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert ended.stdout.strip() == "'' False"
     assert "none.jsonl" in ended.stderr
-
-
-def test_several_gpus_are_refused_on_a_machine_without_one(refused, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))  # without a driver's nvidia-smi
-    named = ("train", "rewriting", "--data", tmp_path, "--name", "r", "--store", tmp_path / "store")
-    assert "--gpus 2: there is no GPU, or this build of PyTorch is for CPUs" in refused(*named, "--gpus", "2")
-    assert not (tmp_path / "store").exists()
-
-
-def test_only_adapters_of_prompted_tasks_are_trained_by_several_processes(tmp_path):
-    with pytest.raises(UsageError, match="an encoder is trained by one process"):
-        train("embedding", tmp_path, "e", TrainingOptions(processes=2), store=tmp_path / "store")
-    with pytest.raises(UsageError, match="0 processes train nothing"):
-        TrainingOptions(processes=0)

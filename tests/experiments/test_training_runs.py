@@ -144,7 +144,7 @@ def out_of_memory_above(monkeypatch: pytest.MonkeyPatch, rows: int, step: int = 
         return compute(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(sft_trainer.CompletionTrainer, "compute_loss", limited)
-    monkeypatch.setattr(training_runs, "run_in_children", lambda work, steps, **_: work(steps))
+    monkeypatch.setattr(training_runs, "run_in_child", lambda work, steps, **_: work(steps))
     return seen
 
 
@@ -231,7 +231,7 @@ def test_resume_with_restart_is_refused_before_the_run_is_deleted(refused, data,
 def test_a_run_waits_for_the_training_process_of_a_killed_one(tmp_path):
     store = Store(tmp_path)
     (tmp_path / ".runs").mkdir()
-    child = FileLock(tmp_path / ".runs" / "r@child-0.lock", thread_local=False)
+    child = FileLock(tmp_path / ".runs" / "r@child.lock", thread_local=False)
     child.acquire()
     timer = threading.Timer(0.3, child.release)
     timer.start()
@@ -240,10 +240,10 @@ def test_a_run_waits_for_the_training_process_of_a_killed_one(tmp_path):
     timer.join()
 
 
-def test_a_run_whose_children_do_not_end_leaves_no_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(training_runs, "_CHILDREN_END", 0.1)
+def test_a_run_whose_child_does_not_end_leaves_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_runs, "_CHILD_ENDS", 0.1)
     (tmp_path / ".runs").mkdir()
-    child = FileLock(tmp_path / ".runs" / "r@child-0.lock")
+    child = FileLock(tmp_path / ".runs" / "r@child.lock")
     run = training_runs._exclusive_run(Store(tmp_path), "r")
     with child, pytest.raises(TrainingError, match="is being trained by another process") as raised:
         run.__enter__()
@@ -255,7 +255,7 @@ def test_a_run_whose_children_do_not_end_leaves_no_lock(tmp_path, monkeypatch):
 def test_names_that_look_like_locks_of_others_are_trained_beside_them(tmp_path):
     store = Store(tmp_path)
     with training_runs._exclusive_run(store, "r"):
-        for name in ("r.training-0", "r.lock", "r.child-0"):
+        for name in ("r.training-0", "r.lock", "r.child"):
             with training_runs._exclusive_run(store, name):
                 pass
 
@@ -297,7 +297,7 @@ def test_a_run_that_fails_before_it_trains_leaves_no_folder_for_tensorboard(tmp_
         raise TrainingError("does not fit")
 
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
-    monkeypatch.setattr(training_runs, "run_in_children", refuse)
+    monkeypatch.setattr(training_runs, "run_in_child", refuse)
     with pytest.raises(TrainingError, match="does not fit"):
         train_in(Noting(), Store(tmp_path / "store"), "one", TrainingRunFolder(tmp_path, "id"), TrainingOptions())
     assert "TENSORBOARD_LOGGING_DIR" not in os.environ

@@ -8,15 +8,12 @@ import sys
 import pytest
 import torch
 
-from searchlora.errors import UsageError
 from searchlora.experiments import train as training
 from searchlora.experiments.improve import command as improving
 from searchlora.models.devices import (
     VISIBLE,
-    check_not_launched,
-    chosen_gpus,
+    chosen_gpu,
     default_device,
-    launched_processes,
     visible_gpus,
 )
 
@@ -37,41 +34,34 @@ def three_gpus(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("three_gpus")
 def test_of_several_gpus_the_one_with_most_free_memory_is_chosen_and_said():
     said: list[str] = []
-    with chosen_gpus(1, said.append):
+    with chosen_gpu(said.append):
         assert os.environ[VISIBLE] == "GPU-b"
     assert VISIBLE not in os.environ
     assert said == ["Using GPU 1 (NVIDIA L4, 23.1 GB free) of 3."]
 
 
 @pytest.mark.usefixtures("three_gpus")
-def test_of_the_gpus_that_the_user_shows_the_first_ones_are_chosen(monkeypatch):
+def test_of_the_gpus_that_the_user_shows_the_first_is_chosen(monkeypatch):
     said: list[str] = []
     monkeypatch.setenv(VISIBLE, "2,0,1")
-    with chosen_gpus(2, said.append):
-        assert os.environ[VISIBLE] == "2,0"
-    assert os.environ[VISIBLE] == "2,0,1" and said == ["Using GPU 2 and GPU 0 of 3."]
+    with chosen_gpu(said.append):
+        assert os.environ[VISIBLE] == "2"
+    assert os.environ[VISIBLE] == "2,0,1" and said == ["Using GPU 2 of 3."]
 
 
 @pytest.mark.usefixtures("three_gpus")
-def test_as_many_gpus_as_processes_are_left_alone(monkeypatch):
-    for processes, shown in ((3, None), (1, "1"), (1, "")):
-        if shown is not None:
-            monkeypatch.setenv(VISIBLE, shown)
-        with chosen_gpus(processes, pytest.fail):
-            assert os.environ.get(VISIBLE) == shown
-
-
-@pytest.mark.usefixtures("three_gpus")
-def test_more_processes_than_gpus_are_refused():
-    with pytest.raises(UsageError, match="4 processes need a GPU each, and 3 are visible"), chosen_gpus(4, print):
-        pass
+def test_one_gpu_is_left_alone(monkeypatch):
+    for shown in ("1", ""):
+        monkeypatch.setenv(VISIBLE, shown)
+        with chosen_gpu(pytest.fail):
+            assert os.environ[VISIBLE] == shown
 
 
 def test_a_machine_without_a_gpu_has_none_to_choose(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv(VISIBLE, raising=False)
     assert visible_gpus() == []
-    with chosen_gpus(2, pytest.fail):
+    with chosen_gpu(pytest.fail):
         assert VISIBLE not in os.environ
 
 
@@ -95,39 +85,7 @@ def test_a_build_of_pytorch_for_cpus_has_no_gpus(monkeypatch):
     assert len(visible_gpus()) == 3
 
 
-def test_each_rank_has_the_gpu_of_its_number(monkeypatch):
+def test_the_first_gpu_is_the_default(monkeypatch):
     assert default_device() == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert default_device() == "cuda:0"
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert default_device() == "cuda:3"
-
-
-def test_the_first_process_of_a_launcher_trains_for_all(monkeypatch):
-    assert launched_processes() == 1
-    told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_PORT": "1"}
-    told |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "ACCELERATE_MIXED_PRECISION": "fp16", "OMP_NUM_THREADS": "1"}
-    for name, value in told.items():
-        monkeypatch.setenv(name, value)
-    assert launched_processes() is None
-    monkeypatch.setenv("RANK", "0")
-    assert launched_processes() == 2
-    assert not told.keys() & os.environ.keys()
-    assert launched_processes() == 1
-
-
-def test_processes_on_several_machines_do_not_train(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="4 processes were launched, of which 2 are on this machine"):
-        launched_processes()
-
-
-def test_a_process_of_a_launcher_is_refused(monkeypatch):
-    check_not_launched()
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    check_not_launched()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
-    with pytest.raises(UsageError, match=r"this is process 1 of 2.*without a launcher"):
-        check_not_launched()

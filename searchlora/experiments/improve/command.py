@@ -18,7 +18,7 @@ from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.start import Start, check_unseen
 from searchlora.experiments.training_runs import dataset_for, train_and_store
 from searchlora.inference.settings import EngineSettings, LocalSettings
-from searchlora.models.devices import chosen_gpus
+from searchlora.models.devices import chosen_gpu
 from searchlora.models.memory import base_parameters
 from searchlora.models.resolve import resolve
 from searchlora.progress import Steps, no_log, no_progress
@@ -69,15 +69,14 @@ def improve(
     Raises:
         RecipeError, DataError, BaseModelError, InvalidName, NameTaken, NotInStore: before anything is computed.
         UsageError: for an adapter of another task, or one that was trained on test rows of the dataset; for an index
-            of other documents, or with a task that writes no query; in a process that a launcher such as torchrun
-            started with others.
+            of other documents, or with a task that writes no query.
         TrainingError: for an unfinished run without `resume` or `restart`, or rows of which none can be rewarded.
         LoadCheckFailed: for an adapter that does not pass verification; its run is kept.
         EngineError: if a server cannot be asked, or loads no adapters.
     """
     store = Store.of(store)
     check_name(name)
-    with chosen_gpus(1, log or no_log):
+    with chosen_gpu(log or no_log):
         job = _job(adapter, data, options, pipeline, index, store, tasks, engine, steps)
         if job.start is not None:
             check_unseen(store, job.start, job.task, job.dataset)
@@ -103,8 +102,6 @@ def _job(
         raise UsageError("improve samples for the rows of one dataset", where="more_data", fix="Leave it out.")
     if options.start_from is not None:
         raise UsageError("improve starts from the adapter that it improves", where="start_from", fix="Leave it out.")
-    if options.processes > 1:
-        raise UsageError("improve trains by one process", where="processes", fix="Leave it out.")
     parent = store.get(store.pin(reference)) if reference is not None else None
     task = load_generation_task(parent.manifest.task if parent else load_dataset(data).card.task, tasks)
     dataset = dataset_for(task, data)
