@@ -63,21 +63,6 @@ def mean_bounds(values: Sum, alpha: float = 0.05) -> tuple[float, float]:
     return low, high
 
 
-def difference_bounds(one: Sum, other: Sum, alpha: float = 0.05) -> tuple[float, float]:
-    """The interval of the mean of one minus that of the other, valid at all numbers of values together.
-
-    Each mean has its interval at half of alpha, so that the two may grow in any order.
-
-    Examples:
-        >>> low, high = difference_bounds(Sum(30, 30), Sum(3, 300))
-        >>> low > 0.5
-        True
-    """
-    low, high = mean_bounds(one, alpha / 2)
-    other_low, other_high = mean_bounds(other, alpha / 2)
-    return low - other_high, high - other_low
-
-
 def _end(outer: float, inner: float, total: float, n: int, limit: float) -> float:
     """Where the logarithm of the mixture crosses the limit, by bisection between an end of [0, 1] and the mean."""
     while abs(outer - inner) > _TOLERANCE:

@@ -1,4 +1,4 @@
-"""Weights of an alias: the share of requests that each of several versions answers while it is rolled out."""
+"""Weights of an alias: the share of requests that each of several versions answers."""
 
 from __future__ import annotations
 

@@ -62,35 +62,6 @@ class Decision(BaseModel):
     evidence: dict[str, Any]
 
 
-class RolloutStep(BaseModel):
-    """One step of a rollout: a candidate gets a share of the requests of an alias, more of them, all, or none.
-
-    Attributes:
-        candidate: The version that is rolled out.
-        step: Its step, from 0; the policy has the share of each.
-        outcome: What happened. A rollout is over when it is completed, rolled back or stopped by a user.
-        rules: The guardrails, with what was found when the step was taken.
-        policy: The policy as it was applied.
-        evidence: Figures and their origin.
-        forced: Whether a user started it though a promotion policy decides about the alias.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    candidate: int
-    step: int
-    outcome: Literal["started", "advanced", "completed", "rolled back", "stopped"]
-    rules: tuple[Rule, ...] = ()
-    policy: dict[str, Any]
-    evidence: dict[str, Any] = {}
-    forced: bool = False
-
-    @property
-    def running(self) -> bool:
-        """Whether the rollout goes on after this step."""
-        return self.outcome in ("started", "advanced")
-
-
 class AliasMove(BaseModel):
     """One move of an alias.
 
@@ -98,7 +69,6 @@ class AliasMove(BaseModel):
         source: Version before the move, `from` in JSON; None if the alias did not exist.
         target: Version after the move, `to` in JSON; None if the alias was deleted.
         weights: Version -> share of the requests, the target among them; None: the target has all.
-        rollout: The step of a rollout that the move is.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -111,7 +81,6 @@ class AliasMove(BaseModel):
     rollback: bool = False
     decision: Decision | None = None
     weights: dict[int, float] | None = None
-    rollout: RolloutStep | None = None
 
     @property
     def refused(self) -> bool:
@@ -128,8 +97,6 @@ class AliasMove(BaseModel):
         """What the move is, in a word."""
         if self.decision is not None:
             return "refusal" if self.refused else "promotion"
-        if self.rollout is not None:
-            return "rollout"
         return "rollback" if self.rollback else "alias" if self.weights is None else "weights"
 
     def __str__(self) -> str:
@@ -147,9 +114,6 @@ class AliasMove(BaseModel):
             target = "versions " + ", ".join(f"{version} ({share:.0%})" for version, share in self.weights.items())
         before = "" if self.source is None else f" (before: {self.source})"
         kind = ", a rollback" if self.rollback else ""
-        if self.rollout is not None:
-            broken = "; ".join(f"{rule.rule} ({rule.finding})" for rule in self.rollout.rules if not rule.passed)
-            kind = f", rollout {self.rollout.outcome}{f' for {broken}' if broken else ''}"
         if self.decision is not None:
             broken = ", ".join(rule.rule for rule in self.decision.rules if not rule.passed)
             kind = f", BY FORCE against: {broken}" if self.forced else ", by its policy"
@@ -200,11 +164,6 @@ class AliasHistory:
         """Version -> share of the requests of an alias; None if one version has all."""
         return self.last[alias].weights if alias in self.last else None
 
-    def rollout(self, alias: str) -> AliasMove | None:
-        """The last step of the rollout that is under way for an alias; None if there is none."""
-        move = self.last.get(alias)
-        return move if move is not None and move.rollout is not None and move.rollout.running else None
-
     @cached_property
     def forced(self) -> frozenset[str]:
         """Aliases that point to a version whose latest policy decision was `forced`.
@@ -235,8 +194,7 @@ class AliasHistory:
             if move.decision is not None:
                 promoted.add((move.alias, move.target))
             to_promoted = move.rollback and (move.alias, move.target) in promoted
-            by_rollout = move.rollout is not None and not move.rollout.forced
-            by_policy = move.decision is not None or by_rollout or to_promoted
+            by_policy = move.decision is not None or to_promoted
             result[move.alias] = move.alias in decided and not by_policy
         return frozenset(alias for alias, manual in result.items() if manual).intersection(self.current)
 
@@ -280,7 +238,6 @@ class AliasHistory:
         rollback: bool = False,
         decision: Decision | None = None,
         weights: dict[int, float] | None = None,
-        rollout: RolloutStep | None = None,
     ) -> tuple[AliasHistory, AliasMove]:
         """Append a move; nothing is written.
 
@@ -299,7 +256,6 @@ class AliasHistory:
             rollback=rollback,
             decision=decision,
             weights=weights,
-            rollout=rollout,
         )
         return AliasHistory(self.file, (*self.moves, move)), move
 

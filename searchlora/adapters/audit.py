@@ -74,7 +74,7 @@ class AuditEntry(BaseModel):
         time: ISO 8601 in UTC.
         who: User and machine, or the name of an API key.
         what: `add`, `pull`, `push`, `sign` or `remove` of a version; `load` or `unload` in a server; `alias`,
-            `weights`, `rollback`, `promotion`, `refusal` or `rollout` of an alias; `failed`.
+            `weights`, `rollback`, `promotion` or `refusal` of an alias; `failed`.
         subject: `name@3`, or the name whose alias was moved.
         moves: Moves in the history of the name's aliases, with this one.
         sha256: Hash of these moves (`AliasHistory.hashes`), or of the version's manifest.

@@ -22,7 +22,7 @@ from pydantic import Field, TypeAdapter
 
 from searchlora.adapters import staging
 from searchlora.adapters.alias_weights import Weights, choose_version
-from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove, Decision, RolloutStep
+from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove, Decision
 from searchlora.adapters.audit import AuditLog
 from searchlora.adapters.evaluations import EvaluationRecord, read_evaluations, with_evaluation, write_evaluations
 from searchlora.adapters.listing import Entry, Listing, VersionSummary, is_settled, subfolders
@@ -352,16 +352,12 @@ class Store:
         reason: str | None = None,
         *,
         main: int | None = None,
-        rollout: RolloutStep | None = None,
-        after: AliasMove | None = None,
     ) -> AliasMove:
         """Give each version a share of the requests of an alias, which servers see within seconds.
 
         Args:
             weights: Version -> share; the shares sum to 1.
             main: The version that the alias points to; None: the one with the largest share.
-            rollout: The step of a rollout that this is.
-            after: The last move of the alias; if it was moved since, `StoreError` is raised. None: any.
 
         Raises as `alias`.
         """
@@ -370,11 +366,8 @@ class Store:
         with self._locked_existing(name, main):
             for version in weights:
                 self._resolve(Reference(name, version=version))
-            history = self._aliases(name)
-            if after is not None and history.last.get(alias) != after:
-                raise StoreError(f"'{alias}' was moved meanwhile", where=name, fix="Look at it, and decide again.")
             shared = {version: weights[version] for version in sorted(weights)} if len(weights) > 1 else None
-            history, move = history.move(alias, main, reason, weights=shared, rollout=rollout)
+            history, move = self._aliases(name).move(alias, main, reason, weights=shared)
             self._record_move(name, history)
             return move
 

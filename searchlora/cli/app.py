@@ -23,7 +23,6 @@ from searchlora.cli import (
     keys,
     merge,
     pipelines,
-    rollout,
     serve,
     sweep,
     tasks,
@@ -82,7 +81,6 @@ _COMMANDS: dict[str, dict[str, tuple[Any, str]]] = {
         "pipelines": (pipelines.app, "pipelines show rerank"),
         "serve": (serve.serve, "serve --base smollm2-135m-instruct-q4_1 --store store"),
         "keys": (keys.app, "keys add shop --role search --file keys.yaml"),
-        "rollout": (rollout.app, "rollout start shop-rewriter@4 --events events/"),
         "events": (events.app, "events stats events/ --since 7d"),
     },
 }

@@ -76,33 +76,17 @@ def export(
     typer.echo(f"Wrote {rows:,} rows to {out}.")
 
 
-@app.command(epilog=example("searchlora events shadow events/ --out shadow"))
+@app.command(epilog=example("searchlora events shadow events/ --since 7d"))
 @takes(PeriodOptions, "period")
-def shadow(
-    place: PlaceArgument,
-    period: PeriodOptions,
-    candidate: Annotated[
-        str | None, option("--candidate VERSIONS", "As it is printed; for --out, if there are several.")
-    ] = None,
-    out: Annotated[
-        Path | None, option("--out FOLDER", "Write topics.jsonl, live.trec and candidate.trec, for a judge.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Print how the hits of `serve --shadow` differ from the live ones, and write both for a judge."""
+def shadow(place: PlaceArgument, period: PeriodOptions, as_json: JsonOption = False) -> None:
+    """Print how often the candidates of `serve --shadow` fail and change the hits, and how long they take."""
     from dataclasses import asdict
 
     from searchlora.cli.terminal import print_json
-    from searchlora.eval.rank_overlap import TOP
-    from searchlora.events.shadow_figures import shadow_figures, write_rankings
+    from searchlora.events.shadow_figures import TOP, shadow_figures
 
     with opened(place) as log:
         found = shadow_figures(_shadows(log, period))
-        if out is not None:
-            if candidate is None and len(found) != 1:
-                known = ", ".join(found) or "none"
-                raise UsageError(f"the candidates are: {known}", where="--out", fix="Name one with --candidate.")
-            topics = write_rankings(_shadows(log, period), candidate or next(iter(found)), out)
     if as_json:
         print_json({name: asdict(each) for name, each in found.items()})
         return
@@ -110,13 +94,9 @@ def shadow(
         typer.echo("There are no shadow searches.")
     for name, each in found.items():
         typer.echo(f"{name}: {each.n:,} searches")
-        typer.echo(f"  rank-biased overlap        {_ratio(each.overlap)}")
-        typer.echo(f"  another hit in the first {TOP} {_ratio(each.changed)}")
-        typer.echo(f"  no hits                    {_ratio(each.no_hits)}, live {_ratio(each.live_no_hits)}")
-        typer.echo(f"  invalid or skipped         {_ratio(each.invalid)}, live {_ratio(each.live_invalid)}")
-        typer.echo(f"  median milliseconds        {each.milliseconds:.0f}, live {each.live_milliseconds:.0f}")
-    if out is not None:
-        typer.echo(f"Wrote {topics:,} topics with both rankings to {out}.")
+        typer.echo(f"  failed               {_ratio(each.failed)}, live {_ratio(each.live_failed)}")
+        typer.echo(f"  another first {TOP}     {_ratio(each.changed)}")
+        typer.echo(f"  median milliseconds  {each.milliseconds:.0f}, live {each.live_milliseconds:.0f}")
 
 
 @app.command(epilog=example("searchlora events failures events/ --since 7d --out failures.jsonl"))
@@ -192,9 +172,9 @@ def replay(
     """Send recorded searches to a server again, and print how their hits and times have changed."""
     from itertools import islice
 
-    from searchlora.eval.rank_overlap import TOP
     from searchlora.events.replay import Replayed, replay_figures
     from searchlora.events.replay import replay as verb
+    from searchlora.events.shadow_figures import TOP
     from searchlora.files import atomic_text, check_writable, json_line
     from searchlora.http_client import HttpClient, api_key
 
@@ -219,8 +199,8 @@ def replay(
             file.writelines(json_line(row.to_json()) for row in rows)
     found = replay_figures(rows)
     typer.echo(
-        f"{found.n:,} searches, {found.failed:,} failed. Rank-biased overlap {found.overlap:.3f} ({found.low:.3f} to"
-        f" {found.high:.3f}); {found.changed:.1%} have another hit among the first {TOP}."
+        f"{found.n:,} searches, {found.failed:,} failed. Other documents among the first {TOP}: share"
+        f" {_ratio(found.changed)}."
     )
     typer.echo(f"Median {found.after_ms:.0f} ms, when recorded {found.before_ms:.0f} ms.")
     if found.failed:

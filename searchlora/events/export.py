@@ -25,6 +25,9 @@ CHOSEN = frozenset({"click", "cart", "purchase"})
 #: Key of the event of a search that ended in an error: it has neither stages nor hits.
 FAILED = "failed"
 
+#: Key of an event that names the versions that failed, so that another one answered, or none.
+UNSERVED = "unserved"
+
 #: Milliseconds without a search after which a user begins another session: the 30 minutes of web analytics.
 _PAUSE_MS = 30 * 60 * 1000
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from searchlora.errors import DataError, SearchloraError
-from searchlora.eval.intervals import bootstrap_interval
-from searchlora.eval.rank_overlap import TOP, rank_biased_overlap, replaced
-from searchlora.events.export import FAILED, Search, user_of
+from searchlora.events.export import FAILED, Search
+from searchlora.events.shadow_figures import differs
+from searchlora.events.summary import Ratio, ratio_by_user
 from searchlora.http_client import HttpClient
 
 
@@ -23,14 +23,13 @@ class Replayed:
     """One search that was sent again.
 
     Attributes:
+        event: The search, as it was recorded.
         before, after: The hits then and now, best first.
         before_ms, after_ms: Milliseconds of the pipeline then and now.
         error: Why it failed; None if it did not.
     """
 
-    id: str
-    session: str
-    query: str
+    event: Mapping[str, Any]
     before: Sequence[str]
     after: Sequence[str]
     before_ms: float
@@ -38,15 +37,20 @@ class Replayed:
     error: str | None = None
 
     @property
-    def overlap(self) -> float:
-        """Rank-biased overlap of the hits then and now."""
-        return rank_biased_overlap(self.before, self.after)
+    def changed(self) -> bool:
+        """Whether the first hits are other documents now."""
+        return differs(self.before, self.after)
 
     def to_json(self) -> dict[str, Any]:
         """A row for a file."""
-        row = {"id": self.id, "query": self.query, "before": list(self.before), "after": list(self.after)}
+        row = {
+            "id": self.event["id"],
+            "query": self.event["query"],
+            "before": list(self.before),
+            "after": list(self.after),
+        }
         times = {"before_ms": self.before_ms, "after_ms": self.after_ms}
-        return row | times | ({"error": self.error} if self.error is not None else {"overlap": round(self.overlap, 4)})
+        return row | times | ({"error": self.error} if self.error is not None else {"changed": self.changed})
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,13 @@ class ReplayFigures:
 
     Attributes:
         n, failed: Their number, and the number of those that failed.
-        overlap, low, high: Mean rank-biased overlap with its 95% interval by session.
-        changed: Share of the searches with another hit among the first `TOP`.
+        changed: Share of the searches whose first hits are other documents now.
         before_ms, after_ms: Median milliseconds of the pipeline then and now.
     """
 
     n: int
     failed: int
-    overlap: float
-    low: float
-    high: float
-    changed: float
+    changed: Ratio
     before_ms: float
     after_ms: float
 
@@ -113,15 +113,10 @@ def replay_figures(rows: Sequence[Replayed]) -> ReplayFigures:
     done = [row for row in rows if row.error is None]
     if not done:
         raise DataError(f"every search failed: {rows[0].error}" if rows else "there is no search to send again")
-    overlaps = [row.overlap for row in done]
-    low, high = bootstrap_interval(overlaps, [row.session for row in done])
     return ReplayFigures(
         n=len(done),
         failed=len(rows) - len(done),
-        overlap=float(np.mean(overlaps)),
-        low=low,
-        high=high,
-        changed=float(np.mean([replaced(row.before, row.after, TOP) > 0 for row in done])),
+        changed=ratio_by_user((row.event, row.changed) for row in done),
         before_ms=float(np.median([row.before_ms for row in done])),
         after_ms=float(np.median([row.after_ms for row in done])),
     )
@@ -146,6 +141,4 @@ def _sent(server: HttpClient, event: Mapping[str, Any], pipeline: str | None, sl
     except SearchloraError as refused:
         error = str(refused)
     before = event["hits"]
-    return Replayed(
-        event["id"], user_of(event), event["query"], before, after, event["milliseconds"], milliseconds, error
-    )
+    return Replayed(event, before, after, event["milliseconds"], milliseconds, error)

@@ -144,8 +144,26 @@ class _Tally:
         )
 
     def _ratio(self, hits: Counter[str]) -> Ratio:
-        users = list(self.sizes)
-        if not users:
-            return Ratio(float("nan"), float("nan"), float("nan"))
-        counted = np.array([hits[user] for user in users], float)
-        return Ratio(*proportion(counted, np.array([self.sizes[user] for user in users], float)))
+        return _ratio(hits, self.sizes)
+
+
+def went_wrong(event: Mapping[str, Any]) -> bool:
+    """Whether a search failed, or a stage of it had an invalid output or was skipped."""
+    flags = (flag for stage in event["stages"] for flag in stage["flags"])
+    return bool(event.get(FAILED)) or any(flag.startswith(("invalid", "skipped")) for flag in flags)
+
+
+def ratio_by_user(values: Iterable[tuple[Mapping[str, Any], bool]]) -> Ratio:
+    """The ratio of searches with a value, in which those of a user are clustered."""
+    hits, sizes = Counter[str](), Counter[str]()
+    for event, value in values:
+        user = user_of(event)
+        sizes[user] += 1
+        hits[user] += value
+    return _ratio(hits, sizes)
+
+
+def _ratio(hits: Counter[str], sizes: Counter[str]) -> Ratio:
+    if not sizes:
+        return Ratio(float("nan"), float("nan"), float("nan"))
+    return Ratio(*proportion(*(np.array([each[user] for user in sizes], float) for each in (hits, sizes))))

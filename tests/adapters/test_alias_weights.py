@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchlora.adapters.alias_weights import choose_version, parse_weights
-from searchlora.adapters.aliases import Decision, RolloutStep, Rule
+from searchlora.adapters.aliases import Decision
 from searchlora.adapters.store import Store
 from searchlora.errors import InvalidName, NotInStore, StoreError, UsageError
 from tests.factories import first_word, random_adapter
@@ -96,59 +95,14 @@ def test_a_version_that_has_a_share_is_not_removed(store):
         store.remove("shop@3")
 
 
-def test_of_two_writers_after_the_same_move_the_second_fails(store):
-    last = store.alias_history("shop").last["production"]
-    outcomes = []
-
-    def split(share):
-        try:
-            Store(store.root).split("shop", "production", {1: 1 - share, 2: share}, main=1, after=last)
-            outcomes.append("written")
-        except StoreError as error:
-            outcomes.append(str(error))
-
-    threads = [threading.Thread(target=split, args=(share,)) for share in (0.1, 0.2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(outcomes)[-1] == "written"
-    assert "moved meanwhile" in sorted(outcomes)[0]
-
-
-def test_a_rollout_is_in_the_history_and_counts_as_no_move_by_hand(store):
-    broken = Rule(rule="invalid outputs", passed=False, finding="9 of 10")
-    step = RolloutStep(candidate=2, step=0, outcome="started", policy={"steps": [0.1, 1]})
-    store.split("shop", "production", {1: 0.9, 2: 0.1}, main=1, rollout=step)
-    assert store.alias_history("shop").rollout("production").rollout == step
-    back = step.model_copy(update={"outcome": "rolled back", "rules": (broken,)})
-    move = store.split("shop", "production", {1: 1.0}, main=1, rollout=back)
-    assert "rollout rolled back for invalid outputs (9 of 10)" in str(move)
-    assert store.alias_history("shop").rollout("production") is None
-    assert not store.alias_history("shop").by_hand
-
-
-def test_a_refused_promotion_leaves_a_rollout_as_it_is(store):
-    step = RolloutStep(candidate=2, step=0, outcome="started", policy={"steps": [0.1, 1]})
-    store.split("shop", "production", {1: 0.9, 2: 0.1}, main=1, rollout=step)
+def test_a_refused_promotion_leaves_the_weights_as_they_are(store):
+    store.split("shop", "production", {1: 0.9, 2: 0.1}, main=1)
     store.decide(
         "shop", "production", Decision(version=3, outcome="refused", rules=(), policy={}, evidence={}), incumbent=1
     )
     history = store.alias_history("shop")
     assert history.weights("production") == {1: 0.9, 2: 0.1}
-    assert history.rollout("production").rollout == step
     assert history.current["production"] == 1
-
-
-def test_a_forced_rollout_is_marked_as_a_move_by_hand(store):
-    store.decide(
-        "shop", "production", Decision(version=1, outcome="promoted", rules=(), policy={}, evidence={}), incumbent=1
-    )
-    step = RolloutStep(candidate=2, step=1, outcome="completed", policy={}, forced=True)
-    store.split("shop", "production", {2: 1.0}, main=2, rollout=step)
-    assert store.alias_history("shop").by_hand == {"production"}
-    store.split("shop", "production", {3: 1.0}, main=3, rollout=step.model_copy(update={"forced": False}))
-    assert not store.alias_history("shop").by_hand
 
 
 def test_the_command_takes_weights(cli, refused, store):

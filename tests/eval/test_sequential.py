@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchlora.errors import UsageError
-from searchlora.eval.sequential import Sum, difference_bounds, mean_bounds
+from searchlora.eval.sequential import Sum, mean_bounds
 
 #: Looks at a sequence of a thousand values.
 LOOKS = [*range(1, 50), *range(50, 1001, 25)]
@@ -66,13 +66,6 @@ def test_more_values_narrow_the_interval():
     widths = [high - low for low, high in (mean_bounds(Sum(n / 4, n)) for n in (20, 200, 2000, 20_000))]
     assert widths == sorted(widths, reverse=True)
     assert widths[-1] < 0.03
-
-
-def test_differences():
-    low, high = difference_bounds(Sum(10, 100), Sum(10, 100))
-    assert low == pytest.approx(-high)
-    assert difference_bounds(Sum(0, 0), Sum(5, 10))[1] > 0.5
-    assert difference_bounds(Sum(90, 100), Sum(10, 100))[0] > 0.4
 
 
 def test_what_cannot_be_is_refused():

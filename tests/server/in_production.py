@@ -1,4 +1,4 @@
-"""A server in the middle of a rollout, with searches of users, shadow searches, and interleaving."""
+"""A server with a shared alias, searches of users, shadow searches and interleaving."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from searchlora.adapters.store import Store
 from searchlora.events.export import FAILED
 from searchlora.events.interleaving import INTERLEAVED
 from searchlora.events.log import EventLog, Feedback
-from searchlora.experiments.rollout import RolloutPolicy, start_rollout
 from searchlora.server.api.service import Service
 from searchlora.task import load_task
 from tests.events.recorded import search_event, written
@@ -44,7 +43,7 @@ def in_production(folder, base, corpus, **more) -> Iterator[Running]:
     log = EventLog(events)
     _write_searches(log, 1, range(40), time.time() - 90_000)
     _write_searches(log, 1, range(40, 80), time.time() - 60)
-    start_rollout(store, "rewriter@2", "production", log, RolloutPolicy(min_users=200))
+    store.split("rewriter", "production", {1: 0.9, 2: 0.1}, main=1)
     _write_searches(log, 2, range(80, 100), time.time() + 2, invalid=True)
     _write_searches(log, 1, range(100, 140), time.time() + 2)
     _write_shadows(log)
@@ -59,7 +58,7 @@ def in_production(folder, base, corpus, **more) -> Iterator[Running]:
 
 def _write_searches(log, version, users, now, invalid=False):
     for user in users:
-        flags = ("invalid: is empty",) if invalid and user % 10 == 0 else ()  # too few to end the rollout
+        flags = ("invalid: is empty",) if invalid and user % 10 == 0 else ()
         event = search_event(f"red couch {user % 7}", pipeline="shop", user=f"u{user}", flags=flags)
         event["stages"][0] |= {"label": f"rewriter@{version}", "adapter": f"rewriter@{version}"}
         (search,) = written(log, event, now=now)

@@ -118,7 +118,6 @@ def create_app(service: Service, *, max_active_requests: int | None = None) -> F
     app.openapi = document  # type: ignore[method-assign]
     service.metrics.watch(service.engine.stats)
     service.fingerprints  # noqa: B018  # computed now, and not by the first request
-    service.rollouts  # noqa: B018  # it begins to look
     add_http_errors(app, ROUTES)
     for router in _ROUTERS:
         app.include_router(router)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -85,16 +85,10 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
-        self.rollout_looks = Counter(
-            "searchlora_rollout_looks",
-            "Looks at a rollout, by outcome: advanced, completed, rolled back, waiting.",
-            ["adapter", "outcome"],
-            registry=self.registry,
-        )
-        self.rollout_share = Gauge(
-            "searchlora_rollout_share",
-            "Share of the requests that the candidate of a rollout gets.",
-            ["adapter"],
+        self.unserved = Counter(
+            "searchlora_unserved",
+            "Searches in which a version failed, so that another one answered, or none.",
+            ["version"],
             registry=self.registry,
         )
         self.stage_seconds = Histogram(

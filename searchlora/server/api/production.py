@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from typing_extensions import TypedDict
 
-from searchlora.adapters.aliases import AliasMove
 from searchlora.adapters.audit import actor
 from searchlora.adapters.references import parse_reference
 from searchlora.errors import LoadCheckFailed, ManifestError, NotInStore, StoreError
 from searchlora.events.failures import failed_queries
-from searchlora.events.guardrails import Compared
 from searchlora.events.interleaving import preferences
-from searchlora.events.log import EventLog
 from searchlora.events.shadow_figures import shadow_figures
 from searchlora.events.summary import summaries
-from searchlora.experiments.rollout import RolloutPolicy, step_guardrails, stop_rollout
 from searchlora.files.json_text import finite
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.keys import requires
@@ -36,32 +31,6 @@ _SEARCHES, _SECONDS = 20_000, 86_400.0
 _MOVES, _QUERIES = 8, 10
 
 
-class GuardrailEntry(TypedDict):
-    """Shares of searches; null without any.
-
-    `harm` is by how much the candidate is worse, with its interval, and `accepted` what the policy allows.
-    """
-
-    name: str
-    candidate: float | None
-    live: float | None
-    harm: float | None
-    low: float
-    high: float
-    accepted: float
-    harmed: bool
-
-
-class RolloutEntry(TypedDict):
-    candidate: str
-    share: float
-    steps: list[float]
-    step: int
-    min_users: int
-    users: int
-    guardrails: list[GuardrailEntry]
-
-
 class AliasEntry(TypedDict):
     """`moved`: moves of the adapter's aliases so far; `weights`: version -> its share of the requests."""
 
@@ -69,7 +38,6 @@ class AliasEntry(TypedDict):
     pipelines: list[str]
     moved: int
     weights: dict[str, float]
-    rollout: RolloutEntry | None
     moves: list[str]
 
 
@@ -83,8 +51,7 @@ class QueryEntry(TypedDict):
 class ProductionEntry(TypedDict):
     """Figures are of the searches since `since`, in seconds since 1970; null: the server records none.
 
-    Guardrails are those of the rollout's step. `pipelines` and `shadow` are as `events stats` and `events shadow` print
-    them.
+    `pipelines` and `shadow` are as `events stats` and `events shadow` print them.
     """
 
     object: str
@@ -106,13 +73,13 @@ class RollbackEntry(TypedDict):
 @router.get("/v1/production", summary="Describe what is in production")
 @requires("grade")
 def production(http: ApiRequest) -> ProductionEntry:
-    """Aliases with their weights and rollouts; and, with `--events`, what the searches of the last day say."""
+    """Aliases with their weights; and, with `--events`, what the searches of the last day say."""
     service = http.service
     log = service.events.log if service.events is not None else None
     found: ProductionEntry = {
         "object": "production",
         "since": None,
-        "aliases": [_alias(service, reference, log) for reference in service.pipelines.followed],
+        "aliases": [_alias(service, reference) for reference in service.pipelines.followed],
         "pipelines": {},
         "shadow": {},
         "interleaving": [],
@@ -140,7 +107,7 @@ def production(http: ApiRequest) -> ProductionEntry:
 @router.post("/v1/production/rollback", summary="Take a version back")
 @requires("operate")
 def rollback(http: ApiRequest, body: RollbackRequest) -> RollbackEntry:
-    """End the rollout of an alias, or else move it back to the version before. The history keeps who asked and why."""
+    """Move an alias back to the version before; one with weights, to its target. The history keeps who and why."""
     service = http.service
     if body.adapter not in service.pipelines.followed:
         known = ", ".join(service.pipelines.followed) or "none"
@@ -152,10 +119,7 @@ def rollback(http: ApiRequest, body: RollbackRequest) -> RollbackEntry:
         history = service.store.alias_history(parsed.name)
         if len(history.moves) != body.moved:
             raise ApiError(409, "moved_meanwhile", "The alias was moved meanwhile. Look at it, and decide again.")
-        if history.rollout(parsed.alias) is not None:
-            move = stop_rollout(service.store, parsed.name, parsed.alias, body.reason)
-        else:
-            move = service.store.rollback(parsed.name, parsed.alias, body.reason, moved=body.moved)
+        move = service.store.rollback(parsed.name, parsed.alias, body.reason, moved=body.moved)
     except NotInStore as error:
         raise ApiError(409, "not_rolled_back", f"{error.what}.", param="adapter") from error
     except (ManifestError, LoadCheckFailed):
@@ -167,45 +131,16 @@ def rollback(http: ApiRequest, body: RollbackRequest) -> RollbackEntry:
     return {"object": "rollback", "reference": body.adapter, "version": move.target, "move": str(move)}
 
 
-def _alias(service: Service, reference: str, log: EventLog | None) -> AliasEntry:
+def _alias(service: Service, reference: str) -> AliasEntry:
     parsed = parse_reference(reference)
     assert parsed.alias is not None
     history = service.store.alias_history(parsed.name)
     version = history.current.get(parsed.alias)
     weights = history.weights(parsed.alias) or ({} if version is None else {version: 1.0})
-    rollout = history.rollout(parsed.alias)
     return {
         "reference": reference,
         "moved": len(history.moves),
         "pipelines": [name for name, served in service.pipelines if reference in served.aliases.values()],
         "weights": {f"{parsed.name}@{number}": share for number, share in weights.items()},
-        "rollout": _rollout(parsed.name, rollout, log) if rollout is not None else None,
         "moves": [str(move) for move in reversed(history.moves) if move.alias == parsed.alias][:_MOVES],
-    }
-
-
-def _rollout(name: str, move: AliasMove, log: EventLog | None) -> RolloutEntry:
-    assert move.rollout is not None
-    step, policy = move.rollout, RolloutPolicy.model_validate(move.rollout.policy)
-    guardrails: Sequence[Compared] = step_guardrails(name, move, log) if log is not None else ()
-    return {
-        "candidate": f"{name}@{step.candidate}",
-        "share": policy.steps[step.step],
-        "steps": list(policy.steps),
-        "step": step.step,
-        "min_users": policy.min_users,
-        "users": guardrails[0].candidate.n if guardrails else 0,
-        "guardrails": [
-            {
-                "name": each.name,
-                "candidate": each.candidate.mean,
-                "live": each.incumbent.mean,
-                "harm": each.harm,
-                "low": each.low,
-                "high": each.high,
-                "accepted": each.margin,
-                "harmed": each.is_harmed,
-            }
-            for each in guardrails
-        ],
     }

@@ -13,8 +13,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from searchlora.errors import DeadlineExceeded, EngineBusy, PipelineError, RenderError, SearchloraError
-from searchlora.events.export import FAILED
-from searchlora.events.guardrails import UNSERVED
+from searchlora.events.export import FAILED, UNSERVED
 from searchlora.events.interleaving import INTERLEAVED, interleave
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.execution import execute_stage
@@ -134,6 +133,8 @@ class SearchJob:
         events = self.service.events
         if events is None or not self.body.record or self.cancelled:
             return None
+        for version in failed:
+            self.service.metrics.unserved.labels(version).inc()
         return events.search(
             {**event, **({UNSERVED: list(failed)} if failed else {})}, self.body.session, self.body.user
         )

@@ -34,7 +34,6 @@ from searchlora.server.api.work_queue import FairThreads, in_thread
 from searchlora.server.grading.search_grades import SearchGrades
 
 if TYPE_CHECKING:
-    from searchlora.server.api.rollout_watch import RolloutWatch
     from searchlora.server.api.shadow import ShadowSearches
     from searchlora.server.api.traces import Traces
 
@@ -127,13 +126,6 @@ class Service:
             return None
         return ShadowSearches(self, self.config.shadow, self.config.shadow_rows)
 
-    @cached_property
-    def rollouts(self) -> RolloutWatch | None:
-        """Looks at the rollouts of the pipelines' adapters; None: nothing is recorded that could be looked at."""
-        from searchlora.server.api.rollout_watch import RolloutWatch
-
-        return RolloutWatch(self) if self.events is not None else None
-
     @contextmanager
     def admitted(self, client_id: str, requests: int = 1) -> Iterator[None]:
         """Count engine requests of a client as in progress while the block runs. For the event loop's thread.
@@ -174,8 +166,6 @@ class Service:
         self.jobs.close()
         if self.shadow is not None:
             self.shadow.close()
-        if self.rollouts is not None:
-            self.rollouts.close()
         self.engine.close(self.config.timeout)
         self.pipelines.close(self.config.timeout)
         self.threads.shutdown()

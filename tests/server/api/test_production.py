@@ -1,4 +1,4 @@
-"""`/v1/production`: aliases and their rollouts, what users and checks say, and the way back."""
+"""`/v1/production`: aliases and their weights, what users and checks say, and the way back."""
 
 from __future__ import annotations
 
@@ -35,15 +35,10 @@ def test_everything_in_production_is_described_and_taken_back(client, running):
     assert (alias["reference"], alias["pipelines"]) == (ALIAS, ["shop"])
     assert alias["weights"] == {"rewriter@1": 0.9, "rewriter@2": pytest.approx(0.1)}
     assert [move.split(" ", 1)[1] for move in alias["moves"]] == [
-        "production -> versions 1 (90%), 2 (10%) (before: 1), rollout started",
+        "production -> versions 1 (90%), 2 (10%) (before: 1)",
         "production -> version 1 (before: 3)",
         "production -> version 3",
     ]
-    rollout = alias["rollout"]
-    assert (rollout["candidate"], rollout["share"], rollout["min_users"]) == ("rewriter@2", 0.1, 200)
-    rails = {each["name"]: each for each in rollout["guardrails"]}
-    assert rails["invalid"]["candidate"] == pytest.approx(0.1)
-    assert rails["invalid"]["low"] <= rails["invalid"]["harm"] <= rails["invalid"]["high"]
 
     shop = found["pipelines"]["shop"]
     assert (shop["failed"], shop["searches"]) == (1, 160)  # those of yesterday are left out
@@ -61,7 +56,7 @@ def test_everything_in_production_is_described_and_taken_back(client, running):
     again = client.post("/v1/production/rollback", json=body)  # a second press, or a second operator
     assert (again.status_code, again.json()["error"]["code"]) == (409, "moved_meanwhile")
     (alias,) = described(client)["aliases"]
-    assert (alias["rollout"], alias["weights"]) == (None, {"rewriter@1": 1.0})
+    assert alias["weights"] == {"rewriter@1": 1.0}
     client.post("/v1/production/rollback", json=body | {"moved": alias["moved"]})
     assert described(client)["aliases"][0]["weights"] == {"rewriter@3": 1.0}
 
@@ -70,8 +65,7 @@ def test_an_alias_that_moves_while_it_is_taken_back_is_no_failure_of_the_server(
     def moved(*_, **__):
         raise StoreError("rewriter@production was moved meanwhile")
 
-    for verb in ("rollback", "split"):
-        monkeypatch.setattr(type(running.store), verb, moved)
+    monkeypatch.setattr(type(running.store), "rollback", moved)
     (alias,) = described(client)["aliases"]
     body = {"adapter": ALIAS, "moved": alias["moved"], "reason": "x"}
     answer = client.post("/v1/production/rollback", json=body)
@@ -84,7 +78,7 @@ def test_what_cannot_be_taken_back_is_refused(client, running):
     assert (wrong.status_code, "Followed: rewriter@production" in wrong.text) == (404, True)
     without = client.post("/v1/production/rollback", json={"adapter": ALIAS, "moved": 3, "reason": ""})
     assert without.status_code in (400, 422)
-    assert running.store.alias_history("rewriter").rollout("production") is not None
+    assert running.store.alias_history("rewriter").weights("production") is not None
 
 
 def test_only_who_operates_takes_back_and_the_audit_log_says_who(tmp_path, tiny_base, corpus_of_search):
@@ -101,4 +95,4 @@ def test_only_who_operates_takes_back_and_the_audit_log_says_who(tmp_path, tiny_
         assert answers == {"grade": 403, "operate": 200}
         report = check_audit(running.store)
         assert report.problems == []
-        assert (report.entries[-1].who, report.entries[-1].what) == ("API key operate-key", "rollout")
+        assert (report.entries[-1].who, report.entries[-1].what) == ("API key operate-key", "rollback")

@@ -36,7 +36,6 @@ def test_the_view_has_no_serious_fault_and_fits_a_phone(page):
     shown = " ".join(page.locator(".production").all_inner_texts())
     for text in (
         "rewriter@1: 90%, rewriter@2: 10%",
-        "step 1 of 4",
         "Users prefer shop_new. 6 prefer shop, 54 prefer shop_new",
         "rewriter@3",
         "gone",
@@ -62,7 +61,7 @@ def test_a_query_that_went_wrong_is_searched(page):
     expect(page.locator("#view-search")).to_be_visible()
 
 
-def test_a_rollout_is_ended_by_keyboard_with_a_reason(page, running):
+def test_a_version_is_taken_back_by_keyboard_with_a_reason(page, running):
     tab_to(page.get_by_label("Reason"))
     page.keyboard.insert_text("a complaint about sofas")
     page.keyboard.press("Enter")
@@ -70,4 +69,4 @@ def test_a_rollout_is_ended_by_keyboard_with_a_reason(page, running):
     expect(page.locator("#production")).to_be_focused()
     assert running.store.history("rewriter")[-1].reason == "a complaint about sofas"
     page.locator(".history summary").click()
-    expect(page.locator(".moves li").first).to_contain_text("rollout stopped: a complaint about sofas")
+    expect(page.locator(".moves li").first).to_contain_text("a rollback: a complaint about sofas")

@@ -1,4 +1,4 @@
-// The production view: aliases with their rollouts and a way back, what users and checks say, and queries that went wrong.
+// The production view: aliases with their weights and a way back, what users and checks say, and queries that went wrong.
 
 import { announce, button, counted, details, element, figure, made, milliseconds, rounded, signed, table, written } from "./elements.js";
 import { attempt, send } from "./requests.js";
@@ -29,7 +29,7 @@ function card(heading, ...children) {
   return section;
 }
 
-function shownAlias({ reference, pipelines: names, moved, weights, rollout, moves }) {
+function shownAlias({ reference, pipelines: names, moved, weights, moves }) {
   const shares = Object.entries(weights);
   const bar = made("div", "weights-bar", ...shares.map(([, share]) => {
     const part = made("span", "");
@@ -41,29 +41,17 @@ function shownAlias({ reference, pipelines: names, moved, weights, rollout, move
     reference,
     made("p", "", shares.length ? shares.map(([version, share]) => `${version}: ${percent(share)}`).join(", ") : "no version", `; in ${names.join(", ")}.`),
     shares.length > 1 ? bar : null,
-    ...(rollout ? underWay(rollout) : []),
     moves.length ? details("history", `History (${moves.length})`, made("ol", "moves", ...moves.map((move) => written("li", "", move)))) : null,
-    back(reference, moved, rollout),
+    back(reference, moved),
   );
 }
 
-function underWay({ candidate, share, steps, step, min_users: least, users, guardrails }) {
-  const rows = guardrails.map(({ name, candidate: now, live, accepted, harmed, ...harm }) => [
-    name, rounded(now), rounded(live), figure({ value: harm.harm, ...harm }, signed), rounded(accepted),
-    harmed ? made("span", "invalid", "✗ broken") : "✓ not broken",
-  ]);
-  return [
-    made("p", "", `Rollout of ${candidate}: step ${step + 1} of ${steps.length}, ${percent(share)} of the requests, ${users} of ${least} users.`),
-    rows.length ? table(["Guardrail", "Candidate", "Live", "Harm", "Accepted", ""], rows, `Guardrails of ${candidate}`) : null,
-  ];
-}
-
-function back(reference, moved, rollout) {
+function back(reference, moved) {
   const reason = made("input", "");
   reason.required = true;
   reason.maxLength = 1000;
   reason.autocomplete = "off";
-  const submit = made("button", "", rollout ? "End the rollout" : "Roll back");
+  const submit = made("button", "", "Roll back");
   const form = made("form", "back", made("label", "", "Reason", reason), submit);
   form.setAttribute("aria-label", `Take back ${reference}`);
   form.addEventListener("submit", (event) => {
@@ -95,10 +83,10 @@ function pipelines(found) {
 
 function shadows(found) {
   const rows = Object.entries(found).map(([candidate, each]) => [
-    candidate, each.n, figure(each.overlap), figure(each.changed), figure(each.no_hits), figure(each.invalid), milliseconds(each.milliseconds),
+    candidate, each.n, figure(each.failed), figure(each.live_failed), figure(each.changed), milliseconds(each.milliseconds),
   ]);
   if (!rows.length) return [made("p", "", "No candidate searches in the shadow.")];
-  return [table(["Candidate", "Searches", "Rank-biased overlap", "Other first ten", "No hits", "Invalid or skipped", "Median"], rows, "Shadow searches")];
+  return [table(["Candidate", "Searches", "Failed", "Live failed", "Other first ten", "Median"], rows, "Shadow searches")];
 }
 
 function interleaved(found) {

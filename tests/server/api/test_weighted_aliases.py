@@ -11,9 +11,7 @@ import yaml
 
 from searchlora.adapters.store import Store
 from searchlora.events.log import EventLog
-from searchlora.events.shadow_figures import shadow_figures, write_rankings
-from searchlora.experiments.rollout import RolloutPolicy, start_rollout
-from searchlora.server.api import rollout_watch
+from searchlora.events.shadow_figures import shadow_figures
 from searchlora.server.api.search_execution import SearchJob
 from searchlora.task import load_task
 from tests.factories import random_adapter
@@ -22,7 +20,7 @@ from tests.server.api.serving import made_service, served
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, tiny_base):
-    folder = tmp_path_factory.mktemp("canary")
+    folder = tmp_path_factory.mktemp("weighted")
     store = Store(folder / "store")
     for seed in range(3):
         random_adapter(store, "rewriter", load_task("rewriting").bound(None), tiny_base, folder / f"{seed}", seed)
@@ -124,7 +122,7 @@ def shadows(folder, ids):
     return [row for row in EventLog(folder).shadows() if row[0]["id"] in ids]
 
 
-def test_a_candidate_searches_again_what_was_asked_live_and_is_never_served(client, store, events_folder, tmp_path):
+def test_a_candidate_searches_again_what_was_asked_live_and_is_never_served(client, store, events_folder):
     store.alias("rewriter", "candidate", 2)
     found = [
         searched(client, query=query, session=f"s{n}") for n, query in enumerate(("red couch", "tent", "red couch"))
@@ -142,9 +140,7 @@ def test_a_candidate_searches_again_what_was_asked_live_and_is_never_served(clie
         assert shadow["hits"] == [hit["document"] for hit in again["hits"]]
     figures = shadow_figures(shadows(events_folder, ids))["rewriter@2"]
     assert figures.n == 3
-    assert 0 <= figures.overlap.low <= figures.overlap.value <= figures.overlap.high <= 1 + 1e-9
-    assert write_rankings(shadows(events_folder, ids), "rewriter@2", tmp_path / "out") == 2
-    assert len((tmp_path / "out" / "live.trec").read_text(encoding="utf-8").splitlines()) > 1
+    assert 0 <= figures.changed.low <= figures.changed.value <= figures.changed.high <= 1
     store.alias("rewriter", "candidate", 1)
 
 
@@ -188,39 +184,6 @@ def test_the_budget_of_rows_holds(store, tiny_base, pipeline, corpus_of_search, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damaged", ["searchlora.json", "adapter_model.safetensors"])
-def test_a_damaged_candidate_fails_no_search_and_is_taken_back_by_the_server(
-    store, tiny_base, pipeline, corpus_of_search, tmp_path, monkeypatch, damaged
-):
-    """Without its manifest no pipeline is built; its weights are read when a request is computed."""
-    monkeypatch.setattr(rollout_watch, "_INTERVAL_S", 0.2)
-    random_adapter(store, "rewriter", load_task("rewriting").bound(None), tiny_base, tmp_path / "damaged", 11)
-    newest = store.versions("rewriter")[-1]
-    service = made_service(
-        tiny_base, store, pipelines=(str(pipeline),), corpora=(corpus_of_search,), events=str(tmp_path / "events")
-    )
-    with served(service) as url, httpx.Client(base_url=url, timeout=60) as client:
-        for _ in range(20):
-            searched(client)
-        time.sleep(1)
-        start_rollout(store, f"rewriter@{newest}", "production", service.events.log, RolloutPolicy(steps=[0.5, 1]))
-        file = store.root / "rewriter" / str(newest) / damaged
-        file.chmod(0o644)
-        file.write_bytes(b"damaged" * 100)
-        time.sleep(1)
-        asked = 0
-        while store.alias_history("rewriter").rollout("production") is not None:
-            assert {searched(client, user=f"{asked + n}")["stages"][0]["adapter"] for n in range(20)} == {"rewriter@1"}
-            asked += 20
-            assert asked <= 400  # 200 of the candidate
-            time.sleep(0.7)
-        assert 'searchlora_rollout_looks_total{adapter="rewriter@production"' in client.get("/metrics").text
-    move = store.history("rewriter")[-1]
-    assert (move.rollout.outcome, move.target) == ("rolled back", 1)
-    assert [each.rule for each in move.rollout.rules if not each.passed] == ["unserved"]
-
-
-@pytest.mark.slow
 def test_only_the_version_of_the_stage_that_failed_is_blamed(tiny_base, corpus_of_search, tmp_path):
     """Two aliases move; the weights of one version are damaged, and are read when a request is computed."""
     other = Store(tmp_path / "store")
@@ -249,14 +212,3 @@ def test_only_the_version_of_the_stage_that_failed_is_blamed(tiny_base, corpus_o
 def test_a_slot_that_is_on_follows_its_alias(client, store):
     store.alias("rewriter", "production", 3)
     assert version(client, slots={"rewriter": "on"}) == "rewriter@3"
-
-
-def test_a_policy_of_another_release_does_not_end_the_watch(service, client, store, caplog):
-    searched(client)
-    time.sleep(1)
-    move = start_rollout(store, "rewriter@2", "production", service.events.log, RolloutPolicy())
-    odd = move.rollout.model_copy(update={"policy": {"steps": [1], "guardrails": {"later": 0.1}}})
-    store.split("rewriter", "production", {1: 0.9, 2: 0.1}, main=1, rollout=odd)
-    service.rollouts._look("rewriter@production")
-    assert "cannot be looked at" in caplog.text
-    assert service.rollouts._thread.is_alive()

@@ -1,1 +1,0 @@
-"""Simulated rollouts; see `__main__`."""
