@@ -4,11 +4,11 @@ grammar does not allow next.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from searchlora.errors import RequestRefused
-from searchlora.inference.transfers import to_device
 from searchlora.outputs import Grammar
 
 if TYPE_CHECKING:
@@ -21,6 +21,14 @@ _JSON = {"whitespace_pattern": r"[ ]?"}
 
 #: Maximum length of llguidance's messages in errors, in characters.
 _MAX_REASON = 300
+
+#: What compiling a grammar may cost: a tenth of a second and 30 MB, where llguidance's defaults allow 20 s and 2 GB.
+_LIMITS = {"initial_lexer_fuel": 100_000, "max_lexer_states": 20_000}
+
+#: What llguidance does before it looks at its limits: it follows chains of rules on the stack, which overflows, and
+#: builds an automaton with a state for each remainder of a `multipleOf`.
+_MAX_RULES, _MAX_MULTIPLES = 500, 10_000
+_MULTIPLE = re.compile(r'"multipleOf"\s*:\s*([0-9]+(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?)')
 
 _KINDS = {"json_schema": "JSON Schema", "regex": "regular expression", "lark": "Lark grammar"}
 
@@ -57,7 +65,7 @@ class Constraints:
         return bytes(self._vocabulary.decode_bytes([token]))
 
     def _compile(self, grammar: Grammar, row: int) -> LLMatcher:
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLParserLimits
 
         if grammar.kind not in _KINDS:
             raise RequestRefused(
@@ -66,10 +74,10 @@ class Constraints:
                 fix=f"Use {', '.join(_KINDS)}.",
             )
         try:
-            source = llguidance_source(grammar)
+            source = _source(grammar)
         except ValueError as error:
             raise _rejected(grammar, row, str(error)) from None
-        matcher: LLMatcher = LLMatcher(self._vocabulary, source, log_level=0)
+        matcher: LLMatcher = LLMatcher(self._vocabulary, source, log_level=0, limits=LLParserLimits(**_LIMITS))
         # Copies share the lexer and its limits, so that the second mask may be the one that exceeds them.
         for trial in (matcher.deep_copy(), matcher.deep_copy()):
             allows_any = not matcher.is_error() and any(trial.compute_bitmask()) and not trial.is_error()
@@ -78,9 +86,17 @@ class Constraints:
         return matcher
 
 
-def llguidance_source(grammar: Grammar) -> str:
-    """A grammar as llguidance reads it, not compiled yet. Raises `ValueError` for text that is not JSON or UTF-8."""
+def _source(grammar: Grammar) -> str:
+    """A grammar as llguidance reads it, not compiled yet. Raises `ValueError` for text that is not JSON or UTF-8, or
+    too complex.
+    """
     from llguidance import LLMatcher
+
+    rules = grammar.text.count("$ref") + (grammar.text.count("\n") if grammar.kind == "lark" else 0)
+    if rules > _MAX_RULES:
+        raise ValueError(f"too complex: it has more than {_MAX_RULES} rules")
+    if sum(map(float, _MULTIPLE.findall(grammar.text))) > _MAX_MULTIPLES:
+        raise ValueError(f"too complex: the sum of 'multipleOf' is above {_MAX_MULTIPLES:,}")
 
     if grammar.kind == "json_schema":
         source = LLMatcher.grammar_from_json_schema(grammar.text, overrides=_JSON)
@@ -94,8 +110,6 @@ def llguidance_source(grammar: Grammar) -> str:
 def mask_logits(matchers: Mapping[int, LLMatcher], logits: torch.Tensor) -> dict[int, RequestRefused]:
     """Set logits (rows, vocabulary) of the tokens that the matcher of a row does not allow next to -inf, in place.
 
-    A GPU gets one bit per token, for all rows in one copy.
-
     Returns:
         Row -> the error of a matcher that gave up, for example at a limit of its lexer. Its mask then allows the stop
         token alone, which would end the answer as if it were complete.
@@ -105,42 +119,17 @@ def mask_logits(matchers: Mapping[int, LLMatcher], logits: torch.Tensor) -> dict
 
     if not matchers:
         return {}
-    rows, errors = list(matchers), dict[int, RequestRefused]()
+    errors = dict[int, RequestRefused]()
     vocabulary = logits.shape[1]
-    packed = np.empty((len(rows), -(-vocabulary // 32)), np.int32)
+    packed = np.empty((len(matchers), -(-vocabulary // 32)), np.int32)
     for place, (row, matcher) in enumerate(matchers.items()):
         packed[place] = np.frombuffer(matcher.compute_bitmask(), np.int32)[: packed.shape[1]]
         if matcher.is_error():
             errors[row] = grammar_error(matcher)
-    if logits.device.type == "cpu":
-        bits = np.unpackbits(~packed.view(np.uint8), axis=1, bitorder="little")[:, :vocabulary]
-        for row, not_allowed in zip(rows, torch.from_numpy(bits.view(np.bool_)), strict=True):
-            logits[row].masked_fill_(not_allowed, -torch.inf)
-        return errors
-    everything = np.full((len(logits), packed.shape[1]), -1, np.int32)
-    everything[rows] = packed
-    logits.masked_fill_(forbidden(to_device(torch.from_numpy(everything), logits.device), vocabulary), -torch.inf)
+    bits = np.unpackbits(~packed.view(np.uint8), axis=1, bitorder="little")[:, :vocabulary]
+    for row, not_allowed in zip(matchers, torch.from_numpy(bits.view(np.bool_)), strict=True):
+        logits[row].masked_fill_(not_allowed, -torch.inf)
     return errors
-
-
-def forbidden(packed: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """Whether each token is not allowed, unpacked on the device of the bits.
-
-    Args:
-        packed: A bit for each token, 32 in a number, the lowest first; int32, shape (rows, ⌈vocabulary / 32⌉).
-
-    Returns:
-        Bool, shape (rows, vocabulary).
-
-    Examples:
-        >>> import torch
-        >>> forbidden(torch.tensor([[0b0101, 1]], dtype=torch.int32), 34)[0].nonzero()[:, 0].tolist()[:4]
-        [1, 3, 4, 5]
-    """
-    import torch
-
-    bit = 1 << torch.arange(8, dtype=torch.uint8, device=packed.device)
-    return ((packed.view(torch.uint8)[:, :, None] & bit) == 0).flatten(1)[:, :vocabulary]
 
 
 def grammar_error(matcher: LLMatcher) -> RequestRefused:

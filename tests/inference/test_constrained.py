@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -169,10 +170,32 @@ def test_a_mask_after_an_error_is_never_followed(tokenizer, constraints, samplin
     assert len(answers[1].ids) == 1
 
 
-def test_a_grammar_beyond_the_limits_of_the_lexer_is_refused(constraints):
-    with pytest.raises(RequestRefused, match="too many expressions") as refused:
-        constraints.matchers([Grammar("regex", "(a?){999}a{999}")])
-    assert "<state>" not in str(refused.value)
+CHAIN = "start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(4500)) + 'r4500: "x"\n'
+NESTED = {f"d{i}": {"properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(1500)}
+MULTIPLES = [{"type": "integer", "multipleOf": 9_001 + number} for number in range(90)]
+
+
+@pytest.mark.parametrize(
+    ("grammar", "says"),
+    [
+        (Grammar("regex", "(a?){999}a{999}"), "too many expressions"),
+        (Grammar("regex", "((a{100}){100}){100}b"), "too many expressions"),
+        (Grammar("regex", "a?" * 30_000), "too big"),
+        (Grammar("regex", "(" * 20_000 + "x" + ")" * 20_000), "invalid regex"),
+        (Grammar("lark", "start: " + "(" * 20_000 + '"x"' + ")" * 20_000), "too deeply nested"),
+        (Grammar("lark", CHAIN), "more than 500 rules"),  # overflows the stack of llguidance
+        (Grammar("json_schema", json.dumps({"$ref": "#/$defs/d0", "$defs": NESTED})), "more than 500 rules"),
+        (Grammar("json_schema", '{"type": "integer", "multipleOf": 9999991}'), "above 10,000"),  # takes minutes
+        (Grammar("lark", 'start: %json {"type": "integer", "multipleOf": 1e7}'), "above 10,000"),
+        (Grammar("json_schema", json.dumps({"prefixItems": MULTIPLES})), "above 10,000"),
+    ],
+)
+def test_a_hostile_grammar_is_refused_within_seconds(constraints, grammar, says):
+    started = time.monotonic()
+    with pytest.raises(RequestRefused, match=says) as refused:
+        constraints.matchers([grammar])
+    assert "<state>" not in str(refused.value) and len(str(refused.value)) < 600
+    assert time.monotonic() - started < 10
 
 
 def test_a_stop_token_inside_a_grammar_does_not_finish_the_answer(engine):

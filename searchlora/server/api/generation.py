@@ -194,8 +194,6 @@ def submit_requests(
     futures: list[Future[Completion]] = []
     try:
         for number, request in enumerate(requests):
-            if request.grammar is not None:
-                service.grammar_trial.check(request.grammar)
             on_token = None if stream is None else partial(stream.on_token, number * answers)
             seconds = service.config.timeout
             futures += service.engine.submit_answers(

@@ -9,7 +9,7 @@ from searchlora.outputs import Grammar, escape_regex
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.generation_schemas import ResponseFormat, StructuredOutputs
 
-#: Characters of a grammar. What compiling costs is limited by `GrammarTrial`.
+#: Characters of a grammar.
 _MAX_GRAMMAR_CHARACTERS = 65_536
 
 _ANY_OBJECT = Grammar("json_schema", '{"type": "object"}')

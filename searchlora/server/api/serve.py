@@ -98,9 +98,7 @@ def make_service(config: ServeConfig) -> Service:
         return engine, served
 
     engine, served = run_in_new_thread(load).result()
-    service = Service(engine, store, encoders, config, served, grades, events, traces, metrics, access_log=log)
-    service.grammar_trial.start()
-    return service
+    return Service(engine, store, encoders, config, served, grades, events, traces, metrics, access_log=log)
 
 
 def _check_interleaved(config: ServeConfig, names: Sequence[str]) -> None:

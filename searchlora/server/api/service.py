@@ -18,7 +18,6 @@ from searchlora.errors import RenderError
 from searchlora.events.recorder import EventRecorder
 from searchlora.files.result_cache import ResultCache
 from searchlora.inference.engine import Request
-from searchlora.inference.grammar_trial import GrammarTrial
 from searchlora.inference.local import LocalEngine
 from searchlora.models.fingerprint import Fingerprint, fingerprint
 from searchlora.models.resolve import public_name
@@ -94,12 +93,6 @@ class Service:
         return task_reader(self.store, self.config.tasks)
 
     @cached_property
-    def grammar_trial(self) -> GrammarTrial:
-        """Compiles the grammars of clients in a process of its own first."""
-        renderer = self.engine.renderer
-        return GrammarTrial(renderer.tokenizer, renderer.stop_id)
-
-    @cached_property
     def base(self) -> str:
         """The name of the base model in requests; never a path. Of a whole model of the store, its exact reference."""
         return public_name(self.engine.base.name)
@@ -171,7 +164,6 @@ class Service:
         self.threads.shutdown()
         self.probe_thread.shutdown()
         self.task_threads.shutdown()
-        self.grammar_trial.close()
         if self.grades is not None:
             self.grades.close()
         if self.events is not None:
