@@ -1,12 +1,12 @@
-"""What a GPU does with bases of 4 and 8 billion parameters: kernels, equal bits, memory, training and judging.
+"""What a GPU does with bases of 4 and 8 billion parameters: training and judging, one adapter at a time.
 
     python -m benchmarks.gpu                                    both shapes; a GPU of 80 GB, about 130 GB of disk
     python -m benchmarks.gpu --shape qwen3-4b --fraction 24/80  as a card of 24 GB would, in gpu_smaller.json
     python -m benchmarks.gpu --shape tiny --try                 a minute on a CPU, to see that it works; stores nothing
 
 No network is needed: the bases have random weights in the published shapes, and the tokenizer is that of the default
-base. The figures are about speed and memory, and none about quality. Each step and each engine of the probe is a
-process of its own, so that its memory is its own; a step that runs out of memory is reported, and the others go on.
+base. The figures are about speed and memory, and none about quality. Each step is a process of its own, so that its
+memory is its own; a step that runs out of memory is reported, and the others go on.
 
 `--fraction` limits what PyTorch allocates, in each process and those that it starts. It does not limit what CUDA and
 its libraries take besides, and the free memory that a process asks for (the size of a KV cache, `doctor`) is that of
@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import WORK, as_called, dataset, parser, save_figures, single_row, speed_table, write_rows
-from benchmarks.gpu.probe import PARTS
 from benchmarks.gpu.shapes import SHAPES, TINY, make_base
 from searchlora.adapters.store import Store
 from searchlora.shop import make_shop
@@ -67,7 +66,6 @@ def main() -> None:
     arguments.add_argument("--fraction", type=Fraction, default=Fraction(1), help="part of the GPU's memory: 24/80")
     arguments.add_argument("--steps", type=int, default=40, help="training steps")
     arguments.add_argument("--pairs", type=int, default=2000, help="judged pairs")
-    arguments.add_argument("--rows", type=int, default=32, help="rows of the probe")
     arguments.add_argument("--work", type=Path, default=WORK / "gpu", help="folder of bases and data, which are reused")
     arguments.add_argument("--try", action="store_true", dest="trial", help="print only")
     options = arguments.parse_args()
@@ -76,7 +74,7 @@ def main() -> None:
     failed: dict[str, str] = {}
     for shape in options.shape or list(SHAPES):
         base = make_base(shape, run.folder / shape)
-        steps = chain([_probe(run, base, options.rows)], _trained(run, base), _doctor(run, base), _judged(run, base))
+        steps = chain(_trained(run, base), _doctor(run, base), _judged(run, base))
         for name, figures, problem in steps:
             print(f"{shape}, {name}: {'failed' if problem else 'done'}", file=sys.stderr)
             rows += [single_row(f"{shape}, {name}", measure, value) for measure, value in figures.items()]
@@ -93,24 +91,6 @@ def main() -> None:
 
 #: Name of a step, its figures, and the end of its message if it failed.
 Step = tuple[str, dict[str, float], str | None]
-
-
-def _probe(run: Run, base: Path, rows: int) -> Step:
-    out = run.folder / f"probe {base.name}.json"
-    out.unlink(missing_ok=True)
-    for part in PARTS:
-        _, problem = run.command("-m", "benchmarks.gpu.probe", base, out, part, "--rows", rows)
-        if problem:
-            return "probe", {}, problem
-    probed = json.loads(out.read_text(encoding="utf-8"))
-    print(f"{base.name}: {probed['check']['decision']}")
-    figures = {
-        measure if part == "check" else f"{part}: {measure}": value
-        for part, measures in probed.items()
-        for measure, value in measures.items()
-        if isinstance(value, int | float)
-    }
-    return "probe", figures, None
 
 
 def _trained(run: Run, base: Path) -> Iterator[Step]:
@@ -139,24 +119,21 @@ def _doctor(run: Run, base: Path) -> Iterator[Step]:
 
 
 def _judged(run: Run, base: Path) -> Iterator[Step]:
-    """`judge` without an adapter, with and without batch invariance."""
+    """`judge` without an adapter."""
     shop, pairs, topics = _shop(run), run.folder / "pairs.qrels", run.folder / "topics.jsonl"
     with (shop / "rewriting.jsonl").open(encoding="utf-8") as queries:
         rows = map(json.loads, queries)
         write_rows(topics, ({"id": row["id"], "query": row["query"]} for row in rows))
     with (shop / "qrels.txt").open(encoding="utf-8") as qrels:
         pairs.write_text("".join(islice(qrels, run.pairs)), encoding="utf-8")
-    for invariant in ("false", "true"):
-        out = run.folder / f"judged {base.name}" / invariant
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        seconds, problem = run.searchlora(
-            *("judge", "--base", base, "--task", "judgment", "--settings", run.folder / "judgment"),
-            *("--topics", topics, "--corpus", shop / "corpus.jsonl", "--pairs", pairs),
-            *("--out", out / "graded.qrels", "--engine", f"{{batch_invariant: {invariant}}}"),
-        )
-        figures = {} if problem else {"pairs/s, whole command": run.pairs / seconds}
-        yield f"judge, batch_invariant: {invariant}", figures, problem
+    out = run.folder / f"judged {base.name}"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    seconds, problem = run.searchlora(
+        *("judge", "--base", base, "--task", "judgment", "--settings", run.folder / "judgment"),
+        *("--topics", topics, "--corpus", shop / "corpus.jsonl", "--pairs", pairs, "--out", out / "graded.qrels"),
+    )
+    yield "judge", {} if problem else {"pairs/s, whole command": run.pairs / seconds}, problem
 
 
 def _shop(run: Run) -> Path:

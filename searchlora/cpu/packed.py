@@ -58,10 +58,6 @@ class PrepackedLinear:
         product: torch.Tensor = self._product(x, self._packed, self._bias, "none", [], "")
         return product
 
-    def dense(self) -> torch.Tensor:
-        dense: torch.Tensor = self._packed.to_dense()
-        return dense
-
     def tensors(self) -> Sequence[torch.Tensor]:
         return (self._packed,)
 

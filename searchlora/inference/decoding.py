@@ -13,7 +13,6 @@ from searchlora.inference.engine import non_finite_error
 from searchlora.inference.out_of_memory import is_out_of_memory
 from searchlora.inference.sampling import TokenSampler, sample, token_logprobs
 from searchlora.inference.scheduling.requests import GenerateRequest
-from searchlora.inference.transfers import to_device
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +74,7 @@ def _append_tokens(answers: Sequence[AnswerState], logits: torch.Tensor, stop_id
     Answers whose logits are not finite, or whose grammar cannot be followed further, get an error. Greedy answers share
     one `argmax`, the others one `sample`; those with penalties are computed apart, in fp32.
 
-    `logits` are the model's, shape (answers, vocabulary); they are changed in place.
+    `logits` are the model's, on the CPU, shape (answers, vocabulary); they are changed in place.
     """
     samplers = [answer.request.sampler for answer in answers]
     reporting = [
@@ -127,7 +126,7 @@ def _choose(answers: Sequence[AnswerState], logits: torch.Tensor, rows: Sequence
         part = logits if len(greedy) == len(logits) else _rows(logits, greedy)
         best = argmax(part)
         finite = part.gather(1, best[:, None])[:, 0].isfinite()  # NaN counts as the largest number
-        chosen = best.masked_fill(~finite, -1).tolist()  # the one copy to the host
+        chosen = best.masked_fill(~finite, -1).tolist()
         tokens |= {row: token if token >= 0 else None for row, token in zip(greedy, chosen, strict=True)}
     if drawn:
         places = [row for row, _ in drawn]
@@ -154,18 +153,18 @@ def _rows(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
     """A copy of some rows; indexing with a list takes many times as long."""
     import torch
 
-    return logits.index_select(0, to_device(torch.tensor(rows), logits.device))
+    return logits.index_select(0, torch.tensor(rows))
 
 
 def argmax(logits: torch.Tensor) -> torch.Tensor:
     """Index of the largest number of each row, the first of equal ones; (rows, vocabulary) -> (rows,).
 
-    It is found per block of the vocabulary first: `torch.argmax` over the whole takes several times as long on a CPU.
+    It is found per block of the vocabulary first: `torch.argmax` over the whole takes several times as long.
     """
     import torch
 
     block = math.gcd(logits.shape[1], 256)
     blocks = logits.view(len(logits), -1, block)
     best = blocks.amax(-1).argmax(-1)
-    in_block = blocks[torch.arange(len(logits), device=logits.device), best].argmax(-1)
+    in_block = blocks[torch.arange(len(logits)), best].argmax(-1)
     return best * block + in_block

@@ -41,7 +41,7 @@ class LocalEngine:
 
     Adapters are loaded on first use, and the least recently used one is evicted. Common prefixes of prompts are
     computed once (prefix cache). Models with recurrent state, capped attention scores or logit scaling are detected
-    and served one adapter at a time.
+    and served one adapter at a time, and so is every model on a GPU.
 
     Args:
         base: The base model; the engine loads its own copy. Requests name a stored version that is a whole model

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from searchlora.errors import RequestRefused
-from searchlora.inference.transfers import to_device
 
 if TYPE_CHECKING:
     import torch
@@ -129,8 +128,8 @@ class TokenSampler:
         import torch
 
         if self.sampling.has_penalties and self._counts:
-            tokens = to_device(torch.tensor(list(self._counts)), logits.device)
-            counts = to_device(torch.tensor(list(self._counts.values()), dtype=logits.dtype), logits.device)
+            tokens = torch.tensor(list(self._counts))
+            counts = torch.tensor(list(self._counts.values()), dtype=logits.dtype)
             logits[tokens] -= self.sampling.presence_penalty + self.sampling.frequency_penalty * counts
 
 
@@ -160,20 +159,20 @@ def sample(
     tokens = backend.sample(logits, rows, settings)
     if tokens is not None:
         return tokens
-    return _sample(logits.index_select(0, to_device(torch.tensor(rows), logits.device)), settings)
+    return _sample(logits.index_select(0, torch.tensor(rows)), settings)
 
 
 def _sample(logits: torch.Tensor, settings: Sequence[tuple[float, int, float, float, float]]) -> list[int | None]:
     """`sample` with PyTorch. `settings`: inverse temperature, top-k, top-p, min-p and random number of each row."""
     import torch
 
-    columns = to_device(torch.tensor(settings, dtype=torch.float64), logits.device).T[:, :, None]
+    columns = torch.tensor(settings, dtype=torch.float64).T[:, :, None]
     inverse, top_k, top_p, min_p, u = columns
     logits = logits.float()
     weights = ((logits - logits.amax(-1, keepdim=True)) * inverse.float()).exp().double()  # 1 for the most likely token
     if any(k or p < 1 or least for _, k, p, least, _ in settings):
         ordered, order = weights.sort(dim=-1, descending=True, stable=True)
-        ranks = torch.arange(logits.shape[1], device=logits.device)
+        ranks = torch.arange(logits.shape[1])
         ordered = ordered.masked_fill((ranks >= top_k) & (top_k > 0), 0)
         cumulated = ordered.cumsum(-1)
         is_enough = (cumulated - ordered >= top_p * cumulated[:, -1:]) & (top_p < 1)
@@ -211,10 +210,8 @@ def _log_probabilities(
 
     # Row by row: the order of a sum over several rows depends on how many there are.
     norms = torch.stack([row.float().logsumexp(-1) for row in logits]).double()
-    chosen = logits.gather(1, to_device(torch.tensor(tokens), logits.device)[:, None]).double() - norms[:, None]
+    chosen = logits.gather(1, torch.tensor(tokens)[:, None]).double() - norms[:, None]
     # A stable sort, so that of equal logits those with the lower ids come first.
     best, ids = logits.sort(dim=-1, descending=True, stable=True)
     best, ids = best[:, :most].double() - norms[:, None], ids[:, :most]
-    of_rows = torch.cat([chosen, best, ids.double()], 1).tolist()  # one copy to the host
-    reported = [[int(token) for token in row[1 + most :]] for row in of_rows]
-    return [row[0] for row in of_rows], reported, [row[1 : 1 + most] for row in of_rows]
+    return chosen[:, 0].tolist(), ids.tolist(), best.tolist()

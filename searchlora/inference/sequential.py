@@ -1,6 +1,6 @@
 """Sequential model runner: one adapter per batch, by PEFT and transformers' own `generate`.
 
-For models that the batched runner does not support (recurrent state, capped scores, logit scaling).
+For models that the batched runner does not support (recurrent state, capped scores, logit scaling), and for GPUs.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ class OpenRows:
         """A logits processor that chooses the tokens of the open rows; no other token keeps a finite score."""
         del input_ids
         answers = [self._answers[row] for row in self._open]
-        append_tokens(answers, scores[self._open], self._stop_id)
+        append_tokens(answers, scores[self._open].cpu(), self._stop_id)
         chosen = scores.new_full(scores.shape, -math.inf)
         for row, answer in zip(self._open, answers, strict=True):
             chosen[row, self._stop_id if answer.error is not None else answer.ids[-1]] = 0

@@ -71,14 +71,14 @@ def test_lora_deltas_are_added(ends, slots, ranks, tokens, biased):
     for slot, rank in enumerate(ranks, 1):
         changes = [LoraWeights(torch.randn(rank, 96) / 10, torch.randn(each.stop - each.start, rank)) for each in spans]
         added.put(slot, added.pack([*changes[:-1], None if slot == 2 else changes[-1]]))
-    x, routing = torch.randn(len(slots), tokens, 96).bfloat16(), map_rows(slots, "cpu")
+    x, routing = torch.randn(len(slots), tokens, 96).bfloat16(), map_rows(slots)
     if routing is None:
         return
     found = added.apply(base, x, routing)
     torch.testing.assert_close(found, added.add(x, base(x), routing), rtol=2e-2, atol=0.1)
     bare = [row for row, slot in enumerate(slots) if slot == 0]
     assert torch.equal(found[bare], base(x)[bare])
-    alone = added.apply(base, x[-1:], map_rows(slots[-1:], "cpu")) if slots[-1] else base(x[-1:])
+    alone = added.apply(base, x[-1:], map_rows(slots[-1:])) if slots[-1] else base(x[-1:])
     assert torch.equal(alone[0], found[-1])
 
 

@@ -65,7 +65,7 @@ def test_lora(compiled, size_in, rank):
             slot, slots.pack([LoraWeights(torch.randn(rank, size_in) / 8, torch.randn(out, rank)) for out in outs])
         )
     assert_independent(
-        lambda x, y, slot: slots.add(x, y, map_rows(slot.tolist(), "cpu")),
+        lambda x, y, slot: slots.add(x, y, map_rows(slot.tolist())),
         random(compiled, ROWS, 1, size_in),
         random(compiled, ROWS, 1, 160),
         torch.tensor([1, 2] * (ROWS // 2) + [1]),

@@ -1,7 +1,7 @@
 """Attention over the KV cache, registered with transformers by name: a fast and a batch-invariant variant.
 
-On a CPU, attention over short sequences is two matrix products: PyTorch's blockwise kernel is slower there. Longer
-sequences, where the scores would not fit in memory, and GPUs use PyTorch's kernels.
+Attention over short sequences is two matrix products: PyTorch's blockwise kernel is slower there. It computes longer
+sequences, where the scores would not fit in memory.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from searchlora.cpu import backend
 
@@ -38,7 +37,7 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor,
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -47,9 +46,7 @@ def attend(
     Args:
         query: Shape (rows, heads, new, size).
         key, value: Shape (rows, key heads, columns, size); `key heads` divides `heads`.
-        attention_mask: Added to the scores; shape (rows, 1, new, columns), on a GPU perhaps as `_attend_grouped` takes
-            it. None, on a GPU: the new tokens are the last columns of every row, and each attends to all columns up to
-            its own.
+        attention_mask: Added to the scores; shape (rows, 1, new, columns).
         scaling: Factor of the scores; 1/√size if None.
 
     Returns:
@@ -58,10 +55,6 @@ def attend(
     del module
     rows, heads, new, size = query.shape
     scale = size**-0.5 if scaling is None else scaling
-    if attention_mask is None:
-        return _attend_causally(query, key, value, scale), None
-    if query.device.type != "cpu":
-        return _attend_grouped(query, key, value, attention_mask, scale), None
     if new == 1:
         compiled = backend.attention(query, key, value, attention_mask, scale)
         if compiled is not None:
@@ -97,44 +90,6 @@ def _attend_rows(
     return output.view(rows, heads, new, -1).transpose(1, 2)
 
 
-def _attend_causally(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
-    """Attention of the last tokens without a mask: PyTorch's flash kernel shares the keys of a group by itself."""
-    from torch.nn.attention.bias import causal_lower_right
-
-    new, columns = query.shape[2], key.shape[2]
-    output = torch.nn.functional.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=causal_lower_right(new, columns) if new > 1 else None,
-        scale=scale,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return output.transpose(1, 2)
-
-
-def _attend_grouped(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
-) -> torch.Tensor:
-    """Attention by one kernel that reads a mask. Such kernels of PyTorch have no groups, and would need a copy of the
-    keys for each head; here the heads of a group are further tokens of one head. `Forward` repeats the mask for them
-    once per pass, shape (rows, 1, group x new, columns); another mask is repeated here, in each layer.
-    """
-    rows, heads, new, size = query.shape
-    key_heads, columns = key.shape[1:3]
-    group = heads // key_heads
-    if mask.shape[2] != group * new:
-        mask = mask[:, :, None].expand(-1, -1, group, -1, -1).reshape(-1, 1, group * new, columns)
-    output = torch.nn.functional.scaled_dot_product_attention(
-        query.reshape(rows, key_heads, group * new, size),
-        key,
-        value,
-        attn_mask=mask,
-        scale=scale,
-    )
-    return output.reshape(rows, heads, new, -1).transpose(1, 2)
-
-
 def attend_invariant(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -147,18 +102,13 @@ def attend_invariant(
     """Batch-invariant attention: the result of a token depends on that token and on what it attends to, only.
 
     It is independent, to the last bit, of the other rows, of the other tokens of the pass, and of how many columns the
-    pass reads. On a CPU, PyTorch computes tokens in products of fixed shapes: each with the columns up to the end of
-    the last block that it attends to. On a GPU, its memory-efficient kernel (arXiv:2112.05682) has tiles of a fixed
-    size and adds the columns in their order; hidden columns add zero to the sums. Its other kernels split the columns
-    by the number of rows.
+    pass reads. PyTorch computes tokens in products of fixed shapes: each with the columns up to the end of the last
+    block that it attends to.
 
     Args and returns: as `attend`.
     """
     del module
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.device.type != "cpu":
-        with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
-            return _attend_grouped(query, key, value, attention_mask, scale), None
     compiled = backend.attention(query, key, value, attention_mask, scale)
     if compiled is not None:
         return compiled, None
@@ -169,7 +119,7 @@ def attend_invariant(
     mask = torch.nn.functional.pad(attention_mask[:, 0], padding, value=hidden)
     key, value = (torch.nn.functional.pad(states, (0, 0, *padding)) for states in (key, value))
     blocks = (mask > hidden / 2).view(rows, new, -1, _COLUMN_BLOCK).any(3)
-    last_block = (blocks * torch.arange(1, blocks.shape[2] + 1, device=blocks.device)).amax(2)  # (rows, new)
+    last_block = (blocks * torch.arange(1, blocks.shape[2] + 1)).amax(2)  # (rows, new)
     output = query.new_empty(rows, new, heads, size)
     for row, of_row in enumerate(last_block.tolist()):
         for count in sorted(set(of_row)):

@@ -17,7 +17,6 @@ from searchlora.inference.batched.choice_tree import Bools, ChoiceTree, Ints, Pr
 from searchlora.inference.batched.prefill import Prefiller, Prompt
 from searchlora.inference.engine import ChoiceScores
 from searchlora.inference.scheduling.requests import TokenIds
-from searchlora.inference.transfers import to_device
 
 #: Rows of logits in memory at once: 50 MB for a vocabulary of 50,000.
 _LOGIT_ROWS = 256
@@ -124,7 +123,7 @@ class _TreeBatch:
         rows = self.rows[places.start : places.stop]
         starts = [self._computed[row] for row in rows]
         ids, positions, visible, columns = self._inputs(rows, chosen)
-        start = starts[0] if len(set(starts)) == 1 else to_device(torch.tensor(starts), self._forward.device)
+        start = starts[0] if len(set(starts)) == 1 else torch.tensor(starts)
         self._cache.begin_pass(slice(places.start, places.stop), start, visible.shape[2])
         prompts = [self._prompts[row] for row in rows]
         hidden = self._forward.hidden_states(
@@ -201,6 +200,6 @@ class _TreeBatch:
         for start in range(0, len(unique), _LOGIT_ROWS):
             here = np.flatnonzero((inverse >= start) & (inverse < start + _LOGIT_ROWS))
             chosen = (unique[start : start + _LOGIT_ROWS], inverse[here] - start, targets[here])
-            of_slice, rows, ids = (to_device(torch.from_numpy(part), hidden.device) for part in chosen)
-            values[here] = self._forward.log_probabilities(hidden[of_slice], rows, ids).double().cpu().numpy()
+            of_slice, rows, ids = (torch.from_numpy(part) for part in chosen)
+            values[here] = self._forward.log_probabilities(hidden[of_slice], rows, ids).double().numpy()
         return values

@@ -12,7 +12,6 @@ from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefill import Prefiller, Prompt
 from searchlora.inference.decoding import AnswerState, append_tokens
 from searchlora.inference.out_of_memory import is_out_of_memory, request_error
-from searchlora.inference.transfers import to_device
 
 
 @dataclass(eq=False)
@@ -91,13 +90,8 @@ class DecodeBatch:
         """Logits (rows, vocabulary) of the next token of rows that are adjacent in the cache, from `start` on."""
         forward, lengths = self._forward, [row.length for row in rows]
         columns, starts = max(lengths) + 1, torch.tensor(lengths)
-        visible: torch.Tensor | None = None
-        column: torch.Tensor | int = lengths[0]
-        if len(set(lengths)) > 1:
-            column = to_device(starts, forward.device)
-            visible = torch.arange(columns, device=forward.device) <= column[:, None, None]
-        elif forward.needs_mask:
-            visible = torch.ones(len(rows), 1, columns, dtype=torch.bool, device=forward.device)
+        visible = torch.arange(columns) <= starts[:, None, None]
+        column = lengths[0] if len(set(lengths)) == 1 else starts
         self._cache.begin_pass(slice(start, start + len(rows)), column, columns)
         hidden = forward.hidden_states(
             torch.tensor([row.ids[-1:] for row in rows]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,15 +12,11 @@ import torch
 from searchlora.cpu import backend
 from searchlora.inference.batched import attention
 from searchlora.inference.batched.frozen_linear import FrozenLinear, merged_linear, release_originals
-from searchlora.inference.batched.invariance import block_norms, log_sums, rotary_table
+from searchlora.inference.batched.invariance import rotary_table
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.lora_layers import add_lora_layers, lora_targets, map_rows
 from searchlora.inference.batched.sliding_window import SlidingWindow
-from searchlora.inference.transfers import to_device
 from searchlora.models.text_model import text_model
-
-#: Elements of which the rows of a mask on a GPU are multiples.
-_MASK_STRIDE = 16
 
 
 class Forward:
@@ -33,12 +30,9 @@ class Forward:
 
     def __init__(self, model: Any, *, batch_invariant: bool = False) -> None:
         self.batch_invariant = batch_invariant
-        self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.config = model.config.get_text_config()
         self._window = SlidingWindow.of(self.config) or SlidingWindow(None, False)
-        heads = self.config.num_attention_heads
-        self._group = heads // (getattr(self.config, "num_key_value_heads", None) or heads)
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
         self._backbone = text_model(model)
         self._head = _take_head(model, batch_invariant)
@@ -50,16 +44,10 @@ class Forward:
             self._rotary = rotary_table(model)
             if self._rotary is not None:
                 self._backbone.rotary_emb = self._rotary
-            block_norms(model)
         attend = attention.attend_invariant if batch_invariant else attention.attend
         backend.fuse_layers(model, attend, self.new_cache)
         weights = [*(group.base for group in self.lora_layers.groups), self._head]
         backend.use_huge_pages(tensor for weight in weights for tensor in weight.tensors())
-
-    @property
-    def needs_mask(self) -> bool:
-        """Whether every pass needs a mask: sliding windows, the CPU's kernels and batch-invariant ones read one."""
-        return self.batch_invariant or self.device.type == "cpu" or self._window.tokens is not None
 
     def new_cache(self) -> KVCache:
         return KVCache(self.config.num_hidden_layers)
@@ -68,7 +56,7 @@ class Forward:
         self,
         ids: torch.Tensor,
         positions: torch.Tensor,
-        visible: torch.Tensor | None,
+        visible: torch.Tensor,
         slots: Sequence[int],
         cache: KVCache,
         columns: torch.Tensor | None = None,
@@ -76,45 +64,23 @@ class Forward:
         """The last layer's hidden states, shape (rows, new, hidden size), which may hold NaN.
 
         Args:
-            ids, positions: Token ids and positions, shape (rows, new); on the host.
-            visible: Whether each new token attends to each column of the cache; bool, shape (rows, new, columns). None,
-                if the model `needs_mask` not: the new tokens are the last columns of every row, and each attends to all
-                columns up to its own.
+            ids, positions: Token ids and positions, shape (rows, new).
+            visible: Whether each new token attends to each column of the cache; bool, shape (rows, new, columns).
             slots: LoRA slot of each row.
             cache: A cache that `KVCache.begin_pass` has prepared for this pass.
             columns: Position of the token in each column, shape (rows, columns); None: the number of the column.
         """
         if self._rotary is not None:
             self._rotary.reserve(cache.columns)
-        self.lora_layers.active.mapping = map_rows(slots, self.device)
-        on_device = to_device(torch.stack([ids, positions]), self.device)
-        mask = None
-        if visible is not None:
-            positions = positions if visible.device == positions.device else on_device[1]
-            mask = self._window.masks(visible, positions, columns, self._mask)
+        self.lora_layers.active.mapping = map_rows(slots)
         output: torch.Tensor = self._backbone(
-            input_ids=on_device[0],
-            attention_mask=mask,
-            position_ids=on_device[1],
+            input_ids=ids,
+            attention_mask=self._window.masks(visible, positions, columns, partial(_additive, dtype=self.dtype)),
+            position_ids=positions,
             cache=cache,
             use_cache=True,
         ).last_hidden_state
         return output
-
-    def _mask(self, visible: torch.Tensor) -> torch.Tensor:
-        """What attention adds to its scores, shape (rows, 1, new, columns).
-
-        On a GPU, several new tokens are repeated for the heads of a group, as `attention._attend_grouped` reads them.
-        """
-        visible = visible if visible.device == self.device else to_device(visible, self.device)
-        rows, new, columns = visible.shape
-        group, stride = 1, columns
-        if self.device.type != "cpu":
-            group = self._group if new > 1 else 1
-            # PyTorch's kernels for GPUs copy a mask in each layer, unless its rows are aligned.
-            stride = -(-columns // _MASK_STRIDE) * _MASK_STRIDE
-        mask = torch.zeros(rows, group, new, stride, dtype=self.dtype, device=self.device)[..., :columns]
-        return mask.masked_fill_(~visible[:, None], torch.finfo(self.dtype).min).flatten(1, 2)[:, None]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (n, vocabulary) of hidden states (n, hidden size)."""
@@ -125,8 +91,16 @@ class Forward:
         (m,).
         """
         logits = self.logits(hidden).float()
-        norms = log_sums(logits) if self.batch_invariant else logits.logsumexp(-1)
+        # Row by row: the order of a sum over several rows depends on how many there are.
+        parts = torch.split(logits, 1 if self.batch_invariant else max(1, len(logits)))
+        norms = torch.cat([part.logsumexp(-1) for part in parts])
         return logits[rows, tokens] - norms[rows]
+
+
+def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(rows, new, columns) -> the mask that attention adds to its scores, shape (rows, 1, new, columns)."""
+    mask = torch.zeros(visible.shape, dtype=dtype)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
 
 def _take_head(model: Any, batch_invariant: bool) -> FrozenLinear:
@@ -194,7 +168,7 @@ def check_batching(model: Any) -> BatchingCheck:
     before = config._attn_implementation
     if refusal := _refusal(model, config, before):
         return BatchingCheck(refusal)
-    ids = torch.arange(6, device=model.device).reshape(2, 3)
+    ids = torch.arange(6).reshape(2, 3)
     with torch.inference_mode():
         own = _own_logits(model, ids)
         if own is None:
@@ -219,6 +193,8 @@ def check_batching(model: Any) -> BatchingCheck:
 
 def _refusal(model: Any, config: Any, attention_implementation: str) -> str:
     """Why the kind of model is not batched; empty if it may be."""
+    if model.device.type != "cpu":
+        return "on a GPU; vLLM batches them there"
     if model._is_stateful:
         return "recurrent state"
     if not model._supports_attention_backend or attention_implementation not in ("eager", "sdpa"):
@@ -242,15 +218,10 @@ def _batched_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     visible = torch.ones(new, new, dtype=torch.bool).tril().expand(rows, new, new)
     positions = torch.arange(new).expand(rows, new)
     window = SlidingWindow.of(model.config.get_text_config()) or SlidingWindow(None, False)
-
-    def mask(visible: torch.Tensor) -> torch.Tensor:
-        shown = torch.zeros(visible.shape, dtype=model.dtype, device=model.device)
-        return shown.masked_fill_(~visible.to(model.device), torch.finfo(model.dtype).min)[:, None]
-
     hidden = text_model(model)(
         ids,
-        attention_mask=window.masks(visible, positions, None, mask),
-        position_ids=positions.to(model.device),
+        attention_mask=window.masks(visible, positions, None, partial(_additive, dtype=model.dtype)),
+        position_ids=positions,
         cache=cache,
         use_cache=True,
     ).last_hidden_state

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from searchlora.cpu import backend
-from searchlora.inference.batched.invariance import CPU_ROWS, GPU_ROWS, in_blocks
+from searchlora.inference.batched.invariance import in_blocks
 
 
 class FrozenLinear(Protocol):
@@ -17,9 +17,6 @@ class FrozenLinear(Protocol):
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out)."""
-
-    def dense(self) -> torch.Tensor:
-        """The weight that is computed with; shape (out, in)."""
 
     def tensors(self) -> Sequence[torch.Tensor]:
         """What is read at every product."""
@@ -32,9 +29,6 @@ class PlainLinear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.linear(x, self.weight, self.bias)
-
-    def dense(self) -> torch.Tensor:
-        return self.weight
 
     def tensors(self) -> Sequence[torch.Tensor]:
         return (self.weight,)
@@ -50,22 +44,12 @@ class WrappedLinear:
         product: torch.Tensor = self.layer(x)
         return product
 
-    def dense(self) -> torch.Tensor:
-        # Not from the layer's own weight: bitsandbytes repacks 4-bit weights in their first forward pass on a CPU, and
-        # its own dequantisation of the repacked weight is another matrix.
-        _, size_in = shape_of(self.layer)
-        parameter = next(iter(self.layer.parameters()))
-        dtype = parameter.dtype if parameter.is_floating_point() else torch.bfloat16
-        with torch.inference_mode():
-            columns: torch.Tensor = self.layer(torch.eye(size_in, dtype=dtype, device=parameter.device)).T.float()
-            return columns if self.layer.bias is None else columns - self.layer.bias.float()[:, None]
-
     def tensors(self) -> Sequence[torch.Tensor]:
         return tuple(self.layer.parameters())
 
 
 class DequantizedLinear(WrappedLinear):
-    """A batch-invariant 4-bit layer on the CPU: its weight is dequantised for each product.
+    """A batch-invariant 4-bit layer: its weight is dequantised for each product.
 
     For layers whose weights bitsandbytes has not packed for its own kernel: it would use PyTorch's product.
     """
@@ -85,12 +69,11 @@ class DequantizedLinear(WrappedLinear):
     def fits(layer: Any) -> bool:
         """Whether it computes what the layer does."""
         state = getattr(getattr(layer, "weight", None), "quant_state", None)
-        on_cpu = state is not None and layer.weight.device.type == "cpu"
-        return on_cpu and not getattr(state, "packing_format_for_cpu", False)
+        return state is not None and not getattr(state, "packing_format_for_cpu", False)
 
 
 class OneDnnLinear(PlainLinear):
-    """A layer on the CPU that oneDNN computes, whose kernels treat all rows alike.
+    """A layer that oneDNN computes, whose kernels treat all rows alike.
 
     The product of PyTorch is MKL's, which computes the last rows of a block in another order with AVX2 instructions.
     """
@@ -105,15 +88,11 @@ class BlockedLinear:
     costs less.
     """
 
-    def __init__(self, linear: FrozenLinear, rows: int | None = None) -> None:
+    def __init__(self, linear: FrozenLinear, rows: int = 32) -> None:
         self._linear, self._rows = linear, rows
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        size = self._rows or (CPU_ROWS if x.device.type == "cpu" else GPU_ROWS)
-        return in_blocks(self._linear, x.reshape(-1, x.shape[-1]), size).view(*x.shape[:-1], -1)
-
-    def dense(self) -> torch.Tensor:
-        return self._linear.dense()
+        return in_blocks(self._linear, x.reshape(-1, x.shape[-1]), self._rows).view(*x.shape[:-1], -1)
 
     def tensors(self) -> Sequence[torch.Tensor]:
         return self._linear.tensors()
@@ -121,7 +100,7 @@ class BlockedLinear:
 
 def blocked_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> BlockedLinear:
     """A batch-invariant layer that PyTorch computes, with a weight of shape (out, in)."""
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+    if weight.dtype != torch.float32:
         return BlockedLinear(PlainLinear(weight, bias))
     if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return BlockedLinear(OneDnnLinear(weight, bias))

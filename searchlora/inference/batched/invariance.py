@@ -10,12 +10,6 @@ import torch
 
 from searchlora.models.text_model import text_model
 
-#: Rows of one logarithm of a sum on a GPU: few, since each has a number for every token of the vocabulary.
-_GPU_LOGIT_ROWS = 32
-
-#: Rows of a block of a linear layer or a norm.
-CPU_ROWS, GPU_ROWS = 32, 256
-
 
 def in_blocks(function: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor, size: int) -> torch.Tensor:
     """The results of a function of rows (n, ...), computed in blocks of `size` rows of which the last is padded.
@@ -30,33 +24,6 @@ def in_blocks(function: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tens
     return output[: len(rows)]
 
 
-def log_sums(logits: torch.Tensor) -> torch.Tensor:
-    """Batch-invariant logarithms of the sums of exponentials; (n, vocabulary) -> (n,)."""
-    size = 1 if logits.device.type == "cpu" else _GPU_LOGIT_ROWS
-    return in_blocks(lambda block: block.logsumexp(-1), logits, size)
-
-
-class BlockedNorm(torch.nn.Module):
-    """A norm that is computed for blocks of tokens: a GPU shares a sum among threads by the number of rows."""
-
-    def __init__(self, norm: torch.nn.Module) -> None:
-        super().__init__()
-        self._norm = norm
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return in_blocks(self._norm, x.flatten(0, 1), GPU_ROWS).view(x.shape)
-
-
-def block_norms(model: Any) -> None:
-    """Compute the norms of a model on a GPU in blocks; the CPU's sum of a row does not depend on other rows."""
-    if model.device.type == "cpu":
-        return
-    for path, norm in list(model.named_modules()):
-        if type(norm).__name__.endswith("Norm"):
-            parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, BlockedNorm(norm))
-
-
 class RotaryTable(torch.nn.Module):
     """Batch-invariant rotary embeddings: cosines and sines are computed once per block of positions, and looked up.
 
@@ -65,7 +32,7 @@ class RotaryTable(torch.nn.Module):
 
     Args:
         rotary: The model's own embeddings.
-        x: A tensor with the dtype and device of the tables.
+        x: A tensor with the dtype of the tables.
         kinds: Names of the kinds of layers; None where all are of one kind.
     """
 
@@ -75,7 +42,7 @@ class RotaryTable(torch.nn.Module):
         super().__init__()
         self._rotary = rotary
         self._x = x[:0]
-        none = torch.empty(0, device=x.device)
+        none = torch.empty(0)
         # Kind -> cosines, sines; shape (positions, head size).
         self._tables: dict[str | None, tuple[torch.Tensor, torch.Tensor]] = dict.fromkeys(kinds, (none, none))
 
@@ -84,7 +51,7 @@ class RotaryTable(torch.nn.Module):
         for kind, tables in self._tables.items():
             while len(tables[0]) < positions:
                 start = len(tables[0])
-                block = torch.arange(start, start + self._BLOCK, device=self._x.device)
+                block = torch.arange(start, start + self._BLOCK)
                 new = (table[0] for table in self._computed(block[None], kind))
                 tables = tuple(  # type: ignore[assignment]
                     torch.cat([before, table]) if start else table for before, table in zip(tables, new, strict=True)
@@ -96,7 +63,7 @@ class RotaryTable(torch.nn.Module):
         signature.
         """
         self.reserve(1)
-        positions = torch.tensor([[3, 1, 2]]).to(self._x.device)
+        positions = torch.tensor([[3, 1, 2]])
         return all(
             torch.allclose(own.float(), looked_up.float(), atol=1e-2)
             for kind in self._tables

@@ -60,10 +60,10 @@ class KVCache(Cache):  # type: ignore[misc]
             if isinstance(self._start, int):
                 target[:, :, self._start : self._start + new] = states
             elif new == 1:
-                target[_arange(len(target), target), :, self._start] = states[:, :, 0]
+                target[torch.arange(len(target)), :, self._start] = states[:, :, 0]
             else:
-                columns = self._start[:, None] + _arange(new, target)
-                target[_arange(len(target), target)[:, None], :, columns] = states.transpose(1, 2)
+                columns = self._start[:, None] + torch.arange(new)
+                target[torch.arange(len(target))[:, None], :, columns] = states.transpose(1, 2)
             read.append(target[:, :, : self.columns])
         return read[0], read[1]
 
@@ -150,7 +150,3 @@ def _resized(data: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     kept_rows, kept_columns = min(rows, had_rows), min(columns, had_columns)
     new[:, :, :kept_rows, :, :kept_columns] = data[:, :, :kept_rows, :, :kept_columns]
     return new
-
-
-def _arange(count: int, like: torch.Tensor) -> torch.Tensor:
-    return torch.arange(count, device=like.device)

@@ -1,8 +1,8 @@
 """Linear layers of a base model with LoRA slots: each row of a batch uses its own A and B.
 
 Layers with the same input (query, key and value; gate and up) are merged into one product, and so are their A. A and B
-are applied as a `LoraMapping` says, for all adapters of the batch in one batched product, as in Punica
-(arXiv:2310.18547) and S-LoRA (arXiv:2311.03285), whose kernels are for GPUs.
+are applied as a `LoraMapping` says; the compiled kernel computes all adapters of the batch at once, as Punica
+(arXiv:2310.18547) and S-LoRA (arXiv:2311.03285) do on GPUs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -20,12 +20,10 @@ from searchlora.inference.batched.frozen_linear import (
     FrozenLinear,
     blocked_linear,
     is_linear,
-    merged_bias,
     merged_linear,
     release_originals,
     shape_of,
 )
-from searchlora.inference.transfers import to_device
 from searchlora.models.text_model import text_model
 
 #: The slot of the bare base model.
@@ -44,90 +42,50 @@ class LoraMapping:
         derived: What slots have computed from the mapping, by keys of their own.
     """
 
-    row_slots: tuple[int, ...]
     adapter_rows: Sequence[tuple[int, list[int]]]
-    device: torch.device | str
     derived: dict[Any, Any] = field(default_factory=dict)
 
     @cached_property
     def slots_in_use(self) -> frozenset[int]:
         return frozenset(slot for slot, _ in self.adapter_rows)
 
-    def segments(self, slots: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The rows of some slots in segments of equal length, one for each slot, so that one batched product computes
-        all.
 
-        Returns:
-            The row at each place of the segments, where short segments repeat their first row, shape
-            (slots * length,); the rows without repetition, and the place of each, both of shape (rows of the slots,).
-        """
-        if slots not in self.derived:
-            rows_of = dict(self.adapter_rows)
-            groups = [rows_of[slot] for slot in slots]
-            length = max(map(len, groups))
-            padded = [row for group in groups for row in group + group[:1] * (length - len(group))]
-            rows = [row for group in groups for row in group]
-            places = [start * length + place for start, group in enumerate(groups) for place in range(len(group))]
-            self.derived[slots] = tuple(to_device(torch.tensor(part), self.device) for part in (padded, rows, places))
-        segments: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.derived[slots]
-        return segments
-
-
-def map_rows(slots: Sequence[int], device: torch.device | str) -> LoraMapping | None:
+def map_rows(slots: Sequence[int]) -> LoraMapping | None:
     """The mapping of rows that use these slots; None if all rows use the bare base model.
 
     Examples:
-        >>> mapping = map_rows([0, 2, 1, 2], "cpu")
-        >>> mapping.adapter_rows
+        >>> map_rows([0, 2, 1, 2]).adapter_rows
         [(1, [2]), (2, [1, 3])]
-        >>> [index.tolist() for index in mapping.segments((1, 2))]
-        [[2, 2, 1, 3], [2, 1, 3], [0, 2, 3]]
     """
     rows_of: dict[int, list[int]] = {}
     for row, slot in enumerate(slots):
         if slot != BASE_SLOT:
             rows_of.setdefault(slot, []).append(row)
-    return LoraMapping(tuple(slots), sorted(rows_of.items()), device) if rows_of else None
+    return LoraMapping(sorted(rows_of.items())) if rows_of else None
 
 
 @dataclass(frozen=True)
 class LoraWeights:
-    """The weights of an adapter for one linear layer.
-
-    Attributes:
-        a: Shape (rank, in).
-        b: Shape (out, rank), scaling included.
-        factor: Factor of the layer's outputs, shape (out,), for DoRA (arXiv:2402.09353); None for plain LoRA.
-    """
+    """The weights of an adapter for one linear layer: a (rank, in), and b (out, rank) with the scaling."""
 
     a: torch.Tensor
     b: torch.Tensor
-    factor: torch.Tensor | None = None
 
 
-@dataclass(frozen=True)
-class PackedGroup:
-    """An adapter's part in one group of layers, as a slot holds it.
-
-    Attributes:
-        weights: A and B; None if the adapter changes none of the layers.
-        factor: DoRA factors of the outputs, shape (out,); None for plain LoRA.
-    """
-
-    weights: tuple[torch.Tensor, torch.Tensor] | None
-    factor: torch.Tensor | None
+#: An adapter's A and B of one group of layers, as a slot holds them; None if it changes none of the layers.
+PackedGroup: TypeAlias = tuple[torch.Tensor, torch.Tensor] | None
 
 
 class SlotWeights(Protocol):
     """A and B of all slots for layers with the same input; each slot takes the memory of its own rank."""
 
-    def pack(self, weights: Sequence[LoraWeights | None]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def pack(self, weights: Sequence[LoraWeights | None]) -> PackedGroup:
         """A and B as the slots hold them; one entry per layer, None for a layer that the adapter does not change.
 
-        Nothing is changed, so any thread may call it. None if no layer is changed.
+        Nothing is changed, so any thread may call it.
         """
 
-    def put(self, slot: int, packed: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+    def put(self, slot: int, packed: PackedGroup) -> None:
         """Set the weights of a slot, without a copy."""
 
     def clear(self, slot: int) -> None: ...
@@ -141,32 +99,28 @@ class SlotWeights(Protocol):
     def tensors(self) -> Sequence[torch.Tensor]: ...
 
 
-def empty_slots(size_in: int, spans: Sequence[slice], like: torch.Tensor, batch_invariant: bool = False) -> SlotWeights:
-    """Slots without weights; arguments as `LoraLayerGroup`'s."""
-    packed = lora_slots(size_in, spans, like)
-    return packed or (BlockedSlots if batch_invariant else TorchSlots)(size_in, spans, like)
-
-
 class TorchSlots:
-    """For PyTorch: A of the layers concatenated, B block-diagonal; adapters of one rank share batched products."""
+    """Slots without compiled kernels: one adapter after the other, in blocks of rows, so that a row's result does not
+    depend on the other rows. A of the layers are concatenated, and B is block-diagonal.
+    """
 
     def __init__(self, size_in: int, spans: Sequence[slice], like: torch.Tensor) -> None:
         self._size_in, self._spans, self._like = size_in, spans, like
-        self._weights: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # slot -> (in, layers * rank), (…, out)
+        self._weights: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # slot -> (layers * rank, in), (out, …)
 
-    def pack(self, weights: Sequence[LoraWeights | None]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def pack(self, weights: Sequence[LoraWeights | None]) -> PackedGroup:
         rank = padded_rank(max((len(change.a) for change in weights if change is not None), default=0))
         if not rank:
             return None
-        a = self._like.new_zeros(self._size_in, len(self._spans), rank)
-        b = self._like.new_zeros(len(self._spans), rank, self._spans[-1].stop)
+        a = self._like.new_zeros(len(self._spans), rank, self._size_in)
+        b = self._like.new_zeros(self._spans[-1].stop, len(self._spans), rank)
         for layer, (span, change) in enumerate(zip(self._spans, weights, strict=True)):
             if change is not None:
-                a[:, layer, : len(change.a)] = change.a.T
-                b[layer, : len(change.a), span] = change.b.T
-        return a.flatten(1), b.flatten(0, 1)
+                a[layer, : len(change.a)] = change.a
+                b[span, layer, : len(change.a)] = change.b
+        return a.flatten(0, 1), b.flatten(1)
 
-    def put(self, slot: int, packed: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+    def put(self, slot: int, packed: PackedGroup) -> None:
         self.clear(slot)
         if packed is not None:
             self._weights[slot] = packed
@@ -175,16 +129,12 @@ class TorchSlots:
         self._weights.pop(slot, None)
 
     def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
-        by_rank: dict[int, list[int]] = {}
-        for slot, _ in mapping.adapter_rows:
+        for slot, rows in mapping.adapter_rows:
             if slot in self._weights:
-                by_rank.setdefault(len(self._weights[slot][1]), []).append(slot)
-        for slots in by_rank.values():
-            padded, rows, places = mapping.segments(tuple(slots))
-            a, b = (torch.stack(parts) for parts in zip(*(self._weights[slot] for slot in slots), strict=True))
-            inner = torch.bmm(x.index_select(0, padded).view(len(slots), -1, x.shape[-1]), a)
-            product = torch.bmm(inner, b).view(-1, *y.shape[1:])
-            y.index_add_(0, rows, product.index_select(0, places))
+                a, b = map(blocked_linear, self._weights[slot])
+                index = torch.tensor(rows)
+                product = b(a(x.index_select(0, index).flatten(0, 1)))
+                y.index_add_(0, index, product.view(len(rows), *y.shape[1:]))
         return y
 
     def apply(self, base: FrozenLinear, x: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
@@ -192,23 +142,6 @@ class TorchSlots:
 
     def tensors(self) -> Sequence[torch.Tensor]:
         return [tensor for pair in self._weights.values() for tensor in pair]
-
-
-class BlockedSlots(TorchSlots):
-    """The batch-invariant variant for PyTorch: per adapter, in blocks of rows of one fixed size."""
-
-    def pack(self, weights: Sequence[LoraWeights | None]) -> tuple[torch.Tensor, torch.Tensor] | None:
-        packed = super().pack(weights)
-        return None if packed is None else (packed[0].T.contiguous(), packed[1].T.contiguous())
-
-    def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
-        for slot, rows in mapping.adapter_rows:
-            if slot in self._weights:
-                a, b = map(blocked_linear, self._weights[slot])
-                index = mapping.segments((slot,))[0]
-                product = b(a(x.index_select(0, index).flatten(0, 1)))
-                y.index_add_(0, index, product.view(len(rows), *y.shape[1:]))
-        return y
 
 
 @dataclass
@@ -222,8 +155,8 @@ class LoraLayerGroup:
     Args:
         layers: Module path of each layer -> the layer.
         active: The mapping of the current pass, shared by all groups of a model.
-        like: A tensor with the dtype and device of A and B.
-        batch_invariant: Compute each row independently of the others, to the last bit; the CPU backend always does.
+        like: A tensor with the dtype of A and B.
+        batch_invariant: Compute each row of the base independently of the others, to the last bit; slots always do.
 
     Attributes:
         spans: Output columns of each layer.
@@ -245,40 +178,27 @@ class LoraLayerGroup:
         ends = [0, *accumulate(out for out, _ in shapes)]
         self.spans = [slice(start, end) for start, end in pairwise(ends)]
         self.base = merged_linear(list(layers.values()), batch_invariant)
-        self._bias = merged_bias(list(layers.values()))
         self._like = like
-        self.slots = empty_slots(self.size_in, self.spans, like, batch_invariant)
-        self._factors: dict[int, torch.Tensor] = {}  # slot -> DoRA factors of the outputs, shape (out,)
+        self.slots: SlotWeights = lora_slots(self.size_in, self.spans, like) or TorchSlots(
+            self.size_in, self.spans, like
+        )
         self._changed: set[int] = set()  # slots whose adapters change one of these layers
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def pack(self, weights: Sequence[LoraWeights | None]) -> PackedGroup:
         """The weights of an adapter as a slot holds them: one entry per layer, None for a layer without a change."""
-        factor = None
-        if any(change is not None and change.factor is not None for change in weights):
-            factor = self._like.new_ones(self.spans[-1].stop)
-            for span, change in zip(self.spans, weights, strict=True):
-                if change is not None and change.factor is not None:
-                    factor[span] = change.factor.to(factor.dtype)
-        return PackedGroup(self.slots.pack(weights), factor)
+        return self.slots.pack(weights)
 
     def put(self, slot: int, packed: PackedGroup) -> None:
         """Set the weights of a slot."""
         self.clear(slot)
-        self.slots.put(slot, packed.weights)
-        if packed.weights is not None:
+        self.slots.put(slot, packed)
+        if packed is not None:
             self._changed.add(slot)
-        if packed.factor is not None:
-            self._factors[slot] = packed.factor
 
     def clear(self, slot: int) -> None:
         self.slots.clear(slot)
         self._changed.discard(slot)
-        self._factors.pop(slot, None)
-
-    @property
-    def device(self) -> torch.device:
-        return self._like.device
 
     @property
     def element_size(self) -> int:
@@ -298,12 +218,7 @@ class LoraLayerGroup:
         mapping = self._active.mapping
         if mapping is None or self._changed.isdisjoint(mapping.slots_in_use):
             return self.base(x)
-        y = self.slots.apply(self.base, x, mapping)
-        if self._factors.keys().isdisjoint(mapping.slots_in_use):
-            return y
-        ones = self._like.new_ones(self.spans[-1].stop)
-        factor = torch.stack([self._factors.get(slot, ones) for slot in mapping.row_slots])[:, None]
-        return y * factor if self._bias is None else (y - self._bias) * factor + self._bias
+        return self.slots.apply(self.base, x, mapping)
 
 
 class LoraLinear(torch.nn.Module):
@@ -330,24 +245,11 @@ class LoraLayers:
     def paths(self) -> frozenset[str]:
         return frozenset(path for group in self.groups for path in group.paths)
 
-    @property
-    def on_cpu(self) -> bool:
-        """Whether slots are in the memory of the CPU."""
-        return all(group.device.type == "cpu" for group in self.groups)
-
     def shape(self, path: str) -> tuple[int, int]:
         """(out, in) of a layer."""
-        group, span = self._find(path)
-        return span.stop - span.start, group.size_in
-
-    def weight(self, path: str) -> torch.Tensor:
-        """The frozen weight of a layer as it is computed with; shape (out, in)."""
-        group, span = self._find(path)
-        return group.base.dense()[span]
-
-    def _find(self, path: str) -> tuple[LoraLayerGroup, slice]:
         group = next(group for group in self.groups if path in group.paths)
-        return group, group.spans[group.paths.index(path)]
+        span = group.spans[group.paths.index(path)]
+        return span.stop - span.start, group.size_in
 
     def size(self, ranks: Mapping[str, int]) -> int:
         """Bytes of an adapter in a slot, by the rank of each layer that it changes."""
@@ -363,7 +265,7 @@ class LoraLayers:
         Nothing is changed, so any thread may call it.
         """
         packed = [group.pack([weights.get(path) for path in group.paths]) for group in self.groups]
-        use_huge_pages(tensor for part in packed if part.weights is not None for tensor in part.weights)
+        use_huge_pages(tensor for part in packed if part is not None for tensor in part)
         return packed
 
     def put(self, slot: int, packed: Sequence[PackedGroup]) -> None:
@@ -383,7 +285,7 @@ class LoraLayers:
 def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:
     """Replace a model's linear layers that adapters may change by layers with LoRA slots; their weights move."""
     active = ActiveMapping()
-    like = torch.empty(0, dtype=model.dtype, device=model.device)
+    like = torch.empty(0, dtype=model.dtype)
     groups = []
     for paths in _merged_layers(model):  # the layers of a group are freed before the next one is merged
         layers = {path: model.get_submodule(path) for path in paths}

@@ -38,12 +38,11 @@ class LoraSlots:
     ) -> None:
         self.count = settings.max_loras
         self._max_rank, self._max_bytes = settings.max_lora_rank, settings.adapter_bytes
-        cache = settings.adapter_cache_bytes
         self._counts = counts
         self._layers = layers
         self._fetch, self._on_unload = fetch, on_unload
         self.loaded: tuple[str, ...] = ()
-        self._cache = AdapterCache(self._read, cache if layers.on_cpu else 0, 2 * self.count)
+        self._cache = AdapterCache(self._read, settings.adapter_cache_bytes, 2 * self.count)
         self._slot_of: OrderedDict[str, int] = OrderedDict()  # least recently used first
         self._users: Counter[str] = Counter()  # name -> running rows that use it
         self._packed: dict[str, PackedAdapter] = {}  # of each loaded adapter

@@ -13,7 +13,7 @@ from searchlora.errors import LoadCheckFailed, MissingKey, UnexpectedKey, some
 from searchlora.inference.batched.lora_layers import LoraLayers, LoraWeights
 
 _PREFIX = "base_model.model."
-_PARTS = {".lora_A.weight": "a", ".lora_B.weight": "b", ".lora_magnitude_vector": "magnitude"}
+_PARTS = {".lora_A.weight": "a", ".lora_B.weight": "b"}
 
 
 def read_lora_weights(folder: Path, layers: LoraLayers) -> dict[str, LoraWeights]:
@@ -31,8 +31,8 @@ def read_lora_weights(folder: Path, layers: LoraLayers) -> dict[str, LoraWeights
         if path not in paths:
             raise _unknown_path(path, folder)
         parts.setdefault(path, {})[part] = tensor.float()
-    needed = {"a", "b", "magnitude"} if config.get("use_dora") else {"a", "b"}
-    missing = sorted(path for path in {*parts, *_target_paths(config, paths)} if parts.get(path, {}).keys() != needed)
+    named = {*parts, *_target_paths(config, paths)}
+    missing = sorted(path for path in named if parts.get(path, {}).keys() != {"a", "b"})
     if missing or not parts:
         raise MissingKey(
             f"weights are missing: {some(missing) or 'all of them'}",
@@ -50,8 +50,6 @@ def read_ranks(folder: Path) -> dict[str, int]:
     ranks: dict[str, int] = {}
     for key, shape in check_header(folder).items():
         path, part = _parse_key(key, folder)
-        if part == "magnitude":
-            continue
         if len(shape) != 2:
             raise UnexpectedKey(f"'{key}' is no matrix", where=str(folder), fix="Store a plain LoRA adapter.")
         ranks[path] = max(ranks.get(path, 0), shape[0] if part == "a" else shape[1])
@@ -80,11 +78,7 @@ def _lora_weights(
             where=str(folder),
             fix="Load the adapter on the base it was trained on.",
         )
-    b = b * scaling(config, path, len(a))
-    if "magnitude" not in parts:
-        return LoraWeights(a, b)
-    norm = (layers.weight(path).float().cpu() + b @ a).norm(dim=1)  # DoRA, arXiv:2402.09353, eq. 5
-    return LoraWeights(a, b, parts["magnitude"].flatten() / norm)
+    return LoraWeights(a, b * scaling(config, path, len(a)))
 
 
 def _parse_key(key: str, folder: Path) -> tuple[str, str]:

@@ -64,7 +64,7 @@ def _with_room(limits: Limits, forward: Forward) -> Limits:
     of_token = kv_token(forward.config.to_dict())
     if of_token is None:
         return limits
-    free = free_memory("cuda" if forward.device.type == "cuda" else "cpu")
+    free = free_memory("cpu")
     fitting = max(1, free // 3 // (of_token * forward.dtype.itemsize // 2))
     if fitting >= limits.cache_tokens:
         return limits

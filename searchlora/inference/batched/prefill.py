@@ -13,13 +13,12 @@ from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefix_cache import PrefixCache
 from searchlora.inference.scheduling.engine_core import Counts
 from searchlora.inference.scheduling.requests import Limits, TokenIds
-from searchlora.inference.transfers import to_device
 
-#: Tokens of one chunk of a long prompt, on a CPU (about 0.1 s for a model of 135M parameters) and on a GPU.
-CPU_CHUNK, GPU_CHUNK = 256, 1024
+#: Tokens of one chunk of a long prompt: about 0.1 s for a model of 135M parameters.
+CHUNK = 256
 
 #: Tokens of a pass from which a CPU computes no faster: more rows would only be padded to the longest.
-_CPU_PASS = 512
+_PASS = 512
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Prefiller:
     Attributes:
         scratch: KV cache for prompts that are not generated from, such as those whose choices are scored.
         chunk: Tokens of one chunk of a long prompt. Longer prompts are not computed here, but their last chunk.
-        pass_limits: The limits of one pass on this device; a single prompt may have more tokens.
+        pass_limits: The limits of one pass; a single prompt may have more tokens.
     """
 
     forward: Forward
@@ -80,10 +79,8 @@ class Prefiller:
 
     def __post_init__(self) -> None:
         self.scratch = self.forward.new_cache()
-        on_cpu = self.forward.device.type == "cpu"
-        self.chunk = CPU_CHUNK if on_cpu else GPU_CHUNK
-        tokens = min(self.limits.pass_tokens, _CPU_PASS) if on_cpu else self.limits.pass_tokens
-        self.pass_limits = replace(self.limits, pass_tokens=tokens)
+        self.chunk = CHUNK
+        self.pass_limits = replace(self.limits, pass_tokens=min(self.limits.pass_tokens, _PASS))
 
     def free_scratch(self) -> None:
         self.scratch = self.forward.new_cache()
@@ -177,9 +174,8 @@ class Prefiller:
         begin = torch.tensor(starts)
         positions = begin[:, None] + torch.arange(width)
         columns = max(starts) + width
-        start = starts[0] if len(set(starts)) == 1 else to_device(begin, self.forward.device)
-        masked = self.forward.needs_mask or not isinstance(start, int)
-        visible = torch.arange(columns) <= positions[:, :, None] if masked else None
+        visible = torch.arange(columns) <= positions[:, :, None]
+        start = starts[0] if len(set(starts)) == 1 else begin
         cache.begin_pass(slice(first, first + len(left)), start, columns)
         # Positions of the padding after a prompt could exceed the model's context.
         last = torch.tensor([len(prompt.ids) - 1 for prompt in prompts])
@@ -190,7 +186,7 @@ class Prefiller:
 
     def check_finite(self, prompts: Sequence[Prompt], hidden: torch.Tensor, cache: KVCache) -> None:
         """Raise `NonFinitePrompts` for prompts whose hidden states (prompts, new, size) are not finite, after clearing
-        their rows in the cache. It waits for a GPU.
+        their rows in the cache.
         """
         finite = hidden.isfinite().flatten(1).all(1)
         if not bool(finite.all()):

@@ -54,7 +54,7 @@ class SlidingWindow:
         columns: torch.Tensor | None,
         mask: Callable[[torch.Tensor], torch.Tensor],
     ) -> Any:
-        """What the model takes as its attention mask. Everything is on one device, so that nothing waits for a copy.
+        """What the model takes as its attention mask.
 
         Args:
             visible: Whether each new token attends to each column of the cache in layers with full attention; bool,
@@ -65,7 +65,7 @@ class SlidingWindow:
         """
         windowed = visible
         if self.tokens is not None and visible.shape[2] > self.tokens:
-            where = torch.arange(visible.shape[2], device=visible.device)[None] if columns is None else columns
+            where = torch.arange(visible.shape[2])[None] if columns is None else columns
             windowed = visible & (positions[:, :, None] - where[:, None] < self.tokens)
         if not self.by_kind:
             return mask(windowed)

@@ -233,7 +233,7 @@ def test_answers_to_long_prompts_do_not_depend_on_load_or_chunks(tiny_base, monk
     choices = [["red", "green", "a label of some length"]] * len(requests)
     found = []
     for chunk, size, rows in ((10_000, 1, 4), (64, 1, 4), (64, 9, 4), (48, 5, 2)):
-        monkeypatch.setattr("searchlora.inference.batched.prefill.CPU_CHUNK", chunk)
+        monkeypatch.setattr("searchlora.inference.batched.prefill.CHUNK", chunk)
         engine = LocalEngine(tiny_base, max_num_seqs=rows)
         answers = []
         for start in range(0, len(requests), size):

@@ -21,11 +21,11 @@ def folders(tiny_base, tmp_path_factory):
     }
 
 
-@pytest.fixture(params=["compiled kernels", "PyTorch", "PyTorch, fast"])
+@pytest.fixture(params=["compiled kernels", "PyTorch"])
 def settings(request, monkeypatch):
     if request.param != "compiled kernels":
         monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
-    return {"precision": "fp32", "batch_invariant": request.param != "PyTorch, fast"}
+    return {"precision": "fp32"}
 
 
 def held(engine) -> int:

@@ -23,7 +23,6 @@ KINDS = {
     "narrow": ("lora.r=1", "lora.target_modules=[k_proj]"),
     "some": ("lora.r=3", "lora.target_modules=[q_proj,v_proj,down_proj]"),
     "stabilised": ("lora.variant=rslora",),
-    "decomposed": ("lora.variant=dora", "lora.target_modules=[q_proj,up_proj,o_proj]"),
 }
 ADAPTERS = (None, *KINDS)
 TOKENS = 7

@@ -9,8 +9,9 @@ import time
 import pytest
 import torch
 
+from searchlora.cpu import backend
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, UnusableAnswer, concerns_all
-from searchlora.inference.batched.lora_layers import LoraWeights, TorchSlots, empty_slots, map_rows
+from searchlora.inference.batched.lora_layers import LoraWeights, TorchSlots, map_rows
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.fair_queue import MAX_OVERTAKEN, FairQueue
 from searchlora.inference.scheduling.requests import CallbackRequest, GenerateRequest, ScoreRequest
@@ -153,18 +154,18 @@ class Allocator:
         return self._like.new_zeros(*shape)
 
 
-@pytest.mark.parametrize("kind", ["packed", "blocks"])
+@pytest.mark.parametrize("kind", ["compiled kernels", "PyTorch"])
 @pytest.mark.parametrize("fails_at", [0, 1])
 def test_slots_are_unchanged_if_loading_runs_out_of_memory(kind, fails_at):
     spans = [slice(0, 8), slice(8, 12)]
     like = torch.empty(0)
-    made = TorchSlots(6, spans, like) if kind == "blocks" else empty_slots(6, spans, like)
-    if kind == "packed" and isinstance(made, TorchSlots):
+    made = TorchSlots(6, spans, like) if kind == "PyTorch" else backend.lora_slots(6, spans, like)
+    if made is None:
         pytest.skip("no compiled kernels here")
     changes = [LoraWeights(torch.randn(2, 6), torch.randn(span.stop - span.start, 2)) for span in spans]
     wide = [LoraWeights(torch.randn(16, 6), torch.randn(span.stop - span.start, 16)) for span in spans]
     made.put(1, made.pack(changes))
-    x, routing = torch.randn(1, 1, 6), map_rows([1], "cpu")
+    x, routing = torch.randn(1, 1, 6), map_rows([1])
     wanted = made.add(x, torch.zeros(1, 1, 12), routing)
     made._like = Allocator(like, fails_at)
     with pytest.raises(MemoryError):
