@@ -1,16 +1,12 @@
 """Listing of a store: a summary of each version, which is read again only when its files have changed.
 
-Reading and checking a manifest takes about a millisecond. The summaries of a store are therefore cached in memory, and
-in a file in the cache of this machine, so a store that cannot be written is listed as fast. For each name, the cache
+Reading and checking a manifest takes about a millisecond, so a server keeps the summaries in memory. For each name, it
 holds the `FileState` of its folder, its aliases, its evaluations and its manifests. Whoever changes one of them, also
-by hand or with an older release, changes one of these states, and the name is read again.
+by hand, changes one of these states, and the name is read again.
 """
 
 from __future__ import annotations
 
-import gc
-import hashlib
-import json
 import os
 import threading
 import time
@@ -20,28 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json
-
 from searchlora.adapters.aliases import ALIASES, AliasHistory
 from searchlora.adapters.evaluations import EVALUATIONS, EvaluationRecord, read_evaluations
 from searchlora.adapters.manifest import MANIFEST, Base, Manifest, read_manifest
 from searchlora.adapters.references import Version, is_name, is_version
 from searchlora.adapters.stored import read_version
-from searchlora.errors import DataError, StoreError
-from searchlora.files import FileState, atomic_text, read_bounded
-from searchlora.models.resolve import cache_dir
-
-#: Largest size of a cache file that is read.
-_MAX_BYTES = 2**30
+from searchlora.errors import StoreError
+from searchlora.files import FileState
 
 #: Nanoseconds after which a change of a file is certain to give it another time of modification.
 _SETTLED_NS = 2 * 10**9
-
-#: Incremented when the content of the cache file changes its meaning.
-_SCHEMA = 2
-
-#: Number of names that were read again since the cache file was written, before it is written anew.
-_UNSAVED = 32
 
 
 class VersionSummary(NamedTuple):
@@ -118,21 +102,15 @@ class Listing:
         self._names: dict[str, _Listed] = {}
         self._summaries: dict[Version, tuple[FileState, VersionSummary]] = {}
         self._lock = threading.Lock()
-        self._unsaved: set[str] | None = None  # None: the cache file was not read yet
 
     def entries(self) -> list[Entry]:
         """Every version in the store, by name and number; whatever cannot be read is listed with its problem."""
         folders = subfolders(self._root)
         names = [folder for folder in folders if is_name(folder)]
         with self._lock:
-            if self._unsaved is None:
-                self._unsaved = set()
-                self._read_cache()
             found = [entry for name in names for entry in self._of_name(name)]
             for gone in self._names.keys() - set(names):
                 del self._names[gone]
-            if len(self._unsaved) >= _UNSAVED:
-                self._write_cache()
         stray = "its name is outside the grammar of adapter names, so it is ignored"
         strays = [Entry(self._root, folder, 0, problem=stray) for folder in folders if not is_name(folder)]
         return [*found, *strays]
@@ -164,8 +142,6 @@ class Listing:
         entries = tuple(self._read_entries(self._root / name))
         if settled and entries and not any(entry.problem for entry in entries):
             self._names[name] = _Listed(states, entries)
-            if self._unsaved is not None:
-                self._unsaved.add(name)
         else:
             self._names.pop(name, None)
         return entries
@@ -199,50 +175,6 @@ class Listing:
             evaluation = next((record for record in reversed(evaluations) if record.version == number), None)
             yield Entry(self._root, name, number, aliases, summary, problem, forced, by_hand, evaluation)
 
-    @property
-    def _cache_file(self) -> Path:
-        key = hashlib.sha256(os.fsencode(self._root.absolute())).hexdigest()[:32]
-        return cache_dir() / "listings" / f"{key}.json"
-
-    def _read_cache(self) -> None:
-        collects = gc.isenabled()
-        gc.disable()  # it would walk over all objects again and again while they are made, for half of the time
-        try:
-            content = from_json(read_bounded(self._cache_file, _MAX_BYTES))
-            if (content["schema"], content["root"]) == (_SCHEMA, str(self._root.absolute())):
-                bases = [Base.model_validate(base) for base in content["bases"]]
-                self._names |= {name: self._listed(name, cached, bases) for name, cached in content["names"].items()}
-        except (OSError, ValueError, TypeError, LookupError, AttributeError, MemoryError):
-            self._names.clear()  # it is missing, damaged or of another release: everything is read again
-            self._summaries.clear()
-        finally:
-            if collects:
-                gc.enable()
-
-    def _listed(self, name: str, cached: Any, bases: Sequence[Base]) -> _Listed:
-        files, versions = cached
-        states = {path: FileState(*state) for path, state in files.items()}
-        entries = []
-        for number, aliases, forced, by_hand, evaluation, (task, base, *others) in versions:
-            summary = VersionSummary(task, bases[base], *others)
-            self._summaries[Version(name, number)] = (states[f"{number}/{MANIFEST}"], summary)
-            record = None if evaluation is None else EvaluationRecord.model_validate(evaluation)
-            marks = frozenset(forced), frozenset(by_hand)
-            entries.append(Entry(self._root, name, number, tuple(aliases), summary, None, *marks, record))
-        return _Listed(states, tuple(entries))
-
-    def _write_cache(self) -> None:
-        bases: dict[Base, int] = {}
-        names = {
-            name: (listed.files, [_cached(entry, bases) for entry in listed.entries])
-            for name, listed in self._names.items()
-        }
-        root = str(self._root.absolute())
-        content = {"schema": _SCHEMA, "root": root, "bases": [base.model_dump() for base in bases], "names": names}
-        with suppress(DataError), atomic_text(self._cache_file) as out:  # else they are read again next time
-            out.write(json.dumps(content, separators=(",", ":")))  # `json.dump` would not encode in C
-        self._unsaved = set()
-
 
 def subfolders(folder: Path) -> list[str]:
     """Sorted names of the folders in a folder, without hidden ones and links; empty if it cannot be read."""
@@ -269,15 +201,6 @@ def _summary(manifest: Manifest) -> VersionSummary:
         manifest.parents,
         manifest.teachers,
     )
-
-
-def _cached(entry: Entry, bases: dict[Base, int]) -> tuple[object, ...]:
-    """A version as the cache file holds it; its base is added to `bases`."""
-    assert entry.summary is not None
-    task, base, *others = entry.summary
-    evaluation = None if entry.evaluation is None else entry.evaluation.model_dump(mode="json")
-    summary = (task, bases.setdefault(base, len(bases)), *others)
-    return entry.version, entry.aliases, sorted(entry.forced), sorted(entry.by_hand), evaluation, summary
 
 
 def _states(folder: Path) -> dict[str, FileState]:

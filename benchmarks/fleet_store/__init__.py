@@ -1,1 +1,0 @@
-"""Listing of a store with many adapters."""
