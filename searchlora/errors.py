@@ -193,10 +193,6 @@ class TamperedAdapter(LoadCheckFailed):
     """A file's sha256 is not the one in the manifest, or a file is missing or extra."""
 
 
-class UntrustedAdapter(LoadCheckFailed):
-    """A version without a signature by a trusted key, where one is demanded."""
-
-
 class BaseMismatch(LoadCheckFailed):
     """The adapter was trained on another base model."""
 

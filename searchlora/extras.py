@@ -22,7 +22,6 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "milvus": ("pymilvus", "milvus_lite", "grpc"),
     "opensearch": ("opensearchpy",),
     "traces": ("opentelemetry",),
-    "sign": ("cryptography",),
     "serve": ("torch", "peft", "fastapi", "uvicorn", "prometheus_client", "starlette"),
     "train": ("torch", "peft", "accelerate", "bitsandbytes", "sentence_transformers", "matplotlib", "trl", "datasets"),
     "pyterrier": ("pyterrier", "pandas"),

@@ -131,7 +131,7 @@ class StoreAdapters:
 def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
     """Raise `NotServable` for a file that is missing, changed, or not in the manifest."""
     expected = manifest.get("files")
-    actual = {entry.name for entry in folder.iterdir()} - {"searchlora.json", "searchlora.sig"}
+    actual = {entry.name for entry in folder.iterdir()} - {"searchlora.json"}
     if not isinstance(expected, dict) or actual != expected.keys():
         raise NotServable(f"{folder} has other files than its manifest says")
     for name, digest in expected.items():

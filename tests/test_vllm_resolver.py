@@ -16,7 +16,6 @@ import pytest
 from searchlora import vllm_resolver
 from searchlora.adapters.aliases import AliasHistory
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import SIGNATURE
 from searchlora.vllm_resolver import NotServable, StoreAdapters
 from tests.inference.small_models import random_store
 
@@ -60,12 +59,6 @@ def test_it_pins_every_reference_as_the_store_does(store):
 def test_it_returns_the_folder_and_the_rank(store, tiny_base):
     found = StoreAdapters(store.root).find("one@production", str(tiny_base.path))
     assert (found.reference, found.folder, found.rank) == ("one@1", store.get("one@1").path.resolve(), 4)
-
-
-def test_a_signed_version_is_found(store, tiny_base):
-    folder = store.get("one@2").path
-    (folder / SIGNATURE).write_text("signed")
-    assert StoreAdapters(store.root).find("one@2", str(tiny_base.path)).folder == folder.resolve()
 
 
 @pytest.mark.parametrize(

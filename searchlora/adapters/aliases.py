@@ -6,8 +6,10 @@ current target.
 
 from __future__ import annotations
 
-import hashlib
+import getpass
+import socket
 from collections.abc import Collection
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -29,6 +31,20 @@ from searchlora.errors import NotInStore, printable
 ALIASES = "aliases.json"
 
 _MAX_BYTES = 32 * 2**20
+
+#: Who acts in this thread or task, if it is not the user of the process.
+actor: ContextVar[str | None] = ContextVar("actor", default=None)
+
+
+def who() -> str:
+    """Who acts: `actor`, or the user and the machine of this process."""
+    if (name := actor.get()) is not None:
+        return name
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container whose user has no name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
 
 
 class Rule(BaseModel):
@@ -68,6 +84,8 @@ class AliasMove(BaseModel):
     Attributes:
         source: Version before the move, `from` in JSON; None if the alias did not exist.
         target: Version after the move, `to` in JSON; None if the alias was deleted.
+        who: User and machine, or the name of an API key, as the process said.
+        reason: Why it was moved, as the user said.
         weights: Version -> share of the requests, the target among them; None: the target has all.
     """
 
@@ -75,6 +93,7 @@ class AliasMove(BaseModel):
 
     alias: Annotated[str, StringConstraints(pattern=r"\A[a-z][a-z0-9._-]{0,31}\z")]
     time: Annotated[str, StringConstraints(max_length=40)]
+    who: Annotated[str, StringConstraints(max_length=1000)]
     source: Annotated[int, Field(ge=1, le=MAX_VERSION)] | None = Field(alias="from")
     target: Annotated[int, Field(ge=1, le=MAX_VERSION)] | None = Field(alias="to")
     reason: str | None = None
@@ -93,18 +112,15 @@ class AliasMove(BaseModel):
         return self.decision is not None and self.decision.outcome == "forced"
 
     @property
-    def kind(self) -> str:
-        """What the move is, in a word."""
-        if self.decision is not None:
-            return "refusal" if self.refused else "promotion"
-        return "rollback" if self.rollback else "alias" if self.weights is None else "weights"
+    def with_author(self) -> str:
+        """The move and who made it, for a history."""
+        return printable(f"{self} (by {self.who})")
 
     def __str__(self) -> str:
-        return printable(f"{self.time} {self.described}")
+        return printable(f"{self.time} {self._described}")
 
     @property
-    def described(self) -> str:
-        """The move without its time."""
+    def _described(self) -> str:
         if self.decision is not None and self.refused:
             broken = "; ".join(f"{rule.rule} ({rule.finding})" for rule in self.decision.rules if not rule.passed)
             reason = f" (the reason given: {self.reason})" if self.reason else ""
@@ -149,16 +165,6 @@ class AliasHistory:
     def last(self) -> dict[str, AliasMove]:
         """Alias -> its last move; a refusal moves nothing."""
         return {move.alias: move for move in self.moves if not move.refused}
-
-    @cached_property
-    def hashes(self) -> tuple[str, ...]:
-        """A sha256 for each move, over it and all moves before it."""
-        hashes: list[str] = []
-        for move in self.moves:
-            before = hashes[-1] if hashes else ""
-            content = move.model_dump_json(by_alias=True, exclude_defaults=True)  # a later field changes no hash
-            hashes.append(hashlib.sha256(f"{before}{content}".encode()).hexdigest())
-        return tuple(hashes)
 
     def weights(self, alias: str) -> dict[int, float] | None:
         """Version -> share of the requests of an alias; None if one version has all."""
@@ -250,6 +256,7 @@ class AliasHistory:
         move = AliasMove(
             alias=alias,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
+            who=who(),
             source=self.current.get(alias),
             target=version,
             reason=reason,

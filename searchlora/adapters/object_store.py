@@ -8,7 +8,6 @@ Objects are created and never overwritten, so no server sees half a change and n
     URL/NAME/3/.claim            the number is taken, for ever
     URL/NAME/aliases/000000012   the 12th move of an alias
     URL/NAME/evaluations/…       the evaluations of versions, likewise
-    URL/.audit/000000012         the 12th entry of the audit log
 
 Two writers that create the same object are told apart by a conditional write (`If-None-Match: *` in S3), and the second
 one fails. The copy is a store in a folder of this machine's cache. Manifests, aliases and evaluations are copied when
@@ -37,7 +36,6 @@ from pydantic import ValidationError
 
 from searchlora.adapters import staging
 from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove
-from searchlora.adapters.audit import ObjectAuditLog
 from searchlora.adapters.evaluations import EvaluationRecord
 from searchlora.adapters.listing import Entry, subfolders
 from searchlora.adapters.manifest import MANIFEST, Manifest, manifest_json
@@ -51,13 +49,12 @@ from searchlora.adapters.remote_files import (
     manifest_at,
     open_url,
     send_files,
-    signature_at,
     store_url,
     transport,
 )
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import SIGNATURE, StoredAdapter, check_file_name, read_signature
-from searchlora.errors import NameTaken, StoreError, TamperedAdapter, UntrustedAdapter, UsageError
+from searchlora.adapters.stored import StoredAdapter, check_file_name
+from searchlora.errors import NameTaken, StoreError, TamperedAdapter, UsageError
 from searchlora.files import file_sha256, sync
 from searchlora.models.resolve import cache_dir
 from searchlora.time_limit import run_in_new_thread
@@ -105,28 +102,15 @@ class ObjectStore(Store):
         copy = hashlib.sha256(self._url.encode() + b"\n" + store_id).hexdigest()[:32]
         super().__init__(self._copies / copy)
         self.place = self._url
-        self.audit = ObjectAuditLog(self._system, self._remote, self._url)
         self._id = store_id
         self._looked_up: dict[str, float] = {}  # name, or "" for all -> when it was looked up
         self._look_ups: dict[str, Future[None]] = {}  # those that run
         self._is_silent = False  # the last look-up failed or is late
 
-    def copied_to(self, folder: Path) -> Store:
-        """The same store with a copy in another folder, where everything is copied anew."""
-        store = ObjectStore(self.place)
-        store._copies, store.trusted = folder, self.trusted
-        store._open_copy(store._id)
-        return store
-
     # Reading
 
     def get(self, reference: str) -> StoredAdapter:
-        try:
-            stored = super().get(reference)
-        except UntrustedAdapter:
-            version = self.resolve(reference)
-            self._copy_signature(version.name, str(version.number))  # it may have been signed anew
-            stored = super().get(str(version))
+        stored = super().get(reference)
         self._complete(stored)
         return stored
 
@@ -271,11 +255,8 @@ class ObjectStore(Store):
         folder = self.root / name
         versions = {path.partition("/")[0] for path in files if path.endswith(f"/{MANIFEST}")}
         for number in filter(is_version, versions):
-            is_signed = f"{number}/{SIGNATURE}" in files
             if not (folder / number).is_dir():
-                self._copy_manifest(name, int(number), is_signed=is_signed)
-            elif is_signed and not (folder / number / SIGNATURE).exists():  # signed later
-                self._copy_signature(name, number)
+                self._copy_manifest(name, int(number))
         for number in filter(is_version, here):
             if number not in versions:
                 with self._copying():
@@ -284,25 +265,17 @@ class ObjectStore(Store):
         for kind in (_ALIASES, _EVALUATIONS):
             self._copy_records(name, kind, sum(path.startswith(f"{kind}/") for path in files))
 
-    def _copy_signature(self, name: str, number: str) -> None:
-        with transport(f"{self.place}/{name}/{number}", "read"):
-            signature = signature_at(self._system, f"{self._remote}/{name}/{number}")
-        if signature is not None:
-            with self._copying():
-                staging.replace_text(self.root / name / number / SIGNATURE, signature.decode(errors="replace"))
-
     def _copying(self) -> AbstractContextManager[Any]:
         """The lock of the copy, held for a moment: never while the object store is asked."""
         from filelock import FileLock
 
         return FileLock(self.root / ".copying.lock")
 
-    def _copy_manifest(self, name: str, number: int, *, is_signed: bool) -> None:
+    def _copy_manifest(self, name: str, number: int) -> None:
         source = f"{self._remote}/{name}/{number}"
         where = f"{self.place}/{name}/{number}"
         with transport(where, "read"):
             content = manifest_at(self._system, source, where)
-            signature = signature_at(self._system, source) if is_signed else None
         if content is None:  # it was removed meanwhile
             return
         target = self.root / name / str(number)
@@ -310,8 +283,6 @@ class ObjectStore(Store):
         try:
             with staging.whole_folder(target) as new:
                 (new / MANIFEST).write_bytes(content)
-                if signature is not None:
-                    (new / SIGNATURE).write_bytes(signature)
         except StoreError:
             if not target.is_dir():  # else another process has copied it
                 raise
@@ -405,7 +376,7 @@ class ObjectStore(Store):
         version = f"{manifest.name}/{manifest.version}"
         with transport(f"{self.place}/{version}", "written"):
             target, content = f"{self._remote}/{version}", (new / MANIFEST).read_bytes()
-            send_files(self._system, new, manifest.files, target, content, read_signature(new))
+            send_files(self._system, new, manifest.files, target, content)
 
     def _remove(self, name: str, number: int) -> None:
         version = f"{self._remote}/{name}/{number}"
@@ -417,12 +388,6 @@ class ObjectStore(Store):
                 if not path.endswith(f"/{CLAIM}"):
                     self._system.rm_file(path)
         staging.remove_folder(self.root / name / str(number))
-
-    def _write_signature(self, stored: StoredAdapter, signature: bytes) -> None:
-        place = f"{stored.manifest.name}/{stored.manifest.version}/{SIGNATURE}"
-        with transport(f"{self.place}/{place}", "written"):
-            self._system.pipe_file(f"{self._remote}/{place}", signature)
-        super()._write_signature(stored, signature)
 
     def _write_aliases(self, name: str, history: AliasHistory) -> None:
         self._append(name, _ALIASES, history.moves[:-1], history.moves[-1])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.manifest import MANIFEST, MAX_BYTES
-from searchlora.adapters.stored import MAX_OTHER_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE, check_file_name, weight_limit
+from searchlora.adapters.stored import MAX_OTHER_BYTES, check_file_name, weight_limit
 from searchlora.errors import ManifestError, SearchloraError, StoreError, TamperedAdapter, UsageError
 from searchlora.files.json_text import text_fault
 from searchlora.files.text import read_up_to
@@ -98,8 +98,8 @@ def transport(where: str, done: str) -> Iterator[None]:
     """Turn what a transport raises into `StoreError`: each has exceptions of its own, and few are an `OSError`."""
     try:
         yield
-    except SearchloraError:
-        raise
+    except (SearchloraError, AssertionError, AttributeError, LookupError, NameError, TypeError):
+        raise  # of our own code
     except Exception as error:
         why = str(error) or type(error).__name__
         raise StoreError(f"cannot be {done} ({why})", where=where, fix="Check the URL and your rights.") from error
@@ -107,28 +107,17 @@ def transport(where: str, done: str) -> Iterator[None]:
 
 def manifest_at(system: Any, root: str, url: str) -> bytes | None:
     """The manifest's content; None if there is no such file. Raises `ManifestError` if it is too long."""
-    content = _small_file(system, f"{root}/{MANIFEST}", MAX_BYTES + 1)
-    if content is not None and len(content) > MAX_BYTES:
-        raise ManifestError(f"has more than {MAX_BYTES:,} bytes", where=f"{url}/{MANIFEST}")
-    return content
-
-
-def signature_at(system: Any, root: str) -> bytes | None:
-    """The content of the signature file; None if there is no such file."""
-    with suppress(PermissionError):  # how some services answer for what is not there
-        return _small_file(system, f"{root}/{SIGNATURE}", MAX_SIGNATURE_BYTES)
-    return None
-
-
-def _small_file(system: Any, path: str, limit: int) -> bytes | None:
-    """The first bytes of a file; None if there is no such file."""
+    path = f"{root}/{MANIFEST}"
     try:
         if system.info(path).get("type") != "file":
             return None
         with system.open(path, "rb") as stream:
-            return bytes(read_up_to(stream, limit))
+            content = bytes(read_up_to(stream, MAX_BYTES + 1))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
+    if len(content) > MAX_BYTES:
+        raise ManifestError(f"has more than {MAX_BYTES:,} bytes", where=f"{url}/{MANIFEST}")
+    return content
 
 
 def fetch(system: Any, source: str, target: Path, limit: int) -> int:
@@ -168,14 +157,10 @@ def fetch_files(system: Any, source: str, names: Iterable[str], folder: Path) ->
         yield folder / name
 
 
-def send_files(
-    system: Any, folder: Path, names: Iterable[str], target: str, manifest: bytes, signature: bytes | None = None
-) -> None:
+def send_files(system: Any, folder: Path, names: Iterable[str], target: str, manifest: bytes) -> None:
     """Write the files of a version, and its manifest at last: a version without one is incomplete."""
     for name in names:
         system.put_file(str(folder / name), f"{target}/{name}")
-    if signature is not None:
-        system.pipe_file(f"{target}/{SIGNATURE}", signature)
     system.pipe_file(f"{target}/{MANIFEST}", manifest)
 
 

@@ -6,7 +6,6 @@ root/NAME/aliases.json  history of the aliases (see `aliases`)
 root/NAME/evaluations.json  headline figure of each evaluated version (see `evaluations`)
 root/NAME/removed.json  numbers of removed versions, which are never assigned again
 root/NAME/.lock         held by the process that writes to this name
-root/audit.jsonl        who did what to the store (see `audit`)
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -23,10 +22,9 @@ from pydantic import Field, TypeAdapter
 from searchlora.adapters import staging
 from searchlora.adapters.alias_weights import Weights, choose_version
 from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove, Decision
-from searchlora.adapters.audit import AuditLog
 from searchlora.adapters.evaluations import EvaluationRecord, read_evaluations, with_evaluation, write_evaluations
 from searchlora.adapters.listing import Entry, Listing, VersionSummary, is_settled, subfolders
-from searchlora.adapters.manifest import MANIFEST, TRAINING_RUN, Manifest, ManifestDraft, read_manifest
+from searchlora.adapters.manifest import TRAINING_RUN, Manifest, ManifestDraft, read_manifest
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
 from searchlora.adapters.references import (
     MAX_VERSION,
@@ -39,10 +37,8 @@ from searchlora.adapters.references import (
     parse_reference,
 )
 from searchlora.adapters.remote_files import store_url
-from searchlora.adapters.signing import TrustedKeys
 from searchlora.adapters.stored import (
     MODEL_WEIGHTS,
-    SIGNATURE,
     StoredAdapter,
     check_hashes,
     copy_file,
@@ -50,12 +46,11 @@ from searchlora.adapters.stored import (
     finish,
     make_read_only,
     new_manifest,
-    read_signature,
     read_version,
     without_paths,
 )
 from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
-from searchlora.files import FileState, file_sha256, sync
+from searchlora.files import FileState, sync
 from searchlora.recipe import PromptOptions
 
 __all__ = ["Entry", "Store", "StoredAdapter"]
@@ -83,8 +78,6 @@ class Store:
     Attributes:
         root: The folder; of a store at a URL, that of its copy on this machine.
         place: The folder or the URL, as another `Store` takes it.
-        audit: The log of what is done to the store.
-        trusted: Keys, one of which must have signed each version that is used; None: no signature is demanded.
 
     Examples:
         >>> import tempfile
@@ -95,8 +88,6 @@ class Store:
         Traceback (most recent call last):
         searchlora.errors.NotInStore: ...there is no adapter 'shop-rewriter'. Adapters there: none.
     """
-
-    trusted: TrustedKeys | None = None  # of the class: a copy of a store at a URL that is opened anew keeps its own
 
     def __new__(cls, root: str | Path | None = None) -> Store:
         """A `Store`, or an `ObjectStore` if the root is a URL."""
@@ -112,21 +103,15 @@ class Store:
         self._prompt_options: dict[str, PromptOptions] = {}
         self._listing = Listing(self.root)
         self._histories: dict[str, tuple[FileState, AliasHistory]] = {}
-        self.audit = AuditLog(self.root)
 
     @classmethod
     def of(cls, store: Store | str | Path | None) -> Store:
         """A store as it is, or the store of a folder; None: the default one."""
         return store if isinstance(store, Store) else cls(store)
 
-    def __reduce__(self) -> tuple[type[Store], tuple[str], dict[str, TrustedKeys | None]]:
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         """Another process opens the store itself."""
-        return Store, (self.place,), {"trusted": self.trusted}
-
-    def copied_to(self, folder: Path) -> Store:
-        """Of a store at a URL, the same store with its copy in this folder, where everything is copied anew."""
-        del folder
-        return self
+        return Store, (self.place,)
 
     # Versions
 
@@ -164,14 +149,11 @@ class Store:
 
         return self._put(name, draft.task, None, fill, check, draft.training.get(TRAINING_RUN))
 
-    def adopt(self, folder: Path, manifest: Manifest, name: str | None = None, *, origin: str = "") -> StoredAdapter:
+    def adopt(self, folder: Path, manifest: Manifest, name: str | None = None) -> StoredAdapter:
         """Store a version from another store; its hashes must have been checked.
 
         Under its own name it keeps its number and every byte; if it is in this store already, that version is
         returned. Under another `name` it becomes the next version of that name, with the original as a parent.
-
-        Args:
-            origin: Where it comes from, for the audit log.
 
         Raises:
             InvalidName, NameTaken, StoreError: as `add`.
@@ -184,45 +166,26 @@ class Store:
 
         def rename(new: Path, number: int) -> Manifest:
             copy_folder(folder, new)
-            (new / SIGNATURE).unlink(missing_ok=True)  # it is one of the original
             parents = [*manifest.parents, manifest.reference]
             return finish(
                 new, manifest.model_copy(update={"name": name, "version": number, "parents": parents, "files": {}})
             )
 
         if name not in (None, manifest.name):
-            return self._put(str(name), manifest.task, None, rename, origin=origin)
+            return self._put(str(name), manifest.task, None, rename)
         if manifest.version in self.versions(manifest.name):
             existing = self.get(manifest.reference)
             if without_paths(existing.manifest) == without_paths(manifest):  # a copy was sent without them
                 return existing
-        return self._put(manifest.name, manifest.task, manifest, keep, origin=origin)
-
-    def keep_signature(self, stored: StoredAdapter, manifest: bytes, signature: bytes) -> None:
-        """Give a version of this store the signature of an equal one, after it was checked.
-
-        A version whose manifest has other bytes, such as paths of the machine that trained it, stays as it is.
-
-        Raises:
-            StoreError: if it cannot be written.
-        """
-        name, reference = stored.manifest.name, stored.reference
-        if (stored.path / MANIFEST).read_bytes() != manifest or read_signature(stored.path) == signature:
-            return
-        with self._locked(name), self.audit.recorded("sign", reference):
-            self._write_signature(stored, signature)
+        return self._put(manifest.name, manifest.task, manifest, keep)
 
     def get(self, reference: str) -> StoredAdapter:
         """The version that a reference points to now; its files are not checked.
 
         Raises:
             InvalidName, NotInStore, ManifestError.
-            UntrustedAdapter: if it is not signed by a key in `trusted`, where that is set.
         """
-        stored = read_version(self.root, self.resolve(reference))
-        if self.trusted is not None:
-            self.trusted.check_stored(stored)
-        return stored
+        return read_version(self.root, self.resolve(reference))
 
     def resolve(self, reference: str) -> Version:
         """The exact version that a reference points to now. Raises `InvalidName`, `NotInStore`."""
@@ -295,9 +258,8 @@ class Store:
                 )
             for alias in pointing:
                 history, _ = history.move(alias, None, "its version was removed")
-                self._record_move(parsed.name, history)
-            with self.audit.recorded("remove", f"{parsed.name}@{number}"):
-                self._remove(parsed.name, number)
+                self._write_aliases(parsed.name, history)
+            self._remove(parsed.name, number)
         return f"{parsed.name}@{number}"
 
     def check_writable(self) -> None:
@@ -341,7 +303,7 @@ class Store:
         check_alias(alias)
         with self._locked_existing(name, version):
             history, move = self._aliases(name).move(alias, version, reason)
-            self._record_move(name, history)
+            self._write_aliases(name, history)
             return move
 
     def split(
@@ -368,7 +330,7 @@ class Store:
                 self._resolve(Reference(name, version=version))
             shared = {version: weights[version] for version in sorted(weights)} if len(weights) > 1 else None
             history, move = self._aliases(name).move(alias, main, reason, weights=shared)
-            self._record_move(name, history)
+            self._write_aliases(name, history)
             return move
 
     def choose(self, reference: str, key: str | None = None) -> str:
@@ -416,7 +378,7 @@ class Store:
                     fix="See `searchlora adapters show`, and roll back again.",
                 )
             history, move = history.move(alias, version, reason, rollback=True)
-            self._record_move(name, history)
+            self._write_aliases(name, history)
             return move
 
     def decide(
@@ -443,7 +405,7 @@ class Store:
                 )
             target = now if decision.outcome == "refused" else decision.version
             history, move = history.move(alias, target, reason, decision=decision)
-            self._record_move(name, history)
+            self._write_aliases(name, history)
             return move
 
     def alias_history(self, name: str) -> AliasHistory:
@@ -482,16 +444,13 @@ class Store:
         fill: Callable[[Path, int], Manifest],
         check: Callable[[StoredAdapter], None] | None = None,
         training_run: str | None = None,
-        *,
-        origin: str | None = None,
     ) -> StoredAdapter:
         """Write a version into a temporary folder with `fill`, check it, then rename the folder into place.
 
         Args:
             requested: Manifest of a version that must have its number; None: the next one.
-            origin: Where a version of another store comes from; None: it is new.
         """
-        with self._locked(name), ExitStack() as recorded:
+        with self._locked(name):
             self.check_task(name, task)
             if training_run is not None and (existing := self.stored_by(name, training_run)) is not None:
                 return existing
@@ -511,20 +470,10 @@ class Store:
                     if check is not None:
                         check(StoredAdapter(new, manifest))
                     self._publish(new, manifest)
-                    # After the upload to a URL: one that is killed would leave an entry of a version that never was.
-                    what, sha256 = "add" if origin is None else "pull", file_sha256(new / MANIFEST)
-                    entry = self.audit.recorded(what, manifest.reference, origin or "", sha256=sha256)
-                    recorded.enter_context(entry)
             except StoreError:
                 if manifest is None or not target.is_dir() or read_manifest(target) != manifest:
                     raise  # else a reader of this machine has copied the published version first
             return StoredAdapter(target, manifest)
-
-    def _record_move(self, name: str, history: AliasHistory) -> None:
-        """Write a history with one more move, and the move's entry in the audit log before it."""
-        move, moves = history.moves[-1], len(history.moves)
-        with self.audit.recorded(move.kind, name, move.described, moves=moves, sha256=history.hashes[-1]):
-            self._write_aliases(name, history)
 
     # What a store at a URL does in another way, see `ObjectStore`
 
@@ -535,9 +484,6 @@ class Store:
         removed = sorted({*self._removed(name), number})
         staging.replace_text(self.root / name / REMOVED, json.dumps(removed) + "\n")
         staging.remove_folder(self.root / name / str(number))
-
-    def _write_signature(self, stored: StoredAdapter, signature: bytes) -> None:
-        staging.replace_text(stored.path / SIGNATURE, signature.decode())
 
     def _write_aliases(self, name: str, history: AliasHistory) -> None:
         """Write a history with one more move than before."""

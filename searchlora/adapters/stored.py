@@ -22,12 +22,6 @@ from searchlora.models.resolve import public_name
 
 MODEL_CARD = "README.md"
 
-#: Signature of a version, see `signing`; like the manifest, it is not among the files that the manifest lists.
-SIGNATURE = "searchlora.sig"
-
-#: Bytes of a signature that are read.
-MAX_SIGNATURE_BYTES = 4096
-
 #: Weights of a whole model, in a version that is one, and their size at most.
 MODEL_WEIGHTS = "model.safetensors"
 MAX_MODEL_BYTES = 2**40
@@ -152,23 +146,14 @@ def weight_limit(name: str) -> int | None:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """sha256 of each file but manifest and signature. Raises `TamperedAdapter` for a link or a folder."""
+    """sha256 of each file but the manifest. Raises `TamperedAdapter` for a link or a folder."""
     hashes = {}
     for file in sorted(folder.iterdir()):
         if file.is_symlink() or not file.is_file():
             raise TamperedAdapter("is a link or a folder, which no adapter holds", where=str(file))
-        if file.name not in (MANIFEST, SIGNATURE):
+        if file.name != MANIFEST:
             hashes[file.name] = file_sha256(file)
     return hashes
-
-
-def read_signature(folder: Path) -> bytes | None:
-    """The content of the signature file in the folder of a version; None if there is none."""
-    try:
-        with (folder / SIGNATURE).open("rb") as file:
-            return file.read(MAX_SIGNATURE_BYTES)
-    except FileNotFoundError:
-        return None
 
 
 def copy_folder(source: Path, target: Path) -> None:

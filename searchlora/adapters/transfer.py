@@ -6,6 +6,7 @@ Transport is fsspec's.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,17 +26,15 @@ from searchlora.adapters.remote_files import (
     open_url,
     scheme_of,
     send_files,
-    signature_at,
     transport,
 )
-from searchlora.adapters.signing import TrustedKeys, key_id, read_private_key
-from searchlora.adapters.signing import sign as signature_of
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import SIGNATURE, StoredAdapter, check_hashes, read_signature, without_paths
+from searchlora.adapters.stored import StoredAdapter, check_hashes, without_paths
 from searchlora.errors import (
     BaseModelError,
     NameTaken,
     NotInStore,
+    TamperedAdapter,
     UsageError,
 )
 from searchlora.models.resolve import resolve
@@ -46,17 +45,16 @@ class PushResult:
     """Result of a push; `already` if the same version was at the URL before, so no file was sent.
 
     Attributes:
-        signed_by: Id of the key with which the version was signed; None: it was not signed by this push.
+        sha256: Hash of the manifest at the URL, and so of every file; what `pull` takes.
     """
 
     reference: str
     url: str
     already: bool
-    signed_by: str | None = None
+    sha256: str
 
     def __str__(self) -> str:
-        signed = f", signed by the key {self.signed_by[:16]}" if self.signed_by is not None else ""
-        return f"{self.reference} {'was already' if self.already else 'is now'} at {self.url}{signed}"
+        return f"{self.reference} {'was already' if self.already else 'is now'} at {self.url}, sha256 {self.sha256}"
 
 
 @dataclass(frozen=True)
@@ -74,15 +72,10 @@ class PullResult(StoredAdapter):
         )
 
 
-def push(
-    reference: str, url: str, *, sign: str | Path | None = None, store: Store | str | Path | None = None
-) -> PushResult:
+def push(reference: str, url: str, *, store: Store | str | Path | None = None) -> PushResult:
     """Copy a version to a folder, an object store or the hub. A new repository on the hub is private.
 
     Absolute paths in the manifest, such as that of the base, are sent as their last part.
-
-    Args:
-        sign: File with the private key that signs the version; None: a signature with which it was pulled is sent.
 
     Raises:
         InvalidName, NotInStore, ManifestError: as `Store.get`.
@@ -94,9 +87,6 @@ def push(
     store = Store.of(store)
     stored = store.get(reference)
     check_hashes(stored)
-    key = None if sign is None else read_private_key(sign)
-    signer = None if key is None else key_id(key.public_key())
-    by = "" if signer is None else f", signed by {signer[:16]}"
     manifest = without_paths(stored.manifest)
     system, root = open_url(url)
     with transport(url, "written"):
@@ -105,10 +95,7 @@ def push(
             remote = parse_manifest(content.decode("utf-8", errors="replace"), f"{url}/{MANIFEST}")
             if remote != manifest:
                 raise NameTaken(f"{remote.reference} already exists", where=url, fix="Push to another URL.")
-            if key is not None:
-                with store.audit.recorded("push", stored.reference, f"the signature to {shown_url(url)}{by}"):
-                    system.pipe_file(f"{root}/{SIGNATURE}", signature_of(content, stored.reference, key))
-            return PushResult(stored.reference, url, already=True, signed_by=signer)
+            return PushResult(stored.reference, url, already=True, sha256=_sha256(content))
         if scheme_of(url) in STORE_SCHEMES and _is_in_store(system, root):
             raise NameTaken(
                 "it is the place of a version in a store, whose numbers are claimed by those who write to it",
@@ -116,19 +103,13 @@ def push(
                 fix="Pull the version into that store: searchlora adapters pull FOLDER --store URL.",
             )
         names = sorted(stored.manifest.files)
-        if others := sorted(_names_at(system, root) - {*names, MANIFEST, SIGNATURE}):
+        if others := sorted(_names_at(system, root) - {*names, MANIFEST}):
             raise NameTaken(f"there are other files, such as {others[0]}", where=url, fix="Push to an empty folder.")
         _prepare(system, root)
         is_same = manifest == stored.manifest
         text = (stored.path / MANIFEST).read_bytes() if is_same else manifest_json(manifest).encode()
-        signature = read_signature(stored.path) if is_same else None
-        if key is not None:
-            signature = signature_of(text, stored.reference, key)
-        with store.audit.recorded("push", stored.reference, f"to {shown_url(url)}{by}"):
-            if signature is None and signature_at(system, root) is not None:  # of a push that was interrupted
-                system.rm_file(f"{root}/{SIGNATURE}")
-            send_files(system, stored.path, names, root, text, signature)
-    return PushResult(stored.reference, url, already=False, signed_by=signer)
+        send_files(system, stored.path, names, root, text)
+    return PushResult(stored.reference, url, already=False, sha256=_sha256(text))
 
 
 def pull(
@@ -137,7 +118,7 @@ def pull(
     name: str | None = None,
     base: str | None = None,
     tasks: str | Path | None = None,
-    trusted: str | Path | None = None,
+    sha256: str | None = None,
     store: Store | str | Path | None = None,
 ) -> PullResult:
     """Copy a version into the store; it is checked before it becomes visible.
@@ -149,10 +130,9 @@ def pull(
     Args:
         base: Name or folder of the base; None looks on this machine for the one in the manifest.
         tasks: A folder of further task plugins.
-        trusted: File with public keys, one of which must have signed the version; None: no signature is demanded.
+        sha256: Hash of the manifest, which has the hash of every other file, as `push` prints it; None: any.
 
     Raises:
-        UntrustedAdapter: if none of the trusted keys has signed the version as it is.
         NotInStore: if there is no adapter at the URL.
         ManifestError, TamperedAdapter: if it is incomplete or does not match its manifest.
         ZeroDelta, LoadCheckFailed: what `check_weights` and, if task and base are known, `verify` raise.
@@ -160,46 +140,28 @@ def pull(
         EngineError: for a malformed address of a server; http and https are read, too.
         UsageError, StoreError: see `push`.
     """
-    keys = None if trusted is None else TrustedKeys.read(trusted)
     system, root = open_url(url, (*SCHEMES, *SERVERS))
     with transport(url, "read"):
         content = manifest_at(system, root, url)
-        signature = signature_at(system, root) if content is not None else None
     if content is None:
         raise NotInStore("there is no adapter with a searchlora manifest", where=url)
+    if sha256 not in (None, found := _sha256(content)):
+        raise TamperedAdapter(f"the manifest has the sha256 {found}, not {sha256}", where=url)
     manifest = parse_manifest(content.decode("utf-8", errors="replace"), f"{url}/{MANIFEST}")
-    origin = f"from {shown_url(url)}"
-    if keys is not None:
-        origin += f", signed by {keys.check(content, manifest.reference, signature, url)[:16]}"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / MANIFEST).write_bytes(content)  # not fetched again: it could be another one then
-        if signature is not None:
-            (folder / SIGNATURE).write_bytes(signature)
         for _ in fetch_files(system, root, manifest.files, folder):
             pass
         check_hashes(StoredAdapter(folder, manifest))
         check_weights(StoredAdapter(folder, manifest))
         unverified = _verify(StoredAdapter(folder, manifest), base, tasks)
-        store = Store.of(store)
-        landed = store.adopt(folder, manifest, name, origin=origin)
-        if keys is not None and signature is not None:
-            store.keep_signature(landed, content, signature)
+        landed = Store.of(store).adopt(folder, manifest, name)
         return PullResult(landed.path, landed.manifest, unverified)
 
 
-def shown_url(url: str) -> str:
-    """A URL for the audit log, without what may be secret: a password, and the query of a signed URL.
-
-    Examples:
-        >>> shown_url("https://me:secret@host/shop?signature=abc"), shown_url("shelf/shop")
-        ('https://host/shop', 'shelf/shop')
-    """
-    scheme, colon, rest = url.partition("://")
-    if not colon:
-        return url
-    place, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"
+def _sha256(manifest: bytes) -> str:
+    return hashlib.sha256(manifest).hexdigest()
 
 
 def _verify(stored: StoredAdapter, base: str | None, tasks: str | Path | None) -> str | None:

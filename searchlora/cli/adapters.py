@@ -89,7 +89,7 @@ def show(reference: AdapterArgument, store: StoreOption = None, as_json: JsonOpt
         return
     typer.echo(manifest)
     for move in history:
-        typer.echo(str(move))
+        typer.echo(move.with_author)
 
 
 @app.command(
@@ -214,15 +214,12 @@ def export(
 def push(
     reference: AdapterArgument,
     url: Annotated[str, argument("URL", "Folder or fsspec URL: s3://bucket/adapters, hf://user/name.")],
-    sign: Annotated[
-        Path | None, option("--sign FILE", "Sign the version with this private key, see `searchlora keys generate`.")
-    ] = None,
     store: StoreOption = None,
 ) -> None:
     """Copy a version to a folder or URL."""
     from searchlora.adapters import push as verb
 
-    typer.echo(verb(reference, url, sign=sign, store=store))
+    typer.echo(verb(reference, url, store=store))
 
 
 @app.command(epilog=example("searchlora adapters pull s3://bucket/adapters --name shop-rewriter"))
@@ -231,45 +228,15 @@ def pull(
     name: Annotated[str | None, option("--name NAME", "Name in the store. Default: its own name.")] = None,
     base: BaseOption = None,
     tasks: TasksOption = None,
-    trusted: Annotated[
-        Path | None, option("--trusted FILE", "Refuse a version that none of the public keys in this file has signed.")
+    sha256: Annotated[
+        str | None, option("--sha256 HASH", "Refuse a version with another hash than this, which `push` printed.")
     ] = None,
     store: StoreOption = None,
 ) -> None:
     """Copy a version from a folder or URL into the store, if its hashes and its load check pass."""
     from searchlora.adapters import pull as verb
 
-    typer.echo(str(verb(url, name=name, base=base, tasks=tasks, trusted=trusted, store=store)))
-
-
-@app.command(epilog=example("searchlora adapters audit --store store --head 5f0c..."))
-def audit(
-    head: Annotated[
-        str | None, option("--head HASH", "Hash that an earlier call has printed; its entry must still be there.")
-    ] = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Print who did what to the store, and check that neither this log nor what it tells of was altered."""
-    import tempfile
-
-    from searchlora.adapters import Store
-    from searchlora.adapters.audit import check_audit
-    from searchlora.cli.terminal import print_json
-
-    with tempfile.TemporaryDirectory() as folder:
-        report = check_audit(Store.of(store).copied_to(Path(folder)), head)
-    if as_json:
-        entries = [entry.model_dump(exclude_none=True) for entry in report.entries]
-        print_json({"entries": entries, "head": report.head, "problems": report.problems, "notes": report.notes})
-    else:
-        for line in (*report.entries, *report.notes):
-            typer.echo(str(line))
-        typer.echo(f"Head: {report.head or 'none, the log is empty'}")
-        for problem in report.problems:
-            typer.echo(printable(problem), err=True)
-    if report.problems:
-        raise typer.Exit(1)
+    typer.echo(str(verb(url, name=name, base=base, tasks=tasks, sha256=sha256, store=store)))
 
 
 def _alias_marks(entry: Entry, alias: str) -> str:

@@ -1,4 +1,4 @@
-"""`searchlora keys`: API keys with roles for a server, and keys that sign adapter versions."""
+"""`searchlora keys`: API keys with roles for a server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from searchlora.cli.options import JsonOption, argument, example, option
 
-app = typer.Typer(help="Make API keys of a server, and keys that sign adapters.", no_args_is_help=True)
+app = typer.Typer(help="Make API keys of a server.", no_args_is_help=True)
 
 _FileOption = Annotated[Path, option("--file FILE", "File of keys, YAML; what `serve --keys` names.")]
 
@@ -51,11 +51,3 @@ def remove(name: Annotated[str, argument("NAME", "Name of the key.")], file: _Fi
 
     remove_key(file, name)
     typer.echo(f"Removed {name}")
-
-
-@app.command(epilog=example("searchlora keys generate release.pem"))
-def generate(file: Annotated[Path, argument("FILE", "File for the private key, which must not exist.")]) -> None:
-    """Generate a private key that signs adapters, and the public key that checks them: FILE and FILE.pub."""
-    from searchlora.adapters.signing import generate_key
-
-    typer.echo(f"Generated the key {generate_key(file)[:16]}: {file} signs, {file}.pub checks.")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
+import socket
+
 import pytest
 
-from searchlora.adapters.aliases import Decision, Rule
+from searchlora.adapters.aliases import Decision, Rule, actor
 from searchlora.adapters.store import Store
 from searchlora.errors import NotInStore, StoreError
 
@@ -127,3 +130,15 @@ def test_a_decision_is_refused_if_the_alias_moved_meanwhile(three, outcome):
         with pytest.raises(StoreError, match="was moved while the candidate was measured"):
             three.decide("echo", "production", decision(2, outcome), incumbent=incumbent)
     assert three.history("echo") == before
+
+
+def test_the_history_has_who_moved_an_alias_and_why(three, cli):
+    three.alias("echo", "production", 1, "first release")
+    token = actor.set("API key ci")
+    three.alias("echo", "production", 2, "a gain of .03")
+    actor.reset(token)
+    first, second = three.history("echo")
+    assert (first.who, first.reason) == (f"{getpass.getuser()}@{socket.gethostname()}", "first release")
+    assert (second.who, second.reason) == ("API key ci", "a gain of .03")
+    shown = cli("adapters", "show", "echo", "--store", three.root).out
+    assert f"(by {first.who})" in shown and "(by API key ci)" in shown

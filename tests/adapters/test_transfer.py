@@ -13,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from searchlora.adapters import transfer
 from searchlora.adapters.manifest import MANIFEST, Dataset, write_manifest
 from searchlora.adapters.peft_folder import WEIGHTS
+from searchlora.adapters.remote_files import transport
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import check_hashes, file_hashes
 from searchlora.adapters.transfer import pull
@@ -28,6 +29,7 @@ from searchlora.errors import (
     UsageError,
     ZeroDelta,
 )
+from searchlora.files import file_sha256
 from tests.factories import edit_weights
 
 
@@ -54,6 +56,16 @@ def test_push_and_pull_preserve_every_byte(store, trained, draft, tmp_path, plac
     pulled = pull(url, store=other)
     assert pulled.reference == "echo@1" and same_bytes(pulled.path, stored.path)
     assert pull(url, store=other).path == pulled.path
+
+
+def test_pull_takes_only_the_version_with_the_hash_that_push_printed(stored, tmp_path):
+    there, other = str(tmp_path / "there"), Store(tmp_path / "other")
+    sha256 = push(stored, there).sha256
+    assert push(stored, there).sha256 == sha256 == file_sha256(tmp_path / "there" / MANIFEST)
+    with pytest.raises(TamperedAdapter, match=sha256):
+        pull(there, sha256=sha256[::-1], store=other)
+    assert other.list() == []
+    assert pull(there, sha256=sha256, store=other).reference == "echo@1"
 
 
 def test_pull_under_another_name_stores_a_version_with_a_parent(stored, store, tmp_path):
@@ -321,3 +333,8 @@ def test_an_error_of_a_transport_of_its_own_class_is_a_store_error(tmp_path, mon
     monkeypatch.setattr(MemoryFileSystem, "info", info)
     with pytest.raises(StoreError, match=r"cannot be read .*credentials"):
         pull("memory://bucket/x", store=Store(tmp_path / "store"))
+
+
+def test_an_error_of_our_own_code_is_not_blamed_on_the_url():
+    with pytest.raises(AttributeError), transport("s3://bucket/a", "read"):
+        None.absent  # noqa: B018

@@ -13,7 +13,7 @@ from tests.cli.test_commands import LEAVES, TREE
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("searchlora", "tasks", "pipelines", "eval")
 
-_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]")
 _READER_OPTION = re.compile(r"--option ([a-z_]+)")
 
 #: Lines that name options of other programs, or CSS variables.
@@ -46,7 +46,6 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "pipelines/pipeline.py": ("run", "search", "ablate"),
     "searchlora/adapters/alias_weights.py": ("adapters alias",),
     "searchlora/adapters/operations.py": ("adapters alias",),
-    "searchlora/adapters/signing.py": ("adapters push",),
     "searchlora/adapters/store.py": ("adapters remove",),
     "searchlora/data/collection.py": _CORPUS,
     "searchlora/data/inspection/profiling.py": ("data inspect",),

@@ -98,6 +98,7 @@ def _move(move: AliasMove) -> dict[str, Any]:
         "time": move.time,
         "from": move.source,
         "to": move.target,
+        "who": move.who,
         "reason": move.reason,
         "rollback": move.rollback,
         "decision": _decision(move.decision) if move.decision is not None else None,

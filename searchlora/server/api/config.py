@@ -140,9 +140,6 @@ class ServeConfig:
     keys: Path | None = _setting(
         None, "FILE", "File of API keys with roles, see `searchlora keys add`; read again when it changes."
     )
-    trusted: Path | None = _setting(
-        None, "FILE", "Use only adapters that one of the public keys in this file has signed."
-    )
     engine: str | dict[str, Any] | None = _setting(
         None,
         "SETTINGS",

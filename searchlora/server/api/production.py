@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from searchlora.adapters.audit import actor
+from searchlora.adapters.aliases import actor
 from searchlora.adapters.references import parse_reference
 from searchlora.errors import LoadCheckFailed, ManifestError, NotInStore, StoreError
 from searchlora.events.failures import failed_queries
@@ -142,5 +142,5 @@ def _alias(service: Service, reference: str) -> AliasEntry:
         "moved": len(history.moves),
         "pipelines": [name for name, served in service.pipelines if reference in served.aliases.values()],
         "weights": {f"{parsed.name}@{number}": share for number, share in weights.items()},
-        "moves": [str(move) for move in reversed(history.moves) if move.alias == parsed.alias][:_MOVES],
+        "moves": [move.with_author for move in reversed(history.moves) if move.alias == parsed.alias][:_MOVES],
     }

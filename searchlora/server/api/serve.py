@@ -16,7 +16,6 @@ from types import FrameType
 import uvicorn
 
 from searchlora.adapters.full_model import model_of
-from searchlora.adapters.signing import TrustedKeys
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.events.log import EventLog
@@ -59,7 +58,6 @@ def make_service(config: ServeConfig) -> Service:
     check_proxies(config.trusted_proxies)
     ApiKeys(config.api_keys, config.keys)  # a file that cannot be used is refused before models are loaded
     store = Store(config.store)
-    store.trusted = None if config.trusted is None else TrustedKeys.read(config.trusted)
     log = (
         None if config.access_log is None else AccessLog(None if config.access_log == "-" else Path(config.access_log))
     )
