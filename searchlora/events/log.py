@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from searchlora.errors import DataError, EngineError
-from searchlora.events.database import Database, open_database
+from searchlora.errors import DataError
+from searchlora.events.database import Execute, open_database
 
 #: What users do with a hit.
 Action = Literal["click", "cart", "purchase", "grade"]
@@ -31,9 +31,6 @@ _TIME, _RANDOM, _SIGNATURE = 7, 5, 8
 _AFTER_REMOVAL = 0.9
 
 _DAY_S = 86_400
-
-#: Attempts to make the tables.
-_ATTEMPTS = 5
 
 #: Rows of feedback on one search at most.
 MAX_FEEDBACK = 1_000
@@ -115,27 +112,14 @@ class EventLog:
         create: bool = True,
     ) -> None:
         self._max_days, self._max_mb = max_days, max_mb
-        self._database: Database = open_database(place, create=create)
+        self._database = open_database(place, create=create)
         self.where = self._database.where
-        self._create_tables()
+        with self._database.transaction(alone=True) as execute:
+            for table in _TABLES:
+                execute(table)
+            execute("INSERT INTO event_settings VALUES ('key', ?) ON CONFLICT DO NOTHING", [secrets.token_hex(32)])
         ((key,),) = self._database.rows("SELECT value FROM event_settings WHERE name = 'key'")
         self._key = bytes.fromhex(key)
-
-    def _create_tables(self) -> None:
-        """Make the tables. Servers that start together may meet: one of them then fails, and finds them made."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                with self._database.transaction() as transaction:
-                    for table in _TABLES:
-                        transaction.execute(table)
-                    transaction.execute(
-                        "INSERT INTO event_settings VALUES ('key', ?) ON CONFLICT DO NOTHING", [secrets.token_hex(32)]
-                    )
-                return
-            except EngineError:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-                time.sleep(0.1 * (attempt + 1))
 
     # Ids
 
@@ -190,7 +174,7 @@ class EventLog:
         """
         now = time.time()
         new: list[bool] = []
-        with self._database.transaction() as transaction:
+        with self._database.transaction() as execute:
             for event in searches:
                 text = json.dumps(event, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace").decode()
                 table, row = "searches", [event.get("id")]
@@ -198,27 +182,27 @@ class EventLog:
                     table, row = "shadows", [event["shadow"], ", ".join(event["candidates"].values())]
                 row += [len(text.encode()), text]
                 marks = ", ".join("?" * len(row))
-                transaction.execute(f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT DO NOTHING", row)
+                execute(f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT DO NOTHING", row)
             for each in feedback:
-                known = transaction.execute("SELECT COUNT(*) FROM feedback WHERE search = ?", [each.search]).fetchone()
+                known = execute("SELECT COUNT(*) FROM feedback WHERE search = ?", [each.search]).fetchone()
                 if known[0] >= MAX_FEEDBACK:
                     new.append(False)
                     continue
                 row = [each.search, each.action, each.document, each.rater, each.grade]
-                done = transaction.execute(
+                done = execute(
                     "INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                     [*row, each.time or int(1000 * now)],
                 )
                 new.append(done.rowcount == 1)
                 if not new[-1] and each.action == "grade":
-                    changed = transaction.execute(
+                    changed = execute(
                         "UPDATE feedback SET grade = ?, time = ? WHERE search = ? AND action = ? AND document = ?"
                         " AND rater = ? AND grade <> ?",
                         [each.grade, each.time or int(1000 * now), *row[:4], each.grade],
                     )
                     new[-1] = changed.rowcount == 1
             repeated = {"repeated feedback": new.count(False)}
-            _count(transaction, now, Counter(counts or {}) + Counter(repeated))
+            _count(execute, now, Counter(counts or {}) + Counter(repeated))
         return new
 
     def remove_old(self) -> int:
@@ -245,11 +229,11 @@ class EventLog:
         return "g"  # after all digits
 
     def _remove_before(self, id_: str) -> int:
-        with self._database.transaction() as transaction:
-            removed: int = transaction.execute("DELETE FROM searches WHERE id < ?", [id_]).rowcount
-            transaction.execute("DELETE FROM feedback WHERE search < ?", [id_])
-            transaction.execute("DELETE FROM shadows WHERE search < ?", [id_])
-            _count(transaction, time.time(), {"removed searches": removed})
+        with self._database.transaction() as execute:
+            removed: int = execute("DELETE FROM searches WHERE id < ?", [id_]).rowcount
+            execute("DELETE FROM feedback WHERE search < ?", [id_])
+            execute("DELETE FROM shadows WHERE search < ?", [id_])
+            _count(execute, time.time(), {"removed searches": removed})
         return removed
 
     # Reading
@@ -321,11 +305,11 @@ class EventLog:
         return self._database.rows(statement, [first, last])
 
 
-def _count(transaction: Any, now: float, counts: Mapping[str, int]) -> None:
+def _count(execute: Execute, now: float, counts: Mapping[str, int]) -> None:
     day = datetime.fromtimestamp(now, UTC).date().isoformat()
     for name, n in counts.items():
         if n:
-            transaction.execute(
+            execute(
                 "INSERT INTO event_counts VALUES (?, ?, ?)"
                 " ON CONFLICT (day, name) DO UPDATE SET n = event_counts.n + excluded.n",
                 [day, name, n],

@@ -163,16 +163,6 @@ def test_servers_that_start_together_share_a_new_log(place):
     assert len({EventLog(place).new_id()[-16:] for _ in range(2)}) == 2
 
 
-def test_a_server_waits_for_another_that_makes_the_file(tmp_path):
-    other = sqlite3.connect(tmp_path / FILE, isolation_level=None, check_same_thread=False)
-    other.execute("BEGIN IMMEDIATE")  # a lock at which SQLite refuses to switch to WAL, without waiting
-    release = threading.Timer(0.2, other.rollback)
-    release.start()
-    EventLog(tmp_path).close()
-    release.join()
-    other.close()
-
-
 def test_a_reader_makes_no_log(tmp_path):
     with pytest.raises(UsageError, match="there are no events"):
         EventLog(tmp_path / "typo", create=False)
@@ -209,7 +199,6 @@ def test_pseudonyms_are_the_same_in_one_log_and_differ_between_logs(log, place, 
 
 
 def test_a_damaged_event_is_named(tmp_path):
-    import sqlite3
 
     log = EventLog(tmp_path)
     (search,) = written(log, search_event())
