@@ -33,9 +33,9 @@ from searchlora.experiments.ablate import ablate
 from searchlora.experiments.ablation_result import Ablation
 from searchlora.experiments.options import AblationOptions
 from searchlora.experiments.reports import ablation_json, ablation_markdown, write_ablation
-from searchlora.experiments.slots import find_slots
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.index_build import build_index
+from searchlora.pipelines.slots import find_slots
 from searchlora.progress import Steps, no_progress
 
 NAME = "slot_ablation"

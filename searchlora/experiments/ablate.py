@@ -20,12 +20,12 @@ from searchlora.experiments.experiment import measured
 from searchlora.experiments.experiment_inputs import hashes
 from searchlora.experiments.experiment_result import RunFolder
 from searchlora.experiments.options import AblationOptions
-from searchlora.experiments.slots import Variant
 from searchlora.experiments.variants import chosen_slots, single_variants, with_vectors
 from searchlora.inference.engines import Engines
 from searchlora.pipelines.config import PipelineConfig, read_pipeline
 from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
 from searchlora.pipelines.pipeline import Pipeline, own_corpus
+from searchlora.pipelines.slots import Variant
 from searchlora.pipelines.stages.stage import BuildContext, check_order, needs_of, pinned, produces_hits
 from searchlora.progress import Steps, no_progress
 from searchlora.systems.costs import Answers, CostedPipeline

@@ -10,9 +10,9 @@ from searchlora.data.collection import Corpus, CorpusFile
 from searchlora.eval.comparison import Comparison
 from searchlora.experiments.experiment_result import ExperimentResult
 from searchlora.experiments.options import AblationOptions
-from searchlora.experiments.slots import FULL, Slot, Variant
 from searchlora.experiments.spec import Experiment, Source, SystemSettings
 from searchlora.pipelines.config import CorpusSettings, PipelineConfig
+from searchlora.pipelines.slots import FULL, Slot, Variant
 from searchlora.systems.measure import SystemResult
 
 

@@ -16,8 +16,8 @@ from searchlora.errors import PipelineError
 from searchlora.eval.intervals import bootstrap_intervals
 from searchlora.eval.measures import parse_measure, retrieval_values
 from searchlora.eval.trec import Qrels
-from searchlora.experiments.slots import fusion_place
 from searchlora.pipelines.pipeline import Pipeline
+from searchlora.pipelines.slots import fusion_place
 from searchlora.pipelines.stages.stage import PartHits, StageSettings
 from searchlora.progress import Progress, silent
 from searchlora.records import SearchContext

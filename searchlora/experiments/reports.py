@@ -24,10 +24,10 @@ from searchlora.experiments.evaluation_result import EvaluationResult
 from searchlora.experiments.experiment_inputs import measured_by
 from searchlora.experiments.experiment_result import RESULT, ExperimentResult
 from searchlora.experiments.result_files import header, provenance, write_figures
-from searchlora.experiments.slots import FULL
 from searchlora.experiments.spec import file_name
 from searchlora.files import atomic_text
 from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OutputSpec
+from searchlora.pipelines.slots import FULL
 from searchlora.prompts import input_text
 from searchlora.records import Document, Record
 from searchlora.systems.system import BASE

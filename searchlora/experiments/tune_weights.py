@@ -22,11 +22,11 @@ from searchlora.experiments.fusion_weights import (
     measure_weights,
     search_parts,
 )
-from searchlora.experiments.slots import fusion_place
 from searchlora.experiments.tuned_file import write_tuned
 from searchlora.files import check_writable, file_sha256
 from searchlora.pipelines.config import PipelineConfig
 from searchlora.pipelines.pipeline import Pipeline
+from searchlora.pipelines.slots import fusion_place
 from searchlora.pipelines.stages.fuse import part_names
 from searchlora.pipelines.stages.stage import StageSettings, pinned
 from searchlora.progress import Steps, no_progress

@@ -9,9 +9,8 @@ from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, index_folder
 from searchlora.errors import LoadCheckFailed, PipelineError, StaleIndex, UsageError
 from searchlora.experiments.options import Kind
-from searchlora.experiments.slots import FULL, Slot, Variant, find_slots, with_base, with_older, without
+from searchlora.pipelines.slots import FULL, Place, Slot, Variant, find_slots, with_base, with_older, without
 from searchlora.pipelines.stages.stage import BuildContext, Needs, StageSettings
-from searchlora.systems.costs import Place
 from searchlora.systems.models import check_loads
 from searchlora.task import load_task
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from searchlora.inference.engine import Engine
 from searchlora.inference.metered import Answer, MeteredEngine
 from searchlora.pipelines.execution import execute_stage
+from searchlora.pipelines.slots import Place, place_key
 from searchlora.pipelines.stages.stage import StageSettings
 from searchlora.progress import Progress, silent
 from searchlora.records import Hit, Record
@@ -18,15 +19,7 @@ from searchlora.retrieval.retriever import Retriever, search_filtered
 from searchlora.systems.pipeline import PipelineSystem, outputs_of, searches_of
 from searchlora.systems.system import Outputs
 
-#: Where a stage stands in a pipeline: its index, followed by its index under each `fuse` that it stands under.
-Place: TypeAlias = tuple[int, ...]
-
 _MILLISECONDS = "ms per query"
-
-
-def place_key(place: Place) -> str:
-    """A place as a key of `Outputs.parts`, such as `1.0`."""
-    return ".".join(map(str, place))
 
 
 class Answers:

@@ -20,9 +20,9 @@ from searchlora.eval.trec import read_run, write_qrels
 from searchlora.experiments.ablate import ablate
 from searchlora.experiments.options import AblationOptions
 from searchlora.experiments.reports import ablation_json, write_ablation
-from searchlora.experiments.slots import FULL
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.pipeline import build_pipeline, run_of
+from searchlora.pipelines.slots import FULL
 from searchlora.systems import costs
 from searchlora.systems.costs import CostedPipeline
 from searchlora.task import load_generation_task, load_task

@@ -19,12 +19,12 @@ from searchlora.eval.judgments.card import JudgmentsCard, write_card
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.eval.measures import retrieval_values
 from searchlora.experiments.fusion_weights import measure_weights, search_parts, weight_grid
-from searchlora.experiments.slots import with_weights
 from searchlora.experiments.tune_weights import tune_weights
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.corpus import open_corpus
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline, run_of
+from searchlora.pipelines.slots import with_weights
 from searchlora.pipelines.stages.stage import FUSED_QUERIES
 from searchlora.records import Document
 from searchlora.systems.lineage import base_reference

@@ -10,13 +10,13 @@ from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PipelineError, StaleIndex
 from searchlora.eval.trec import read_run
 from searchlora.experiments.run import run
-from searchlora.experiments.slots import find_slots
 from searchlora.files.append_log import AppendLog
 from searchlora.inference.engines import Engines
 from searchlora.pipelines import pipeline as pipelines
 from searchlora.pipelines.config import parse_stages, read_pipeline
 from searchlora.pipelines.engine_load import load_corpus
 from searchlora.pipelines.pipeline import Pipeline
+from searchlora.pipelines.slots import find_slots
 from searchlora.systems.pipeline import plan_of
 from tests.factories import random_encoder_adapter, shout
 

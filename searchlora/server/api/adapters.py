@@ -1,4 +1,4 @@
-"""`/v1/adapters`: the stored adapters with lineage, measures, decisions and aliases, and their slots in pipelines."""
+"""`/v1/adapters`: the stored adapters with lineage, measures, decisions, aliases, and the pipelines that use them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _described(service: Service, name: str, entries: Sequence[Entry]) -> Adapter
         },
         "versions": [_version(service, entry, evaluations) for entry in reversed(versions)],
         "history": [_move(move) for move in reversed(history)],
-        "slots": _slots(service, name),
+        "pipelines": _pipelines(service, name),
     }
 
 
@@ -123,11 +123,10 @@ def _decision(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _slots(service: Service, name: str) -> list[dict[str, Any]]:
-    """The slots of served pipelines in which the adapter stands, and what they can be changed to."""
+def _pipelines(service: Service, name: str) -> list[str]:
+    """The served pipelines in which the adapter stands."""
     return [
-        {"pipeline": pipeline, "slot": slot.name, "adapter": slot.adapter, "choices": ["on", *served.choices(slot)]}
+        pipeline
         for pipeline, served in service.pipelines
-        for slot in served.slots
-        if slot.adapter is not None and parse_reference(slot.adapter).name == name
+        if any(slot.adapter is not None and parse_reference(slot.adapter).name == name for slot in served.slots)
     ]

@@ -132,7 +132,7 @@ def create_app(service: Service, *, max_active_requests: int | None = None) -> F
         max_active_requests=max_active_requests or config.max_active_requests,
     )
     app.add_middleware(ErrorResponses, check_store=service.check_store)
-    counted = frozenset(path for path in PATHS if "{" not in path) | {"/v1/tasks", "/v1/jobs", "/playground"}
+    counted = frozenset(path for path in PATHS if "{" not in path) | {"/v1/tasks", "/playground"}
     app.add_middleware(RequestMetrics, metrics=service.metrics, paths=counted, access_log=service.access_log)
     return app
 

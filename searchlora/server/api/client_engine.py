@@ -9,12 +9,10 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from searchlora.errors import EngineBusy
 from searchlora.inference.engine import ChoiceScores, Completion, Engine, Request
 from searchlora.inference.metered import MeteredEngine
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.stages.stage import Stage
-from searchlora.server.api.jobs import BackgroundJob
 from searchlora.server.api.service import Service
 
 T = TypeVar("T")
@@ -22,26 +20,21 @@ T = TypeVar("T")
 #: Requests of one call in the engine's queue at once: fewer than a client may have there, and enough to fill batches.
 _AT_ONCE = 128
 
-#: Requests that a background job has in the engine's queue at once.
-_REQUESTS = 32
-
-#: Seconds between two attempts of a background job where the queue is full.
-_PAUSE = 0.2
-
 
 class ClientEngine:
     """The engine as one client uses it. Its requests have one time limit together.
 
     Args:
-        metered: Count tokens here. Those of a search are counted by its stages, and of shadow searches, explanations
-            and background jobs not at all.
+        metered: Count tokens here. Those of a search are counted by its stages, of shadow searches and explanations
+            not at all.
     """
 
     def __init__(self, service: Service, client_id: str, *, metered: bool = False) -> None:
         self.service, self._client_id, self._metered = service, client_id, metered
         self._lock = threading.Lock()
         self._cancelled = False
-        self._begin()
+        self._deadline = time.monotonic() + service.config.timeout
+        self._futures: list[Future[Any]] = []
 
     @property
     def engine_id(self) -> str:
@@ -91,24 +84,14 @@ class ClientEngine:
         """Withdraw all requests, and refuse further ones."""
         with self._lock:
             self._cancelled = True
-        self._withdraw()
+            futures = list(self._futures)
+        for future in futures:
+            future.cancel()
 
     def _in_parts(self, count: int, ask: Callable[[slice], list[T]]) -> list[T]:
         """The answers to `count` requests, of which the queue has a part at once."""
         size = min(_AT_ONCE, self.service.config.waiting_per_client or _AT_ONCE)
         return [answer for start in range(0, count, size) for answer in ask(slice(start, start + size))]
-
-    def _begin(self) -> None:
-        """Start the time limit, and forget requests that are over."""
-        self._deadline = time.monotonic() + self.service.config.timeout
-        with self._lock:
-            self._futures: list[Future[Any]] = []
-
-    def _withdraw(self) -> None:
-        with self._lock:
-            futures = list(self._futures)
-        for future in futures:
-            future.cancel()
 
     @property
     def _seconds(self) -> float:
@@ -121,43 +104,6 @@ class ClientEngine:
         if cancelled:
             self.cancel()
         return futures
-
-
-class JobEngine(ClientEngine):
-    """The engine as a background job uses it: a few requests at a time, in a queue of their own.
-
-    Each group of requests has a time limit of its own, and waits where the queue is full.
-    """
-
-    def __init__(self, service: Service, job: BackgroundJob) -> None:
-        super().__init__(service, f"{job.client_id}, background")
-        self._job = job
-        job.on_cancel(self.cancel)
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        ask = super().generate
-        return self._patiently(len(requests), lambda part: ask(requests[part]))
-
-    def score(
-        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
-    ) -> list[ChoiceScores]:
-        ask = super().score
-        return self._patiently(
-            len(requests), lambda part: ask(requests[part], choices[part], prune_margin=prune_margin)
-        )
-
-    def _patiently(self, count: int, ask: Callable[[slice], list[T]]) -> list[T]:
-        """The answers to `count` requests, which `ask` gets in groups."""
-        answers: list[T] = []
-        while len(answers) < count:
-            self._begin()
-            self._job.check()
-            try:
-                answers += ask(slice(len(answers), len(answers) + _REQUESTS))
-            except EngineBusy:
-                self._withdraw()
-                time.sleep(_PAUSE)
-        return answers
 
 
 def asking(stage: Stage, engine: ClientEngine) -> Stage:

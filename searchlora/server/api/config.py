@@ -113,7 +113,7 @@ class ServeConfig:
         None, "N", "Maximum number of engine requests of shadow searches per minute.", min=1
     )
     topics: Path | None = _setting(
-        None, "FILE", "Topics of a test collection, on which the playground compares systems."
+        None, "FILE", "Topics of a test collection; the playground offers them, and measures their hits."
     )
     qrels: Path | None = _setting(None, "FILE", "Relevance judgments of the topics (qrels).")
     host: str = _setting(

@@ -51,7 +51,7 @@ class Metrics:
         self.tokens = Counter(
             "searchlora_tokens",
             "Tokens of completed requests and searches, by kind: prompt, completion, scored, embedded. Without those of"
-            " shadow searches, explanations and background jobs.",
+            " shadow searches and explanations.",
             ["model", "kind"],
             registry=self.registry,
         )

@@ -271,7 +271,6 @@ class PipelineEntry(TypedDict):
     stages: list[str]
     slots: list[SlotEntry]
     fusion: FusionEntry | None
-    judges: list[str]
     fields: list[str]
     documents: int
 
@@ -390,120 +389,9 @@ class TopicsEntry(TypedDict):
     """`scale`: the grades that people give to hits, in ascending order."""
 
     object: Literal["topics"]
-    judged: int
-    measure: str
     collects_grades: bool
     scale: list[int]
     examples: list[ExampleQuery]
-
-
-class FigureEntry(TypedDict):
-    """A mean over topics with its 95% interval; null without one."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-class MeasuredSystem(FigureEntry):
-    pipeline: str
-    slots: dict[str, str]
-    weights: list[float]
-    stages: list[str]
-
-
-class TopicGain(TypedDict):
-    topic: str
-    query: str
-    fields: dict[str, Any]
-    system: float
-    baseline: float
-    gain: float
-
-
-class ComparisonResult(TypedDict):
-    object: Literal["comparison"]
-    measure: str
-    system: MeasuredSystem
-    baseline: MeasuredSystem
-    difference: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    n: int
-    wins: int | None
-    losses: int | None
-    ties: int | None
-    circular: dict[str, str]
-    notes: list[str]
-    topics: list[TopicGain]
-
-
-class FusionFigure(FigureEntry):
-    weights: list[float]
-
-
-class WeightsResult(TypedDict):
-    """`best` is an index of `fusions`."""
-
-    object: Literal["weights"]
-    measure: str
-    system: dict[str, Any]
-    stage: str
-    parts: list[str]
-    n: int
-    fusions: list[FusionFigure]
-    best: int
-    circular: dict[str, str]
-    notes: list[str]
-
-
-class DisagreementEntry(TypedDict):
-    """`given` is the grade of people on their own scale, `grade` the same on the judge's."""
-
-    topic: str
-    query: str
-    fields: dict[str, Any]
-    document: str
-    title: str
-    text: str
-    grade: int
-    given: int
-    raters: list[str]
-    judge_grade: int
-    expected: float
-    difference: int
-    probabilities: list[dict[str, float]]
-    reason: str | None
-
-
-class DisagreementsResult(TypedDict):
-    object: Literal["disagreements"]
-    pipeline: str
-    judge: str
-    scale: list[int]
-    pairs: int
-    left_out: int
-    missing: int
-    unknown: int
-    invalid: int
-    differing: int
-    rows: list[DisagreementEntry]
-
-
-JobResult = ComparisonResult | WeightsResult | DisagreementsResult
-
-
-class JobEntry(TypedDict):
-    object: Literal["job"]
-    id: str
-    kind: Literal["comparison", "weights", "disagreements"]
-    status: Literal["waiting", "running", "done", "failed", "cancelled"]
-    step: str
-    done: int
-    total: int
-    result: JobResult | None
-    error: dict[str, Any] | None
 
 
 # Adapters
@@ -532,4 +420,4 @@ class AdapterEntry(TypedDict):
     aliases: dict[str, dict[str, Any]]
     versions: list[VersionEntry]
     history: list[dict[str, Any]]
-    slots: list[dict[str, Any]]
+    pipelines: list[str]

@@ -1,4 +1,4 @@
-"""Pydantic schemas of the requests that search, grade hits, and measure on all topics."""
+"""Pydantic schemas of the requests that search and grade hits."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ from searchlora.files.json_text import text_fault
 from searchlora.pipelines.execution import WRITTEN
 from searchlora.server.api.schemas import Body, Fields
 from searchlora.systems.pipeline import with_history
-
-GivenGrade: TypeAlias = Annotated[int, Field(ge=0, le=GREATEST_GRADE)]
-
-#: A grade as a key of a JSON object, which is a text.
-GradeKey: TypeAlias = Annotated[int, Field(ge=-GREATEST_GRADE, le=GREATEST_GRADE, strict=False)]
 
 #: Fields that stages write, and a query cannot bring.
 _RESERVED = frozenset({"id", "query", *WRITTEN})
@@ -122,7 +117,7 @@ class FeedbackRow(Body):
     search: str = Field(max_length=64)
     action: Action
     document: Annotated[str, AfterValidator(_storable_text), Field(min_length=1, max_length=512)]
-    grade: GivenGrade | None = None
+    grade: Annotated[int, Field(ge=0, le=GREATEST_GRADE)] | None = None
     rater: Annotated[str, AfterValidator(_storable_text), Field(max_length=256)] = ""
 
     @model_validator(mode="after")
@@ -140,57 +135,6 @@ class EventsRequest(Body):
     )
 
     events: list[FeedbackRow] = Field(min_length=1, max_length=1000)
-
-
-class ComparisonRequest(Body):
-    """Body of `/v1/topics/compare`.
-
-    Attributes:
-        measure: Its name; the topics are ordered by the difference in it.
-        allow_circular: Accept a judge that took part in a system; the figures are marked.
-    """
-
-    model_config = _example(
-        {
-            "system": {"pipeline": "rewrite_bm25"},
-            "baseline": {"pipeline": "rewrite_bm25", "slots": {"shop-rewriter": "off"}},
-            "measure": "nDCG@10",
-        }
-    )
-
-    system: SystemRequest
-    baseline: SystemRequest
-    measure: str = Field("nDCG@10", max_length=64)
-    allow_circular: bool = False
-
-
-class WeightsRequest(Body):
-    """Body of `/v1/topics/weights`: the measure under all weights of a pipeline's fusion."""
-
-    model_config = _example({"system": {"pipeline": "hybrid"}, "measure": "nDCG@10"})
-
-    system: SystemRequest
-    measure: str = Field("nDCG@10", max_length=64)
-    allow_circular: bool = False
-
-
-class DisagreementsRequest(Body):
-    """Body of `/v1/topics/disagreements`: where a judge of a pipeline and people grade differently.
-
-    Attributes:
-        judge: The slot of the judge.
-        version: A version or alias of its adapter, or `base`; `on`: the one that is served.
-        limit: Number of judged pairs that are graded at most.
-        grades: Grade of people -> grade of the judge's scale; others stay as they are.
-    """
-
-    model_config = _example({"pipeline": "judged", "judge": "shop-judge", "limit": 200})
-
-    pipeline: str
-    judge: str
-    version: str = "on"
-    limit: int = Field(500, ge=1, le=10_000)
-    grades: dict[GradeKey, GivenGrade] = Field({}, max_length=16)
 
 
 class RollbackRequest(Body):

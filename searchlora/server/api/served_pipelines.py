@@ -18,7 +18,14 @@ from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile
 from searchlora.errors import InvalidName, NotInStore, PipelineError, SearchloraError, StoreError, UsageError
-from searchlora.experiments.slots import (
+from searchlora.inference.engines import Engines
+from searchlora.inference.local import LocalEngine
+from searchlora.models.resolve import public_name
+from searchlora.outputs import Graded
+from searchlora.pipelines.config import PipelineConfig, read_pipeline
+from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
+from searchlora.pipelines.pipeline import Pipeline, own_corpus
+from searchlora.pipelines.slots import (
     Slot,
     find_slots,
     fusion_place,
@@ -27,12 +34,6 @@ from searchlora.experiments.slots import (
     with_weights,
     without,
 )
-from searchlora.inference.engines import Engines
-from searchlora.inference.local import LocalEngine
-from searchlora.models.resolve import public_name
-from searchlora.pipelines.config import PipelineConfig, read_pipeline
-from searchlora.pipelines.corpus import IndexedCorpus, open_corpus
-from searchlora.pipelines.pipeline import Pipeline, own_corpus
 from searchlora.pipelines.stages.adapter import AdapterSettings, AdapterStage, grades
 from searchlora.pipelines.stages.deciding import Decides
 from searchlora.pipelines.stages.fuse import part_names
@@ -155,14 +156,14 @@ class ServedPipeline:
         return list(read)
 
     @property
-    def judges(self) -> dict[str, int]:
-        """Name of the slot of each stage that grades passages -> the index of the stage."""
-        found = {}
-        for slot in self.slots:
-            stage = self.pipeline.stages[slot.place[0]]
-            if len(slot.place) == 1 and any(map(grades, stage.tasks())):
-                found[slot.name] = slot.place[0]
-        return found
+    def judge_scale(self) -> list[int] | None:
+        """The grades of the first stage that grades passages, in ascending order; None without one."""
+        for stage in self.pipeline.stages:
+            if isinstance(stage, AdapterStage) and grades(stage.task):
+                spec = stage.task.output(stage.task.examples[0])
+                assert isinstance(spec, Graded)
+                return sorted(spec.scale.values())
+        return None
 
     def described(self) -> PipelineEntry:
         """The pipeline as `GET /v1/pipelines` lists it."""
@@ -185,7 +186,6 @@ class ServedPipeline:
                 for slot in self.slots
             ],
             "fusion": fusion,
-            "judges": list(self.judges),
             "fields": self.fields,
             "documents": len(self.pipeline.documents),
         }

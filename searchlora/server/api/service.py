@@ -10,13 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 from searchlora.adapters.store import Store
 from searchlora.errors import RenderError
 from searchlora.events.recorder import EventRecorder
-from searchlora.files.result_cache import ResultCache
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.fingerprint import Fingerprint, fingerprint
@@ -26,7 +24,6 @@ from searchlora.server.api.adapter_tasks import AdapterTask, task_reader
 from searchlora.server.api.config import ServeConfig
 from searchlora.server.api.encoders import ServedEncoders
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.jobs import Jobs
 from searchlora.server.api.metrics import Metrics
 from searchlora.server.api.served_pipelines import ServedPipelines
 from searchlora.server.api.work_queue import FairThreads, in_thread
@@ -43,10 +40,6 @@ _THREADS = 8
 
 #: Worker threads of task requests. They wait most of the time; one client has at most half of them.
 _TASK_THREADS = 64
-
-
-#: Size of the cache of results on topics.
-_TOPIC_CACHE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,6 @@ class Service:
     probe_thread: FairThreads = field(default_factory=lambda: FairThreads(1, "searchlora-probe"))
     task_threads: FairThreads = field(default_factory=lambda: FairThreads(_TASK_THREADS, "searchlora-task"))
     access_log: AccessLog | None = None
-    jobs: Jobs = field(default_factory=Jobs)
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
     draining: threading.Event = field(default_factory=threading.Event)
     _in_progress: Counter[str] = field(default_factory=Counter)  # of the event loop's thread
@@ -96,15 +88,6 @@ class Service:
     def base(self) -> str:
         """The name of the base model in requests; never a path. Of a whole model of the store, its exact reference."""
         return public_name(self.engine.base.name)
-
-    @cached_property
-    def topic_cache(self) -> ResultCache:
-        """Results of pipelines on topics, which last as long as the server: a topic is executed once."""
-        return ResultCache(Path(self._scratch.name) / "topics.sqlite", max_bytes=_TOPIC_CACHE_BYTES)
-
-    @cached_property
-    def _scratch(self) -> TemporaryDirectory[str]:
-        return TemporaryDirectory(prefix="searchlora-")
 
     async def in_task_thread(self, client_id: str, function: Callable[[], T]) -> T:
         """Run a function that waits for the engine, see `work_queue.in_thread`."""
@@ -155,8 +138,7 @@ class Service:
         return [path for path in (*(base.path for base in bases), *store) if not path.exists()]
 
     def close(self) -> None:
-        """Stop background jobs, complete or fail the engine's requests, and end the threads."""
-        self.jobs.close()
+        """Complete or fail the engine's requests, and end the threads."""
         if self.shadow is not None:
             self.shadow.close()
         self.engine.close(self.config.timeout)

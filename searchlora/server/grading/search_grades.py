@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.eval.formats import read_qrels, read_topics
-from searchlora.eval.judgments.card import read_card
-from searchlora.eval.judgments.ratings import Rating, by_pair, check_rater, merged
+from searchlora.eval.judgments.ratings import Rating, check_rater, merged
 from searchlora.eval.measures import retrieval_values
-from searchlora.eval.trec import Qrels, is_word
+from searchlora.eval.trec import is_word
 from searchlora.files.append_log import AppendLog
 from searchlora.server.grading.ratings_log import RatingsLog
 from searchlora.systems.pipeline import with_history
@@ -26,17 +25,6 @@ MEASURE = "nDCG@10"
 
 #: Highest grade of a hit: a digit is its key on the page.
 HIGHEST_GRADE = 9
-
-
-@dataclass(frozen=True)
-class HumanGrade:
-    """A pair that people judged; `raters` is empty for a judgment of the test collection."""
-
-    topic: str
-    fields: Mapping[str, Any]
-    document: str
-    grade: int
-    raters: tuple[str, ...] = ()
 
 
 class SearchGrades:
@@ -52,9 +40,6 @@ class SearchGrades:
         topics: Topics of a test collection.
         qrels: Its judgments. A grade of a rater replaces the judgment of the same pair.
 
-    Attributes:
-        card: Where the judgments come from; None if unknown.
-
     Raises:
         UsageError: when another process holds the folder.
         DataError: for a malformed file.
@@ -63,7 +48,6 @@ class SearchGrades:
     def __init__(self, folder: Path | None, topics: Path | None = None, qrels: Path | None = None) -> None:
         self._topics: dict[str, Mapping[str, Any]] = dict(read_topics(topics)) if topics is not None else {}
         self._qrels = read_qrels(qrels, topics=self._topics or None) if qrels is not None else {}
-        self.card = read_card(qrels) if qrels is not None else None
         self._by_text: dict[str, list[str]] = {}  # query -> topics of the test collection with that text
         for topic, fields in self._topics.items():
             self._by_text.setdefault(str(fields["query"]), []).append(topic)
@@ -96,25 +80,6 @@ class SearchGrades:
         qrels = {topic: {**self._qrels.get(topic, {}), **merged_grades.get(topic, {})} for topic in topics}
         judged = {topic: grades for topic, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
         return {topic: topics[topic] for topic in judged}, judged
-
-    def human_grades(self) -> list[HumanGrade]:
-        """Each judged pair with its grade and who gave it: first those of raters, then those of the judgments.
-
-        Judgments whose card names an LLM or clicks are left out; they are no human's.
-        """
-        with self._lock:
-            topics = dict(self._topics)
-        raters = by_pair(self._ratings)
-        grades = []
-        for (topic, document), grade in _pairs(merged(self._ratings)):
-            by = tuple(sorted(raters[topic, document]))
-            grades.append(HumanGrade(topic, topics.get(topic, {}), document, grade, by))
-        if self.card is None or self.card.source not in ("llm", "clicks", "mixed"):
-            rated = {(graded.topic, graded.document) for graded in grades}
-            for (topic, document), grade in _pairs(self._qrels):
-                if topic in topics and (topic, document) not in rated:
-                    grades.append(HumanGrade(topic, topics[topic], document, grade))
-        return grades
 
     @property
     def _ratings(self) -> tuple[Rating, ...]:
@@ -207,12 +172,6 @@ def _has(topic: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
     """Whether a topic has the fields of a request. It may have more, but a history only if the request has the same."""
     own, asked = with_history(dict(topic), "topics"), with_history(dict(fields), "fields")
     return own.get("history") == asked.get("history") and all(own.get(name) == asked[name] for name in asked)
-
-
-def _pairs(qrels: Qrels) -> Iterator[tuple[tuple[str, str], int]]:
-    for topic, grades in qrels.items():
-        for document, grade in grades.items():
-            yield (topic, document), grade
 
 
 def _measured(grades: Mapping[str, int], ranking: Sequence[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def client(search_service):
         yield client
 
 
-def test_an_adapter_has_versions_measures_decisions_aliases_and_slots(client, search_service):
+def test_an_adapter_has_versions_measures_decisions_aliases_and_pipelines(client, search_service):
     text = client.get("/v1/adapters").text
     assert str(search_service.store.root) not in text
     by_id = {each["id"]: each for each in json.loads(text)["data"]}
@@ -34,11 +34,7 @@ def test_an_adapter_has_versions_measures_decisions_aliases_and_slots(client, se
     assert refused["decision"]["outcome"] == "refused"
     assert [rule["passed"] for rule in refused["decision"]["rules"]] == [False]
     assert [row["value"] for row in refused["decision"]["figures"]] == [0.41]  # the candidate's alone
-    assert {(slot["pipeline"], slot["slot"]) for slot in rewriter["slots"]} == {
-        ("rewritten", "rewriter"),
-        ("careful", "rewriter"),
-    }
-    assert rewriter["slots"][0]["choices"] == ["on", "off", "base", "rewriter@1", "rewriter@2"]
+    assert rewriter["pipelines"] == ["rewritten", "careful"]
 
 
 def test_every_request_example_of_the_document_is_valid():
@@ -47,7 +43,7 @@ def test_every_request_example_of_the_document_is_valid():
 
     components = document()["components"]
     examples = {name: schema["examples"] for name, schema in components["schemas"].items() if "examples" in schema}
-    assert len(examples) == 7
+    assert len(examples) == 4
     for name, bodies in examples.items():
         schema = {"$ref": f"#/components/schemas/{name}", "components": components}
         for body in bodies:

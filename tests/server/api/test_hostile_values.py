@@ -41,7 +41,6 @@ DOCUMENT = document()
 MESSAGES = [{"role": "user", "content": "red couch"}]
 PASSAGE = {"id": "p1", "title": "Red couch", "text": "A couch for two."}
 TURN = {"role": "user", "text": "a sofa"}
-SYSTEM: dict[str, Any] = {"pipeline": "mixed", "slots": {"bm25": "off"}, "weights": [1.0]}
 SAMPLED = {"n": 2, "temperature": 0.5, "top_p": 0.9, "top_k": 3, "min_p": 0.1, "seed": 1, "stop": ["a"]}
 CONSTRAINED = {"structured_outputs": {"regex": "[ab]{2}"}, "presence_penalty": 0.1, "frequency_penalty": 0.1}
 CHAT = {"model": "rewriter", "messages": MESSAGES, "max_tokens": 2}
@@ -57,11 +56,6 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
         {"model": "rewriter", "prompt": ["a"], "max_tokens": 2, "logprobs": 1} | SAMPLED | CONSTRAINED,
     ),
     ("/v1/completions", {"model": "judge", "prompt": [5, 6], "max_tokens": 2, "prompt_format": "raw"}),
-    (
-        "/v1/responses",
-        {"model": "judge", "input": MESSAGES, "instructions": "a", "max_output_tokens": 2, "top_logprobs": 1}
-        | {"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "boolean"}}}},
-    ),
     (
         "/v1/score",
         {"model": "judge", "messages": MESSAGES, "choices": ["a", "b"], "answer_prefix": "a"}
@@ -95,12 +89,6 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
         "/v1/judgments",
         {"query": "red couch", "document": "d1", "grade": 1, "rater": "ann", "seconds": 1.5}
         | {"rankings": [["d1", "d2"]], "fields": {"n": 1}},
-    ),
-    ("/v1/topics/compare", {"system": SYSTEM, "baseline": SYSTEM, "measure": "nDCG@10", "allow_circular": True}),
-    ("/v1/topics/weights", {"system": {"pipeline": "mixed"}, "measure": "nDCG@10", "allow_circular": True}),
-    (
-        "/v1/topics/disagreements",
-        {"pipeline": "judged", "judge": "judge", "version": "1", "limit": 2, "grades": {"2": 1}},
     ),
 ]  # fmt: skip
 
@@ -166,7 +154,7 @@ def schema_of(path: str, status: int, kind: str) -> jsonschema.Draft202012Valida
 
 
 def failed(client: httpx.Client, path: str, body: Any) -> str | None:
-    """Why an answer is an internal error, of a job or of a stream, too; or that it is not documented."""
+    """Why an answer is an internal error, of a stream, too; or that it is not documented."""
     answer = posted(client, path, body)
     if answer.status_code >= 500:
         return f"{answer.status_code} {answer.text[:200]}"
@@ -174,13 +162,7 @@ def failed(client: httpx.Client, path: str, body: Any) -> str | None:
     schema = schema_of(path, answer.status_code, kind)
     if schema is None or (kind == "application/json" and not schema.is_valid(answer.json())):
         return f"not documented: {answer.status_code} {kind} {answer.text[:200]}"
-    if "internal_error" in answer.text:
-        return answer.text[-300:]
-    job = answer.json() if path.startswith("/v1/topics") and answer.status_code == 200 else {}
-    while job.get("status") in ("waiting", "running"):
-        job = client.get(f"/v1/jobs/{job['id']}").json()
-    error = job.get("error") or {}
-    return str(error) if error.get("code") == "internal_error" else None
+    return answer.text[-300:] if "internal_error" in answer.text else None
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from searchlora.server.api import search, search_execution
 from searchlora.server.api.served_pipelines import ServerEngines
 from searchlora.server.grading.search_grades import SearchGrades
 from tests.server.api.serving import made_service, served
-from tests.server.searching import DOCUMENTS
+from tests.server.searching import DOCUMENTS, TOPICS, judged_by
 
 
 @pytest.fixture(scope="module")
@@ -351,3 +351,25 @@ def test_an_adapter_of_another_base_is_refused_and_no_second_base_is_loaded(serv
     with pytest.raises(PipelineError, match="and this server's is") as refused:
         engines.get(replace(base, path=tmp_path), "bf16")
     assert "--base" in refused.value.fix
+
+
+def test_the_page_is_told_the_scale_of_grades_and_judged_queries(client):
+    assert client.get("/v1/topics").json() == {
+        "object": "topics",
+        "collects_grades": True,
+        "scale": [0, 1, 2, 3],
+        "examples": [{"query": query, "fields": {}} for query, _ in TOPICS.values()],
+    }
+
+
+@pytest.mark.slow
+def test_without_a_judge_the_grades_are_those_of_the_judgments_and_without_topics_titles_are_offered(
+    store_of_search, tiny_base, pipeline_files, corpus_of_search, tmp_path
+):
+    (tmp_path / "topics.jsonl").write_text('{"id": "t1", "query": "a tent"}\n')
+    (tmp_path / "qrels").write_text("t1 0 d3 1\n")
+    lexical = {"pipelines": (str(pipeline_files / "lexical.yaml"),), "corpora": (corpus_of_search,)}
+    for more, scale, first in ((judged_by(tmp_path, None), [0, 1], "a tent"), ({}, [0, 1, 2, 3], "Red couch")):
+        with served(made_service(tiny_base, store_of_search, **lexical, **more)) as url:
+            found = httpx.get(f"{url}/v1/topics").json()
+            assert (found["scale"], found["examples"][0]) == (scale, {"query": first, "fields": {}})

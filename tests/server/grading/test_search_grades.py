@@ -1,4 +1,4 @@
-"""Judged topics of a server: given ones, those that people grade, and whose grades count as people's."""
+"""Judged topics of a server: given ones, and those that people grade."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import pytest
 
 from searchlora.errors import UsageError
-from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.server.grading.search_grades import SearchGrades
 
 
@@ -38,19 +37,6 @@ def test_topics_count_as_judged_once_a_document_is_relevant(tmp_path, topics, qr
     assert set(SearchGrades(tmp_path / "grades", topics, qrels).judged()[0]) == {"t1", "t2", new}
 
 
-def test_grades_of_people_are_those_of_raters_and_of_human_judgments(tmp_path, topics, qrels):
-    grades = SearchGrades(tmp_path / "grades", topics, qrels)
-    grades.rate("red couch", "d1", 0, "anna", 1.0, [])
-    grades.rate("red couch", "d1", 0, "ben", 1.0, [])
-    assert [(each.topic, each.document, each.grade, each.raters) for each in grades.human_grades()] == [
-        ("t1", "d1", 0, ("anna", "ben")),
-        ("t2", "d2", 0, ()),
-    ]
-    judged = tmp_path / "llm.txt"
-    write_judgments(judged, {"t1": {"d1": 2}}, JudgmentsCard("llm", "2026-07-01", judge="judge@1"))
-    assert SearchGrades(None, topics, judged).human_grades() == []
-
-
 def test_a_query_that_was_graded_before_it_was_a_topic_is_that_topic(tmp_path, topics, qrels):
     early = SearchGrades(tmp_path / "grades")
     early.rate("red couch", "d9", 3, "anna", 1.0, [])
@@ -60,7 +46,6 @@ def test_a_query_that_was_graded_before_it_was_a_topic_is_that_topic(tmp_path, t
     assert grades.judged()[1] == {"t1": {"d1": 2, "d9": 3}}
     found = grades.of_search("red couch", [{"document": "d9"}, {"document": "d1"}])
     assert [hit["grade"] for hit in found["hits"]] == [3, 2]
-    assert ("t1", "d9", ("anna",)) in [(each.topic, each.document, each.raters) for each in grades.human_grades()]
     grades.close()
 
 

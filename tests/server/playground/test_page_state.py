@@ -8,13 +8,13 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-#: Two pipelines on a server with judged topics, whose answers a test can hold back and release one by one.
+#: Two pipelines on a server that collects grades, whose answers a test can hold back and release one by one.
 BEFORE = """
     const slot = { name: "rewriter", adapter: "rewriter@2", choices: ["on", "off", "base", "rewriter@1"] };
     const fusion = { stage: 1, method: "rrf", parts: ["bm25", "dense"], weights: [1, 1] };
-    const common = { object: "pipeline", stages: [], judges: ["judge"], fields: ["history"], documents: 9 };
+    const common = { object: "pipeline", stages: [], fields: ["history"], documents: 9 };
     const judge = { name: "judge", adapter: "judge@1", choices: ["on", "base"] };
-    page.topics = { judged: 5, measure: "nDCG@10", collects_grades: true, scale: [0, 1, 2, 3], examples: [] };
+    page.topics = { collects_grades: true, scale: [0, 1, 2, 3], examples: [] };
     page.measured = (value) => ({ measure: "nDCG@10", value, judged: 1, of: 2 });
     page.found = (query, ...documents) => ({
       query, total: documents.length, output: {}, evidence: null, stages: [], milliseconds: 1, topic: "t",
@@ -29,7 +29,7 @@ BEFORE = """
     Object.assign(page.answers, {
       "/v1/pipelines": () => ({ data: [
         { id: "mixed", ...common, slots: [slot, judge], fusion },
-        { id: "plain", ...common, slots: [], judges: [], fusion: null },
+        { id: "plain", ...common, slots: [], fusion: null },
       ] }),
       "/v1/topics": () => page.topics,
       "/v1/search": (body) => {
@@ -42,109 +42,10 @@ BEFORE = """
 
 @pytest.fixture
 def run(own_steps):
-    def run(code, judged=5, address="", more=""):
-        before = BEFORE.replace("judged: 5", f"judged: {judged}") + more
-        return own_steps(f"location.hash = {json.dumps(address)}; {before}", code)
+    def run(code, address="", more=""):
+        return own_steps(f"location.hash = {json.dumps(address)}; {BEFORE}{more}", code)
 
     return run
-
-
-#: A comparison of two systems, as `/v1/topics/compare` computes it.
-COMPARED = """
-    page.compared = (topics, more = {}) => ({ status: "done", id: "1", result: {
-      measure: "nDCG@10", system: { pipeline: "mixed", slots: {}, weights: [], value: 0.5, low: null, high: null },
-      baseline: { pipeline: "plain", slots: {}, weights: [], value: 0.4, low: null, high: null }, difference: 0.1,
-      low: null, high: null, p: null, n: topics, wins: topics, losses: 0, ties: 0, circular: {}, notes: [],
-      topics: Array.from({ length: topics }, (_, place) => (
-        { topic: `t${place}`, query: `query ${place}`, fields: {}, system: 0.5, baseline: 0.4, gain: 0.1 })),
-      ...more } });
-"""
-
-
-def test_a_difference_without_a_p_value_claims_no_significance(run):
-    """One judged topic: there is no test. `null < 0.001` is true in JavaScript."""
-    heading = run(f"""{COMPARED}
-        page.answers["/v1/topics/compare"] = () => page.compared(1);
-        page.element("compare-form").dispatch("submit");
-        await page.until(() => page.texts(page.element("gains"), "h2").length, "the comparison");
-        return page.texts(page.element("gains"), "h2");
-    """)
-    assert heading == ["nDCG@10 +0.100, no p-value, over 1 topic: 1 better, 0 worse, 0 equal."]
-
-
-# Jobs
-
-
-def test_a_reload_finds_its_job_again_and_a_server_that_fails_for_a_while_is_asked_again(run):
-    found = run(
-        f"""{COMPARED}
-        const states = [() => new Response("", {{ status: 502 }}), () => page.running, () => page.compared(1)];
-        page.answers["/v1/jobs/7"] = () => (states.length > 1 ? states.shift() : states[0])();
-        await page.until(() => page.texts(page.element("gains"), "h2").length, "the comparison");
-        return {{ kept: sessionStorage.getItem("job: comparison"),
-          asked: page.requested.filter((path) => path.includes("topics/compare")),
-          heading: page.texts(page.element("gains"), "h2"), problem: page.element("problem").textContent }};
-        """,
-        more="""
-        page.running = { status: "running", id: "7", step: "topics", done: 1, total: 5 };
-        sessionStorage.setItem("job: comparison", JSON.stringify({ id: "7", body: {} }));
-        sessionStorage.setItem("job: disagreements", JSON.stringify({ id: "8", body: {} }));
-        page.answers["/v1/jobs/7"] = () => page.running;
-        page.answers["/v1/jobs/8"] = () => Response.json({ error: { message: "no such job" } }, { status: 404 });
-        """,
-    )
-    assert (found["kept"], found["asked"], found["problem"]) == (None, [], "")
-    assert "over 1 topic:" in found["heading"][0]
-
-
-def test_a_reload_finds_the_measurement_of_the_system_in_the_address(run):
-    address = '#q=red&systems=[{"pipeline":"mixed","slots":{"rewriter":"off"},"weights":[]}]'
-    found = run(
-        """
-        const [side] = page.sides();
-        await page.until(() => side.querySelectorAll(".cell").length, "the fusion weights");
-        const kept = sessionStorage.getItem("job: fusion weights of A");
-        return [side.querySelectorAll(".cell").length, kept, page.deleted];
-        """,
-        address=address,
-        more=f"""{WEIGHED}
-        page.deleted = 0;
-        const body = {{ system: {{ pipeline: "mixed", slots: {{ rewriter: "off" }} }}, measure: "nDCG@10" }};
-        sessionStorage.setItem("job: fusion weights of A", JSON.stringify({{ id: "7", body }}));
-        page.answers["/v1/jobs/7"] = (_, method) => {{
-          page.deleted += method === "DELETE";
-          return page.weighed();
-        }};
-        """,
-    )
-    assert found == [11, None, 0]
-
-
-def test_a_grade_leaves_a_measurement_under_way(run):
-    found = run("""
-        await page.search("red");
-        const [side] = page.sides();
-        page.answers["/v1/topics/weights"] = () => ({ status: "running", id: "9", step: "", done: 0, total: 9 });
-        const methods = [];
-        page.answers["/v1/jobs/9"] = (body, method) => {
-          methods.push(method);
-          return { status: "running", id: "9", step: "", done: 0, total: 9 };
-        };
-        side.querySelector(".fusions button").click();
-        await page.until(() => methods.length, "a look at the job");
-        page.answers["/v1/judgments"] = ({ grade }) => ({ grade, measured: [page.measured(1)] });
-        page.topics = { ...page.topics, judged: 6 };
-        page.element("rater").value = "carla";
-        page.named("Grade 3 for d1").click();
-        await page.until(() => page.texts(side, ".fusions button")[0].includes("6 topics"), "the number of topics");
-        await page.settled();
-        const cancel = side.querySelector(".job button");
-        const shown = !side.querySelector(".job").hidden;
-        cancel.focus();
-        cancel.click();
-        return { methods: [...new Set(methods.slice(0, -1))], shown, focus: document.activeElement.textContent };
-    """)
-    assert found == {"methods": ["GET"], "shown": True, "focus": "Measure all fusion weights on 6 topics"}
 
 
 # Old answers
@@ -364,91 +265,6 @@ def test_grades_are_saved_one_after_another_and_take_no_focus_and_no_text_away(r
     }
 
 
-def test_the_first_relevant_grade_opens_the_comparison_on_topics(run):
-    found = run(
-        """
-        const shown = () => [page.element("compare-form").hidden, page.element("no-topics").hidden,
-          page.element("judged-topics").textContent, ...page.texts(page.sides()[0], ".fusions button").slice(0, 1)];
-        const before = shown();
-        await page.search("red");
-        page.answers["/v1/judgments"] = ({ grade }) => ({ grade, measured: [page.measured(1)] });
-        page.topics = { ...page.topics, judged: 1 };
-        page.element("rater").value = "carla";
-        page.named("Grade 3 for d1").click();
-        await page.until(() => page.element("status").textContent.startsWith("Saved"), "saved");
-        await page.settled();
-        return { before, after: shown() };
-        """,
-        judged=0,
-    )
-    assert found == {
-        "before": [True, False, "0 judged topics"],
-        "after": [False, True, "1 judged topic", "Measure all fusion weights on 1 topic"],
-    }
-
-
-def test_only_the_last_of_several_comparisons_is_shown(run):
-    """Three clicks: the second waits until the first is cancelled, and the third comes meanwhile."""
-    found = run(f"""{COMPARED}
-        let jobs = 0;
-        page.answers["/v1/topics/compare"] = () => (
-          {{ status: "running", id: `${{jobs += 1}}`, step: "", done: 0, total: 9 }});
-        for (const id of [1, 2, 3]) {{
-          page.answers[`/v1/jobs/${{id}}`] = () => page.compared(id, {{ n: id }});
-        }}
-        page.answers["/v1/jobs/1"] = page.hold(() => ({{ status: "cancelled" }}));
-        const click = () => page.element("compare-form").dispatch("submit");
-        click();
-        await page.until(() => jobs === 1, "the first");
-        await page.settled();
-        click();
-        click();
-        await page.settled();
-        page.held.forEach((release) => release());
-        await page.until(() => page.texts(page.element("gains"), "h2").length, "a comparison");
-        await new Promise((resolve) => setTimeout(resolve, 400));
-        return {{ jobs, heading: page.texts(page.element("gains"), "h2") }};
-    """)
-    assert found["jobs"] == 2
-    assert "over 2 topics" in found["heading"][0]
-
-
-WEIGHED = """
-    page.weighed = () => ({ status: "done", id: "1", result: {
-      measure: "nDCG@10", parts: ["bm25", "dense"], n: 5, best: 0, notes: [],
-      fusions: Array.from({ length: 11 }, (_, place) => (
-        { weights: [1 - place / 10, place / 10], value: place, low: null, high: null })) } });
-"""
-
-
-def test_the_heat_map_of_a_system_goes_when_a_slot_is_changed(run):
-    found = run(f"""{WEIGHED}
-        page.answers["/v1/topics/weights"] = page.weighed;
-        await page.search("red");
-        const [side] = page.sides();
-        const cells = () => side.querySelectorAll(".cell").length;
-        side.querySelector(".fusions button").click();
-        await page.until(() => cells(), "the fusion weights");
-        const measured = cells();
-        await page.choose(side.querySelectorAll(".slots select")[0], "off");
-        await page.until(() => page.element("status").textContent.startsWith("System A"), "the search");
-        const left = cells();
-        page.answers["/v1/topics/weights"] = () => ({{ status: "running", id: "9", step: "", done: 0, total: 9 }});
-        page.answers["/v1/jobs/9"] = (body, method) => {{
-          page.asked.push(method);
-          return {{ status: "running", step: "", done: 0, total: 9 }};
-        }};
-        side.querySelector(".fusions button").click();
-        await page.until(() => !side.querySelector(".job").hidden, "a job");
-        await page.settled();
-        side.querySelectorAll(".slots select")[0].value = "on";
-        side.querySelectorAll(".slots select")[0].dispatch("change");
-        await page.settled();
-        return {{ measured, left, stopped: page.asked.includes("DELETE"), job: side.querySelector(".job").hidden }};
-    """)
-    assert found == {"measured": 11, "left": 0, "stopped": True, "job": True}
-
-
 # What is shown
 
 
@@ -479,7 +295,7 @@ def test_a_document_below_the_top_of_a_ranking_is_not_called_missing_from_it(run
     """Ten hits are shown; the eleventh of the other system is not "only here"."""
     found = run("""
         const search = (total) => ({ pipeline, query }) => page.stream({
-          ...page.found(query, ...(pipeline === "plain" || query === "blue" ? ["d1", "d2"] : ["d2", "d3"])), total });
+          ...page.found(query, ...(pipeline === "plain" ? ["d1", "d2"] : ["d2", "d3"])), total });
         const moves = async (total) => {
           page.answers["/v1/search"] = search(total);
           await page.search("red");
@@ -489,51 +305,11 @@ def test_a_document_below_the_top_of_a_ranking_is_not_called_missing_from_it(run
         page.element("compare").click();
         const deep = await moves(40);
         const whole = await moves(2);
-        const pinned = async (total) => {
-          page.answers["/v1/search"] = search(total);
-          await page.search("red");
-          page.sides()[0].querySelector(".pin").click();
-          await page.search("blue");
-          page.element("pins").querySelectorAll("button")[page.element("pins").children.length * 3 - 3].click();
-          const rows = page.element("difference").querySelectorAll("tr").slice(1);
-          return rows.map((row) => row.children.map((each) => each.textContent).join(" "));
-        };
-        return { deep, whole, pins: [await pinned(40), await pinned(2)] };
+        return { deep, whole };
     """)
     below = "not in the other's top 2"
     assert found["deep"] == [["▲ up 1", below], [below, "▼ down 1"]]
     assert found["whole"] == [["▲ up 1", "only here"], ["only here", "▼ down 1"]]
-    assert found["pins"] == [
-        ["d1 – 1 new in the top 2", "d2 1 2 ▼ down 1", "d3 2 – below the top 2"],
-        ["d1 – 1 new", "d2 1 2 ▼ down 1", "d3 2 – gone"],
-    ]
-
-
-def test_a_query_is_searched_with_its_own_fields_and_they_are_seen(run):
-    found = run(f"""{COMPARED}
-        const {{ element, until, asked }} = page;
-        const history = [{{ role: "user", text: "tents" }}];
-        const compared = page.compared(1);
-        compared.result.topics[0].fields = {{ history }};
-        page.answers["/v1/topics/compare"] = () => compared;
-        element("compare-form").dispatch("submit");
-        await until(() => element("gains").querySelector(".topics button"), "the topic");
-        element("gains").querySelector(".topics button").click();
-        await until(() => asked.length === 2, "the searches");
-        const opened = element("more").open;
-        const row = {{ query: "a lamp?", fields: {{}}, topic: "t", document: "d1", title: "", text: "", raters: [],
-          grade: 1, given: 1, judge_grade: 2, probabilities: [], reason: null }};
-        page.answers["/v1/topics/disagreements"] = () => (
-          {{ status: "done", id: "1", result: {{
-            judge: "judge@1", differing: 1, pairs: 1, invalid: 0, rows: [row] }} }});
-        element("judge-form").dispatch("submit");
-        await until(() => page.named("Search: a lamp?"), "the disagreement");
-        page.named("Search: a lamp?").click();
-        await until(() => asked.length === 4, "the searches");
-        return {{ opened, shut: element("more").open, fields: asked.map(({{ fields }}) => fields) }};
-    """)
-    history = {"history": [{"role": "user", "text": "tents"}]}
-    assert found == {"opened": True, "shut": False, "fields": [history, history, {}, {}]}
 
 
 #: Two systems search, of which one has finished and the other waits.
@@ -570,7 +346,7 @@ def test_a_name_that_is_being_written_stays_when_the_other_system_finishes(run):
     assert found == {"value": "car", "focused": True}
 
 
-def test_a_pin_and_an_explanation_are_of_the_system_that_was_searched(run):
+def test_an_explanation_is_of_the_system_that_was_searched(run):
     found = run("""
         await page.search("red");
         const [side] = page.sides();
@@ -584,11 +360,9 @@ def test_a_pin_and_an_explanation_are_of_the_system_that_was_searched(run):
           ? (page.asked = body.pipeline, { verdict: "about it", stages: [] }) : search(body));
         page.named("Explain this rank: d1").click();
         await page.until(() => page.asked, "the explanation");
-        side.querySelector(".pin").click();
-        const pins = page.texts(page.element("pins"), "bdi").map((each) => each.includes(searched));
-        return { asked: page.asked === searched, pins };
+        return page.asked === searched;
     """)
-    assert found == {"asked": True, "pins": [True]}
+    assert found
 
 
 def test_an_explanation_that_is_computed_says_so_and_one_that_fails_goes(run):
@@ -635,59 +409,11 @@ def test_support_is_that_of_each_citation(run):
 # Focus
 
 
-def test_a_comparison_that_an_adapter_opens_has_the_focus_in_its_view(run):
-    found = run(f"""{COMPARED}
-        const slot = {{ pipeline: "mixed", slot: "rewriter", adapter: "rewriter@2", choices: ["on", "off"] }};
-        page.answers["/v1/adapters"] = () => ({{ data: [
-          {{ id: "rewriter", versions: [], history: [], slots: [slot], aliases: {{}} }}] }});
-        page.answers["/v1/topics/compare"] = page.hold(() => page.compared(1));
-        page.follow("#view=adapters");
-        const name = "Compare with off: queries that rewriter@2 helps and hurts in mixed";
-        await page.until(() => page.named(name), "the adapter");
-        page.named(name).click();
-        await page.until(() => page.held.length, "the comparison");
-        return document.activeElement.id;
-    """)
-    assert found == "results"
-
-
-def test_what_is_pressed_and_goes_away_hands_the_focus_on(run):
-    found = run(f"""{COMPARED}
-        const {{ element, until }} = page;
-        page.answers["/v1/topics/compare"] = () => page.compared(250);
-        element("compare-form").dispatch("submit");
-        const more = () => element("gains").children.find((each) => each.tag === "button");
-        await until(more, "the topics");
-        const focused = [];
-        for (let pressed = 0; pressed < 2; pressed += 1) {{
-          more().click();
-          focused.push(page.texts(document.activeElement, ".topic-query"));
-        }}
-        const listed = element("gains").querySelectorAll(".topics li").length;
-        for (const query of ["red", "blue"]) {{
-          await page.search(query);
-          page.sides()[0].querySelector(".pin").click();
-        }}
-        const label = () => document.activeElement.getAttribute("aria-label");
-        page.named("Remove pin 1: red (mixed)").click();
-        const left = label();
-        page.named("Remove pin 1: blue (mixed)").click();
-        return {{ focused, listed, more: Boolean(more()), left, last: document.activeElement.id }};
-    """)
-    assert found == {
-        "focused": [["query 100"], ["query 200"]],
-        "listed": 250,
-        "more": False,
-        "left": "Compare pin 1: blue (mixed) with system A",
-        "last": "results",
-    }
-
-
 def test_the_skip_link_stays_in_its_view(run):
     found = run("""
-        page.follow("#view=topics");
+        page.follow("#view=adapters");
         page.element("skip").click();
-        return [page.element("view-topics").hidden, document.activeElement.id];
+        return [page.element("view-adapters").hidden, document.activeElement.id];
     """)
     assert found == [False, "results"]
 
@@ -747,7 +473,7 @@ def test_weights_of_an_address_stay_as_they_are_until_a_slider_moves(run):
 def test_the_links_of_the_views_keep_the_search_and_an_edited_address_searches(run):
     found = run(f"""{TWO_SYSTEMS}
         const kept = location.hash;
-        page.follow("#view=topics");
+        page.follow("#view=adapters");
         page.follow("#view=search");
         const back = location.hash === kept && page.asked.length === 6;
         page.follow("#q=lamp");

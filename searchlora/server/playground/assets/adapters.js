@@ -1,10 +1,7 @@
-// The adapters view: versions with lineage and measures, decisions, aliases, and the queries where an adapter helps and
-// hurts.
+// The adapters view: versions with lineage and measures, decisions, and aliases.
 
-import { button, details, element, figure, made, rounded, table } from "./elements.js";
+import { details, element, figure, made, rounded, table } from "./elements.js";
 import { attempt, send } from "./requests.js";
-import { state } from "./state.js";
-import { compareOnTopics } from "./topics.js";
 
 export const showAdapters = () => attempt(async () => {
   const { data } = await (await send("GET", "/v1/adapters")).json();
@@ -12,7 +9,7 @@ export const showAdapters = () => attempt(async () => {
 });
 
 function shownAdapter(adapter) {
-  const { id, task, base, problem, versions, history } = adapter;
+  const { id, task, base, problem, versions, history, pipelines } = adapter;
   const section = made("section", "card adapter");
   section.setAttribute("aria-label", id);
   section.append(
@@ -20,7 +17,7 @@ function shownAdapter(adapter) {
     made("p", "", [task && `Task ${task}`, base && `base ${base}`].filter(Boolean).join(", ")),
     ...(problem ? [made("p", "invalid", problem)] : []),
     versions.length ? table(["Version", "Aliases", "Measured", "Stored", "Made by", "From", "Data"], versions.map((version) => versionRow(version, adapter)), `Versions of ${id}`) : "",
-    ...impact(adapter),
+    made("p", "note", pipelines.length ? `Used in ${pipelines.join(", ")}.` : "No served pipeline uses this adapter."),
     history.length ? details("history", `Aliases and decisions (${history.length})`, made("ol", "moves", ...history.map((move) => made("li", "", ...shownMove(move))))) : "",
   );
   return section;
@@ -44,18 +41,6 @@ function measures(evaluations, metrics) {
   }
   const trained = Object.entries(metrics).slice(0, 3);
   return trained.length ? made("ul", "", ...trained.map(([name, value]) => made("li", "", `${name} ${Number.isInteger(value) ? value : rounded(value)} (training)`))) : null;
-}
-
-// For each slot that the adapter stands in: what it brings, topic by topic.
-function impact({ id, slots }) {
-  if (!slots.length) return [made("p", "note", "No served pipeline uses this adapter.")];
-  return slots.map(({ pipeline, slot, adapter, choices }) => {
-    const others = choices.filter((choice) => choice !== "on" && choice !== adapter);
-    const buttons = state.topics.judged ? others.map((choice) => button(`Compare with ${choice}`, () => compareOnTopics({ pipeline }, { pipeline, slots: { [slot]: choice } }),
-      `Compare with ${choice}: queries that ${adapter} helps and hurts in ${pipeline}`)) : [];
-    const why = buttons.length ? "Queries that it helps and hurts:" : state.topics.judged ? "Its slot cannot be changed." : "There are no judged topics to compare on.";
-    return made("p", "impact", made("span", "", `${adapter || id} in ${pipeline}. ${why}`), ...buttons);
-  });
 }
 
 function shownMove({ alias, time, from, to, reason, rollback, decision }) {

@@ -15,7 +15,7 @@ export const explain = (side, documentId, atHit = false) => attempt(async () => 
   box.replaceChildren(heading, made("p", "", "Explaining …"));
   box.hidden = false;
   announce(`Explaining ${documentId}.`);
-  const body = { ...side.searched.request, query: side.query, fields: side.fields, explain: documentId };
+  const body = { ...side.searched, query: side.query, fields: side.fields, explain: documentId };
   try {
     const explanation = await (await send("POST", "/v1/search", body, signal)).json();
     signal.throwIfAborted();

@@ -4,7 +4,6 @@ import { announce, button, element, made, rounded } from "./elements.js";
 import { attempt, send } from "./requests.js";
 import { showResults } from "./search.js";
 import { state } from "./state.js";
-import { refreshTopics } from "./topics.js";
 
 let saving = Promise.resolve(); // one after another, so that the last answer holds all grades
 
@@ -57,5 +56,4 @@ async function save(side, body, measured) {
     showResults();
     side.part(".summary").append(` (was ${rounded(before)})`);
   }
-  await refreshTopics();
 }

@@ -3,13 +3,10 @@
 import { showAdapters } from "./adapters.js";
 import { element } from "./elements.js";
 import { rate } from "./grades.js";
-import { findDisagreements, resumeDisagreements, startJudges } from "./judges.js";
-import { showPins } from "./pins.js";
 import { showProduction } from "./production.js";
 import { attempt, send, useKey } from "./requests.js";
 import { compare, openAddress, searchAll, startSearch } from "./search.js";
 import { state } from "./state.js";
-import { compareTopics, resumeComparison, startTopics } from "./topics.js";
 import { isKept, onShow, show, viewOf } from "./views.js";
 
 let isStarted = false;
@@ -27,18 +24,8 @@ async function start() {
   const { hash } = location;
   show(viewOf(hash), false);
   if (!state.pipelines.length) return;
-  try {
-    if (isAsked) searchAll();
-    else openAddress(hash);
-  } finally {
-    resumeJobs(); // once the systems are those of the address
-  }
-}
-
-function resumeJobs() {
-  resumeComparison();
-  resumeDisagreements();
-  for (const side of state.sides) side.resumeFusions();
+  if (isAsked) searchAll();
+  else openAddress(hash);
 }
 
 function startPipelines() {
@@ -46,9 +33,6 @@ function startPipelines() {
   element("more").hidden = !names.length;
   element("field-names").textContent = names.join(", ");
   startSearch(rate);
-  showPins();
-  startTopics();
-  startJudges();
   if (viewOf(location.hash) === "search") element("query").focus();
 }
 
@@ -63,8 +47,6 @@ onSubmit("search", () => {
   isAsked = !state.sides.length;
   searchAll();
 });
-onSubmit("compare-form", compareTopics);
-onSubmit("judge-form", findDisagreements);
 onSubmit("key-form", () => attempt(async () => {
   useKey(element("key").value.trim());
   if (isStarted) element("key-form").hidden = true; // what was refused can be tried again

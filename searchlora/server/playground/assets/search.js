@@ -1,7 +1,6 @@
 // The search view: one query by one system, or by two side by side.
 
 import { announce, button, element, made } from "./elements.js";
-import { showPins } from "./pins.js";
 import { attempt } from "./requests.js";
 import { Side } from "./side.js";
 import { pipelineOf, state } from "./state.js";
@@ -102,12 +101,11 @@ export function compare(again = true) {
     side.set({ pipeline: next.id });
     state.sides.push(side);
   } else {
-    state.sides.pop().remove();
+    state.sides.pop().stop();
   }
   state.sides.forEach((side) => { side.part("h2").textContent = two ? side.name : ""; });
   element("sides").replaceChildren(...state.sides.map(({ root }) => root));
   element("compare").setAttribute("aria-pressed", String(two));
-  showPins();
   if (!again) return;
   if (two) {
     searchAgain();
@@ -116,14 +114,6 @@ export function compare(again = true) {
   showResults();
   const [{ query, fields }] = state.sides;
   if (query) keepAddress(query, fields);
-}
-
-// Show one query by two systems: what a topic of a comparison opens.
-export function openPair(one, two, query, fields) {
-  if (state.sides.length === 1) compare(false);
-  state.sides[0].set(one);
-  state.sides[1].set(two);
-  return searchFor(query, fields);
 }
 
 // Search with the fields that belong to the query, and no others. Fields that are sent are seen.

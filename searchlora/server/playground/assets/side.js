@@ -3,8 +3,6 @@
 import { shownAnswer } from "./answer.js";
 import { announce, button, element, made, milliseconds, moved, rounded, written } from "./elements.js";
 import { explain } from "./explanation.js";
-import { offerFusions, resumeFusions, showJudged } from "./heat_map.js";
-import { pin } from "./pins.js";
 import { attempt, events, send } from "./requests.js";
 import { state } from "./state.js";
 import { SystemChoice } from "./system.js";
@@ -27,43 +25,16 @@ export class Side {
     this.part = (selector) => this.root.querySelector(selector);
     this.explanation = this.part(".explanation"); // it moves, and is out of the page while hits are shown anew
     this.root.setAttribute("aria-label", `System ${name}`);
-    this.system = new SystemChoice(() => this.systemChanged(), () => this.weightsMoved());
+    this.system = new SystemChoice(page.searchAgain, () => this.weightsMoved());
     this.part(".settings").append(this.system.root);
-    this.part(".pin").addEventListener("click", () => pin(this));
     this.part(".why").addEventListener("submit", (event) => {
       event.preventDefault();
       explain(this, this.part(".missing").value.trim());
     });
-    this.offerFusions();
-  }
-
-  // The figures on the screen are those of the system as it was.
-  systemChanged() {
-    this.offerFusions();
-    this.page.searchAgain();
-  }
-
-  offerFusions() {
-    offerFusions(this.system, this.name, this.page.searchAgain);
-  }
-
-  // Take up the measurement of the fusion weights that an earlier load of the page had begun.
-  resumeFusions() {
-    resumeFusions(this.system);
-  }
-
-  // The number of judged topics has changed; a measurement that is under way goes on.
-  showJudged() {
-    if (!showJudged(this.system)) this.offerFusions();
-  }
-
-  get label() {
-    return this.system.label;
   }
 
   set(request) {
     this.system.set(request);
-    this.offerFusions();
   }
 
   get documents() {
@@ -73,11 +44,6 @@ export class Side {
   // The documents, best first, and whether there are more than these.
   get ranking() {
     return { documents: this.documents, more: Boolean(this.result) && this.result.total > this.result.hits.length };
-  }
-
-  remove() {
-    this.stop();
-    if (this.system.measuring) this.system.measuring.cancel();
   }
 
   // Give up what was asked for: its answer would be one to an earlier search.
@@ -114,7 +80,7 @@ export class Side {
     const body = { ...this.system.request, query, fields, top: TOP, trace: true, stream: true, record: false };
     this.query = query;
     this.fields = fields;
-    this.searched = { request: this.system.request, label: this.label }; // the controls may say another system by now
+    this.searched = this.system.request; // the controls may say another system by now
     try {
       const response = await send("POST", "/v1/search", body, signal);
       for await (const { name, data } of events(response)) {

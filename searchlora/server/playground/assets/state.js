@@ -2,7 +2,7 @@
 
 export const state = {
   pipelines: [], // as GET /v1/pipelines lists them
-  topics: { judged: 0, measure: "nDCG@10", collects_grades: false, scale: [], examples: [] },
+  topics: { collects_grades: false, scale: [], examples: [] },
   sides: [], // one system, or two side by side
 };
 

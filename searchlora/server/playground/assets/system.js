@@ -7,14 +7,13 @@ const STEPS = 10; // weights are set in tenths
 
 export class SystemChoice {
   // onChange is called when another system was chosen, onWeights when only the weights were.
-  constructor(onChange, onWeights = onChange) {
+  constructor(onChange, onWeights) {
     this.root = element("system").content.firstElementChild.cloneNode(true);
     this.part = (selector) => this.root.querySelector(selector);
     this.onWeights = onWeights;
     this.onChange = onChange;
     this.sliders = [];
     this.chosen = null; // weights other than the pipeline's, as they were set: sliders have tenths only
-    this.measuring = null; // the job that measures all fusion weights of it
     for (const { id } of state.pipelines) this.part(".pipeline").append(option(id, id));
     this.part(".pipeline").addEventListener("change", () => {
       this.show();
@@ -45,10 +44,6 @@ export class SystemChoice {
 
   get request() {
     return { pipeline: this.pipeline.id, slots: this.slots, weights: this.weights };
-  }
-
-  get label() {
-    return labelOf(this.request);
   }
 
   set({ pipeline, slots, weights }) {
@@ -98,7 +93,6 @@ export class SystemChoice {
     this.sliders = [];
     box.hidden = !fusion || fusion.parts.length < 2;
     this.part(".sliders").replaceChildren();
-    this.part(".fusions").replaceChildren();
     if (box.hidden) return;
     const tenths = inTenths(fusion.weights);
     const two = fusion.parts.length === 2;
@@ -138,11 +132,4 @@ export class SystemChoice {
 const sumOf = (weights) => weights.reduce((one, other) => one + other, 0);
 const inTenths = (weights) => weights.map((weight) => Math.round((STEPS * weight) / sumOf(weights)));
 
-export const weightsText = (parts, weights) => parts.map((part, place) => `${part} ${Number(weights[place].toFixed(2))}`).join(", ");
-
-export function labelOf({ pipeline, slots, weights }) {
-  const changes = Object.entries(slots || {}).map(([slot, choice]) => `${slot}: ${choice}`);
-  const { fusion } = pipelineOf(pipeline) || {};
-  if (weights && weights.length && fusion) changes.push(weightsText(fusion.parts, weights));
-  return [pipeline, ...changes].join(", ");
-}
+const weightsText = (parts, weights) => parts.map((part, place) => `${part} ${Number(weights[place].toFixed(2))}`).join(", ");

@@ -1,8 +1,8 @@
-// The views of the page. The address says which is shown: #view=topics, or #q=QUERY and more for a search.
+// The views of the page. The address says which is shown: #view=adapters, or #q=QUERY and more for a search.
 
 import { element } from "./elements.js";
 
-const VIEWS = ["search", "topics", "judges", "adapters", "production"];
+const VIEWS = ["search", "adapters", "production"];
 const opened = {}; // view -> what happens when it is shown
 let searched = ""; // the address of the search that the search view holds
 

@@ -6,8 +6,8 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
-from searchlora.experiments.slots import find_slots, with_base, with_older, without
 from searchlora.pipelines.config import parse_stages
+from searchlora.pipelines.slots import find_slots, with_base, with_older, without
 from searchlora.pipelines.stages.stage import needs_of
 from tests.factories import first_word, random_adapter
 

@@ -6,17 +6,23 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
-from searchlora.experiments.options import Kind
-from searchlora.pipelines.stages.fuse import part_names
 from searchlora.pipelines.stages.stage import StageSettings, check_order, produces_hits, short_name
-from searchlora.systems.costs import Place, place_key
+
+#: Where a stage stands in a pipeline: its index, followed by its index under each `fuse` that it stands under.
+Place: TypeAlias = tuple[int, ...]
 
 #: The name of the unchanged pipeline.
 FULL = "full pipeline"
+
+
+def place_key(place: Place) -> str:
+    """A place as a key of `Outputs.parts`, such as `1.0`."""
+    return ".".join(map(str, place))
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Variant:
 
     name: str
     stages: tuple[StageSettings, ...]
-    kind: Kind | None = None
+    kind: Literal["off", "base", "older"] | None = None
     slots: tuple[str, ...] = ()
     shown: str = FULL
     adapter: str = ""
@@ -107,23 +113,6 @@ def _clipped(name: str, names: int) -> str:
 def fusion_place(stages: Sequence[StageSettings]) -> int | None:
     """Index of the first stage that fuses parts, whose weights `with_weights` changes; None if there is none."""
     return next((index for index, stage in enumerate(stages) if stage.part_weights), None)
-
-
-def kept_parts(stages: Sequence[StageSettings], *off: Slot) -> tuple[str, ...]:
-    """The names of the parts of the first fusion that are left without some slots, as `part_names` has them.
-
-    Examples:
-        >>> from searchlora.pipelines.config import parse_stages
-        >>> stages = parse_stages([{"fuse": {"of": [{"bm25": {}}, {"bm25": {"b": 0}}]}}], "example")
-        >>> kept_parts(stages, find_slots(stages)[0])
-        ('bm25 (2)',)
-    """
-    index = fusion_place(stages)
-    if index is None:
-        return ()
-    settings, places = stages[index], {slot.place for slot in off}
-    names = enumerate(part_names(settings))
-    return tuple(name for part, name in names if _without(settings.parts[part], (index, part), places) is not None)
 
 
 def with_weights(stages: Sequence[StageSettings], weights: Sequence[float], *off: Slot) -> tuple[StageSettings, ...]:
