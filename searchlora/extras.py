@@ -21,7 +21,6 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "postgres": ("psycopg",),
     "milvus": ("pymilvus", "milvus_lite", "grpc"),
     "opensearch": ("opensearchpy",),
-    "traces": ("opentelemetry",),
     "serve": ("torch", "peft", "fastapi", "uvicorn", "prometheus_client", "starlette"),
     "train": ("torch", "peft", "accelerate", "bitsandbytes", "sentence_transformers", "matplotlib", "trl", "datasets"),
     "pyterrier": ("pyterrier", "pandas"),

@@ -22,8 +22,6 @@ MODULES = {
     "milvus-lite": "milvus_lite",
     "grpcio": "grpc",
     "opensearch-py": "opensearchpy",
-    "opentelemetry-sdk": "opentelemetry",
-    "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
 }
 
 

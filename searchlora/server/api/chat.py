@@ -12,7 +12,7 @@ from searchlora.inference.engine import Completion, TokenLogprob
 from searchlora.inference.engine import Request as EngineRequest
 from searchlora.server.api.answer_stream import Delta
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.generation import ChoicesFormat, as_task, generate, token_json, with_answer_tokens
+from searchlora.server.api.generation import Format, as_task, generate, token_json, with_answer_tokens
 from searchlora.server.api.generation_schemas import ChatRequest
 from searchlora.server.api.grammars import grammar_of
 from searchlora.server.api.keys import requires
@@ -33,7 +33,7 @@ async def chat(http: ApiRequest, body: ChatRequest) -> Response:
     return await generate(http, body, ChatFormat, lambda: [_request(http.service, body)])
 
 
-class ChatFormat(ChoicesFormat):
+class ChatFormat(Format):
     """OpenAI's `chat.completion`, and its chunks."""
 
     kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"

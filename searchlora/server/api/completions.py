@@ -14,7 +14,7 @@ from searchlora.inference.engine import Completion, TokenLogprob
 from searchlora.inference.engine import Request as EngineRequest
 from searchlora.server.api.answer_stream import Delta
 from searchlora.server.api.errors import ApiError, api_error_at
-from searchlora.server.api.generation import ChoicesFormat, as_task, generate, with_answer_tokens
+from searchlora.server.api.generation import Format, as_task, generate, with_answer_tokens
 from searchlora.server.api.generation_schemas import CompletionRequest
 from searchlora.server.api.grammars import grammar_of
 from searchlora.server.api.keys import requires
@@ -41,7 +41,7 @@ async def completions(http: ApiRequest, body: CompletionRequest) -> Response:
     return await generate(http, body, CompletionFormat, lambda: _requests(http.service, body), prompts=len(body.prompt))
 
 
-class CompletionFormat(ChoicesFormat):
+class CompletionFormat(Format):
     """OpenAI's `text_completion`; a chunk of a stream has the same form."""
 
     kind = chunk_kind = "text_completion"

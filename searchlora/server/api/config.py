@@ -97,9 +97,6 @@ class ServeConfig:
         0.0, "PRICE", "Price of a million tokens of prompts, for searchlora_cost_total in /metrics.", min=0
     )
     price_output: float = _setting(0.0, "PRICE", "Price of a million tokens that are written or scored.", min=0)
-    traces: str | None = _setting(
-        None, "URL", "Send traces of searches to this collector: OTLP over HTTP, http://localhost:4318/v1/traces."
-    )
     interleave: str | None = _setting(
         None, "A=B", "Answer searches of pipeline A with the hits of A and B in turn; clicks say which is better."
     )

@@ -1,6 +1,6 @@
-"""Generation of answers for chats, completions and responses: submission, streams, usage and metrics.
+"""Generation of answers for chats and completions: submission, streams, usage and metrics.
 
-Each of the three has a format of its own, which turns answers into JSON and server-sent events.
+Each has a format of its own, which turns answers into JSON and server-sent events.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Generation:
 
 
 def token_json(token: TokenLogprob) -> Logprob:
-    """A token of an answer with its log-probability, as chats and responses show it."""
+    """A token of an answer with its log-probability, as chats show it."""
     return {**_token(token), "top_logprobs": [_token(top) for top in token.top]}
 
 
@@ -70,39 +70,15 @@ def _token(token: TokenLogprob) -> TopLogprob:
 
 @dataclass
 class Format(ABC):
-    """The format of an endpoint's answers. Events are JSON objects; one with a `type` is sent under that name."""
-
-    generation: Generation
-    body: Any
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    @abstractmethod
-    def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
-        """The body of an answer that is not streamed."""
-
-    def begin(self) -> Iterator[Mapping[str, Any]]:
-        """The events before the first delta."""
-        return iter(())
-
-    @abstractmethod
-    def delta(self, delta: Delta) -> Iterator[Mapping[str, Any]]:
-        """The events of a delta."""
-
-    @abstractmethod
-    def end(self, completions: Sequence[Completion]) -> Iterator[Mapping[str, Any] | str]:
-        """The events after the last delta; a text is sent as it is."""
-
-    def failed(self, error: ApiError) -> Iterator[Mapping[str, Any]]:
-        """The last events of a stream that fails."""
-        yield error.body
-
-
-class ChoicesFormat(Format):
     """OpenAI's list of choices, of chats and completions. A stream may end with the usage, and ends with `[DONE]`."""
 
     kind: ClassVar[str]
     chunk_kind: ClassVar[str]
     prefix: ClassVar[str]
+
+    generation: Generation
+    body: GenerationRequest
+    created: int = field(default_factory=lambda: int(time.time()))
 
     @cached_property
     def id(self) -> str:
@@ -113,11 +89,17 @@ class ChoicesFormat(Format):
     def choice(self, number: int, completion: Completion) -> dict[str, Any]:
         """A whole answer."""
 
+    @abstractmethod
+    def delta(self, delta: Delta) -> Iterator[Mapping[str, Any]]:
+        """The events of a delta."""
+
     def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
         choices = [self.choice(number, completion) for number, completion in enumerate(completions)]
         return self.envelope(self.kind, choices) | {"usage": self.generation.usage(completions)}
 
     def end(self, completions: Sequence[Completion]) -> Iterator[Mapping[str, Any] | str]:
+        """The events after the last delta; a text is sent as it is."""
         if self.body.stream_options and self.body.stream_options.include_usage:
             yield self.envelope(self.chunk_kind, []) | {"usage": self.generation.usage(completions)}
         yield "data: [DONE]\n\n"
@@ -169,7 +151,7 @@ async def generate(
         deadline = asyncio.get_running_loop().time() + service.config.timeout - (time.monotonic() - started)
         admission.callback(generation.cancel)
         events = _events(service, generation, answer_format, first, deltas, deadline)
-        return streamed(events, lambda error: map(sent_event, answer_format.failed(error)), admission.pop_all())
+        return streamed(events, lambda error: [sent_event(error.body)], admission.pop_all())
 
 
 def submit_requests(
@@ -272,8 +254,6 @@ async def _events(
     deadline: float,
 ) -> AsyncIterator[str]:
     """Server-sent events. At the deadline, the stream ends with an error, whatever the engine does."""
-    for event in answer_format.begin():
-        yield sent_event(event)
     delta: Delta | None = first
     while delta is not None:
         for event in answer_format.delta(delta):

@@ -1,4 +1,4 @@
-"""Pydantic schemas of requests that generate text: chats, completions and responses.
+"""Pydantic schemas of requests that generate text: chats and completions.
 
 OpenAI's parameters that would change the answer in a way that is not supported are refused unless they have their
 neutral value. Those that never change an answer are accepted and ignored. Unknown parameters are refused, as OpenAI
@@ -7,15 +7,13 @@ does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from searchlora.inference.sampling import Sampling
-from searchlora.prompts import Message
-from searchlora.server.api.schemas import Body, ChatMessage, Fields, Messages, TextsOrTokens, join_parts, neutral
+from searchlora.server.api.schemas import Body, Fields, Messages, TextsOrTokens, neutral
 
 #: Answers to one request. OpenAI's limit of `n` is the same.
 MAX_ANSWERS = 128
@@ -78,7 +76,7 @@ class StructuredOutputs(Body):
 
 
 class GenerationRequest(Body):
-    """What chats, completions and responses have in common. `top_k`, `min_p` and `structured_outputs` are vLLM's.
+    """What chats and completions have in common. `top_k`, `min_p` and `structured_outputs` are vLLM's.
 
     Attributes:
         temperature: Without it, a single answer is greedy (0), and several answers are drawn at 1.
@@ -87,6 +85,7 @@ class GenerationRequest(Body):
     """
 
     model: str
+    n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
     user: Any = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -108,7 +107,7 @@ class GenerationRequest(Body):
     @property
     def answers(self) -> int:
         """Number of answers to each prompt."""
-        return 1
+        return self.n or 1
 
     @property
     def top(self) -> int | None:
@@ -131,17 +130,7 @@ class GenerationRequest(Body):
         )
 
 
-class ChoicesRequest(GenerationRequest):
-    """What chats and completions have in common: several answers to a prompt."""
-
-    n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
-
-    @property
-    def answers(self) -> int:
-        return self.n or 1
-
-
-class ChatRequest(ChoicesRequest):
+class ChatRequest(GenerationRequest):
     """Body of `/v1/chat/completions`. `prompt`, `task_input`, `answer_prefix`, `structured_outputs` are not OpenAI's.
 
     Attributes:
@@ -191,7 +180,7 @@ class ChatRequest(ChoicesRequest):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-class CompletionRequest(ChoicesRequest):
+class CompletionRequest(GenerationRequest):
     """Body of `/v1/completions`. `prompt_format` and `structured_outputs` are not OpenAI's.
 
     Attributes:
@@ -217,105 +206,3 @@ class CompletionRequest(ChoicesRequest):
     )
     suffix: Annotated[Any, neutral("", fix="text is only continued: leave it out")] = None
     logit_bias: Annotated[Any, neutral({}, fix="logit biases are not supported: leave it out")] = None
-
-
-class InputMessage(ChatMessage):
-    """One message of a response's input. Ids and annotations of earlier outputs are ignored."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-    type: Literal["message"] = "message"
-    content: Annotated[str, join_parts("input_text", "output_text")]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _only_messages(cls, item: Any) -> Any:
-        if isinstance(item, dict) and item.get("type", "message") != "message":
-            raise PydanticCustomError("not_offered", "only messages are read")
-        return item
-
-
-class TextFormat(Body):
-    """OpenAI's `text.format` of a response."""
-
-    type: Literal["text", "json_object", "json_schema"] = "text"
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
-    name: str | None = None
-    description: str | None = None
-    strict: bool | None = None
-
-
-class TextOptions(Body):
-    """OpenAI's `text` of a response."""
-
-    format: TextFormat | None = None
-    verbosity: Annotated[Any, neutral("medium", fix="the length is not controlled: leave it out")] = None
-
-
-def _as_messages(value: Any) -> Any:
-    return [{"role": "user", "content": value}] if isinstance(value, str) else value
-
-
-_STATELESS = "nothing is stored between requests: send the whole conversation as 'input'"
-_NO_TOOLS = "no tool can be called: leave it out"
-
-
-class ResponseRequest(GenerationRequest):
-    """Body of `/v1/responses`. `prompt_format` and `structured_outputs` are not OpenAI's.
-
-    Attributes:
-        input: A text, or messages.
-        instructions: A system message before the input.
-        prompt_format: `task`: a single text to an adapter is the query of its task, which renders its own prompt.
-            `raw`: the messages are the prompt.
-    """
-
-    input: Annotated[
-        list[InputMessage], Field(min_length=1, max_length=4096, fail_fast=True), BeforeValidator(_as_messages)
-    ]
-    instructions: str | None = None
-    prompt_format: Literal["task", "raw"] = "task"
-    max_output_tokens: int | None = Field(None, ge=1)
-    text: TextOptions | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=_MAX_TOP_LOGPROBS)
-    include: list[Literal["message.output_text.logprobs"]] | None = None
-
-    # Unsupported: refused unless neutral.
-    previous_response_id: Annotated[Any, neutral(fix=_STATELESS)] = None
-    conversation: Annotated[Any, neutral(fix=_STATELESS)] = None
-    prompt: Annotated[Any, neutral(fix="no prompts are stored: send 'input' and 'instructions'")] = None
-    background: Annotated[Any, neutral(False, fix="nothing runs in the background: leave it out")] = None
-    tools: Annotated[Any, neutral([], fix=_NO_TOOLS)] = None
-    tool_choice: Annotated[Any, neutral("none", "auto", fix=_NO_TOOLS)] = None
-    reasoning: Annotated[Any, neutral({}, fix="the model does not reason: leave it out")] = None
-    truncation: Annotated[Any, neutral("disabled", fix="nothing is cut: shorten the input")] = None
-
-    # Ignored: without effect on an answer.
-    store: Any = None
-    metadata: dict[str, str] | None = None
-    max_tool_calls: Any = None
-    service_tier: Any = None
-    parallel_tool_calls: Any = None
-    prompt_cache_key: Any = None
-    prompt_cache_options: Any = None
-    prompt_cache_retention: Any = None
-    safety_identifier: Any = None
-
-    @property
-    def messages(self) -> Sequence[Message]:
-        """Instructions and input as a chat."""
-        system: list[Message] = [{"role": "system", "content": self.instructions}] if self.instructions else []
-        return [*system, *(message.plain for message in self.input)]
-
-    @property
-    def top(self) -> int | None:
-        return (self.top_logprobs or 0) if self.include or self.top_logprobs else None
-
-    @property
-    def response_format(self) -> ResponseFormat | None:
-        """The format as a chat's `response_format`."""
-        given = self.text.format if self.text else None
-        if given is None:
-            return None
-        schema = None if given.schema_ is None else JsonSchema(schema=given.schema_)
-        return ResponseFormat(type=given.type, json_schema=schema)

@@ -128,31 +128,6 @@ class TextCompletion(TypedDict):
     usage: NotRequired[Usage]
 
 
-class OutputText(TypedDict):
-    type: Literal["output_text"]
-    text: str
-    logprobs: list[Logprob]
-
-
-class OutputMessage(TypedDict):
-    id: str
-    type: Literal["message"]
-    role: Literal["assistant"]
-    content: list[OutputText]
-
-
-class ResponseObject(TypedDict):
-    """OpenAI's `response`; it also repeats the parameters of the request."""
-
-    id: str
-    object: Literal["response"]
-    created_at: int
-    model: str
-    status: Literal["completed", "incomplete"]
-    output: list[OutputMessage]
-    usage: dict[str, Any]
-
-
 # Scores, vectors, tasks
 
 
@@ -224,22 +199,6 @@ class Classifications(ListOf[Classified]):
     id: str
     created: int
     model: str
-
-
-class Decided(TypedDict):
-    index: int
-    label: str | None
-    probability: float | None
-    decides: bool
-    invalid: NotRequired[str]
-
-
-class Decisions(ListOf[Decided]):
-    id: str
-    created: int
-    model: str
-    above: float
-    risk: float | None
 
 
 class Rewritten(TypedDict):

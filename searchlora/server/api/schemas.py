@@ -54,19 +54,15 @@ def neutral(*values: Any, fix: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def join_parts(*types: str) -> BeforeValidator:
-    """Validator of a message's content: a list of parts of these types becomes their concatenated texts."""
-
-    def join(content: Any) -> Any:
-        if not isinstance(content, list):
-            return content
-        parts = [part for part in content if isinstance(part, dict) and part.get("type") in types]
-        texts = [text for part in parts if isinstance(text := part.get("text"), str)]
-        if not texts or len(texts) < len(content):
-            raise PydanticCustomError("not_offered", "only text is read")
-        return "".join(texts)
-
-    return BeforeValidator(join)
+def _joined_parts(content: Any) -> Any:
+    """The content of a message: a list of text parts becomes their concatenated texts."""
+    if not isinstance(content, list):
+        return content
+    parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    texts = [text for part in parts if isinstance(text := part.get("text"), str)]
+    if not texts or len(texts) < len(content):
+        raise PydanticCustomError("not_offered", "only text is read")
+    return "".join(texts)
 
 
 def _texts_or_tokens(value: Any) -> list[str | tuple[int, ...]]:
@@ -134,7 +130,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, join_parts("text")]
+    content: Annotated[str, BeforeValidator(_joined_parts)]
 
     @property
     def plain(self) -> Message:
@@ -283,12 +279,6 @@ class ClassifyRequest(Body):
         BeforeValidator(lambda texts: [texts] if isinstance(texts, str) else texts),
     ]
     user: Any = None
-
-
-class DecideRequest(ClassifyRequest):
-    """Body of `/v1/decide`; `pipeline` names whose threshold counts where several have one."""
-
-    pipeline: str | None = None
 
 
 class RewriteRequest(Body):

@@ -70,7 +70,7 @@ def judgments(http: ApiRequest, body: JudgmentRequest) -> JudgmentResult:
 
 
 async def _whole(http: ApiRequest, body: SearchRequest) -> Response:
-    job = SearchJob(http.service, body, http.client_id, headers=http.headers)
+    job = SearchJob(http.service, body, http.client_id)
     try:
         result = await unless_disconnected(http, _executed(http.service, job))
     finally:
@@ -93,7 +93,7 @@ class _SearchStream:
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + http.service.config.timeout
         self._events: asyncio.Queue[str | BaseException | None] = asyncio.Queue()  # None at the end
-        self._job = SearchJob(http.service, body, http.client_id, self._put, headers=http.headers)
+        self._job = SearchJob(http.service, body, http.client_id, self._put)
         self._running = asyncio.ensure_future(self._run(http, body))
 
     async def next(self) -> str | None:

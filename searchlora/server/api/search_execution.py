@@ -42,8 +42,7 @@ _UNREADABLE_FIELDS = (TypeError, KeyError, ValueError, AttributeError, IndexErro
 class SearchJob:
     """One search of a client; `on_stage` gets the trace of each stage when it has finished, in the job's thread.
 
-    `engine` is the server's engine as the client uses it; None: a new one. `headers` are those of the request: a trace
-    reads them, unless the job has an engine of its own.
+    `engine` is the server's engine as the client uses it; None: a new one.
     """
 
     service: Service
@@ -51,7 +50,6 @@ class SearchJob:
     client_id: str
     on_stage: Callable[[dict[str, Any]], object] = lambda _: None
     engine: ClientEngine | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
     _engine: ClientEngine = field(init=False)
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -117,8 +115,6 @@ class SearchJob:
         first, _, second = (self.service.config.interleave or "").partition("=")
         if first == self.body.pipeline and self.body.record and not (self.body.slots or self.body.weights):
             found, interleaved = self._with_another(found, second)
-        if self.service.traces is not None and self.engine is None:
-            self.service.traces.search(found, self.headers)
         event = search_event(self.body, found) | ({INTERLEAVED: interleaved} if interleaved else {})
         id_ = self._record(event, failed)
         if id_ is None:

@@ -49,8 +49,7 @@ def make_service(config: ServeConfig) -> Service:
     Raises:
         DataError, UsageError: for files of keys that cannot be used.
         BaseModelError, InvalidName, NotInStore, LoadCheckFailed: for models that do not exist or fail their load check.
-        EngineError: for a database of events that cannot be reached, and the address of a collector that is none.
-        MissingExtra: for traces without the extra `traces`.
+        EngineError: for a database of events that cannot be reached.
         UsageError: for two models or two pipelines with one name, pipelines to interleave that are not served, a proxy
             that is no address, and files of grades that are in use.
         PipelineError, DataError, StaleIndex: for a pipeline, a corpus or judgments that cannot be loaded.
@@ -73,11 +72,6 @@ def make_service(config: ServeConfig) -> Service:
     if config.events is not None:
         event_log = EventLog(config.events, max_days=config.events_days, max_mb=config.events_mb)
         events = EventRecorder(event_log, sample=config.events_sample, dropped=metrics.dropped_searches.inc)
-    traces = None
-    if config.traces is not None:
-        from searchlora.server.api.traces import Traces
-
-        traces = Traces(config.traces)
     cache = AnswerCache(config.cache, config.cache_mb << 20) if config.cache is not None else None
 
     def load() -> tuple[LocalEngine, ServedPipelines]:
@@ -96,7 +90,7 @@ def make_service(config: ServeConfig) -> Service:
         return engine, served
 
     engine, served = run_in_new_thread(load).result()
-    return Service(engine, store, encoders, config, served, grades, events, traces, metrics, access_log=log)
+    return Service(engine, store, encoders, config, served, grades, events, metrics, access_log=log)
 
 
 def _check_interleaved(config: ServeConfig, names: Sequence[str]) -> None:

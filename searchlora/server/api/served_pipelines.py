@@ -35,7 +35,6 @@ from searchlora.pipelines.slots import (
     without,
 )
 from searchlora.pipelines.stages.adapter import AdapterSettings, AdapterStage, grades
-from searchlora.pipelines.stages.deciding import Decides
 from searchlora.pipelines.stages.fuse import part_names
 from searchlora.pipelines.stages.stage import BuildContext, StageSettings, check_order, pinned
 from searchlora.server.api.errors import ApiError, public_text
@@ -262,28 +261,6 @@ class ServedPipelines:
             raise ApiError(404, "pipeline_not_found", message, param="pipeline")
         return self._by_name[name]
 
-    def rule_of(self, adapter: str, pipeline: str | None = None) -> Decides:
-        """When a pinned adapter decides alone on a query as it was typed, as a pipeline says.
-
-        Args:
-            pipeline: The pipeline; None: the only one that says it.
-
-        Raises:
-            ApiError: 404 for an unknown pipeline; 400 if none says it, or several with different thresholds.
-        """
-        served = self._by_name if pipeline is None else {pipeline: self.get(pipeline)}
-        found = {name: rule for name, each in served.items() if (rule := _rule(each.pipeline, adapter))}
-        if not found:
-            message = (
-                f"No pipeline of this server says when {adapter} decides alone on a query as it was typed. Fit it with"
-                " `searchlora tune --risk`, and serve the pipeline that it writes with --pipeline."
-            )
-            raise ApiError(400, "invalid_value", message, param="model")
-        if len({rule.above for rule in found.values()}) > 1:
-            message = f"The pipelines {', '.join(found)} have different thresholds: name one as 'pipeline'."
-            raise ApiError(400, "invalid_value", message, param="pipeline")
-        return next(iter(found.values()))
-
     def variant(self, name: str, slots: Mapping[str, str], weights: Sequence[float] = ()) -> Pipeline:
         """A pipeline with changed slots and weights. It may load adapters: call it in a worker thread.
 
@@ -450,20 +427,6 @@ def fusion_of(stages: Sequence[StageSettings]) -> tuple[int, StageSettings] | No
     if place is None or getattr(stages[place], "model", None) is not None:  # a ranking model reads no weights
         return None
     return place, stages[place]
-
-
-def _rule(pipeline: Pipeline, adapter: str) -> Decides | None:
-    """The threshold of an adapter that the server's engine asks with the query as it was typed; None without one."""
-    written = set[str]()
-    for stage, settings in zip(pipeline.stages, pipeline.settings, strict=True):
-        if isinstance(stage, AdapterStage) and isinstance(settings, AdapterSettings):
-            first = (
-                not stage.only_undecided and settings.engine is None and written.isdisjoint(stage.task.reads.values())
-            )
-            if first and stage.adapter == adapter and stage.decides is not None:
-                return stage.decides
-        written.update(task.writes for task in stage.tasks())
-    return None
 
 
 def _settings_at(stages: Sequence[StageSettings], slot: Slot) -> StageSettings:

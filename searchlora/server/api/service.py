@@ -31,7 +31,6 @@ from searchlora.server.grading.search_grades import SearchGrades
 
 if TYPE_CHECKING:
     from searchlora.server.api.shadow import ShadowSearches
-    from searchlora.server.api.traces import Traces
 
 T = TypeVar("T")
 
@@ -48,7 +47,6 @@ class Service:
 
     Attributes:
         events: Records searches and clicks; None: nothing is recorded.
-        traces: Where traces of searches go; None: nowhere.
         grades: Topics with judgments, and where grades of hits are saved; None: nothing is measured.
         threads: Worker threads for blocking work of requests, shared fairly between clients.
         probe_thread: A thread of its own for health probes, so that they do not wait for requests.
@@ -65,7 +63,6 @@ class Service:
     pipelines: ServedPipelines
     grades: SearchGrades | None = None
     events: EventRecorder | None = None
-    traces: Traces | None = None
     metrics: Metrics = field(default_factory=Metrics)
     threads: FairThreads = field(default_factory=lambda: FairThreads(_THREADS, "searchlora-http"))
     probe_thread: FairThreads = field(default_factory=lambda: FairThreads(1, "searchlora-probe"))
@@ -150,8 +147,6 @@ class Service:
             self.grades.close()
         if self.events is not None:
             self.events.close()
-        if self.traces is not None:
-            self.traces.close()
         if self.access_log is not None:
             self.access_log.close()
 

@@ -1,4 +1,4 @@
-"""Task endpoints: `/v1/tasks/TASK`, and `/v1/rerank`, `/v1/classify`, `/v1/decide` and `/v1/rewrite`.
+"""Task endpoints: `/v1/tasks/TASK`, and `/v1/rerank`, `/v1/classify` and `/v1/rewrite`.
 
 The server renders the task's own prompt, constrains and parses the answer, and applies tuning and fallback, as a stage
 of a pipeline does. Nothing here knows a task by name: the search shapes fill a search context, and a task reads from
@@ -19,7 +19,6 @@ from searchlora.errors import PipelineError, RenderError
 from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OneLabel
 from searchlora.pipelines.stages.adapter import AdapterStage
 from searchlora.pipelines.stages.answering import with_outputs
-from searchlora.pipelines.stages.deciding import confidence
 from searchlora.records import Record, SearchContext
 from searchlora.server.api.adapter_tasks import input_schema, record_of
 from searchlora.server.api.client_engine import ClientEngine
@@ -29,15 +28,13 @@ from searchlora.server.api.keys import requires
 from searchlora.server.api.response_schemas import (
     Classifications,
     Classified,
-    Decided,
-    Decisions,
     Reranked,
     RerankResult,
     Rewritten,
     TaskOutputs,
 )
 from searchlora.server.api.routing import ApiRequest, api_router
-from searchlora.server.api.schemas import ClassifyRequest, DecideRequest, RerankRequest, RewriteRequest, TaskRequest
+from searchlora.server.api.schemas import ClassifyRequest, RerankRequest, RewriteRequest, TaskRequest
 from searchlora.server.api.service import Service
 from searchlora.task import GenerationTask
 
@@ -115,38 +112,6 @@ async def classify(http: ApiRequest, body: ClassifyRequest) -> Response:
                 data[-1]["invalid"] = value["reason"]
         identity = f"classify-{uuid.uuid4().hex}"
         return {"id": identity, "object": "list", "created": int(time.time()), "model": stage.label, "data": data}
-
-    return await _outputs(http, body.model, len(body.input), run)
-
-
-@router.post("/v1/decide", summary="Label texts where the adapter may decide alone", response_model=Decisions)
-@requires("search")
-async def decide(http: ApiRequest, body: DecideRequest) -> Response:
-    """Give each text a label with its probability, and whether that is high enough to act on it alone."""
-
-    def run(stage: AdapterStage) -> Decisions:
-        rule = http.service.pipelines.rule_of(stage.label, body.pipeline)
-        records = _of_texts(stage, body.input)
-        data: list[Decided] = []
-        for number, (record, output) in enumerate(zip(records, _ask(stage, records), strict=True)):
-            probability = confidence(stage.task, record, output)
-            decides = probability is not None and probability >= rule.above
-            label = None if isinstance(output, InvalidOutput) else output.value
-            data.append({"index": number, "label": label, "probability": probability, "decides": decides})
-            if isinstance(output, InvalidOutput):
-                data[-1]["invalid"] = output.reason
-        http.service.metrics.undecided.labels(stage.label).inc(
-            sum(not row["decides"] and "invalid" not in row for row in data)
-        )
-        return {
-            "id": f"decide-{uuid.uuid4().hex}",
-            "object": "list",
-            "created": int(time.time()),
-            "model": stage.label,
-            "above": rule.above,
-            "risk": rule.origin.get("risk"),
-            "data": data,
-        }
 
     return await _outputs(http, body.model, len(body.input), run)
 

@@ -1,8 +1,6 @@
-"""`/v1/completions` and `/v1/responses` through OpenAI's unmodified client, and what they refuse."""
+"""`/v1/completions` through OpenAI's unmodified client, and what they refuse."""
 
 from __future__ import annotations
-
-import json
 
 import httpx
 import pytest
@@ -127,100 +125,27 @@ def test_a_text_to_an_adapter_is_the_query_of_its_task(official, continued, rewr
     assert raw.usage.prompt_tokens == len("telly")
 
 
-@pytest.mark.slow
-def test_a_response_is_a_message(official, service, rewritten):
-    response = official.responses.create(model="rewriting", input="telly", max_output_tokens=8)
-    wanted = rewritten("telly")
-    assert response.output_text == wanted.text
-    assert response.status == ("incomplete" if wanted.finish == "length" else "completed")
-    if wanted.finish == "length":
-        assert response.incomplete_details.reason == "max_output_tokens"
-    assert (response.model, response.store, response.temperature) == ("rewriting@1", False, 0)
-    assert (response.usage.input_tokens, response.usage.output_tokens) == (
-        wanted.prompt_tokens,
-        wanted.completion_tokens,
-    )
-    talk = [
-        {"role": "user", "content": [{"type": "input_text", "text": "te"}, {"type": "input_text", "text": "nt"}]},
-        {"type": "message", "id": "msg_1", "role": "assistant", "content": [{"type": "output_text", "text": "boot"}]},
-        {"role": "user", "content": "again"},
-    ]
-    chat = [("system", "Be short."), ("user", "tent"), ("assistant", "boot"), ("user", "again")]
-    plain = tuple({"role": role, "content": text} for role, text in chat)
-    answer = official.responses.create(model="tiny", instructions="Be short.", input=talk, max_output_tokens=8)
-    assert answer.output_text == service.engine.generate([Request(plain, None, 8)])[0].text
-
-
-def test_a_response_matches_its_format(official):
-    schema = {
-        "type": "object",
-        "properties": {"yes": {"type": "boolean"}},
-        "required": ["yes"],
-        "additionalProperties": False,
-    }
-    text = {"format": {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}}
-    response = official.responses.create(model="tiny", input="tent", text=text, max_output_tokens=60)
-    assert isinstance(json.loads(response.output_text)["yes"], bool)
-    assert response.status == "completed"
-
-
-@pytest.mark.slow
-def test_the_events_of_a_response(official, rewritten):
-    more = {"model": "rewriting", "input": "telly", "max_output_tokens": 8}
-    whole = official.responses.create(**more)
-    events = list(official.responses.create(**more, stream=True, include=["message.output_text.logprobs"]))
-    assert [event.sequence_number for event in events] == list(range(len(events)))
-    deltas = [event for event in events if event.type == "response.output_text.delta"]
-    assert "".join(event.delta for event in deltas) == whole.output_text == rewritten("telly").text
-    assert sum(len(event.logprobs) for event in deltas) > 0
-    assert [event.type for event in events if event not in deltas] == [
-        *("response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"),
-        *("response.output_text.done", "response.content_part.done", "response.output_item.done"),
-        f"response.{whole.status}",
-    ]
-    last = events[-1].response
-    assert (last.output_text, last.usage) == (whole.output_text, whole.usage)
-    fixed = {"model": "tiny", "input": "tent", "max_output_tokens": 20, "extra_body": LETTERS}
-    with official.responses.stream(**fixed) as stream:  # the client builds the response from the events
-        final = stream.until_done().get_final_response()
-    assert (final.status, final.output_text) == ("completed", official.responses.create(**fixed).output_text)
-
-
 @pytest.mark.parametrize(
-    ("path", "change", "code", "param"),
+    ("change", "code", "param"),
     [
-        ("completions", {"prompt": []}, "invalid_value", "prompt"),
-        ("completions", {"prompt": ""}, "invalid_value", "prompt"),
-        ("completions", {"prompt": ["a", ""]}, "invalid_value", "prompt.1"),
-        ("completions", {"prompt": [[1], ["a"]]}, "invalid_value", "prompt"),
-        ("completions", {"prompt": [10**6]}, "not_served", None),
-        ("completions", {"prompt": ["a"] * 257}, "invalid_value", "prompt"),
-        ("completions", {"prompt": "a" * 9000}, "context_length_exceeded", "prompt"),
-        ("completions", {"prompt": ["a"] * 200, "n": 100}, "invalid_value", "n"),
-        ("completions", {"echo": True}, "not_offered", "echo"),
-        ("completions", {"logprobs": True}, "invalid_value", "logprobs"),
-        ("completions", {"max_tokens": 10**9}, "invalid_value", "max_tokens"),
-        ("completions", {"tools": []}, "unknown_parameter", "tools"),
-        ("responses", {"previous_response_id": "resp_1"}, "not_offered", "previous_response_id"),
-        ("responses", {"tools": [{"type": "web_search"}]}, "not_offered", "tools"),
-        ("responses", {"background": True}, "not_offered", "background"),
-        ("responses", {"reasoning": {"effort": "high"}}, "not_offered", "reasoning"),
-        ("responses", {"input": [{"type": "item_reference", "id": "x"}]}, "not_offered", "input.0"),
-        (
-            "responses",
-            {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
-            "not_offered",
-            "input.0.content",
-        ),
-        ("responses", {"text": {"format": {"type": "json_schema", "name": "x"}}}, "invalid_value", None),
-        ("responses", {"input": "a" * 9000}, "context_length_exceeded", None),
-        ("responses", {"n": 2}, "unknown_parameter", "n"),
+        ({"prompt": []}, "invalid_value", "prompt"),
+        ({"prompt": ""}, "invalid_value", "prompt"),
+        ({"prompt": ["a", ""]}, "invalid_value", "prompt.1"),
+        ({"prompt": [[1], ["a"]]}, "invalid_value", "prompt"),
+        ({"prompt": [10**6]}, "not_served", None),
+        ({"prompt": ["a"] * 257}, "invalid_value", "prompt"),
+        ({"prompt": "a" * 9000}, "context_length_exceeded", "prompt"),
+        ({"prompt": ["a"] * 200, "n": 100}, "invalid_value", "n"),
+        ({"echo": True}, "not_offered", "echo"),
+        ({"logprobs": True}, "invalid_value", "logprobs"),
+        ({"max_tokens": 10**9}, "invalid_value", "max_tokens"),
+        ({"tools": []}, "unknown_parameter", "tools"),
     ],
 )
-def test_what_is_not_offered_is_named(official, url, path, change, code, param):
-    body = {"model": "tiny"} | ({"prompt": "tent"} if path == "completions" else {"input": "tent"}) | change
+def test_what_is_not_offered_is_named(official, url, change, code, param):
+    body = {"model": "tiny", "prompt": "tent"} | change
     for stream in (False, True):
-        answer = httpx.post(f"{url}/v1/{path}", json=body | {"stream": stream}, timeout=30)
+        answer = httpx.post(f"{url}/v1/completions", json=body | {"stream": stream}, timeout=30)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"]) == (400, code), error
         assert param is None or error["param"] == param, error

@@ -18,7 +18,6 @@ def requests(outputs):
     yield CHAT, asked(structured_outputs=outputs, max_tokens=20)
     yield CHAT, asked(structured_outputs=outputs, max_tokens=20, n=2, temperature=0.5)
     yield "/v1/completions", {"model": "one", "prompt": ["a", "b"], "max_tokens": 20, "structured_outputs": outputs}
-    yield "/v1/responses", {"model": "one", "input": "a", "max_output_tokens": 20, "structured_outputs": outputs}
 
 
 @pytest.mark.slow
