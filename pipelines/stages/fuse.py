@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, PositiveFloat, SerializeAsAny, ValidationInfo, field_validator
 
 from searchlora.errors import EngineError
+from searchlora.files import file_sha256
 from searchlora.pipelines.stages.conditions import Conditions
 from searchlora.pipelines.stages.explanation import Retrieved, Sought
 from searchlora.pipelines.stages.retrieve import RetrieveSettings, RetrieveStage, searched_queries
@@ -18,7 +19,7 @@ from searchlora.pipelines.stages.stage import BuildContext, Needs, PartHits, Sta
 from searchlora.records import Document, Hit, SearchContext
 from searchlora.retrieval.field_filter import FieldFilter
 from searchlora.retrieval.fusion import Failure, Fused, Source, fuse
-from searchlora.retrieval.learning_to_rank import LearnedFusion, RankingFeatures, RankingModel
+from searchlora.retrieval.learning_to_rank import LearnedFusion, RankingFeatures
 from searchlora.retrieval.retriever import Retriever, search_filtered
 
 
@@ -88,7 +89,7 @@ class FuseSettings(RetrieveSettings):
         identity["of"] = [part.identity() for part in self.of]
         if self.model is None:
             return {key: value for key, value in identity.items() if key not in ("model", "model_parts", "fields")}
-        return {**identity, "model": RankingModel(self.model).sha256}
+        return {**identity, "model": file_sha256(self.model)}
 
     def fused_hits(self, hits: PartHits, weights: Sequence[float]) -> list[Hit]:
         """See `StageSettings.fused_hits`."""
@@ -130,9 +131,8 @@ class FuseSettings(RetrieveSettings):
             fused = Fused(sources, method=self.method, rrf_k=self.rrf_k)
             label = self.label(*labels, name=self.method)
         else:
-            model = RankingModel(self.model)
-            fused = LearnedFusion(sources, model, ranking_features(self, documents))
-            label = self.label(*labels, f"model={model.sha256[:12]}", name="ltr")
+            fused = LearnedFusion(sources, self.model, ranking_features(self, documents))
+            label = self.label(*labels, f"model={file_sha256(self.model)[:12]}", name="ltr")
         how: dict[str, Any] = {"parts": tuple(parts), "settings": self, "documents": documents}
         return FuseStage(fused, self.k, label, self.filter_by, self.kind, **how)
 

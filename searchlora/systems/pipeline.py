@@ -34,7 +34,7 @@ from searchlora.pipelines.stages.classical import unchanged_dataset
 from searchlora.pipelines.stages.stage import StageSettings, needs_of, pinned
 from searchlora.progress import Progress, silent
 from searchlora.records import Record, SearchContext
-from searchlora.retrieval.learning_to_rank import read_ranking_card
+from searchlora.retrieval.learning_to_rank import ranking_card
 from searchlora.systems.lineage import learned_queries, run_lineage
 from searchlora.systems.system import Outputs, System
 from searchlora.task import GenerationTask, Task, load_generation_task, load_task, task_names
@@ -236,7 +236,7 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
     sources = {Path(run).name: read_run_card(run) for run in needs.runs}
     cards = [card for card in sources.values() if card is not None]
     unknown = [name for name, card in sources.items() if card is None]
-    learned = {model: read_ranking_card(model) for model in needs.ranking_models}
+    learned = {model: ranking_card(model) for model in needs.ranking_models}
     unknown += [f"ranking model {Path(model).name}" for model, card in learned.items() if card is None]
     learned_from = [card for card in learned.values() if card is not None]
     datasets = [load_dataset(folder) for folder in needs.datasets]
@@ -247,8 +247,9 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
     under = [store.get(adapter).manifest.base.name for adapter in own]
     bases = [*map(public_name, [*under, *bare]), *(base for card in cards for base in card.bases)]
     lineage = [*run_lineage(store, own, bare).references, *(reference for card in cards for reference in card.lineage)]
-    by_judges = [*learned_from, *(dataset.records_card for dataset in datasets)]
-    lineage += [reference for card in by_judges if card is not None for reference in card.judge_lineage]
+    lineage += [reference for card in learned_from for reference in card["judge_lineage"]]
+    labels = (dataset.records_card for dataset in datasets)
+    lineage += [reference for card in labels if card is not None for reference in card.judge_lineage]
     return RunCard(
         system=system,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -261,7 +262,7 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
             dict.fromkeys(
                 [
                     *(query for card in cards for query in card.gate_queries),
-                    *(query for card in learned_from for query in card.queries),
+                    *(query for card in learned_from for query in card["queries"]),
                     *(query for known in queries.values() for query in known or ()),
                 ]
             )

@@ -11,7 +11,7 @@ import pytest
 from searchlora.errors import PipelineError
 from searchlora.records import Document, Hit
 from searchlora.retrieval.fusion import Source
-from searchlora.retrieval.learning_to_rank import LearnedFusion, RankingFeatures, RankingModel
+from searchlora.retrieval.learning_to_rank import LearnedFusion, RankingFeatures
 
 DOCUMENTS = {
     "a": Document("a", "A red tent for two.", "Red tent", {"votes": "12"}),
@@ -65,24 +65,24 @@ def test_a_model_orders_the_documents_of_all_parts(model, monkeypatch):
     monkeypatch.setitem(DOCUMENTS, "b", Document("b", "Boots", "", {"votes": "0.1"}))
     monkeypatch.setitem(DOCUMENTS, "a", Document("a", "Tent", "", {"votes": "0.9"}))
     sources = [Source(Fixed(("b", 9.0))), Source(Fixed(("b", 1.0), ("a", 0.1)))]
-    fusion = LearnedFusion(sources, RankingModel(model), features_of())
+    fusion = LearnedFusion(sources, str(model), features_of())
     (hits,) = fusion.search(["boots"], 10)
     assert [hit.document for hit in hits] == ["a", "b"] and hits[0].score > hits[1].score
     assert [hit.document for hit in fusion.search(["boots"], 1)[0]] == ["a"]
-    (empty,) = LearnedFusion([Source(Fixed())], RankingModel(model), features_of(("bm25",))).search(["boots"], 10)
+    (empty,) = LearnedFusion([Source(Fixed())], str(model), features_of(("bm25",))).search(["boots"], 10)
     assert empty == []
 
 
-def test_a_model_of_other_features_is_refused_and_missing_ones_are_missing(model):
+def test_a_feature_that_the_model_does_not_know_is_refused_and_one_that_is_not_given_is_missing(model):
     with pytest.raises(PipelineError, match=r"has not learned the feature 'splade\.score'"):
-        LearnedFusion([Source(Fixed())], RankingModel(model), features_of(("bm25", "splade")))
-    scores = RankingModel(model).scores(("field.votes",), np.array([[0.9], [0.1]]))
-    assert scores[0] > scores[1]
+        LearnedFusion([Source(Fixed())], str(model), features_of(("bm25", "splade")))
+    fusion = LearnedFusion([Source(Fixed(("b", 1.0), ("a", 0.5)))], str(model), features_of(("bm25",)))
+    (hits,) = fusion.search(["x"], 2)
+    assert {hit.document for hit in hits} == {"a", "b"}
 
 
 def test_a_file_that_is_no_model_is_named(tmp_path):
-    with pytest.raises(PipelineError, match=r"none\.txt: there is no such ranking model"):
-        RankingModel(tmp_path / "none.txt")
-    (tmp_path / "text.txt").write_text("tree\n", encoding="utf-8")
-    with pytest.raises(PipelineError, match="is not a ranking model"):
-        RankingModel(tmp_path / "text.txt").check(("bm25.score",))
+    (tmp_path / "text.txt").write_text("tree", encoding="utf-8")
+    for name in ("none.txt", "text.txt"):
+        with pytest.raises(PipelineError, match=rf"{name}: is not a ranking model"):
+            LearnedFusion([Source(Fixed())], str(tmp_path / name), features_of(("bm25",)))
