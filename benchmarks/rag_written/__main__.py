@@ -5,8 +5,8 @@
 
 Rows, folds and passages are those of `benchmarks.rag_mtrag`. For each fold an adapter learns from the answerable rows
 of the other folds to write the reference answer from its gold passages. Every system abstains, and chooses the passages
-to cite, by the same cosines of MiniLM with thresholds from the other folds; an adapter sees only the passages to cite
-(`show: judge`). So only the texts of the answers differ. Each adapter is measured as it writes, without the sentences
+to cite, by the same cosines of MiniLM with thresholds from the other folds; an adapter sees only the passages to
+cite. So only the texts of the answers differ. Each adapter is measured as it writes, without the sentences
 that its passages do not support (`keep: support`), and with the quotations after them that say something else
 (`add: quotes`). Adapters and answers in `benchmarks/work/rag_written` are reused, and the results file keeps the
 figures of bases that are not asked for, so the bases can be run on several machines.
@@ -34,11 +34,13 @@ from searchlora.experiments.task_model import load_task_model
 from searchlora.experiments.train import train
 from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.progress import Steps
+from searchlora.records import Record
 from searchlora.systems.encoder_baseline import FrozenEncoder
 from searchlora.task import load_generation_task
 from searchlora.tasks.rag_answer.baselines import graded
 from searchlora.tasks.rag_answer.citations import cited_sentences, joined, reference_sentences, titled
-from searchlora.tasks.rag_answer.deciding import supported_only, with_quotations
+from searchlora.tasks.rag_answer.deciding import relevances, relevant_passages, supported_only, with_quotations
+from searchlora.tasks.rag_answer.task import RagAnswerTask
 
 NAME, DEFAULT = "rag_written", "SmolLM2-135M"
 FOLDER, RECIPE = WORK / NAME, Path(__file__).parent / "recipe.yaml"
@@ -137,10 +139,18 @@ def _written(
     """The answers of an adapter where the rules do not abstain, from the passages that they cite."""
     model = load_task_model(adapter=adapter.reference, base=None, task=None, generate=False, store=store)
     decided = {key: rules[key] for key in ("abstain", "cite")}
-    model = replace(model, task=model.task.bound(model.task.settings, {**decided, "show": "judge"}))
+    model = replace(model, task=_OfCitedPassages().bound(model.task.settings, decided))
     hidden = ("answer", "reference", "gold", "answerable")
     asked = [{key: value for key, value in row.items() if key not in hidden} for row in rows]
     return answered(model, asked, folder, steps(f"Answering: {adapter.reference}"))
+
+
+class _OfCitedPassages(RagAnswerTask):
+    """The task with a prompt that has only the passages that the judge cites."""
+
+    def fields(self, record: Record) -> Mapping[str, Any]:
+        numbers = relevant_passages(relevances(record) or (), self.tuned["cite"]["from"])
+        return super().fields({**record, "passages": [record["passages"][number - 1] for number in numbers]})
 
 
 def _supported(output: Any, row: Mapping[str, Any], abstention: str) -> Any:

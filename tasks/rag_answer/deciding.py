@@ -1,8 +1,8 @@
-"""Rules of answers: when to abstain, which passages to show and cite, which sentences to keep, and what to add.
+"""Rules of answers: when to abstain, which passages to cite, which sentences to keep, and what to add.
 
 A stage `adapter` of a pipeline names the rules; `searchlora tune` fits their thresholds on validation records:
 
-    tuned: {abstain: judge, cite: judge, show: judge, keep: support, add: quotes}   # to be tuned
+    tuned: {abstain: judge, cite: judge, keep: support, add: quotes}   # to be tuned
     tuned: {abstain: {by: judge, below: 0.31}, cite: {by: judge, from: 0.4}}  # tuned
 
 The judge is an earlier stage that writes `grades`: for each passage its `relevance` from 0 to 1. It is a probability if
@@ -31,15 +31,14 @@ from searchlora.tasks.rag_answer.citations import (
     with_marks,
 )
 
-#: Who decides to abstain, to cite, and to show a passage, and what decides which sentences are kept or added.
-ANSWER, JUDGE, BOTH, SUPPORT, QUOTES = "answer", "judge", "both", "support", "quotes"
-ABSTAINS, CITES = (ANSWER, JUDGE, BOTH), (ANSWER, JUDGE, SUPPORT)
+#: Who decides to abstain and to cite, and what decides which sentences are kept or added.
+ANSWER, JUDGE, SUPPORT, QUOTES = "answer", "judge", "support", "quotes"
+ABSTAINS, CITES = (ANSWER, JUDGE), (ANSWER, JUDGE, SUPPORT)
 
 #: Who can decide, by the kind of rule.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "abstain": ABSTAINS,
     "cite": CITES,
-    "show": (ANSWER, JUDGE),
     "keep": (ANSWER, SUPPORT),
     "add": (ANSWER, QUOTES),
 }
@@ -48,11 +47,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 _NUMBERS = {
     ("abstain", ANSWER): ("from",),
     ("abstain", JUDGE): ("below",),
-    ("abstain", BOTH): ("intercept", "answer", "judge", "from"),
     ("cite", ANSWER): (),
     ("cite", JUDGE): ("from",),
     ("cite", SUPPORT): (),
-    ("show", JUDGE): (),
     ("keep", SUPPORT): (),
     ("add", QUOTES): (),
 }
@@ -64,10 +61,9 @@ class Rule:
     """A rule with its thresholds.
 
     Attributes:
-        by: `answer`, `judge`, `both`, `support` or `quotes`.
+        by: `answer`, `judge`, `support` or `quotes`.
         numbers: Key -> value. `from`: the probability of abstaining, or the relevance of a passage to cite, from which
-            it is done; `below`: the highest relevance below which to abstain; `intercept`, `answer`, `judge`: the
-            coefficients of a logistic regression on the log-odds of the abstention and of the highest relevance.
+            it is done; `below`: the highest relevance below which to abstain.
     """
 
     by: str
@@ -105,17 +101,15 @@ def rule_of(tuned: Mapping[str, Any], kind: str) -> Rule | None:
 
 
 def check(tuned: Mapping[str, Any]) -> None:
-    """Raise `UsageError` for an unusable rule, or one that needs another one."""
-    rules = {kind: rule_of(tuned, kind) for kind in KINDS}
-    cite = rules["cite"]
-    if rules["show"] is not None and (cite is None or cite.by != JUDGE):
-        raise UsageError("show: 'judge' shows what the judge cites", fix="Give cite: judge, too, or leave out show.")
+    """Raise `UsageError` for an unusable rule."""
+    for kind in KINDS:
+        rule_of(tuned, kind)
 
 
 def needs_judge(tuned: Mapping[str, Any]) -> bool:
     """Whether a rule needs the grades of the passages."""
     rules = [rule_of(tuned, kind) for kind in KINDS]
-    return any(rule is not None and rule.by in (JUDGE, BOTH) for rule in rules)
+    return any(rule is not None and rule.by == JUDGE for rule in rules)
 
 
 def relevances(record: Record) -> list[float] | None:
@@ -130,7 +124,7 @@ def abstention(rule: Rule, own: float | None, relevance: float) -> tuple[bool, s
     """Whether to abstain, and why.
 
     Args:
-        own: The answering model's probability of the abstention; the rules `answer` and `both` need it.
+        own: The answering model's probability of the abstention; the rule `answer` needs it.
         relevance: The highest probability of relevance of a passage.
     """
     if rule.by == JUDGE:
@@ -142,27 +136,7 @@ def abstention(rule: Rule, own: float | None, relevance: float) -> tuple[bool, s
             fix="Remove 'constrained: false' from the stage.",
         )
     threshold = rule.numbers["from"]
-    if rule.by == ANSWER:
-        return own >= threshold, f"answer: probability of abstaining {own:.3f}, threshold {threshold:.3f}"
-    both = combined(rule, own, relevance)
-    return (
-        both >= threshold,
-        f"both: probability of abstaining {both:.3f}, threshold {threshold:.3f} "
-        f"(the model's {own:.3f}, highest relevance {relevance:.3f})",
-    )
-
-
-def combined(rule: Rule, own: float, relevance: float) -> float:
-    """The probability of abstaining by the logistic regression of a rule `both`."""
-    weights = rule.numbers
-    score = weights["intercept"] + weights["answer"] * log_odds(own) + weights["judge"] * log_odds(relevance)
-    return 1 / (1 + math.exp(-max(-500.0, min(500.0, score))))
-
-
-def log_odds(probability: float) -> float:
-    """The log-odds of a probability, bounded so that 0 and 1 have finite ones."""
-    bounded = min(max(probability, 1e-6), 1 - 1e-6)
-    return math.log(bounded / (1 - bounded))
+    return own >= threshold, f"answer: probability of abstaining {own:.3f}, threshold {threshold:.3f}"
 
 
 def relevant_passages(relevance: Sequence[float], least: float) -> tuple[int, ...]:
@@ -175,17 +149,6 @@ def relevant_passages(relevance: Sequence[float], least: float) -> tuple[int, ..
     order = sorted(range(len(relevance)), key=lambda place: -relevance[place])
     chosen = order[:1] + [place for place in order[1:MAX_CITATIONS] if relevance[place] >= least]
     return tuple(sorted(place + 1 for place in chosen))
-
-
-def shown(record: Record, tuned: Mapping[str, Any]) -> Record:
-    """The record with the passages of the prompt only: by the rule `show: judge` those that `cite: judge` cites."""
-    if rule_of(tuned, "show") is None:
-        return record
-    cite, relevance = rule_of(tuned, "cite"), relevances(record)
-    if cite is None or relevance is None:
-        return record
-    numbers = relevant_passages(relevance, cite.numbers["from"])
-    return {**record, "passages": [record["passages"][number - 1] for number in numbers]}
 
 
 def recited(answer: CitedAnswer, record: Record, rule: Rule) -> CitedAnswer:

@@ -54,7 +54,6 @@ class RagAnswerTask(GenerationTask):
         return settings.settings_from(options)
 
     def fields(self, record: Record) -> Mapping[str, Any]:
-        record = deciding.shown(record, self.tuned)
         return {
             **self.settings,
             "question": " ".join(str(record["question"]).split()),
@@ -97,7 +96,7 @@ class RagAnswerTask(GenerationTask):
         """The abstention threshold; or the rules that a pipeline asks for, as `{"abstain": "judge"}` in `tuned`."""
         wanted = {kind: str(self.tuned[kind]) for kind in ("abstain", "cite") if kind in self.tuned}
         fitted = tuning.tuned_rules(records, outputs, wanted) if wanted else tuning.tuned(records, outputs)
-        return {**fitted, **{kind: self.tuned[kind] for kind in ("show", "keep", "add") if kind in self.tuned}}
+        return {**fitted, **{kind: self.tuned[kind] for kind in ("keep", "add") if kind in self.tuned}}
 
     def apply_tuning(self, output: CitedAnswer, record: Record) -> CitedAnswer | InvalidOutput:
         """Abstain where the tuned rule says so; without a rule, from the tuned probability on.

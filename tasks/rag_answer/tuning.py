@@ -17,12 +17,10 @@ from searchlora.records import Record
 from searchlora.tasks.rag_answer.deciding import (
     ABSTAINS,
     ANSWER,
-    BOTH,
     CITES,
     JUDGE,
     Rule,
     abstention,
-    log_odds,
     relevances,
     relevant_passages,
 )
@@ -91,9 +89,8 @@ def tuned_rules(
     Raises:
         DataError: if no record has grades and a probability, or if these records are all of one kind.
 
-    The rule `judge` abstains below the relevance, and the rule `both` from the probability, with the best `mean_f1`;
-    the probability is that of a logistic regression on the log-odds of the two scores. Passages are cited from the
-    relevance with the best F1 of citations over the rows that are answered.
+    The rule `judge` abstains below the relevance, and the rule `answer` from the probability, with the best `mean_f1`.
+    Passages are cited from the relevance with the best F1 of citations over the rows that are answered.
     """
     rows = [
         _Row(
@@ -130,17 +127,7 @@ def fitted(by: str, rows: Sequence[_Row]) -> Rule:
     relevance = np.array([max(row.relevance) for row in rows])
     if by == ANSWER:
         return Rule(ANSWER, {"from": _best_threshold(own, silent, MAX_THRESHOLD)})
-    if by == JUDGE:
-        return Rule(JUDGE, {"below": 1 - _best_threshold(1 - relevance, silent)})
-    from sklearn.linear_model import LogisticRegression
-
-    features = np.column_stack([[log_odds(p) for p in own], [log_odds(p) for p in relevance]])
-    spread = np.maximum(features.std(axis=0), 1e-9)
-    model = LogisticRegression().fit(features / spread, silent)
-    weights = model.coef_[0] / spread
-    numbers = {"intercept": float(model.intercept_[0]), "answer": float(weights[0]), "judge": float(weights[1])}
-    probability = model.predict_proba(features / spread)[:, 1]
-    return Rule(BOTH, {**numbers, "from": _best_threshold(probability, silent)})
+    return Rule(JUDGE, {"below": 1 - _best_threshold(1 - relevance, silent)})
 
 
 def _abstains(rule: Rule, row: _Row) -> bool:

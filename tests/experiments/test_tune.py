@@ -18,7 +18,6 @@ from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.records import Document
 from searchlora.task import load_generation_task
-from searchlora.tasks.rag_answer.deciding import combined, rule_of
 from searchlora.testing import build_tiny_encoder
 from tests.factories import random_adapter
 from tests.tasks.rag_answer.made import SUBJECTS, usual_rows, write_mtrag
@@ -57,7 +56,7 @@ def test_a_tuned_pipeline_abstains_and_cites_by_its_judge(made, tmp_path):
         "adapters": ["grader@1", "answerer@1"],
         "engines": ["local, bf16"],
     }
-    assert set(stage["tuned"]["validation"]["mean F1"]) == {"answer", "judge", "both"}
+    assert set(stage["tuned"]["validation"]["mean F1"]) == {"answer", "judge"}
 
     pipeline = Pipeline.load(tmp_path / "tuned.yaml", corpus=CORPUS, store=store)
     judge, answerer = pipeline.stages[2:]
@@ -71,24 +70,6 @@ def test_a_tuned_pipeline_abstains_and_cites_by_its_judge(made, tmp_path):
         elif not hasattr(output, "raw") and not output.abstained:
             expected = [n for n, grade in enumerate(found["grades"], 1) if grade["relevance"] >= least or n == 1][:2]
             assert list(output.citations) == expected
-
-
-@pytest.mark.slow
-def test_the_model_and_the_judge_can_decide_together(made, tmp_path):
-    store, data = made
-    config = read_pipeline("answers_judged", (*SET, "abstain=both", "cite=support"))
-    done = tune(config, data, tmp_path / "t.yaml", store=store)
-    rule = rule_of(done.tuned, "abstain")
-    least = rule.numbers["from"]
-    pipeline = Pipeline.load(tmp_path / "t.yaml", corpus=CORPUS, store=store)
-    deciding = replace(
-        pipeline, stages=[*pipeline.stages[:3], replace(pipeline.stages[3], continue_after_choice=False)]
-    )
-    for found in deciding.execute([{"id": name, "query": f"what about {name}"} for name in SUBJECTS]):
-        assert found["answer"].reason.startswith("both: probability of abstaining")
-        assert found["answer"].abstained == (
-            combined(rule, found["answer"].abstention_probability, highest(found)) >= least
-        )
 
 
 def highest(search) -> float:

@@ -1,4 +1,4 @@
-"""Who decides when to abstain and what to cite: the answering model, a judge, or both."""
+"""Who decides when to abstain and what to cite: the answering model or a judge."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.task import load_generation_task
-from searchlora.tasks.rag_answer.deciding import abstention, combined, rule_of
+from searchlora.tasks.rag_answer.deciding import abstention, rule_of
 from searchlora.tasks.rag_answer.tuning import _Row, fitted, mean_f1, tuned_rules
 
 TASK = load_generation_task("rag_answer")
@@ -59,12 +59,9 @@ def test_an_abstention_that_the_model_writes_against_the_rule_is_said_to_be_its_
     assert finished.abstained and finished.reason == "written by the model, which was to answer"
 
 
-def test_both_scores_count_by_their_coefficients():
-    rule = rule_of({"abstain": {"by": "both", "intercept": 0.5, "answer": 1.0, "judge": -2.0, "from": 0.5}}, "abstain")
-    assert combined(rule, 0.5, 0.5) == pytest.approx(1 / (1 + np.exp(-0.5)))
-    assert abstention(rule, 0.5, 0.5)[0] and not abstention(rule, 0.5, 0.9)[0] and abstention(rule, 0.99, 0.9)[0]
+def test_the_model_decides_only_with_its_probability():
     with pytest.raises(UsageError, match=r"was not scored.*constrained"):
-        abstention(rule, None, 0.5)
+        abstention(rule_of({"abstain": {"by": "answer", "from": 0.5}}, "abstain"), None, 0.5)
 
 
 def test_sentences_cite_what_the_judge_holds_relevant():
@@ -129,19 +126,10 @@ def test_quotations_are_added_only_of_an_answer_that_was_given():
     assert isinstance(found, InvalidOutput) and "no stage has answered" in found.reason
 
 
-def test_only_passages_that_the_judge_cites_are_in_the_prompt():
-    task, row = bound(cite={"by": "judge", "from": 0.5}, show="judge"), record(0.2, 0.6, 0.9)
-    shown = task.fields(row)["passages"]
-    assert len(shown) == 2 and "Boots need wax." in shown[0] and "A dome tent is round." in shown[1]
-    assert task.output(row).parse("It is round [1].").text == "It is round [2][3]."
-    assert len(task.fields({key: value for key, value in row.items() if key != "grades"})["passages"]) == 3
-    assert len(bound(cite={"by": "judge", "from": 0.5}).fields(row)["passages"]) == 3
-
-
-def test_tuning_leaves_the_rules_of_what_is_shown_and_kept():
+def test_tuning_leaves_the_rules_of_what_is_kept_and_added():
     rows = [record(0.9, 0, 0, name="a"), record(0.1, 0, 0, name="b", answerable=False)]
-    found = bound(cite="judge", show="judge", keep="support", add="quotes").tune(rows, [scored(0.2), scored(0.4)])
-    assert (found["show"], found["keep"], found["add"]) == ("judge", "support", "quotes")
+    found = bound(cite="judge", keep="support", add="quotes").tune(rows, [scored(0.2), scored(0.4)])
+    assert (found["keep"], found["add"]) == ("support", "quotes")
     assert found["cite"]["by"] == "judge"
 
 
@@ -186,14 +174,12 @@ def test_without_a_judge_nothing_is_guessed():
     [
         ({"abstain": "judge"}, "has no thresholds. Fit its thresholds: searchlora tune"),
         ({"cite": "judge"}, "has no thresholds"),
-        ({"abstain": "dice"}, "'dice' is not one of answer, judge, both"),
+        ({"abstain": "dice"}, "'dice' is not one of answer, judge"),
         ({"cite": {"by": "both"}}, "'both' is not one of answer, judge, support"),
         ({"keep": "judge"}, "'judge' is not one of answer, support"),
         ({"add": "judge"}, "'judge' is not one of answer, quotes"),
-        ({"show": "support"}, "'support' is not one of answer, judge"),
-        ({"show": "judge", "cite": "support"}, "shows what the judge cites. Give cite: judge, too"),
         ({"abstain": {"by": "judge", "below": "low"}}, "needs the numbers below"),
-        ({"abstain": {"by": "both", "from": 0.5}}, "needs the numbers intercept, answer, judge, from"),
+        ({"abstain": {"by": "judge", "from": 0.5}}, "needs the numbers below"),
     ],
 )
 def test_unusable_rules_are_refused(rules, complaint):
@@ -234,9 +220,7 @@ def test_thresholds_are_fitted_and_rules_compared_on_validation_records():
     task = bound(**{key: found[key] for key in ("abstain", "cite")})
     predicted = [task.apply_tuning(output, row).abstained for row, output in zip(records, outputs, strict=True)]
     assert mean_f1(np.array(predicted), np.array([not row["answerable"] for row in records])) > 0.8
-    both = tuned_rules(records, outputs, {"abstain": "both"})
-    assert both["abstain"]["judge"] < 0 and "cite" not in both
-    TASK.check_tuned(both)
+    assert "cite" not in tuned_rules(records, outputs, {"abstain": "judge"})
 
 
 def test_records_of_one_kind_cannot_be_tuned_on():
