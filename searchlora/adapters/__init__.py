@@ -10,7 +10,6 @@ from searchlora.adapters.operations import base_path as base_path
 from searchlora.adapters.operations import diff as diff
 from searchlora.adapters.operations import export as export
 from searchlora.adapters.operations import list_ as list
-from searchlora.adapters.operations import merge as merge
 from searchlora.adapters.operations import path as path
 from searchlora.adapters.operations import remove as remove
 from searchlora.adapters.operations import rollback as rollback

@@ -21,7 +21,7 @@ TRAINING_QUERIES = "training_queries.txt"
 
 
 def ancestors(store: Store, reference: str) -> tuple[str, ...]:
-    """References of all models that one was combined, copied or trained further from, that were merged into its base,
+    """References of all models that one was copied or trained further from, that were merged into its base,
     or that taught it or labelled its training rows.
 
     Each is named once, nearest first. The parents of an adapter that is not in the store are unknown; the adapter

@@ -178,7 +178,7 @@ class ManifestDraft(_Part):
         tuned: Values chosen on validation rows by `Task.tune`: a temperature, thresholds.
         metrics: Measures by name.
         training: `seconds`, `parameters_trained`, steps, tokens, ...
-        parents: References `name@3` of the adapters that this one was combined, copied or trained further from, and of
+        parents: References `name@3` of the adapters that this one was copied or trained further from, and of
             the teacher of a query side.
     """
 

@@ -1,13 +1,8 @@
-"""Merging: several adapters into a new adapter, or one adapter into its base model.
-
-Combining adapters needs only A and B, no base. The sum is that of `cat` in PEFT's `add_weighted_adapter`, which is not
-called because it scales a combination of rsLoRA adapters wrongly by √r and rounds to the base's bf16.
-"""
+"""Merging: an adapter into its base model."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,98 +12,15 @@ from searchlora.adapters.full_model import unpack
 from searchlora.adapters.golden import encode_texts, last_logits, precision_for
 from searchlora.adapters.load_check import check_files
 from searchlora.adapters.manifest import Manifest
-from searchlora.adapters.peft_folder import factors, read_config, read_weights, scaling, write_folder
 from searchlora.adapters.staging import whole_folder
 from searchlora.adapters.stored import StoredAdapter, check_hashes
-from searchlora.errors import BaseMismatch, NameTaken, UnexpectedKey, UsageError
+from searchlora.errors import NameTaken
 from searchlora.models.libraries import quiet
 from searchlora.models.load import load_encoder, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 
 #: Report of `export_merged`, in the folder of the merged model.
 REPORT = "merged.json"
-
-#: Before the names of modules in a file; configurations name modules without it.
-_PEFT_PREFIX = "base_model.model."
-
-#: Field of a manifest in which adapters that are combined must be equal -> what another value of it means.
-_EQUAL = {
-    "settings": "other settings",
-    "query_side_only": "another value of `sides`",
-    "prompt_options": "other options of the chat template",
-    "prompt_hash": "another prompt template (prompt.jinja)",
-}
-
-# Several adapters into one
-
-
-def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float]) -> None:
-    """Check that adapters can be combined.
-
-    Raises:
-        UsageError: for fewer than two adapters, another number of weights, different tasks, settings, prompts or
-            sides, DoRA, or a whole model.
-        BaseMismatch: if they were trained on different bases.
-    """
-    if len(adapters) < 2 or len(adapters) != len(weights):
-        raise UsageError(
-            f"{len(adapters)} adapters and {len(weights)} weights",
-            fix="Give two or more adapters and a weight for each.",
-        )
-    first = adapters[0].manifest
-    for adapter in adapters:
-        manifest = adapter.manifest
-        if manifest.base.fingerprint != first.base.fingerprint:
-            raise BaseMismatch(
-                f"was trained on '{manifest.base.name}', {first.reference} on '{first.base.name}'",
-                where=adapter.reference,
-                fix="Only adapters of one base can be combined.",
-            )
-        if manifest.task != first.task:
-            raise UsageError(f"is for '{manifest.task}', {first.reference} for '{first.task}'", where=adapter.reference)
-        for field, other in _EQUAL.items():
-            if (getattr(manifest, field) or None) != (getattr(first, field) or None):
-                raise UsageError(f"was trained with {other} than {first.reference}", where=adapter.reference)
-        if adapter.is_full:
-            raise UsageError("is a whole model, which cannot be combined with others", where=adapter.reference)
-        if read_config(adapter.path).get("use_dora"):
-            raise UsageError("is a DoRA adapter, whose magnitudes cannot be combined", where=adapter.reference)
-
-
-def combine_folders(folders: Sequence[Path], weights: Sequence[float], out: Path) -> dict[str, Any]:
-    """Write a PEFT folder with Σ wᵢ·ΔWᵢ, whose rank is the sum of the ranks, and return its configuration.
-
-    Raises:
-        UnexpectedKey: if the adapters do not cover the same modules.
-    """
-    import torch
-
-    configs = [read_config(folder) for folder in folders]
-    halves = [factors(read_weights(folder)) for folder in folders]
-    for folder, half in zip(folders, halves, strict=True):
-        if extra := sorted(half.keys() ^ halves[0].keys()):
-            raise UnexpectedKey(f"covers other modules than the first, such as {extra[0]}", where=str(folder))
-    tensors = {}
-    ranks: dict[str, int] = {}
-    for module in sorted(halves[0]):
-        parts = [half[module] for half in halves]
-        scaled = [
-            a * (weight * scaling(config, module, len(a)))
-            for weight, config, (a, _) in zip(weights, configs, parts, strict=True)
-        ]
-        tensors[f"{module}.lora_A.weight"] = torch.cat(scaled, dim=0)
-        tensors[f"{module}.lora_B.weight"] = torch.cat([b for _, b in parts], dim=1)
-        ranks[module.removeprefix(_PEFT_PREFIX)] = sum(len(a) for a, _ in parts)
-    rank = sum(config["r"] for config in configs)
-    # The scaling is in the factors, so alpha / r must be one. Layers may have ranks of their own.
-    own = {module: of_module for module, of_module in ranks.items() if of_module != rank}
-    plain = {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": own, "alpha_pattern": own}
-    config = {**configs[0], **plain}
-    write_folder(out, config, tensors)
-    return config
-
-
-# One adapter into its base
 
 
 @dataclass(frozen=True)

@@ -207,63 +207,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def merge(
-    references: Sequence[str],
-    name: str,
-    *,
-    weights: Sequence[float] | None = None,
-    base: str | None = None,
-    tasks: str | Path | None = None,
-    store: AnyStore = None,
-) -> StoredAdapter:
-    """Add adapters of one task and base up to a new version of `name`, with them as its parents.
-
-    It keeps their settings but no tuned values, which were chosen on the outputs of a single adapter.
-
-    Args:
-        weights: One weight for each reference; None gives equal weights with a sum of one.
-
-    Raises:
-        UsageError, BaseMismatch: see `merging.check_combinable`.
-        GoldenMismatch: for an adapter of an earlier version of its task; the new one would pass as a current one.
-        What `store_adapter` raises.
-    """
-    from searchlora.adapters.load_check import check_files, check_renders
-    from searchlora.adapters.merging import check_combinable, combine_folders
-    from searchlora.models.load import load_tokenizer
-    from searchlora.prompts import Renderer
-    from searchlora.recipe import parse_encoder_recipe, parse_recipe
-    from searchlora.task import EncoderTask, GenerationTask, load_task
-
-    store = Store.of(store)
-    parents = [store.get(reference) for reference in references]
-    shares = [1 / len(parents)] * len(parents) if weights is None else [float(weight) for weight in weights]
-    check_combinable(parents, shares)
-    first = parents[0].manifest
-    store.check_task(name, first.task)
-    model = resolve(base) if base else first.base.resolve()
-    task = load_task(first.task, tasks).bound(first.settings)
-    for parent in parents:
-        check_files(parent, model)
-        if isinstance(task, GenerationTask):
-            check_renders(parent, task, Renderer(load_tokenizer(model)))
-    with tempfile.TemporaryDirectory() as temporary:
-        config = combine_folders([parent.path for parent in parents], shares, Path(temporary))
-        parse = parse_encoder_recipe if isinstance(task, EncoderTask) else parse_recipe
-        lora = {**first.recipe.get("lora", {}), "r": config["r"], "alpha": config["lora_alpha"], "variant": "lora"}
-        return store_adapter(
-            store,
-            name,
-            Path(temporary),
-            task=task,
-            recipe=parse({**first.recipe, "lora": lora}),
-            base=model,
-            origin=Origin(
-                training={"combination": "cat", "weights": shares}, parents=[parent.reference for parent in parents]
-            ),
-        )
-
-
 @dataclass(frozen=True)
 class Origin:
     """How an adapter came about, for its manifest.

@@ -18,7 +18,6 @@ from searchlora.cli.options import (
     argument,
     example,
     option,
-    parse_numbers,
 )
 from searchlora.errors import printable
 
@@ -176,25 +175,6 @@ def remove(
     from searchlora.adapters import remove as verb
 
     typer.echo(f"Removed {verb(reference, force=force, store=store)}")
-
-
-@app.command(epilog=example("searchlora adapters merge first@1 second@1 --name both --weights 0.5,0.5"))
-def merge(
-    references: Annotated[list[str], argument("ADAPTER", "Two or more adapters with the same base and task.")],
-    name: Annotated[str, option("--name NAME", "Name of the new adapter.")],
-    weights: Annotated[
-        str, option("--weights NUMBERS", "One weight per adapter, for example 0.5,0.5. Default: equal.")
-    ] = "",
-    base: BaseOption = None,
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-) -> None:
-    """Merge several adapters into a new one, whose update is the weighted sum of theirs."""
-    from searchlora.adapters import merge as verb
-
-    shares = parse_numbers(weights, "--weights") if weights else None
-    stored = verb(references, name, weights=shares, base=base, tasks=tasks, store=store)
-    typer.echo(f"Stored {stored.reference}")
 
 
 @app.command(epilog=example("searchlora adapters export shop-rewriter@3 --out merged"))

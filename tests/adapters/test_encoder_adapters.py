@@ -8,7 +8,6 @@ import shutil
 import numpy as np
 import pytest
 
-from searchlora.adapters import merge
 from searchlora.adapters.golden import BaseCopy, encode_texts
 from searchlora.adapters.load_check import check_files, check_vectors, verify
 from searchlora.adapters.manifest import MANIFEST
@@ -135,18 +134,6 @@ def test_a_merged_encoder_gives_the_same_vectors(stored, encoder_base, tmp_path)
     adapted = Encoder.load(encoder_base.name, adapter=stored, device="cpu")
     assert np.allclose(merged.encode(TEXTS), adapted.encode(TEXTS), atol=1e-5)
     assert fingerprint(tmp_path / "merged").tensors != fingerprint(encoder_base.path).tensors
-
-
-@pytest.mark.slow
-def test_two_encoder_adapters_are_merged_into_one(stored, store, task, encoder_base, tmp_path, monkeypatch):
-    random_encoder_adapter(store, "other", task, encoder_base, tmp_path / "other", seed=5)
-    monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
-    both = merge(["shouter", "other"], "both", weights=[1.0, 0.0], store=store)
-    assert both.manifest.parents == ["shouter@1", "other@1"]
-    wanted, found = (
-        Encoder.load(encoder_base.name, adapter=each, device="cpu").encode(TEXTS) for each in (stored, both)
-    )
-    assert np.allclose(found, wanted, atol=1e-5)
 
 
 def test_content_never_produces_a_special_token(encoder_base):

@@ -102,7 +102,6 @@ def test_a_base_that_was_a_folder_is_not_looked_up_on_the_hub(store, trained, dr
     for use in (
         lambda: verify(stored, task),
         lambda: operations.export("echo", tmp_path / "out", store=store),
-        lambda: operations.merge(["echo", "echo"], "both", store=store),
         lambda: encoder_base("models/my-base", stored),
     ):
         with pytest.raises(BaseModelError, match="not a folder here"):

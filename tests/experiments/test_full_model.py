@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from searchlora.adapters.full_model import model_of
-from searchlora.adapters.operations import merge, path
+from searchlora.adapters.operations import path
 from searchlora.adapters.store import Store
 from searchlora.errors import GoldenMismatch, LoadCheckFailed, UsageError
 from searchlora.experiments.evaluate import evaluate
@@ -177,11 +177,6 @@ def test_a_base_server_lists_only_its_adapters(place):
         assert "small@1" in listed and "whole@1" not in listed
         answer = client.post("/v1/chat/completions", json=asked("red shoes", "whole@1"))
         assert answer.status_code >= 400 and "whole model" in answer.text
-
-
-def test_it_is_not_merged(place):
-    with pytest.raises(UsageError, match=r"whole@1: is a whole model"):
-        merge(["whole@1", "whole@1"], "both", base=str(FIXTURE / "base"), store=place)
 
 
 def test_it_is_exported_as_it_is(place, cli, tmp_path, monkeypatch):

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
-import searchlora
+import torch
+
+from searchlora.adapters.operations import Origin, store_adapter
+from searchlora.adapters.peft_folder import factors, read_config, read_weights, write_folder
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.progress import Steps
+from searchlora.recipe import parse_recipe
 from searchlora.shop import make_shop
 from searchlora.task import load_task
 
@@ -53,9 +59,36 @@ def _versions(work: Path, store: Store, steps: Steps) -> None:
         log=print,
     )
     train("rewriting", data, NAME, TrainingOptions(reuse=True), store=store, steps=steps, log=print)
-    searchlora.adapters.merge([f"{NAME}@2", f"{NAME}@1"], NAME, weights=[0.95, 0.05], store=store)
-    searchlora.adapters.merge([f"{NAME}@1", f"{NAME}@2"], NAME, weights=[0.2, 0.0], store=store)
+    _store_sum(store, {f"{NAME}@2": 0.95, f"{NAME}@1": 0.05})
+    _store_sum(store, {f"{NAME}@1": 0.2, f"{NAME}@2": 0.0})
     train("rewriting", rewriting, NAME, TrainingOptions(reuse=True), store=store, steps=steps, log=print)
+
+
+def _store_sum(store: Store, weights: Mapping[str, float]) -> None:
+    """Store the weighted sum of two versions as the next one; their ranks add up, and the weights are in A."""
+    parents = [store.get(reference) for reference in weights]
+    first = parents[0].manifest
+    config, lora = read_config(parents[0].path), first.recipe["lora"]
+    halves = [factors(read_weights(parent.path)) for parent in parents]
+    tensors = {}
+    for module in halves[0]:
+        scale = lora["alpha"] / lora["r"]
+        a = [half[module][0] * (weight * scale) for half, weight in zip(halves, weights.values(), strict=True)]
+        tensors[f"{module}.lora_A.weight"] = torch.cat(a, dim=0)
+        tensors[f"{module}.lora_B.weight"] = torch.cat([half[module][1] for half in halves], dim=1)
+    rank = lora["r"] * len(parents)
+    recipe = parse_recipe({**first.recipe, "lora": {**lora, "r": rank, "alpha": rank}})
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(Path(folder), {**config, "r": rank, "lora_alpha": rank}, tensors)
+        store_adapter(
+            store,
+            NAME,
+            Path(folder),
+            task=load_task(first.task).bound(first.settings),
+            recipe=recipe,
+            base=first.base.resolve(),
+            origin=Origin(training={"weights": list(weights.values())}, parents=list(weights)),
+        )
 
 
 def _judge(work: Path, store: Store, steps: Steps) -> None:
@@ -76,11 +109,11 @@ def _judge(work: Path, store: Store, steps: Steps) -> None:
     if not store.versions(JUDGE):
         shutil.rmtree(work / "data-judge", ignore_errors=True)
         build(load_task("fit", TASKS), work / "judge.jsonl", format="native", out=work / "data-judge", on_leak="drop")
-        searchlora.train(
+        train(
             "fit",
             work / "data-judge",
             JUDGE,
-            searchlora.TrainingOptions(restart=True),
+            TrainingOptions(restart=True),
             store=store,
             tasks=TASKS,
             steps=steps,
