@@ -35,12 +35,9 @@ class Lora(Section):
         description="a group (`qv` and `qkv`: projections of attention; `attention`: also its output; `mlp`; "
         "`all-linear`), or a list of module names",
     )
-    variant: Literal["lora", "rslora", "dora"] = Field(
+    variant: Literal["lora", "rslora"] = Field(
         "lora",
-        description="rslora arXiv:2312.03732, dora arXiv:2402.09353",
-    )
-    plus_ratio: float | None = Field(
-        None, ge=1, description="LoRA+ (arXiv:2402.12354): learning rate of B over that of A"
+        description="rslora: arXiv:2312.03732",
     )
 
 
@@ -126,15 +123,12 @@ class Loss(Section):
     L_label is the mean negative log-likelihood of the completion tokens in nats. L_ranking compares the scores of the
     rows of one group with their grades or with the scores of a teacher, and needs a task whose completions are grades.
     Both are divided by `temperature`. RankNet: Burges et al., Learning to Rank using Gradient Descent (ICML 2005).
-    ListNet: Cao et al., Learning to Rank: From Pairwise Approach to Listwise Approach (ICML 2007). InfoNCE: van den
-    Oord et al., arXiv:1807.03748. MarginMSE: Hofstätter et al., arXiv:2010.02666.
+    MarginMSE: Hofstätter et al., arXiv:2010.02666.
     """
 
     label: float = Field(1.0, ge=0, description="weight of the label loss")
     ranking: float = Field(0.0, ge=0, description="weight of the ranking loss over rows of one group; 0: none")
-    ranking_loss: Literal["ranknet", "listnet", "infonce", "margin_mse"] = Field(
-        "ranknet", description="ranking loss: pairwise (ranknet, margin_mse) or listwise (listnet, infonce)"
-    )
+    ranking_loss: Literal["ranknet", "margin_mse"] = Field("ranknet", description="ranking loss over pairs")
     ranking_target: Literal["grade", "teacher"] = Field(
         "grade", description="what the ranking loss follows: the raters' grades, or the `teacher` of the rows"
     )
@@ -219,13 +213,6 @@ class Improve(Section):
     )
     validation_rows: int = Field(256, ge=1, description="validation rows with greedy outputs after each round")
     patience: int = Field(1, ge=1, description="stop after this number of rounds without a higher validation reward")
-    then: Literal["nothing", "dpo", "grpo"] = Field(
-        "nothing",
-        description="after the rounds: DPO (arXiv:2305.18290) on best against worst, or GRPO (arXiv:2402.03300)",
-    )
-    then_steps: int = Field(50, ge=1, description="optimiser steps of DPO or GRPO")
-    then_learning_rate: float = Field(5e-5, gt=0, description="learning rate of DPO or GRPO")
-    beta: float = Field(0.1, ge=0, description="weight of the divergence from the adapter that DPO or GRPO starts from")
 
 
 class Recipe(WithMethod):
@@ -344,15 +331,7 @@ class EncoderRecipe(WithMethod):
     query_side: QuerySide = QuerySide()
     lora: EncoderLora = EncoderLora()
     optim: EncoderOptim = EncoderOptim()
-    loss: Literal["mnrl", "cached_mnrl"] = Field(
-        "mnrl",
-        description="multiple negatives ranking (arXiv:1705.00652); cached (arXiv:2101.06983): batches beyond memory",
-    )
     temperature: float = Field(0.05, gt=0, description="divisor of the cosine similarities")
-    mini_batch_size: int = Field(32, ge=1, description="rows per forward pass of cached_mnrl")
-    matryoshka: list[int] | None = Field(
-        None, description="Matryoshka dimensions, the full dimension included; arXiv:2205.13147"
-    )
     negatives: HardNegatives = HardNegatives()
     classifier: Literal["centroid", "knn", "linear"] = Field(
         "centroid", description="classifier on the vectors, for records with labels"
@@ -369,15 +348,11 @@ class EncoderRecipe(WithMethod):
 
     @model_validator(mode="after")
     def _known_combination(self) -> EncoderRecipe:
-        if self.lora.plus_ratio is not None:
-            raise ValueError("lora.plus_ratio is not available for encoders")
-        if self.sides == "query" and (self.is_full or self.loss != "mnrl" or self.matryoshka is not None):
-            raise ValueError("sides = query needs method lora or qlora, loss = mnrl and no matryoshka")
+        if self.sides == "query" and self.is_full:
+            raise ValueError("sides = query needs method lora or qlora")
         side = self.query_side
         if self.sides == "both" and (side.teacher or side.titles or side.made):
             raise ValueError("query_side needs sides = query")
-        if self.matryoshka is not None and (not self.matryoshka or min(self.matryoshka) < 1):
-            raise ValueError("matryoshka is a list of dimensions from 1 on")
         return self
 
     @property

@@ -40,7 +40,7 @@ _LOG = logging.getLogger("vllm.searchlora")
 
 
 class NotServable(Exception):
-    """Why an adapter is not served: no such adapter, a changed file, another base, DoRA."""
+    """Why an adapter is not served: no such adapter, a changed file, another base."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ class StoreAdapters:
         if architecture not in (served.get("architectures") or [architecture]):
             raise NotServable(f"{pinned} was trained on a {architecture}, and {base} is a {served['architectures'][0]}")
         lora = _read_json(folder / "adapter_config.json", dict)
-        if lora.get("peft_type") != "LORA" or lora.get("use_dora"):
-            raise NotServable(f"{pinned} is not plain LoRA, which is all that vLLM computes")
+        if lora.get("peft_type") != "LORA":
+            raise NotServable(f"{pinned} is not LoRA, which is all that vLLM computes")
         return Found(pinned, folder, max([lora["r"], *(lora.get("rank_pattern") or {}).values()]))
 
     def _entries(self, name: str) -> Iterable[Path]:

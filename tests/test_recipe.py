@@ -74,7 +74,7 @@ def test_a_measure_of_outputs_needs_outputs():
 
 
 def test_an_unknown_key_lists_the_known_ones():
-    with pytest.raises(RecipeError, match="alpha, dropout, plus_ratio, r, target_modules, variant"):
+    with pytest.raises(RecipeError, match="alpha, dropout, r, target_modules, variant"):
         load_recipe({}, overrides=["lora.rank=8"])
 
 

@@ -43,7 +43,6 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
         lora_dropout=lora.dropout,
         target_modules=target_modules(_transformer(model), lora.target_modules),
         use_rslora=lora.variant == "rslora",
-        use_dora=lora.variant == "dora",
         task_type="FEATURE_EXTRACTION" if encoder else "CAUSAL_LM",
     )
     try:
@@ -196,7 +195,7 @@ def _check_keys(tensors: dict[str, Any], expected: dict[str, Any], folder: Path)
 
 
 def _parameters(model: Any, adapter_name: str) -> dict[str, Any]:
-    """A and B (and DoRA's magnitudes) of the model, by their names in a file."""
+    """A and B of the model, by their names in a file."""
     from peft import get_peft_model_state_dict
 
     parameters = {name: value for name, value in model.named_parameters() if "lora_" in name}

@@ -58,6 +58,7 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "kasa_config": (None,),
     "monteclora_config": (None,),
     "use_bdlora": (None, False),
+    "use_dora": (None, False),
     "use_qalora": (None, False),
     "velora_config": (None,),
 }
@@ -91,7 +92,6 @@ class LoraSettings(BaseModel):
     layers_pattern: ModuleName | list[ModuleName] | None = None
     fan_in_fan_out: bool = False
     use_rslora: bool = False
-    use_dora: bool = False
 
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(embedding_)?(?P<factor>[AB])(\.weight)?")

@@ -120,18 +120,13 @@ def _is_linear(layer: Any, dtype: torch.dtype) -> bool:
 
 
 def is_plain_lora(module: torch.nn.Module) -> bool:
-    """Whether a module is one of PEFT's LoRA layers with one active adapter, which is neither DoRA nor has a bias."""
+    """Whether a module is one of PEFT's LoRA layers with one active adapter without a bias."""
     from peft.tuners.lora import LoraLayer
 
     if not isinstance(module, LoraLayer) or type(module).__name__ not in ("Linear", "Linear4bit"):
         return False
     names = list(module.lora_A)
-    return (
-        len(names) == 1
-        and module.active_adapters == names
-        and not module.lora_variant
-        and module.lora_B[names[0]].bias is None
-    )
+    return len(names) == 1 and module.active_adapters == names and module.lora_B[names[0]].bias is None
 
 
 def _computes_the_same(model: Any, fused: FusedModel, parameters: list[torch.nn.Parameter]) -> bool:

@@ -222,8 +222,7 @@ class VllmSettings(_HttpSettings):
 
         installed_version(self)
         if not recipe.is_full:
-            lora = recipe.lora
-            servable_rank({"r": lora.r, "use_dora": lora.variant == "dora"}, where, self.max_lora_rank)
+            servable_rank({"r": recipe.lora.r}, where, self.max_lora_rank)
 
     def make(self, base: BaseModel, store: Store | None, prompt_options: PromptOptions | None) -> VllmEngine:
         """As `make_engine`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,11 +63,6 @@ class _Copy:
             while len(self.attached) > max_adapters:
                 self.adapted.delete_adapter(self.attached.popitem(last=False)[1])
         self.attached.move_to_end(adapter.reference)
-
-    def can_mix(self, adapters: Collection[str | None]) -> bool:
-        """Whether rows with these adapters can share a pass. PEFT refuses DoRA in such passes."""
-        names = [self.attached[adapter] for adapter in adapters if adapter is not None and adapter in self.attached]
-        return len(adapters) == 1 or not any(self.adapted.peft_config[name].use_dora for name in names)
 
     @contextmanager
     def computing(self, adapters: Sequence[str | None]) -> Iterator[None]:
@@ -176,23 +171,9 @@ class SharedModel:
                     if reference not in copied.attached:  # read again, perhaps long after its load check
                         check_hashes(self._adapters[reference])
                     copied.attach(self._adapters[reference], max(self._max_adapters, len(distinct)), dtype)
-            if not copied.can_mix(distinct):
-                return self._one_by_one(texts, adapters, precision)
             with copied.computing(adapters), torch.inference_mode():
                 inputs = batch_to_device(copied.model.preprocess(list(texts)), copied.model.device)
                 return copied.model(inputs)["sentence_embedding"].float()
-
-    def _one_by_one(self, texts: Sequence[str], adapters: Sequence[str | None], precision: Precision) -> Any:
-        """What `encode` returns, by a pass for each adapter."""
-        import torch
-
-        places = {adapter: [row for row, own in enumerate(adapters) if own == adapter] for adapter in set(adapters)}
-        parts = [
-            self.encode([texts[row] for row in rows], [adapter] * len(rows), precision)
-            for adapter, rows in places.items()
-        ]
-        order = np.argsort([row for rows in places.values() for row in rows])
-        return torch.cat(parts)[torch.from_numpy(order).to(parts[0].device)]
 
     def submit(
         self, texts: Sequence[str], adapter: str | None, check: Callable[[], object] = lambda: None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from searchlora.errors import RecipeError
 from searchlora.models.libraries import off_the_hub, quiet
@@ -50,7 +50,7 @@ def train_encoder(
         `peak_memory_gb` and `parameters`, the number of all parameters of the model.
 
     Raises:
-        RecipeError: for target modules or dimensions that the base does not have, or `sides = query` for records with
+        RecipeError: for target modules that the base does not have, or `sides = query` for records with
             labels, which have no documents.
         TrainingError: for a loss that is not finite.
     """
@@ -58,6 +58,7 @@ def train_encoder(
         from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 
         from searchlora.training.callbacks import peak_memory
+        from searchlora.training.contrastive_losses import InBatchLoss
         from searchlora.training.contrastive_trainer import PairTrainer
 
     run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
@@ -66,7 +67,7 @@ def train_encoder(
     save = _prepare(model, recipe, base, start)
     with quiet():
         loss = (
-            _loss(model, recipe, rows)
+            InBatchLoss(model, rows, recipe.temperature)
             if recipe.sides == "both"
             else _query_loss(model, recipe, rows, encode_documents, teach)
         )
@@ -122,25 +123,3 @@ def _query_loss(
     if encode is None:
         raise RecipeError("sides = query needs vectors of the documents", where="recipe")
     return FrozenDocumentsLoss(model, encode, rows, recipe.temperature, teach, recipe.query_side.weight)
-
-
-def _loss(model: SentenceTransformer, recipe: EncoderRecipe, rows: Sequence[PairRow]) -> torch.nn.Module:
-    from sentence_transformers.sentence_transformer import losses
-
-    from searchlora.training.contrastive_losses import CachedInBatchLoss, InBatchLoss
-
-    loss: Any
-    if recipe.loss == "cached_mnrl":
-        loss = CachedInBatchLoss(model, rows, recipe.temperature, recipe.mini_batch_size)
-    else:
-        loss = InBatchLoss(model, rows, recipe.temperature)
-    if recipe.matryoshka is None:
-        return loss  # type: ignore[no-any-return]
-    largest = model.get_embedding_dimension()
-    if largest not in recipe.matryoshka or max(recipe.matryoshka) > largest:
-        raise RecipeError(
-            f"matryoshka = {recipe.matryoshka} does not fit vectors of {largest} numbers",
-            where="recipe",
-            fix=f"Give {largest} and smaller dimensions.",
-        )
-    return losses.MatryoshkaLoss(model, loss, recipe.matryoshka)  # type: ignore[no-any-return]

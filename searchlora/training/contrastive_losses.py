@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
 from searchlora.training.pair_batches import documents_of
 from searchlora.training.pairs import PairRow
@@ -47,33 +46,6 @@ class InBatchLoss(torch.nn.Module):
         # Two passes: in one, queries would be padded to the length of documents.
         queries, documents = (self.model(features)["sentence_embedding"] for features in sentence_features)
         return in_batch_loss(queries, documents, [self.rows[row] for row in labels.tolist()], self.temperature)
-
-
-class CachedInBatchLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]
-    """`InBatchLoss` with cached gradients (arXiv:2101.06983): the same loss for batches beyond memory.
-
-    `mini_batch_size` texts are in a forward pass.
-    """
-
-    def __init__(self, model: Any, rows: Sequence[PairRow], temperature: float, mini_batch_size: int) -> None:
-        super().__init__(model, scale=1 / temperature, mini_batch_size=mini_batch_size)
-        self.rows = rows
-
-    def calculate_loss(
-        self,
-        reps: list[list[torch.Tensor]],
-        labels: torch.Tensor | None = None,
-        *,
-        with_backward: bool = False,
-    ) -> torch.Tensor:
-        """The loss of vectors that are given in mini-batches: those of queries, and of documents."""
-        assert labels is not None
-        queries, documents = map(torch.cat, reps)
-        loss = in_batch_loss(queries, documents, [self.rows[row] for row in labels.tolist()], self.temperature)
-        if with_backward:
-            loss.backward()  # type: ignore[no-untyped-call]
-            loss = loss.detach()
-        return loss
 
 
 def in_batch_loss(

@@ -1,4 +1,4 @@
-"""Losses over graded completions: soft labels of several raters, and RankNet or ListNet on expected grades.
+"""Losses over graded completions: soft labels of several raters, and RankNet or MarginMSE over pairs.
 
 A completion is a grade that one token tells apart from the other grades. One forward pass therefore gives the
 log-probability of every grade at the position of that token.
@@ -126,21 +126,19 @@ def ranking_loss(
     groups: torch.Tensor,
     weights: torch.Tensor,
     *,
-    kind: Literal["ranknet", "listnet", "infonce", "margin_mse"],
+    kind: Literal["ranknet", "margin_mse"],
 ) -> torch.Tensor:
     """A ranking loss over the rows of each group, a scalar; 0 where no two rows of a group differ.
 
-    RankNet (Burges et al. 2005): mean over pairs with different grades of log(1 + exp(s_lower - s_higher)). ListNet
-    (Cao et al. 2007), top-one: mean over groups of the Kullback-Leibler divergence of softmax(scores) from
-    softmax(expected). InfoNCE (van den Oord et al. 2018): mean over groups of the cross-entropy of the row with the
-    highest target among the rows of its group. MarginMSE (Hofstätter et al. 2020, arXiv:2010.02666): mean over pairs of
-    the squared difference between the model's margin and the target's.
+    RankNet (Burges et al. 2005): mean over pairs with different grades of log(1 + exp(s_lower - s_higher)). MarginMSE
+    (Hofstätter et al. 2020, arXiv:2010.02666): mean over pairs of the squared difference between the model's margin and
+    the target's.
 
     Args:
         scores: The model's scores divided by the temperature, shape (rows,).
         expected: The targets, mean grades or a teacher's scores, divided by the temperature, shape (rows,).
         groups: Group of each row, shape (rows,).
-        weights: Weight of each row, shape (rows,). A pair or group counts with the mean of its rows.
+        weights: Weight of each row, shape (rows,). A pair counts with the mean of its rows.
     """
     import torch
 
@@ -149,26 +147,6 @@ def ranking_loss(
         one, other = torch.nonzero(torch.triu(same, diagonal=1), as_tuple=True)
         losses = (scores[one] - scores[other] - expected[one] + expected[other]) ** 2
         return (losses * (weights[one] + weights[other]) / 2).sum() / max(len(losses), 1)
-    if kind == "ranknet":
-        higher, lower = torch.nonzero(same & (expected[:, None] > expected[None, :]), as_tuple=True)
-        losses = torch.nn.functional.softplus(scores[lower] - scores[higher])
-        of_pair = (weights[higher] + weights[lower]) / 2
-        return (losses * of_pair).sum() / max(len(losses), 1)
-    members = same.float()
-    rows_of_group = members.sum(1)
-    counted = rows_of_group > 1
-    if not counted.any():
-        return scores.sum() * 0
-    if kind == "infonce":
-        best = torch.where(same, expected[None, :], -torch.inf).argmax(1)  # of each row's group
-        positive = counted & (best == torch.arange(len(best), device=best.device))
-        log_group = torch.where(same, scores[None, :], -torch.inf).logsumexp(1)
-        losses = (log_group - scores)[positive]
-        of_group = (members @ weights / rows_of_group)[positive]
-        return (losses * of_group).sum() / max(int(positive.sum()), 1)
-    log_target, log_model = (
-        values - torch.where(same, values[None, :], -torch.inf).logsumexp(1) for values in (expected, scores)
-    )
-    losses = (log_target.exp() * (log_target - log_model))[counted]
-    of_group = (members @ weights / rows_of_group)[counted]
-    return (losses * of_group).sum() / (1 / rows_of_group[counted]).sum()
+    higher, lower = torch.nonzero(same & (expected[:, None] > expected[None, :]), as_tuple=True)
+    losses = torch.nn.functional.softplus(scores[lower] - scores[higher])
+    return (losses * (weights[higher] + weights[lower]) / 2).sum() / max(len(losses), 1)

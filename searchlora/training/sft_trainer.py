@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.optimizers import create_loraplus_optimizer
 from transformers import TrainerCallback, TrainerState
 from trl import SFTTrainer
 
@@ -103,21 +102,6 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         temperature = self.loss.temperature
         scores, target = scores[has_target] / temperature, target[has_target] / temperature
         return nll, ranking_loss(scores, target, groups[has_target], weights[has_target], kind=self.loss.ranking_loss)
-
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """AdamW, or that of LoRA+ (arXiv:2402.12354) if the recipe asks for it."""
-        lora = self.recipe.lora
-        if self.recipe.is_full or lora.plus_ratio is None:
-            return super().create_optimizer(*args, **kwargs)
-        optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        self.optimizer: Any = create_loraplus_optimizer(
-            self.model,
-            optimizer_class,
-            loraplus_lr_ratio=lora.plus_ratio,
-            loraplus_weight_decay=self.recipe.optim.weight_decay,
-            **settings,
-        )
-        return self.optimizer
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         del args, kwargs

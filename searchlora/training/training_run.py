@@ -52,7 +52,6 @@ class TrainingRun:
         resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none. Otherwise
             what an earlier run has left in `folder` is deleted.
         progress: Receives steps, loss, speed and memory.
-        rate_key: Key of the recipe that holds the learning rate; None: that of `recipe.optim` for its method.
     """
 
     def __init__(
@@ -63,7 +62,6 @@ class TrainingRun:
         validate: Validate | None = None,
         resume: bool = False,
         progress: Progress = silent,
-        rate_key: str | None = None,
     ) -> None:
         from transformers import set_seed
 
@@ -71,7 +69,7 @@ class TrainingRun:
         self.folder = folder
         self.validate = validate
         self.progress = progress
-        self.rate_key = rate_key or f"optim.{'full_' if recipe.is_full else ''}learning_rate"
+        self.rate_key = f"optim.{'full_' if recipe.is_full else ''}learning_rate"
         self.checkpoints = folder / "checkpoints"
         if not resume:
             _remove_earlier_run(self.folder)

@@ -23,7 +23,7 @@ from searchlora.experiments.improve import command
 from searchlora.experiments.improve.candidates import Rewarder, gather, sample
 from searchlora.experiments.improve.command import improve
 from searchlora.experiments.improve.job import retrieve_stage
-from searchlora.experiments.improve.selection import Candidate, Row, choose, oddness, worst
+from searchlora.experiments.improve.selection import Candidate, Row, choose, oddness
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.inference.engine import Completion
@@ -74,7 +74,6 @@ def test_the_mean_gain_of_a_kind_decides_between_noisy_rewards():
 def test_the_highest_reward_wins_and_of_equal_ones_the_shortest():
     found = row(Candidate("rule", "a long tent", 2.0), Candidate("sample: 1", "tent", 2.0), Candidate("b", "x", 1.0))
     assert best(found, Improve()).text == "tent"
-    assert worst(found).text == "x"
 
 
 def test_an_unchanged_input_stays_unless_another_gains_more_than_min_gain():
@@ -399,19 +398,6 @@ def test_rows_that_cannot_be_rewarded_are_an_error_and_nothing_is_stored(tiny_ba
         improve(None, judged, "s", TrainingOptions(overrides=("improve.reward=recall",)), store=store)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("then", ["dpo", "grpo"])
-def test_preferences_are_trained_after_the_rounds_and_stored_only_if_they_are_better(tiny_base, judged, tmp_path, then):
-    settings = ("improve.rounds=1", f"improve.then={then}", "improve.then_steps=2", "improve.then_learning_rate=1e-4")
-    overrides = (*SHORT, f"base={tiny_base.name}", *settings)
-    stored = improve(None, judged, "r", TrainingOptions(overrides=overrides), store=Store(tmp_path / "store"))
-    about = stored.manifest.training["improve"]
-    first, second = about["rounds"]
-    assert second["then"] == then and second["training"]["steps"] == 2 and second["training"]["tokens"] > 0
-    assert (about["chosen round"] == 2) == (second["validation"]["reward"] > first["validation"]["reward"])
-    assert "## The 20 longest winners" in (stored.path / "improve.md").read_text(encoding="utf-8")
-
-
 def graded(folder: Path) -> Path:
     """A dataset of the judgment task."""
     rows = [
@@ -423,19 +409,6 @@ def graded(folder: Path) -> Path:
     (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
     build("judgment", folder / "rows.jsonl", format="native", out=folder / "data")
     return folder / "data"
-
-
-@pytest.mark.slow
-def test_without_a_worse_candidate_dpo_is_left_out_and_the_rounds_are_stored(tiny_base, tmp_path):
-    """A bare base samples nothing in its first round, and a row has its reference alone."""
-    settings = ("improve.rounds=1", "improve.then=dpo", "optim.max_steps=3", "max_length=4000")
-    overrides = (*SHORT, f"base={tiny_base.name}", *settings)
-    stored = improve(
-        None, graded(tmp_path), "judge", TrainingOptions(overrides=overrides), store=Store(tmp_path / "store")
-    )
-    about = stored.manifest.training["improve"]
-    assert len(about["rounds"]) == 1 and about["left out"].startswith("dpo: no training row")
-    assert "Left out: dpo" in (stored.path / "improve.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -239,7 +239,6 @@ def test_vllm_ends_with_a_killed_supervisor(tiny_base, python, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "max_rank", "says"),
     [
-        ({"use_dora": True}, None, "shop@1: 'use_dora': vLLM does not compute DoRA.*local engine"),
         ({"r": 600}, None, "shop@1: 'r': rank 600 is above vLLM's maximum, 512"),
         ({"rank_pattern": {"q_proj": 640}}, None, "'rank_pattern.q_proj': rank 640 is above vLLM's maximum"),
         ({"r": 32}, 16, "'r': rank 32 is above 'max_lora_rank' of the engine, 16"),

@@ -37,7 +37,7 @@ def stored(store, base, folder, name, seed, *overrides):
 def adapters(tmp_path_factory, encoder_base):
     folder = tmp_path_factory.mktemp("adapters")
     store = Store(folder / "store")
-    own = [("one", 1), ("two", 2, "lora.r=8"), ("dora", 3, "lora.variant=dora")]
+    own = [("one", 1), ("two", 2, "lora.r=8"), ("three", 3, "lora.variant=rslora")]
     return [stored(store, encoder_base, folder, *each) for each in own]
 
 
@@ -58,8 +58,8 @@ def test_rows_of_one_pass_have_the_vectors_of_their_adapters(shared, adapters, e
     assert len(model) == min(max_adapters, len(adapters))
     alone = {adapter.reference: Encoder.load(encoder_base.name, adapter=adapter).encode(TEXTS) for adapter in adapters}
     alone[None] = Encoder.load(encoder_base.name).encode(TEXTS)
-    assert min(abs(alone["one@1"] - alone[other]).max() for other in ("two@1", "dora@1", None)) > 1e-3
-    for rows in (["one@1", None, "two@1", "one@1"], ["dora@1", "two@1", None, "dora@1"], [None] * 4, ["two@1"] * 4):
+    assert min(abs(alone["one@1"] - alone[other]).max() for other in ("two@1", "three@1", None)) > 1e-3
+    for rows in (["one@1", None, "two@1", "one@1"], ["three@1", "two@1", None, "three@1"], [None] * 4, ["two@1"] * 4):
         vectors = model.encode(TEXTS, rows).numpy()
         for place, adapter in enumerate(rows):
             assert np.allclose(vectors[place], alone[adapter][place], atol=1e-5), (rows, place)
@@ -67,7 +67,7 @@ def test_rows_of_one_pass_have_the_vectors_of_their_adapters(shared, adapters, e
 
 def test_bf16_is_a_copy_that_has_the_adapters_too(shared):
     model = shared()
-    rows = ["one@1", None, "two@1", "dora@1"]
+    rows = ["one@1", None, "two@1", "three@1"]
     exact = model.encode(TEXTS, rows).numpy()
     rounded = model.encode(TEXTS, rows, "bf16").numpy()
     cosines = (exact * rounded).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rounded, axis=1)
@@ -109,5 +109,5 @@ def test_an_error_in_a_shared_pass_reaches_its_own_caller_only(shared):
 def test_encoders_of_one_model_share_its_tokenizer(shared, monkeypatch):
     model, copies, copy = shared(), [], shared_model.copy.deepcopy
     monkeypatch.setattr(shared_model.copy, "deepcopy", lambda value: copies.append(value) or copy(value))
-    encoders = [Encoder(model, name, adapter=name) for name in ("one@1", "two@1", "dora@1")]
+    encoders = [Encoder(model, name, adapter=name) for name in ("one@1", "two@1", "three@1")]
     assert len({encoder.tokens("a red tent") for encoder in encoders}) == 1 == len(copies)

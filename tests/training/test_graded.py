@@ -1,4 +1,4 @@
-"""Losses over graded completions: choice tokens, soft labels, row weights, RankNet, ListNet, and their batches."""
+"""Losses over graded completions: choice tokens, soft labels, row weights, RankNet, MarginMSE, and their batches."""
 
 from __future__ import annotations
 
@@ -100,23 +100,6 @@ def test_ranknet_is_the_mean_over_pairs_of_one_group_with_different_grades():
     assert found.item() == pytest.approx(wanted, rel=1e-5)
 
 
-def test_listnet_is_the_divergence_of_the_model_from_the_grades():
-    scores, expected = torch.tensor([0.5, 1.5, 4.0, 9.0]), torch.tensor([2.0, 0.0, 1.0, 0.0])
-    groups, weights = torch.tensor([1, 1, 2, 3]), torch.tensor([1.0, 0.5, 1.0, 1.0])
-    found = ranking_loss(scores, expected, groups, weights, kind="listnet")
-    target, model = torch.tensor([2.0, 0.0]).softmax(0), torch.tensor([0.5, 1.5]).softmax(0)
-    assert found.item() == pytest.approx(0.75 * (target * (target / model).log()).sum().item(), rel=1e-5)
-    assert ranking_loss(expected, expected, groups, weights, kind="listnet").item() == pytest.approx(0, abs=1e-6)
-
-
-def test_infonce_is_the_cross_entropy_of_the_best_row_of_each_group():
-    scores, target = torch.tensor([0.5, 1.5, 4.0, 9.0, 2.0]), torch.tensor([2.0, 0.0, 1.0, 0.0, 0.5])
-    groups, weights = torch.tensor([1, 1, 2, 3, 2]), torch.tensor([1.0, 0.5, 1.0, 1.0, 1.0])
-    found = ranking_loss(scores, target, groups, weights, kind="infonce")
-    first, second = (-torch.tensor(each).log_softmax(0)[0].item() for each in ([0.5, 1.5], [4.0, 2.0]))
-    assert found.item() == pytest.approx((0.75 * first + second) / 2, rel=1e-5)
-
-
 def test_margin_mse_is_the_squared_difference_of_margins():
     scores, target = torch.tensor([0.5, 1.5, 0.0, 9.0]), torch.tensor([3.0, 1.0, 1.0, 0.0])
     weights = torch.tensor([1.0, 0.5, 1.0, 1.0])
@@ -125,7 +108,7 @@ def test_margin_mse_is_the_squared_difference_of_margins():
     assert found.item() == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["ranknet", "listnet", "infonce", "margin_mse"])
+@pytest.mark.parametrize("kind", ["ranknet", "margin_mse"])
 def test_no_rows_have_no_ranking_loss(kind):
     scores = torch.zeros(0, requires_grad=True)
     loss = ranking_loss(scores, torch.zeros(0), torch.zeros(0, dtype=torch.long), torch.zeros(0), kind=kind)
@@ -162,7 +145,7 @@ def test_a_row_without_a_grade_is_refused_where_only_grades_are_learned(tiny_bas
         first_loss(tiny_base, tmp_path / "run", records)
 
 
-@pytest.mark.parametrize("kind", ["ranknet", "listnet", "infonce", "margin_mse"])
+@pytest.mark.parametrize("kind", ["ranknet", "margin_mse"])
 def test_rows_without_a_partner_have_no_ranking_loss_and_a_gradient(kind):
     scores = torch.tensor([0.5, 1.5], requires_grad=True)
     loss = ranking_loss(scores, torch.tensor([1.0, 2.0]), torch.tensor([1, 2]), torch.ones(2), kind=kind)
@@ -172,7 +155,7 @@ def test_rows_without_a_partner_have_no_ranking_loss_and_a_gradient(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ranknet", "listnet"])
+@pytest.mark.parametrize("kind", ["ranknet", "margin_mse"])
 def test_the_first_loss_is_label_loss_plus_weighted_ranking_loss(tiny_base, tmp_path, kind):
     records = [*pairs(3, 0, 1), *pairs(0, 2, query="stove")]
     of_grades, others = log_probabilities(tiny_base, records)

@@ -115,14 +115,10 @@ def _job(
         raise RecipeError(
             "improve trains adapters, not all weights", where="recipe", fix="Set method=lora or qlora, on an adapter."
         )
-    if recipe.improve.then == "grpo" and recipe.improve.samples < 2:
-        raise RecipeError("improve.then = grpo compares samples of a row", where="recipe", fix="Set improve.samples=8.")
-    if recipe.improve.then == "dpo" and recipe.improve.beta == 0:
-        raise RecipeError("DPO with a weight of 0 learns nothing", where="improve.beta", fix="Set improve.beta=0.1.")
     if recipe.improve.reward is not None and task.writes == "query":
         parse_measure(recipe.improve.reward)
-    if start is not None and (recipe.improve.start == "adapter" or recipe.improve.then != "nothing"):
-        start.check(recipe, "Or set improve.start=base, without improve.then.")
+    if start is not None and recipe.improve.start == "adapter":
+        start.check(recipe, "Or set improve.start=base.")
     base = resolve(recipe.base) if start is None else start.base(recipe)
     if start is None:
         default = for_size(default, base_parameters(base.path))

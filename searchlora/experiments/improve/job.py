@@ -109,9 +109,6 @@ class ImproveJob(PromptedJob):
             "engine": self._engine_id,
             "chosen round": chosen.number,
         }
-        then = self.recipe.improve.then
-        if then != "nothing" and "then" not in rounds[-1].figures:
-            about["left out"] = f"{then}: no training row has a candidate with a lower reward than its best"
         records = self.dataset.records("train")
         files = write_report(folder, self.task, self.recipe, records, rounds, start, about)
         training = dict(chosen.figures["training"])

@@ -35,7 +35,7 @@ def write_report(
     Args:
         records: The training records.
         start: Validation figures before the first round, and under `fixed` rewards of candidates that need no model.
-        about: What else the JSON says: parent, retriever, the chosen round, what was left out.
+        about: What else the JSON says: parent, retriever, the chosen round.
     """
     figures = {**about, "start": dict(start), "rounds": [dict(done.figures) for done in rounds]}
     with atomic_text(folder / JSON_FILE) as out:
@@ -86,12 +86,11 @@ def _lines(
         "",
         markdown_table(header, rows),
         "",
-        *([f"Left out: {about['left out']}.", ""] if "left out" in about else []),
         f"Winners of round {chosen.number} by kind: {kinds}.",
         *([f"Trained on without candidates, since they need no change: {settled} rows."] if settled else []),
         *([f"Trained on their reference, since they cannot be rewarded: {references} rows."] if references else []),
         "",
-        *_winners(task, recipe, records, next((done for done in (chosen, *rounds[::-1]) if done.rows()), chosen)),
+        *_winners(task, recipe, records, chosen),
     ]
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from searchlora.data.dataset import Dataset
 from searchlora.errors import SearchloraError, TrainingError
 from searchlora.experiments.improve.candidates import Rewarder, gather, sample
-from searchlora.experiments.improve.selection import Candidate, Row, choose, mean, worst
+from searchlora.experiments.improve.selection import Candidate, Row, choose, mean
 from searchlora.files import atomic_text
 from searchlora.models.resolve import BaseModel
 from searchlora.outputs import InvalidOutput
@@ -70,9 +70,8 @@ class Round:
         return float(self.figures["validation"]["reward"])
 
     def rows(self) -> list[Row]:
-        """The rows of the round with their candidates; a round by DPO or GRPO has none of its own."""
-        file = self.folder / CANDIDATES
-        return _read_rows(file) if file.is_file() else []
+        """The rows of the round with their candidates."""
+        return _read_rows(self.folder / CANDIDATES)
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,7 @@ class Rounds:
         """Execute the rounds that are not complete.
 
         Returns:
-            All rounds, DPO or GRPO as the last one unless there is nothing to compare; and the validation figures
-            before the first one.
+            All rounds, and the validation figures before the first one.
 
         Raises:
             TrainingError: if no row can be rewarded.
@@ -119,8 +117,6 @@ class Rounds:
             highest = max(highest, done.reward)
             if without_gain >= settings.patience:
                 break
-        if settings.then != "nothing" and (last := self._preference(rounds)) is not None:
-            rounds.append(last)
         return rounds, start
 
     def unload(self) -> None:
@@ -132,49 +128,6 @@ class Rounds:
     def _candidate(self) -> str:
         """Name of the adapter of the last round in the engine; no other run on the same server has it."""
         return f"candidate-{hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:12]}"
-
-    def _preference(self, rounds: Sequence[Round]) -> Round | None:
-        """DPO or GRPO from the best round, as a round of its own; None for DPO where no row has a worse candidate."""
-        from searchlora.training.preference import Preference, train_dpo, train_grpo
-
-        settings, number = self.recipe.improve, len(rounds) + 1
-        folder = self.folder / settings.then
-        if (figures := _read_json(folder / ROUND)) is not None:
-            return Round(number, folder, figures)
-        folder.mkdir(exist_ok=True)
-        source = max(rounds, key=lambda done: done.reward)
-        rows = source.rows()
-        chosen = choose(rows, settings)
-        by_id = {str(record["id"]): record for record in self.dataset.records("train")}
-        target, progress = folder / "training", self.steps(settings.then.upper())
-        arguments = (self.task, self.recipe, self.base)
-        if settings.then == "dpo":
-            pairs = [
-                Preference(by_id[row.id], winner.text, loser.text)
-                for row, winner in zip(rows, chosen, strict=True)
-                if winner is not None and (loser := worst(row)) is not None and _is_worse(loser, winner)
-            ]
-            if not pairs:
-                return None
-            result = train_dpo(*arguments, pairs, source.adapter, target, progress)
-        else:
-            records = [by_id[row.id] for row, winner in zip(rows, chosen, strict=True) if winner is not None]
-            reward = Rewarder(self.task, self.context).rewards
-            result = train_grpo(*arguments, records, reward, source.adapter, target, progress)
-        began = time.monotonic()
-        self.engine.load_folder(self._candidate, result.adapter)
-        validation = self._validated(self._candidate)
-        figures = {
-            **source.figures,
-            "round": number,
-            "then": settings.then,
-            "adapter": result.adapter.name,
-            "validation": validation,
-            "training": result.summary,
-            "seconds": {"training": result.summary["seconds"], "validation": round(time.monotonic() - began, 1)},
-        }
-        _write_json(folder / ROUND, figures)
-        return Round(number, folder, figures)
 
     def _start(self) -> dict[str, Any]:
         """Validation figures of the adapter to improve, and under `fixed` rewards of candidates that need no model."""
@@ -347,10 +300,6 @@ class Rounds:
             "characters": mean([float(len(text)) for text in texts]),
             "unchanged": mean([float(same) for same in unchanged]),
         }
-
-
-def _is_worse(loser: Candidate, winner: Candidate) -> bool:
-    return loser.reward is not None and winner.reward is not None and loser.reward < winner.reward
 
 
 def _candidate_figures(rows: Sequence[Row]) -> dict[str, Any]:

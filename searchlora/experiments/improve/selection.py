@@ -156,12 +156,6 @@ def _effects(rows: Sequence[Row]) -> dict[str, float]:
     return {name: float(effects[of_name].sum()) for name, of_name in columns_of.items()}
 
 
-def worst(row: Row) -> Candidate | None:
-    """The candidate with the lowest reward that parses, the longest of equal ones."""
-    rated = [candidate for candidate in row.candidates if candidate.valid and candidate.reward is not None]
-    return min(rated, key=lambda candidate: (candidate.reward, -len(candidate.text)), default=None)
-
-
 def oddness(text: str, known: Iterable[str]) -> float:
     """Share of the words of a text that are repeated or in none of the known texts, from 0 to 1.
 

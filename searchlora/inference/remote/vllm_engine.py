@@ -158,10 +158,8 @@ def servable_rank(config: Mapping[str, Any], name: str, max_rank: int | None = N
         max_rank: The highest rank that the server is started with; None: as high as vLLM allows.
 
     Raises:
-        LoadCheckFailed: for DoRA or a rank that vLLM cannot serve.
+        LoadCheckFailed: for a rank that vLLM cannot serve.
     """
-    if config.get("use_dora"):
-        raise LoadCheckFailed("'use_dora': vLLM does not compute DoRA", where=name, fix=_LOCALLY)
     ranks = {
         "r": config["r"],
         **{f"rank_pattern.{module}": r for module, r in (config.get("rank_pattern") or {}).items()},
