@@ -67,7 +67,6 @@ _COMMANDS: dict[str, dict[str, tuple[Any, str]]] = {
         "judge-card": (judge.judge_card, "judge-card --human qrels.txt --judge llm=llm.txt --out card"),
         "grade": (grade.app, "grade export --ratings grades/ratings.jsonl --out judged"),
         "clicks": (judgments.clicks, "clicks log.parquet --out clicks.txt"),
-        "merge-qrels": (judgments.merge_qrels, "merge-qrels human.txt llm.txt --out merged.txt"),
     },
     "Store": {"adapters": (adapters.app, "adapters list --store store")},
     "Serve": {

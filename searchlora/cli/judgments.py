@@ -1,19 +1,13 @@
-"""`searchlora clicks` and `merge-qrels`: judgments from clicks, and from several sources."""
+"""`searchlora clicks`: judgments from clicks."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from searchlora.cli.options import (
-    argument,
-    option,
-    parse_grade_map,
-    parse_grades,
-    parse_numbers,
-)
+from searchlora.cli.options import argument, option, parse_numbers
 
 if TYPE_CHECKING:
     from searchlora.eval.judgments.clicks import ClickJudgments
@@ -67,52 +61,6 @@ def clicks(
     qrels = write_click_qrels(out, judgments, created=now, topics=queries, made_from=inputs)
     _print_clicks(judgments, qrels)
     typer.echo(f"Wrote {out} and {details_path(out)}, source: clicks.")
-
-
-def merge_qrels(
-    human: Annotated[
-        Path, argument("HUMAN", "Qrels by people (this declares it, if they have no card); they take precedence.")
-    ],
-    other: Annotated[Path, argument("OTHER", "Qrels from an LLM or from clicks, for pairs without a human grade.")],
-    out: Annotated[Path, option("--out FILE", "Qrels to write, with a card beside them.")],
-    source: Annotated[
-        Literal["llm", "clicks"] | None, option("--source llm|clicks", "Source of OTHER if it has no card.")
-    ] = None,
-    scale: Annotated[
-        str | None, option("--scale GRADES", "Grades of the scale, for example 0,1,2,3; others are invalid.")
-    ] = None,
-    grades: Annotated[
-        str | None, option("--grades MAP", "Grades of OTHER on the human scale, for example 0=0,1=2.")
-    ] = None,
-    calibrate: Annotated[
-        Literal["isotonic"] | None,
-        option("--calibrate isotonic", "Calibration of OTHER, fitted on pairs with both grades."),
-    ] = None,
-) -> None:
-    """Merge judgments from an LLM or from clicks with human judgments; the human grade takes precedence."""
-    from searchlora.eval.formatting import figure
-    from searchlora.experiments.merge_qrels import merge_files as verb
-
-    result = verb(
-        human,
-        other,
-        out,
-        source=source,
-        scale=None if scale is None else parse_grades(scale),
-        grades=None if grades is None else parse_grade_map(grades, "--grades"),
-        calibrate=calibrate,
-    )
-    merged, same, kappa = result.merged, result.merged.same, result.merged.kappa
-    typer.echo(f"Wrote {merged.human} human and {merged.other} other judgments to {out} ({merged.rule})")
-    if merged.invalid:
-        typer.echo(f"{merged.invalid} of the other judgments have a grade outside the scale and were left out")
-    if same is None or kappa is None:
-        typer.echo("No pair has both judgments, so their agreement is unknown")
-    else:
-        typer.echo(
-            f"Pairs with both judgments ({same.n}, {same.queries} topics): the same grade in"
-            f" {figure(same.value, same.low, same.high)}, kappa {figure(kappa.value, kappa.low, kappa.high)}"
-        )
 
 
 def _queries(topics: Path) -> dict[str, str]:

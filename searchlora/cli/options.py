@@ -447,25 +447,6 @@ def parse_grades(text: str, option: str = "--scale") -> tuple[int, ...]:
         ) from None
 
 
-def parse_grade_map(text: str, option: str) -> dict[int, int]:
-    """The mapping of grades to grades in a list such as `0=0,1=2`.
-
-    Raises:
-        UsageError: for another form, and for a grade that is mapped twice.
-
-    Examples:
-        >>> parse_grade_map("0=0,1=2", "--grades")
-        {0: 0, 1: 2}
-    """
-    try:
-        pairs = [(int(grade), int(mapped)) for grade, mapped in (part.split("=") for part in text.split(","))]
-    except ValueError:
-        raise UsageError(f"'{text}' is not a list of pairs such as 0=0,1=2", where=option) from None
-    if len(dict(pairs)) < len(pairs):
-        raise UsageError("one grade has two meanings", where=option)
-    return dict(pairs)
-
-
 def corpus_of(corpus: Path, columns: Sequence[str]) -> Corpus:
     """The corpus with the columns that `--map` names."""
     from searchlora.data.collection import CorpusFile

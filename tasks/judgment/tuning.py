@@ -7,7 +7,7 @@
   best thresholds of bootstrap resamples of whole queries, which varies less between small samples. They are kept only
   if, in cross-validation over the validation queries, they agree better with human grades than the most likely grade.
 
-Nothing is tuned on fewer rows or queries than `eval.judge.calibration` requires.
+Nothing is tuned on fewer than `MINIMUM_LABELS` rows or `MINIMUM_QUERIES` queries.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ import numpy as np
 
 from searchlora.eval.agreement import Floats, disagreement, kappa
 from searchlora.eval.calibration import apply_temperature, fit_temperature
-from searchlora.eval.judge.calibration import MINIMUM_LABELS, MINIMUM_QUERIES
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.records import Record
 from searchlora.tasks.judgment.reranking import expected_grade
+
+#: Fewest rows, and queries, to tune on.
+MINIMUM_LABELS, MINIMUM_QUERIES = 50, 5
 
 _FOLDS = 5
 

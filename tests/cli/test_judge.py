@@ -1,4 +1,4 @@
-"""Train a judge of a third-party task, judge a pool, refuse circular use, and mix with human qrels."""
+"""Train a judge of a third-party task, judge a pool, and refuse circular use."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from searchlora.eval.formats import read_qrels
-from searchlora.eval.judgments.card import JudgmentsCard, read_card, read_run_card, write_judgments
+from searchlora.eval.judgments.card import read_card, read_run_card
 from searchlora.eval.judgments.lineage import query_hash
 from tests.experiments.grading_task import build_task, write_collection, write_records
 
@@ -15,7 +14,7 @@ SHORT = ("optim.max_steps=4", "optim.batch_size=8", "lora.r=4", "optim.learning_
 
 
 @pytest.mark.slow
-def test_train_judge_and_merge_qrels(cli, refused, tmp_path, tiny_base):
+def test_train_a_judge_and_grade_a_pool(cli, refused, tmp_path, tiny_base):
     tasks, store, data = build_task(tmp_path / "tasks"), tmp_path / "store", tmp_path / "data"
     own = ("--store", store, "--tasks", tasks)
     files = write_collection(tmp_path)
@@ -67,62 +66,3 @@ def test_train_judge_and_merge_qrels(cli, refused, tmp_path, tiny_base):
     (tmp_path / "pairs.txt").write_text("t0 d01\n", encoding="utf-8")
     reported = refused(*asked, "--pairs", tmp_path / "pairs.txt", "--out", tmp_path / "third.txt")
     assert "was trained on 1 of the 1 topics (t0)" in reported
-
-    # People win.
-    qrels = read_qrels(out)
-    first = next(iter(qrels["t0"]))
-    people = tmp_path / "people.txt"
-    people.write_text(f"t0 0 {first} {2 - qrels['t0'][first]}\nt0 0 d10 1\n", encoding="utf-8")
-    mixed = cli("merge-qrels", people, out, "--out", tmp_path / "mixed.txt", "--scale", "0,1,2")
-    assert mixed.code == 0, mixed.err
-    assert (
-        "Wrote 2 human and 11 other judgments" in mixed.out and "Pairs with both judgments (1, 1 topics)" in mixed.out
-    )
-    assert read_qrels(tmp_path / "mixed.txt")["t0"][first] == 2 - qrels["t0"][first]
-    card = read_card(tmp_path / "mixed.txt")
-    assert (card.source, card.judge, card.counts) == ("mixed", "fit-judge@1", {"human": 2, "llm": 11})
-    assert set(card.judge_queries) == seen
-
-    # Changed qrels are refused.
-    out.write_text(out.read_text(encoding="utf-8") + "t0 0 d15 2\n", encoding="utf-8")
-    assert "was changed since its card was written" in refused("merge-qrels", people, out, "--out", tmp_path / "no.txt")
-
-
-@pytest.mark.slow
-def test_merging_qrels_without_a_card_needs_a_source(cli, refused, tmp_path):
-    people, other = tmp_path / "people.txt", tmp_path / "other.txt"
-    people.write_text("t0 0 d1 1\nt0 0 d2 0\n", encoding="utf-8")
-    other.write_text("t0 0 d1 9\nt0 0 d3 9\nt1 0 d1 4\n", encoding="utf-8")
-    command = ("merge-qrels", people, other, "--out", tmp_path / "mixed.txt")
-    assert "has no card that names its source" in refused(*command)
-    assert "the grade 4 does not occur among the human grades (0, 1)" in refused(*command, "--source", "llm")
-    called = cli(*command, "--source", "llm", "--grades", "4=1,3=0", "--scale", "0,1")
-    assert "1 of the other judgments have a grade outside the scale and were left out" in called.out, called.err
-    assert read_qrels(tmp_path / "mixed.txt") == {"t0": {"d1": 1, "d2": 0}, "t1": {"d1": 1}}
-    assert read_card(tmp_path / "mixed.txt").judge_queries is None
-    assert "already exists" in refused(*command, "--source", "llm")
-    assert "too few to calibrate" in refused(
-        *command[:-1], tmp_path / "n.txt", "--source", "llm", "--calibrate", "isotonic"
-    )
-    for wrong in (
-        ("--source", "me"),
-        ("--scale", "a"),
-        ("--grades", "1"),
-        ("--grades", "4=1,4=0"),
-        ("--calibrate", "magic"),
-    ):
-        assert cli(*command[:-1], tmp_path / "n.txt", *wrong).code == 2
-
-
-@pytest.mark.slow
-def test_invalid_answers_count_in_the_agreement_of_mixed_qrels(cli, refused, tmp_path):
-    people, other = tmp_path / "people.txt", tmp_path / "other.txt"
-    people.write_text("".join(f"t{n} 0 d1 {n % 2}\n" for n in range(6)), encoding="utf-8")
-    reported = {f"t{n}": {"d1": n % 2} for n in range(4)}
-    write_judgments(other, reported, JudgmentsCard("llm", "2026-07-01", judge="j@1", judge_lineage=("j@1",), invalid=2))
-    command = ("merge-qrels", people, other, "--out", tmp_path / "mixed.txt")
-    assert "has 0 invalid answers, but the card of the qrels counts 2" in refused(*command)
-    rows = [json.dumps({"topic": topic, "document": "d1", "raw": "well"}) for topic in ("t4", "t5")]
-    (tmp_path / "other.txt.invalid.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    called = cli(*command)
-    assert "Pairs with both judgments (6, 6 topics): the same grade in 0.667" in called.out, called.err

@@ -34,7 +34,6 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "eval/judge/cards_from_files.py": ("judge-card",),
     "eval/judge/scale.py": ("judge-card",),
     "eval/judge/grading_queue.py": ("grade queue",),
-    "eval/judge/merging.py": ("merge-qrels",),
     "eval/policy/decide.py": ("promote",),
     "pipelines/config.py": ("run", "search", "ablate"),
     "pipelines/explain.py": ("search",),
@@ -62,7 +61,6 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/row_sample.py": ("data label",),
     "searchlora/experiments/task_model.py": ("judge",),
     "searchlora/experiments/learned_baselines.py": ("evaluate", "promote"),
-    "searchlora/experiments/merge_qrels.py": ("merge-qrels",),
     "searchlora/experiments/options.py": ("train", "improve"),
     "searchlora/experiments/promote.py": ("promote",),
     "searchlora/experiments/run.py": ("run",),
@@ -165,7 +163,6 @@ MESSAGES = sorted(set(_messages()))
 
 def test_messages_are_found():
     assert len(MESSAGES) > 60
-    assert ("searchlora/experiments/merge_qrels.py", "Give --source llm or clicks.") in MESSAGES
 
 
 #: Options before the verb.
