@@ -20,15 +20,7 @@ from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import Topics, format_for_name, write_qrels
 from searchlora.eval.formats.beir import qrels_file
 from searchlora.eval.formatting import write_json
-from searchlora.eval.judgments.sources import (
-    SOURCES,
-    UNKNOWN,
-    GradeSources,
-    Source,
-    open_sources,
-    read_sources,
-    sources_path,
-)
+from searchlora.eval.judgments.sources import SOURCES, UNKNOWN, Source
 from searchlora.eval.trec import Qrels
 from searchlora.files import atomic_text, file_sha256, numbered_lines, parse_json
 
@@ -59,7 +51,6 @@ class JudgmentsCard:
         qrels_sha256: Set when the card is written.
         scale: The grades that the judge can give, ascending; empty if unknown.
         relevant: The lowest grade that the judge's guideline counts as relevant; None if unknown.
-        grade_sources: sha256 of the file with the source of each grade (`sources_path`); None: all have `source`.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
@@ -80,7 +71,6 @@ class JudgmentsCard:
     engine: str | None = None
     scale: tuple[int, ...] = ()
     relevant: int | None = None
-    grade_sources: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +123,7 @@ def has_card(path: str | Path) -> bool:
 
 def is_sidecar(path: Path) -> bool:
     """Whether a file belongs to the card of the file beside it, so that it holds no judgments of its own."""
-    endings = (".card.json", ".sources.jsonl", ".judge-queries.txt", ".invalid.jsonl", ".answers.jsonl")
+    endings = (".card.json", ".judge-queries.txt", ".invalid.jsonl", ".answers.jsonl")
     of_rows = (".unsure.jsonl", ".clicks.jsonl", ".probabilities.jsonl")
     return path.name.endswith((*endings, *of_rows))
 
@@ -150,7 +140,6 @@ def write_judgments(
     format: str | None = None,
     *,
     topics: Topics | None = None,
-    sources: GradeSources | None = None,
 ) -> JudgmentsCard:
     """Write a qrels file and its card; returns the card with the hash of the file.
 
@@ -160,7 +149,6 @@ def write_judgments(
     Args:
         format: Name of a qrels format; None: by the extension of `path`.
         topics: Topics, for formats that store queries instead of ids.
-        sources: The source of each grade, which is kept if there are several; None: that of the card.
 
     Raises:
         DataError: when a file cannot be written.
@@ -169,19 +157,7 @@ def write_judgments(
     target = Path(path)
     with _draft(target) as draft:
         write_qrels(draft, qrels, format or format_for_name(target, "qrels").name, topics=topics)
-        return _written(target, with_sources(target, card, qrels, sources), file_sha256(draft))
-
-
-def with_sources(path: str | Path, card: JudgmentsCard, qrels: Qrels, sources: GradeSources | None) -> JudgmentsCard:
-    """The card of qrels; where their grades have several sources, the file with the source of each is written."""
-    if sources is None or sources.all is not None:
-        sources_path(path).unlink(missing_ok=True)
-        return replace(card, grade_sources=None)
-    with open_sources(sources_path(path)) as writer:
-        for topic, grades in qrels.items():
-            for document in grades:
-                writer.add((topic, document), sources.of(topic, document))
-    return replace(card, grade_sources=file_sha256(sources_path(path)))
+        return _written(target, card, file_sha256(draft))
 
 
 @contextmanager
@@ -269,29 +245,24 @@ def _other_graders(card: JudgmentsCard) -> str:
     return ", ".join(f"grades of {source}" for source in card.counts if source in SOURCES and source != "human")
 
 
-def sources_of(path: str | Path, declared: Source | None = None) -> GradeSources:
-    """The source of each grade of a qrels file, from its card or else as declared; without both it is unknown.
+def source_of(path: str | Path, declared: Source | None = None) -> Source:
+    """The source of the grades of a qrels file, from its card or else as declared; without both it is unknown.
 
     Raises:
-        DataError: as `read_card`; if the file with the sources of the grades was changed.
+        DataError: as `read_card`.
         UsageError: when the card names another source than the declared one.
     """
     path = qrels_file(Path(path))
     card = read_card(path)
     if card is None:
-        return GradeSources(declared or UNKNOWN)
+        return declared or UNKNOWN
     if declared is not None and declared != card.source:
         raise UsageError(
             f"its card says that the judgments are '{card.source}', not '{declared}'",
             where=str(path),
             fix="Leave the declared source out; what the card says counts.",
         )
-    if card.grade_sources is None:
-        return GradeSources(card.source)
-    file = sources_path(path)
-    if file_sha256(file) != card.grade_sources:
-        raise _malformed(path, f"{file.name} does not match its sha256")
-    return read_sources(file)
+    return card.source
 
 
 def write_run_card(path: str | Path, card: RunCard) -> RunCard:

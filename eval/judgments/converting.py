@@ -12,7 +12,7 @@ from searchlora.eval.judgments.card import (
     invalid_path,
     read_card,
     read_run_card,
-    sources_of,
+    source_of,
     write_judgments,
     write_run_with_card,
 )
@@ -46,7 +46,7 @@ def convert_qrels(
         UsageError: for an unknown format, a card that names another source than the declared one, or if invalid
             answers cannot be copied.
     """
-    sources = sources_of(source, declared)
+    source_of(source, declared)
     card = read_card(source)
     qrels = read_qrels(source, read_from, thresholds=thresholds, topics=topics)
     if card is None and declared is not None:
@@ -63,7 +63,7 @@ def convert_qrels(
             )
         with atomic_text(invalid_path(target)) as out:
             out.writelines(line for _, line in numbered_lines(invalid_path(source)))
-    write_judgments(target, qrels, replace(card, probabilities=None), write_to, topics=topics, sources=sources)
+    write_judgments(target, qrels, replace(card, probabilities=None), write_to, topics=topics)
     return qrels
 
 

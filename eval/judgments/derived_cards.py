@@ -1,39 +1,17 @@
-"""Cards of judgments that were derived from others: declared, merged, or a part of a larger file."""
+"""Cards of judgments that were derived from others: declared, or of several files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from searchlora.eval.formats import format_for_name, write_qrels
-from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
-from searchlora.eval.judgments.sources import SOURCES, UNKNOWN, GradeSources, Source, SourceCounts
-from searchlora.eval.trec import Qrels
+from searchlora.eval.judgments.card import JudgmentsCard
+from searchlora.eval.judgments.sources import SOURCES, Source, SourceCounts
 
 
 def declared_card(source: Source, count: int) -> JudgmentsCard:
     """The card of judgments whose source a user declared. It has no time, so that the same build has the same bytes."""
     return JudgmentsCard(source, created="", judge_queries=None if source == "llm" else (), counts={source: count})
-
-
-def write_graded(path: Path, qrels: Qrels, card: JudgmentsCard | None, sources: GradeSources) -> None:
-    """Write a part of other judgments, with a card of its sources; without a card if nothing is known.
-
-    Args:
-        card: The card of all those judgments; None without one.
-        sources: The source of each grade, by topic and document.
-
-    Raises:
-        DataError: when a file cannot be written.
-    """
-    counts = sources.count((topic, document) for topic, grades in qrels.items() for document in grades)
-    if card is None and set(counts.counts) <= {UNKNOWN}:
-        write_qrels(path, qrels, format_for_name(path, "qrels").name)
-        return
-    only = next(iter(counts.counts)) if len(counts.counts) == 1 else None
-    kept = GradeSources(only) if only is not None else sources
-    write_judgments(path, qrels, graded_card([card] if card is not None else [], counts), sources=kept)
 
 
 def graded_card(cards: Sequence[JudgmentsCard], counts: SourceCounts) -> JudgmentsCard:

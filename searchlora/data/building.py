@@ -15,12 +15,12 @@ from unicodedata import category
 
 from searchlora import prompts
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, write_collection
-from searchlora.data.dataset import SETTINGS_FILE, SOURCES_FILE, DatasetCard, card_warnings, text_statistics
+from searchlora.data.dataset import SETTINGS_FILE, DatasetCard, card_warnings, text_statistics
 from searchlora.data.grade_sources import (
     DeclaredSources,
     SourceLog,
-    finish_judgments,
-    finish_records,
+    total,
+    write_judgments_card,
 )
 from searchlora.data.inputs import Inputs, SuppliedCollection
 from searchlora.data.row_store import Leak, RowStore, leak_error, write_leaks
@@ -29,7 +29,7 @@ from searchlora.data.validation import REJECTED_FILE, RecordCheck, RejectedList,
 from searchlora.errors import DataError, RejectedRows, RenderError, UnknownFormat, UsageError
 from searchlora.eval.judge.rater_report import rater_file
 from searchlora.eval.judgments.card import JudgmentsCard
-from searchlora.eval.judgments.sources import UNKNOWN, GradeSources, Source, SourceCounts, read_sources, sources_path
+from searchlora.eval.judgments.sources import UNKNOWN, Source
 from searchlora.eval.text_identity import fingerprint
 from searchlora.eval.trec import write_qrels
 from searchlora.files import (
@@ -197,7 +197,6 @@ class _Build:
     encoding: str | None = None
     origin: Mapping[str, Any] | None = None
     judged_in_test: int = 0
-    judgment_counts: SourceCounts | None = None
     ignored: dict[str, int] = field(default_factory=dict)
     reports: list[SourceReport] = field(default_factory=list)
 
@@ -205,7 +204,7 @@ class _Build:
         self.rows = RowStore(self.folder, self.seed, self.split_ratios)
         self.rejected = RejectedList(self.folder)
         self.cards: list[JudgmentsCard] = []
-        self.sources = SourceLog(self.folder / SOURCES_FILE)
+        self.sources = SourceLog()
 
     def run(self, limit: int | None, allow_rejects: bool, on_leak: OnLeak) -> DatasetCard:
         passes = self.format.passes + (self.format.collection is not None and self.supplied is None)
@@ -216,13 +215,13 @@ class _Build:
             finally:
                 self.rows.close()
                 self.rejected.close()
-                self.sources.close()
             self.cards = self.declared.check_cards(list(self.reading.files))
-            finish_records(self.sources, self.cards)
             self._check_rows(allow_rejects)
             leaks = self._remove_leaks(on_leak)
             self.rows.write()
+            self.sources.count({split: self.rows.ids(split) for split in SPLITS})
             counts = self._write_collection()
+            self.sources.write(self.folder, self.cards)
         self._copy_sidecars()
         warnings = self._write_settings()
         for report in self.reports:
@@ -271,7 +270,7 @@ class _Build:
             self.rejected.add(RejectedRow(row.where, fault, row.data))
             return
         self.rows.add(record, row.where, input_text, target)
-        self.sources.add((record["id"],), row.source or self.declared.of_rows)
+        self.sources.of_records[key] = row.source or self.declared.of_rows
         ids[key] = record.get("split")
         self.reading.rows += 1
 
@@ -337,23 +336,23 @@ class _Build:
             collection = self.format.collection(self.source, self.options)
         else:
             return None
-        log = SourceLog(sources_path(self.folder / QRELS_FILE))
-        topics = set().union(*map(self.rows.ids, SPLITS))
+        split_of = {topic: split for split in SPLITS for topic in self.rows.ids(split)}
         self.declared.check_collection(collection.judged_by)
         source_of = self._source_of(collection)
-        counts, judged = write_collection(
-            collection, self.folder, topics, lambda each: log.add((each.topic, each.document), source_of(each))
-        )
+        by_split: dict[str, Counter[Source]] = {split: Counter() for split in SPLITS}
+
+        def count(judgment: Judgment) -> None:
+            by_split[split_of[fingerprint(judgment.topic)]][source_of(judgment)] += 1
+
+        counts, judged = write_collection(collection, self.folder, split_of.keys(), count)
         if not counts["documents"]:  # records without documents, such as labelled texts
             for name in (CORPUS_FILE, QRELS_FILE):
                 (self.folder / name).unlink()
-            log.close()
-            log.path.unlink()
             return None
         known = self.judged_by or collection.judged_by
         cards = self.declared.check_cards(list(self.reading.files)) if self.supplied is None else []
-        finish_judgments(log, self.folder / QRELS_FILE, [known] if known is not None else cards)
-        self.judgment_counts = log.counts
+        self.sources.judgments = by_split
+        write_judgments_card(self.folder / QRELS_FILE, total(by_split), [known] if known is not None else cards)
         self.judged_in_test = len(judged & self.rows.ids("test"))
         return counts
 
@@ -362,9 +361,7 @@ class _Build:
         if self.supplied is not None:
             default = self.declared.declared or UNKNOWN
         elif self.format.own_texts is not None:
-            path = self.folder / SOURCES_FILE
-            of_records = read_sources(path) if path.exists() else GradeSources()
-            return lambda judgment: of_records.of(judgment.topic)
+            return lambda judgment: self.sources.of_records[fingerprint(judgment.topic)]
         else:
             default = collection.judged_by.source if collection.judged_by is not None else self.declared.of_rows
         return lambda judgment: judgment.source or default
@@ -426,14 +423,10 @@ class _Build:
 
     def _source_counts(self) -> dict[str, dict[str, int]]:
         """Numbers by source: of the judgments, and of the records unless nobody says who graded them."""
-        of_records = self.sources.counts
-        counted = {"records": of_records if of_records.source != UNKNOWN or self.judgment_counts is None else None}
-        counted["judgments"] = self.judgment_counts
-        return {
-            name: {str(source): number for source, number in counts.counts.items()}
-            for name, counts in counted.items()
-            if counts is not None
-        }
+        records, judgments = total(self.sources.records), total(self.sources.judgments)
+        counted = {"records": records} if records.source != UNKNOWN or not judgments.counts else {}
+        counted |= {"judgments": judgments} if self.sources.judgments else {}
+        return {name: {str(source): n for source, n in counts.counts.items()} for name, counts in counted.items()}
 
     def _source_files(self) -> dict[str, str]:
         base = self.source if self.source.is_dir() else self.source.parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -165,7 +165,7 @@ def shop_collection(shop: Path, options: Options) -> Collection:
 
 
 def write_collection(
-    collection: Collection, folder: Path, topics: set[int], written: Callable[[Judgment], None] | None = None
+    collection: Collection, folder: Path, topics: Set[int], written: Callable[[Judgment], None] | None = None
 ) -> tuple[dict[str, int], set[int]]:
     """Write `corpus.jsonl` and `qrels.txt`.
 

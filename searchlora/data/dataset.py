@@ -7,18 +7,19 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents
+from searchlora.data.grade_sources import SOURCES_FILE
 from searchlora.data.splits import SPLITS
 from searchlora.data.validation import RecordCheck
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_qrels
-from searchlora.eval.judgments.card import JudgmentsCard, card_path, sources_of
+from searchlora.eval.judgments.card import JudgmentsCard, card_path
 from searchlora.eval.judgments.card import read_card as read_judgments_card
-from searchlora.eval.judgments.sources import GradeSources, read_sources
+from searchlora.eval.judgments.sources import UNKNOWN, SourceCounts
 from searchlora.eval.trec import Qrels
 from searchlora.files import file_sha256, json_file, json_object, numbered_lines, read_text
 from searchlora.records import Document, Record
@@ -32,7 +33,6 @@ CARD_FILE = "dataset.json"
 SETTINGS_FILE = "settings.json"
 
 #: The source of each record's grade or label; absent: unknown.
-SOURCES_FILE = "sources.jsonl"
 
 SCHEMA_VERSION = 1
 
@@ -216,17 +216,11 @@ class Dataset:
             return None
         return read_qrels(self._file(QRELS_FILE))
 
-    @property
-    def record_sources(self) -> GradeSources:
-        """Who or what graded each record; unknown in a dataset that does not say it."""
-        if SOURCES_FILE not in self.card.files:
-            return GradeSources()
-        return read_sources(self._file(SOURCES_FILE))
-
-    @property
-    def judgment_sources(self) -> GradeSources:
-        """Who or what gave each judgment of `qrels`; unknown in a dataset that does not say it."""
-        return sources_of(self._file(QRELS_FILE)) if self.judgments_card is not None else GradeSources()
+    def sources(self, of: Literal["records", "judgments"], split: str) -> SourceCounts:
+        """The numbers of the records or judgments of a split by source; unknown in a dataset that does not say it."""
+        if SOURCES_FILE in self.card.files:
+            return SourceCounts(json_file(self._file(SOURCES_FILE))[of].get(split, {}))
+        return SourceCounts({UNKNOWN: self.card.rows[split]})
 
     @property
     def judgments_card(self) -> JudgmentsCard | None:

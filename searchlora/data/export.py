@@ -10,8 +10,10 @@ from searchlora.data.collection import QRELS_FILE
 from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import write_topics
-from searchlora.eval.judgments.derived_cards import write_graded
-from searchlora.eval.judgments.sources import GradeSources, Key, Source
+from searchlora.eval.judgments.card import write_judgments
+from searchlora.eval.judgments.derived_cards import graded_card
+from searchlora.eval.judgments.sources import UNKNOWN
+from searchlora.eval.trec import write_qrels
 from searchlora.files import atomic_folder
 from searchlora.records import Record
 from searchlora.task import EncoderTask, GenerationTask, Task
@@ -46,9 +48,6 @@ def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> E
     topics: dict[str, dict[str, str | float]] = {}
     qrels: dict[str, dict[str, int]] = {}
     judged = dataset.qrels()
-    of_records = dataset.record_sources
-    by_pair: dict[Key, Source] = {}
-    sources = GradeSources(None, by_pair)
     for record in dataset.iter_records(split):
         if judged is not None:
             topics[str(record["id"])] = _topic(task, record)
@@ -62,18 +61,18 @@ def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> E
             )
         topics.setdefault(judgment.topic, _topic(task, record))
         qrels.setdefault(judgment.topic, {})[judgment.document] = judgment.grade
-        by_pair[judgment.topic, judgment.document] = of_records.of(str(record["id"]))
     if judged is not None:
         qrels = {topic: dict(judged[topic]) for topic in topics if judged.get(topic)}
     if not qrels:
         raise DataError(f"no record of the split '{split}' is judged", where=str(dataset.folder))
-    if judged is not None:
-        card, sources = dataset.judgments_card, dataset.judgment_sources
-    else:
-        card = dataset.records_card
+    card = dataset.records_card if judged is None else dataset.judgments_card
+    counts = dataset.sources("records" if judged is None else "judgments", split)
     with atomic_folder(Path(out)) as folder:
         write_topics(folder / TOPICS_FILE, {topic: topics[topic] for topic in qrels})
-        write_graded(folder / QRELS_FILE, qrels, card, sources)
+        if card is None and set(counts.counts) <= {UNKNOWN}:
+            write_qrels(folder / QRELS_FILE, qrels)
+        else:
+            write_judgments(folder / QRELS_FILE, qrels, graded_card([card] if card is not None else [], counts))
     return ExportResult(len(qrels), sum(map(len, qrels.values())), len(topics) - len(qrels))
 
 

@@ -1,51 +1,35 @@
 """Who or what graded a dataset: the source of each record's grade or label, and of each judgment.
 
 A card beside a file of the source says it, the format (clicks), or the user, in this order; otherwise it is unknown. A
-declaration never replaces what a card says. The dataset folder keeps the sources of its records in `sources.jsonl`, and
-those of its judgments in the card of `qrels.txt`. All are on the dataset's card with their hashes.
+declaration never replaces what a card says. The dataset folder keeps the numbers of each split in `sources.json`,
+and the judges in the cards of `sources.json` and `qrels.txt`. All are on the dataset's card with their hashes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from searchlora.errors import UsageError
+from searchlora.eval.formatting import write_json
 from searchlora.eval.judgments.card import (
     JudgmentsCard,
     has_card,
     read_card,
-    sources_of,
+    source_of,
     write_card,
 )
 from searchlora.eval.judgments.derived_cards import graded_card
-from searchlora.eval.judgments.sources import (
-    UNKNOWN,
-    Source,
-    SourceWriter,
-    check_source,
-    write_source,
-)
+from searchlora.eval.judgments.sources import UNKNOWN, Source, SourceCounts, check_source
 from searchlora.files import file_sha256
 from searchlora.records import Format
 
 OPTION = "--judgments-source"
 
-
-class SourceLog(SourceWriter):
-    """The source of each grade, written to the file `path` while a dataset is built; bounded in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        super().__init__(path.open("w", encoding="utf-8"))
-
-    def close(self) -> Source | None:
-        """Close the file; the source of all grades, or None if there are several."""
-        self._file.close()
-        sources = list(self.counts.counts)
-        return (sources or [UNKNOWN])[0] if len(sources) < 2 else None
+#: File of a dataset: the numbers of its records and judgments by split and source.
+SOURCES_FILE = "sources.json"
 
 
 class DeclaredSources:
@@ -65,7 +49,7 @@ class DeclaredSources:
         self.declared = None if declared is None else check_source(declared, OPTION)
         if self.declared is not None and format.graded_by not in (None, self.declared):
             raise _contradicted(f"the format '{format.name}'", format.graded_by, self.declared, str(source))
-        of_file = sources_of(source, self.declared).whole if source.is_file() and has_card(source) else None
+        of_file = source_of(source, self.declared) if source.is_file() and has_card(source) else None
         self.of_rows: Source = of_file or self.declared or format.graded_by or UNKNOWN
 
     def check_cards(self, files: Iterable[Path]) -> list[JudgmentsCard]:
@@ -78,7 +62,7 @@ class DeclaredSources:
         cards = []
         for path in files:
             if has_card(path) and (card := read_card(path)) is not None:
-                sources_of(path, self.declared)
+                source_of(path, self.declared)
                 cards.append(card)
         return cards
 
@@ -94,34 +78,53 @@ def _contradicted(who: str, source: Source, declared: str, where: str) -> UsageE
     )
 
 
-def finish_records(log: SourceLog, cards: Sequence[JudgmentsCard]) -> None:
-    """Close the log of the records' sources; without a known source and without a card, no file is left.
+class SourceLog:
+    """The sources of the records and the judgments of a dataset while it is built.
 
-    Args:
-        cards: The cards of the files that the records were read from; kept together beside the file.
+    Attributes:
+        of_records: Fingerprint of a record's id -> source.
+        judgments: Split -> source -> number of judgments.
     """
-    only = log.close()
-    if only is not None:
-        log.path.unlink()
-        if only != UNKNOWN or cards:
-            write_source(log.path, only)
-    if cards:
-        write_card(log.path, graded_card(cards, log.counts))
+
+    def __init__(self) -> None:
+        self.of_records: dict[int, Source] = {}
+        self.judgments: dict[str, Counter[Source]] = {}
+        self.records: dict[str, Counter[Source]] = {}
+
+    def count(self, splits: Mapping[str, Iterable[int]]) -> None:
+        """Count the records of each split, by their fingerprints, when they are known."""
+        self.records = {split: Counter(self.of_records[id_] for id_ in ids) for split, ids in splits.items()}
+
+    def write(self, folder: Path, cards: Sequence[JudgmentsCard]) -> None:
+        """Write the counts, if a source is known.
+
+        Args:
+            cards: The cards of the files that the records were read from; kept together beside the file.
+        """
+        counted = {"records": self.records, "judgments": self.judgments}
+        counts = {name: {split: dict(each) for split, each in of.items() if each} for name, of in counted.items()}
+        if cards or {source for of in counts.values() for each in of.values() for source in each} - {UNKNOWN}:
+            write_json(folder / SOURCES_FILE, counts)
+        if cards:
+            write_card(folder / SOURCES_FILE, graded_card(cards, total(self.records)))
 
 
-def finish_judgments(log: SourceLog, qrels: Path, cards: Sequence[JudgmentsCard]) -> None:
-    """Close the log of the judgments' sources, and write the card of the judgments, if anything is known.
+def total(by_split: Mapping[str, Mapping[Source, int]]) -> SourceCounts:
+    """The numbers of all splits together."""
+    counts: Counter[Source] = Counter()
+    for of_split in by_split.values():
+        counts.update(of_split)
+    return SourceCounts(dict(sorted(counts.items())))
+
+
+def write_judgments_card(qrels: Path, counts: SourceCounts, cards: Sequence[JudgmentsCard]) -> None:
+    """Write the card of a dataset's judgments, if their source is known.
 
     Args:
-        log: Written to `sources_path(qrels)`.
         cards: The cards of the files that the judgments were read from.
     """
-    only = log.close()
-    several = file_sha256(log.path) if only is None else None
-    if only is not None:
-        log.path.unlink()
-    if only != UNKNOWN or cards:
-        write_card(qrels, replace(graded_card(cards, log.counts), grade_sources=several))
+    if cards or set(counts.counts) - {UNKNOWN}:
+        write_card(qrels, graded_card(cards, counts))
 
 
 def rule_card(source: Source, file: Path, judgments: int, rule: str) -> JudgmentsCard:

@@ -12,9 +12,9 @@ from searchlora.data.formats.judgments import judged_queries, parse_thresholds
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import format_of_file, read_qrels
 from searchlora.eval.formats.base import first_fields, has_keys
-from searchlora.eval.judgments.card import JudgmentsCard, has_card, sources_of
+from searchlora.eval.judgments.card import JudgmentsCard, has_card, source_of
 from searchlora.eval.judgments.card import read_card as read_judgments_card
-from searchlora.eval.judgments.sources import GradeSources
+from searchlora.eval.judgments.sources import Source
 from searchlora.eval.text_identity import normalised
 from searchlora.eval.trec import Qrels
 from searchlora.files import FieldMap, read_head
@@ -57,18 +57,18 @@ class SuppliedCollection:
         Raises:
             DataError: when the documents or the judgments cannot be read.
         """
-        sources = sources_of(self.qrels) if has_card(self.qrels) else None
+        source = source_of(self.qrels) if has_card(self.qrels) else None
         if self.columns or _is_table_of_queries(self.qrels):
             judged = judged_queries(self.qrels, self.columns, self.thresholds)
-            judgments = _by_query(judged, records, sources)
+            judgments = _by_query(judged, records, source)
             return Collection(read_documents(self.corpus), judgments, self.relevant)
         form = format_of_file(self.qrels, "qrels").name
         if form == "trec" and self.thresholds is None:
-            judgments = _with_sources(read_judgments(self.qrels), sources)
+            judgments = _with_source(read_judgments(self.qrels), source)
         else:
             qrels = read_qrels(self.qrels, form, thresholds=self.thresholds)
             by_query = form in _BY_QUERY
-            judgments = _by_query(qrels, records, sources) if by_query else _with_sources(_by_id(qrels), sources)
+            judgments = _by_query(qrels, records, source) if by_query else _with_source(_by_id(qrels), source)
         return Collection(read_documents(self.corpus), judgments, self.relevant)
 
 
@@ -87,25 +87,20 @@ def _by_id(qrels: Qrels) -> Iterator[Judgment]:
             yield Judgment(topic, document, grade)
 
 
-def _with_sources(judgments: Iterable[Judgment], sources: GradeSources | None) -> Iterator[Judgment]:
-    """The judgments with the sources that the card of their file names."""
+def _with_source(judgments: Iterable[Judgment], source: Source | None) -> Iterator[Judgment]:
+    """The judgments with the source that the card of their file names."""
     for judgment in judgments:
-        yield judgment if sources is None else replace(judgment, source=sources.of(judgment.topic, judgment.document))
+        yield replace(judgment, source=source)
 
 
-def _by_query(
-    qrels: Qrels, records: Iterable[tuple[str, Sequence[str]]], sources: GradeSources | None
-) -> Iterator[Judgment]:
+def _by_query(qrels: Qrels, records: Iterable[tuple[str, Sequence[str]]], source: Source | None) -> Iterator[Judgment]:
     """Judgments of the records whose query is judged. Queries that differ in case or punctuation only are one.
-
-    A card identifies grades by topic, so that all have the source of the whole file.
 
     Judgments of other queries follow, with a topic that is no id of a record, so that they are counted.
 
     Raises:
         DataError: for a document with two grades for one query.
     """
-    source = None if sources is None else sources.whole
     judged: dict[str, dict[str, int]] = {}
     for query, grades in qrels.items():
         known = judged.setdefault(normalised(query), {})

@@ -148,7 +148,7 @@ def judged_records(
     records = list(dataset.records(split))[:limit]
     if not records:
         raise DataError(f"the split '{split}' is empty", where=str(data))
-    judgments = load_judgments(dataset, task, records, qrels)
+    judgments = load_judgments(dataset, task, split, records, qrels)
     if qrels is not None and not any(str(record["id"]) in (judgments.qrels or {}) for record in records):
         raise DataError(
             f"no judgment belongs to a record of the split '{split}'",

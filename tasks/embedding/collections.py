@@ -59,7 +59,7 @@ def collection_of(judged: Judged, relevant: int) -> Collection:
     return Collection(
         judged.documents(),
         (
-            Judgment(topic, document, grade, judged.source_of(split, topic, document))
+            Judgment(topic, document, grade, judged.sources.get(split))
             for split, qrels in judged.qrels.items()
             for topic, grades in qrels.items()
             for document, grade in grades.items()

@@ -12,11 +12,9 @@ from searchlora.data.building import build
 from searchlora.data.dataset import SOURCES_FILE, load_dataset
 from searchlora.data.export import export_split
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.judgments.card import JudgmentsCard, card_path, read_card, sources_of, write_card, write_judgments
-from searchlora.eval.judgments.sources import GradeSources
+from searchlora.eval.judgments.card import JudgmentsCard, card_path, read_card, source_of, write_card, write_judgments
 from searchlora.eval.trec import Qrels, write_qrels
 from searchlora.experiments.judge.judgments import load_judgments
-from searchlora.experiments.merge_qrels import merge_files
 from searchlora.shop import make_shop
 from searchlora.task import load_task
 
@@ -53,10 +51,10 @@ def table(path: Path, sources: list[str] | None = None) -> Path:
     return path
 
 
-def source_of(folder: Path, task: str, split: str = "train", qrels: Path | None = None) -> str:
+def source_of_split(folder: Path, task: str, split: str = "train", qrels: Path | None = None) -> str:
     dataset = load_dataset(folder)
     dataset.verify()
-    return load_judgments(dataset, load_task(task), dataset.records(split), qrels).source
+    return load_judgments(dataset, load_task(task), split, dataset.records(split), qrels).source
 
 
 @pytest.mark.parametrize(
@@ -68,7 +66,7 @@ def source_of(folder: Path, task: str, split: str = "train", qrels: Path | None 
 def test_the_source_of_qrels_is_kept_with_records_and_judgments(tmp_path, task, card, declared, source):
     folder = collection(tmp_path / "trec", card)
     card_of_build = build(task, folder, format="trec", out=tmp_path / "data", judgments_source=declared)
-    assert source_of(tmp_path / "data", task) == source
+    assert source_of_split(tmp_path / "data", task) == source
     (counts,) = {
         tuple(each) for name, each in card_of_build.report["sources"].items() if name != "records" or task == "judgment"
     }
@@ -99,13 +97,13 @@ def test_a_renamed_card_is_no_card(tmp_path):
     folder = collection(tmp_path / "trec", HUMAN)
     card_path(folder / "qrels.txt").rename(folder / "card.json")
     build("judgment", folder, format="trec", out=tmp_path / "data")
-    assert source_of(tmp_path / "data", "judgment") == "unknown"
+    assert source_of_split(tmp_path / "data", "judgment") == "unknown"
 
 
 def test_the_judges_of_records_are_kept_so_that_no_judge_grades_itself(tmp_path):
     build("judgment", collection(tmp_path / "trec", LLM), format="trec", out=tmp_path / "data")
     dataset = load_dataset(tmp_path / "data")
-    judgments = load_judgments(dataset, load_task("judgment"), dataset.records("test"))
+    judgments = load_judgments(dataset, load_task("judgment"), "test", dataset.records("test"))
     assert judgments.card is not None and judgments.card.judge_lineage == ("j@1",)
 
 
@@ -117,7 +115,7 @@ def test_supplied_qrels_bring_their_source(tmp_path, card, declared, source):
     folder = collection(tmp_path / "trec", card)
     build("rewriting", pairs(tmp_path / "pairs.csv"), format="pairs", out=tmp_path / "data", judgments_source=declared,
           corpus=folder / "corpus.jsonl", qrels=folder / "qrels.txt")  # fmt: skip
-    assert source_of(tmp_path / "data", "rewriting") == source
+    assert source_of_split(tmp_path / "data", "rewriting") == source
     with pytest.raises(UsageError, match="not 'clicks'") if card is not None else pytest.raises(DataError):
         build("rewriting", tmp_path / "pairs.csv", format="pairs", out=tmp_path / "data", judgments_source="clicks",
               corpus=folder / "corpus.jsonl", qrels=folder / "qrels.txt")  # fmt: skip
@@ -128,31 +126,7 @@ def test_a_card_of_the_rows_says_nothing_about_supplied_qrels(tmp_path):
     write_card(pairs(tmp_path / "pairs.csv"), HUMAN)
     build("rewriting", tmp_path / "pairs.csv", format="pairs", out=tmp_path / "data",
           corpus=folder / "corpus.jsonl", qrels=folder / "qrels.txt")  # fmt: skip
-    assert source_of(tmp_path / "data", "rewriting") == "unknown"
-
-
-def test_each_pair_of_mixed_judgments_keeps_its_source(tmp_path):
-    """A split that only people graded is human; the one beside it is not."""
-    folder = collection(tmp_path / "trec")
-    human = {topic: grades for topic, grades in QRELS.items() if int(topic[1:]) < 12}
-    write_judgments(tmp_path / "human.txt", human, HUMAN)
-    write_judgments(tmp_path / "llm.txt", QRELS, LLM)
-    (folder / "qrels.txt").unlink()
-    merge_files(tmp_path / "human.txt", tmp_path / "llm.txt", folder / "qrels.txt")
-    for task in ("judgment", "embedding"):
-        build(task, folder, format="trec", out=tmp_path / task)
-        dataset = load_dataset(tmp_path / task)
-        task_plugin = load_task(task)
-        words = {}
-        for graded_by, numbers in (("human", range(12)), ("llm", range(12, 20)), ("mixed", range(20))):
-            records = [
-                record
-                for split in ("train", "validation", "test")
-                for record in dataset.records(split)
-                if int(str(record["id"]).split()[0][1:]) in numbers
-            ]
-            words[graded_by] = load_judgments(dataset, task_plugin, records).source
-        assert words == {"human": "human", "llm": "llm", "mixed": "mixed"}, task
+    assert source_of_split(tmp_path / "data", "rewriting") == "unknown"
 
 
 def test_files_of_several_splits_keep_their_own_sources(tmp_path):
@@ -163,7 +137,7 @@ def test_files_of_several_splits_keep_their_own_sources(tmp_path):
         if card is not None:
             write_card(path, card)
     build("judgment", tmp_path / "tables", format="judgments", out=tmp_path / "data")
-    found = {split: source_of(tmp_path / "data", "judgment", split) for split in ("train", "validation", "test")}
+    found = {split: source_of_split(tmp_path / "data", "judgment", split) for split in ("train", "validation", "test")}
     assert found == {"train": "llm", "validation": "unknown", "test": "human"}
 
 
@@ -189,7 +163,7 @@ def test_a_column_with_another_word_is_rejected_and_never_a_source(tmp_path):
 def test_unjudged_documents_are_of_no_rater(tmp_path):
     folder = collection(tmp_path / "trec", HUMAN)
     build("judgment", folder, format="trec", out=tmp_path / "data", options={"unjudged": "1"})
-    assert source_of(tmp_path / "data", "judgment") == "human and synthetic"
+    assert source_of_split(tmp_path / "data", "judgment") == "human and synthetic"
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +176,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("task", ["rewriting", "judgment", "embedding", "intent", "rag_answer"])
 def test_the_synthetic_shop_is_synthetic_and_nothing_else(shop, tmp_path, task):
     build(task, shop, format="shop", out=tmp_path / "data")
-    assert source_of(tmp_path / "data", task) == "synthetic"
+    assert source_of_split(tmp_path / "data", task) == "synthetic"
     with pytest.raises(UsageError, match="says that the judgments are 'synthetic', not 'human'"):
         build(task, shop, format="shop", out=tmp_path / "other", judgments_source="human")
 
@@ -210,7 +184,7 @@ def test_the_synthetic_shop_is_synthetic_and_nothing_else(shop, tmp_path, task):
 def test_a_dataset_of_an_earlier_release_is_of_unknown_source(tmp_path):
     build("judgment", table(tmp_path / "t.csv"), format="judgments", out=tmp_path / "data")
     assert not (tmp_path / "data" / SOURCES_FILE).exists()
-    assert source_of(tmp_path / "data", "judgment") == "unknown"
+    assert source_of_split(tmp_path / "data", "judgment") == "unknown"
 
 
 def edited(folder: Path, change: Any) -> None:
@@ -225,15 +199,15 @@ def test_an_edited_dataset_does_not_become_human(tmp_path):
     build("judgment", table(tmp_path / "t.csv"), format="judgments", out=folder, judgments_source="llm")
     before = load_dataset(folder).fingerprint
     edited(folder, lambda values: values["report"]["sources"].update(records={"human": 20}))
-    assert source_of(folder, "judgment") == "llm"  # these numbers are for display
-    (folder / SOURCES_FILE).write_text('["human"]\n')
+    assert source_of_split(folder, "judgment") == "llm"  # these numbers are for display
+    (folder / SOURCES_FILE).write_text('{"records": {"train": {"human": 20}}}')
     with pytest.raises(DataError, match="was changed after it was built"):
         load_dataset(folder).verify()
     (folder / SOURCES_FILE).unlink()
     with pytest.raises(DataError, match="the file is missing"):
         load_dataset(folder).verify()
     edited(folder, lambda values: values["files"].pop(SOURCES_FILE))
-    assert source_of(folder, "judgment") == "unknown"
+    assert source_of_split(folder, "judgment") == "unknown"
     assert load_dataset(folder).fingerprint != before
 
 
@@ -242,7 +216,7 @@ def test_a_card_that_the_dataset_does_not_list_is_an_error(tmp_path):
     build("embedding", folder, format="trec", out=tmp_path / "data")
     write_card(tmp_path / "data" / "qrels.txt", HUMAN)
     with pytest.raises(DataError, match="is not on the card"):
-        source_of(tmp_path / "data", "embedding")
+        source_of_split(tmp_path / "data", "embedding")
     with pytest.raises(DataError, match="is not a file of the dataset"):  # an export does not hash the whole dataset
         export_split(load_dataset(tmp_path / "data"), load_task("embedding"), "test", tmp_path / "out")
 
@@ -254,19 +228,21 @@ def test_exported_judgments_have_their_source(tmp_path, declared):
     build("judgment", tmp_path / "t.csv", format="judgments", out=tmp_path / "data", judgments_source=declared)
     export_split(load_dataset(tmp_path / "data"), load_task("judgment"), "train", tmp_path / "out")
     qrels = tmp_path / "out" / "qrels.txt"
-    assert sources_of(qrels).all == (declared or "unknown")
+    assert source_of(qrels) == (declared or "unknown")
     assert (read_card(qrels) is None) == (declared is None)
 
 
-def test_a_part_of_mixed_judgments_is_exported_as_what_it_is(tmp_path):
-    folder = collection(tmp_path / "trec")
-    each = {(t, d): "human" if t == "q3" else "llm" for t, grades in QRELS.items() for d in grades}
-    write_judgments(
-        folder / "qrels.txt", QRELS, JudgmentsCard("mixed", "", judge="j@1"), sources=GradeSources(None, each)
+@pytest.mark.parametrize("task", ["judgment", "embedding"])
+def test_a_split_that_only_people_graded_is_human(tmp_path, task):
+    rows = [f"query {n},d{n},text {n},{n % 4},{'test' if n > 14 else 'train'},{'human' if n > 9 else 'llm'}"
+            for n in range(20)]  # fmt: skip
+    (tmp_path / "t.csv").write_text("\n".join(["query,document,passage,grade,split,by", *rows]) + "\n")
+    fields = {"source": ("by",), "split": ("split",)}
+    build(task, tmp_path / "t.csv", format="judgments", out=tmp_path / "data", fields=fields)
+    assert (source_of_split(tmp_path / "data", task), source_of_split(tmp_path / "data", task, "test")) == (
+        "mixed",
+        "human",
     )
-    build("embedding", folder, format="trec", out=tmp_path / "data")
-    for split in ("train", "validation", "test"):
-        export_split(load_dataset(tmp_path / "data"), load_task("embedding"), split, tmp_path / split)
-        sources = sources_of(tmp_path / split / "qrels.txt")
-        topics = {line.split()[0] for line in (tmp_path / split / "qrels.txt").read_text().splitlines()}
-        assert sources.whole == ("mixed" if "q3" in topics else "llm")
+    for split, word in (("train", "mixed"), ("test", "human")):
+        export_split(load_dataset(tmp_path / "data"), load_task(task), split, tmp_path / split)
+        assert source_of(tmp_path / split / "qrels.txt") == word

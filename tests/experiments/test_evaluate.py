@@ -38,7 +38,7 @@ def test_each_adapter_generates_as_many_tokens_as_its_own_recipe_says(tiny_base,
     rewriting = load_task("rewriting")
     build(rewriting, rewriting.folder / "examples.jsonl", format="native", out=tmp_path / "data")
     dataset, records = load_dataset(tmp_path / "data"), word_records(3)
-    judged = (dataset, records, load_judgments(dataset, task, records))
+    judged = (dataset, records, load_judgments(dataset, task, "test", records))
     monkeypatch.setattr("searchlora.experiments.evaluate.load_task", lambda *_: task)
     monkeypatch.setattr("searchlora.experiments.evaluate.judged_records", lambda *_: judged)
     generated = {}

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from searchlora.data.splits import SPLIT_NAMES, SPLITS
 from searchlora.errors import DataError, MissingColumn, UsageError
-from searchlora.eval.judgments.card import has_card, is_sidecar, sources_of
+from searchlora.eval.judgments.card import has_card, is_sidecar, source_of
 from searchlora.eval.judgments.sources import Source
 from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.files import EXTENSIONS, FieldMap, Rows, as_text, parse_field_map, parse_json, read_rows
@@ -61,7 +61,7 @@ def plain_or_packed(path: Path) -> Path:
 
 def source_of_rows(path: Path) -> Source | None:
     """Who or what graded the rows of a file, from the card beside it; None without a card. Raises `DataError`."""
-    return sources_of(path).whole if has_card(path) else None
+    return source_of(path) if has_card(path) else None
 
 
 FormatRows = Iterator[SourceRow | RejectedRow | SourceReport]

@@ -25,9 +25,9 @@ from searchlora.data.formats.teachers import teacher_scores
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_qrels, read_run, read_topics
-from searchlora.eval.judgments.card import JudgmentsCard, has_card, is_sidecar, sources_of
+from searchlora.eval.judgments.card import JudgmentsCard, has_card, is_sidecar, source_of
 from searchlora.eval.judgments.pooling import pool
-from searchlora.eval.judgments.sources import GradeSources, Source
+from searchlora.eval.judgments.sources import Source
 from searchlora.eval.trec import Qrels
 from searchlora.files import numbered_lines, open_bytes, read_rows, strict
 from searchlora.files.rows import delimited_fields
@@ -63,17 +63,12 @@ class Judged:
     never: Set[tuple[str, str]] = frozenset()
     pool: Mapping[str, Sequence[str]] | None = None
     outside: int = 0
-    sources: Mapping[str | None, GradeSources] = field(default_factory=dict)
+    sources: Mapping[str | None, Source] = field(default_factory=dict)
     grades: Mapping[int, int] = field(default_factory=dict)
     judged_by: JudgmentsCard | None = None
     teacher: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     ungraded: int = 0
     groups: Mapping[str, str] = field(default_factory=dict)
-
-    def source_of(self, split: str | None, topic: str, document: str) -> Source | None:
-        """Who or what graded a pair; None: the source does not say it."""
-        sources = self.sources.get(split)
-        return None if sources is None else sources.of(topic, document)
 
     def reports(self) -> Iterator[SourceReport]:
         """What was left out of the source."""
@@ -126,7 +121,7 @@ def graded_pairs(collection: Judged, *, unjudged: int = 0) -> Iterator[SourceRow
             if (score := collection.teacher.get(topic, {}).get(document)) is not None:
                 row["teacher"] = score
             assumed = document in drawn.get(topic, ())
-            graded_by = "synthetic" if assumed else collection.source_of(split, topic, document)
+            graded_by = "synthetic" if assumed else collection.sources.get(split)
             yield SourceRow({**row, **title_and_passage(texts[document]), "split": split}, where, graded_by)
     yield from collection.reports()
     if empty:
@@ -210,7 +205,7 @@ def read_beir(source: Path) -> Judged:
         {str(row.data["_id"]): str(row.data["text"]) for row in _beir_rows(source, "queries.jsonl")},
         lambda: _beir_documents(source),
         {split: read_qrels(path, "beir") for split, path in of_split.items()},
-        sources={split: sources_of(path) for split, path in of_split.items() if has_card(path)},
+        sources={split: source_of(path) for split, path in of_split.items() if has_card(path)},
     )
 
 
@@ -304,11 +299,11 @@ def read_trec(source: Path, options: Mapping[str, str]) -> Judged:
     files = {name: _file(source, name, options.get(name)) for name in _NAME_PREFIXES if name != "qrels" or has_qrels}
     queries = {topic: str(fields["query"]) for topic, fields in read_topics(files["topics"]).items()}
     corpus = corpus_file(files["corpus"], options)
-    sources: dict[str | None, GradeSources] = {}
+    sources: dict[str | None, Source] = {}
     qrels: dict[str | None, Qrels] = {}
     if has_qrels:
         if has_card(files["qrels"]):
-            sources[None] = sources_of(files["qrels"])
+            sources[None] = source_of(files["qrels"])
         qrels = {None: read_qrels(files["qrels"])}
     more: dict[str, Any] = {"sources": sources, "teacher": teacher, "ungraded": ungraded}
     judged = Judged(source.name, queries, lambda: trec_documents(corpus), qrels, **more)

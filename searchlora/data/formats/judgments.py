@@ -36,7 +36,7 @@ from searchlora.eval.judge.rater_agreement import RatingsAgreement, ratings_agre
 from searchlora.eval.judge.rater_report import agreement_files
 from searchlora.eval.judgments.card import has_card
 from searchlora.eval.judgments.ratings import RULES, Rating, by_rater
-from searchlora.eval.judgments.sources import SOURCES, GradeSources, Key, Source, merged_source
+from searchlora.eval.judgments.sources import SOURCES, Source, merged_source
 from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.eval.trec import is_word
 from searchlora.files import FieldMap, read_head
@@ -124,7 +124,7 @@ def judged_collection(source: Path, options: Options) -> tuple[Judged, list[Reje
     others: list[RejectedRow | SourceReport] = []
     queries: dict[str, str] = {}
     qrels: dict[str | None, dict[str, dict[str, int]]] = {}
-    graded_by: dict[str | None, dict[Key, Source]] = {}
+    sources: dict[str | None, Source] = {}
     texts: dict[str, Document] = {}
     corpus = _corpus_of(options)
     for row in read_judgments(source, options):
@@ -134,12 +134,12 @@ def judged_collection(source: Path, options: Options) -> tuple[Judged, list[Reje
         data = row.data
         queries[data["topic"]] = data["query"]
         qrels.setdefault(data.get("split"), {}).setdefault(data["topic"], {})[data["document"]] = data["grade"]
-        if row.source is not None:
-            graded_by.setdefault(data.get("split"), {})[data["topic"], data["document"]] = row.source
+        split = data.get("split")
+        if (graded_by := merged_source([sources.get(split, row.source), row.source])) is not None:
+            sources[split] = graded_by
         if corpus is None:
             texts.setdefault(data["document"], Document(data["document"], data["passage"], data["title"]))
     documents: Callable[[], Iterable[Document]] = texts.values if corpus is None else lambda: read_documents(corpus)
-    sources = {split: GradeSources(None, of_split) for split, of_split in graded_by.items()}
     return Judged(source.name, queries, documents, qrels, sources=sources), others
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from searchlora.errors import DataError
 from searchlora.eval.formats import read_qrels
-from searchlora.eval.judgments.card import has_card, is_sidecar, sources_of
+from searchlora.eval.judgments.card import has_card, is_sidecar, source_of
 from searchlora.files import Rows, read_rows
 from searchlora.records import RejectedRow, SourceRow
 
@@ -30,7 +30,7 @@ def read_trecdl(source: Path, *, unjudged: int = 0) -> Rows:
     """
     judged = _one_file(source, "qrels*")
     qrels = read_qrels(judged)
-    sources = sources_of(judged) if has_card(judged) else None
+    graded_by = source_of(judged) if has_card(judged) else None
     for row in read_rows(_one_file(source, "*.json", "*.json.gz"), ("query", "hits")):
         fault = _fault(row.data["hits"]) if isinstance(row, SourceRow) else None
         if isinstance(row, RejectedRow) or fault is not None:
@@ -47,7 +47,7 @@ def read_trecdl(source: Path, *, unjudged: int = 0) -> Rows:
             pair |= {"grade": grades.get(document, 0), "score": float(hit["score"])}
             where = f"{row.where}, document {document}"
             if document in grades:
-                yield SourceRow(pair, where, sources and sources.of(topic, document))
+                yield SourceRow(pair, where, graded_by)
             elif document in drawn:
                 yield SourceRow(pair, where, "synthetic")
 

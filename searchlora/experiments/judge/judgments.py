@@ -12,7 +12,7 @@ from typing import Any
 from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, some
 from searchlora.eval.formats import read_qrels
-from searchlora.eval.judgments.card import JudgmentsCard, read_card, sources_of
+from searchlora.eval.judgments.card import JudgmentsCard, read_card, source_of
 from searchlora.eval.judgments.derived_cards import merged_card
 from searchlora.eval.judgments.sources import UNKNOWN, Source, SourceCounts
 from searchlora.eval.trec import Qrels
@@ -58,7 +58,7 @@ class Judgments:
 
 
 def load_judgments(
-    dataset: Dataset, task: Task, records: Sequence[Record], qrels_file: str | Path | None = None
+    dataset: Dataset, task: Task, split: str, records: Sequence[Record], qrels_file: str | Path | None = None
 ) -> Judgments:
     """The judgments of a dataset, or those of a qrels file instead, with the sources of what `records` are measured by.
 
@@ -77,13 +77,16 @@ def load_judgments(
     graded: list[SourceCounts] = []
     retrieves = qrels is not None and _retrieves(task, dataset, records)
     if qrels is not None and (retrieves or qrels_file is not None):
-        sources = dataset.judgment_sources if qrels_file is None else sources_of(qrels_file)
-        cards.append(dataset.judgments_card if qrels_file is None else read_card(qrels_file))
-        topics = [str(record["id"]) for record in records]
-        graded.append(sources.count((topic, document) for topic in topics for document in qrels.get(topic, ())))
+        if qrels_file is None:
+            cards.append(dataset.judgments_card)
+            graded.append(dataset.sources("judgments", split))
+        else:
+            cards.append(read_card(qrels_file))
+            number = sum(len(qrels.get(str(record["id"]), ())) for record in records)
+            graded.append(SourceCounts({source_of(qrels_file): number}))
     if not retrieves:
         cards.append(dataset.records_card)
-        graded.append(dataset.record_sources.count((str(record["id"]),) for record in records))
+        graded.append(dataset.sources("records", split))
     known = [card for card in cards if card is not None]
     card = known[0] if len(known) == 1 else merged_card(known) if known else None
     return Judgments(qrels, card, data, tuple(graded))
@@ -125,8 +128,7 @@ def experiment_sources(spec: Experiment, qrels: Qrels) -> SourceCounts:
         DataError: when the qrels changed since their card was written.
         UsageError: when the card names another source than the experiment.
     """
-    sources = sources_of(spec.qrels.path, spec.qrels.source)
-    return sources.count((topic, document) for topic, grades in qrels.items() for document in grades)
+    return SourceCounts({source_of(spec.qrels.path, spec.qrels.source): sum(map(len, qrels.values()))})
 
 
 def unknown_source_note(spec: Experiment, card: JudgmentsCard | None) -> tuple[str, ...]:

@@ -1,9 +1,8 @@
-"""Sources of grades: `human` only where a card or a user says so, and each grade keeps its own."""
+"""Sources of grades: `human` only where a card or a user says so, and each file keeps its own."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -13,41 +12,32 @@ from searchlora.eval.judgments.card import (
     RunCard,
     card_path,
     has_card,
-    read_card,
-    sources_of,
+    source_of,
     write_card,
     write_judgments,
     write_run_card,
 )
 from searchlora.eval.judgments.converting import convert_qrels
 from searchlora.eval.judgments.derived_cards import merged_card
-from searchlora.eval.judgments.sources import (
-    SOURCES,
-    GradeSources,
-    SourceCounts,
-    merged_source,
-    read_sources,
-    sources_path,
-)
+from searchlora.eval.judgments.sources import SOURCES, SourceCounts, merged_source
 from searchlora.eval.trec import write_qrels, write_run
 
 QRELS = {"t1": {"d1": 3, "d2": 0}, "t2": {"d1": 1}}
 LLM = JudgmentsCard("llm", "2026-07-01", judge="j@1", judge_lineage=("j@1",), counts={"llm": 3})
-EACH = GradeSources(None, {("t1", "d1"): "human", ("t1", "d2"): "llm", ("t2", "d1"): "llm"})
 
 
 def test_qrels_without_a_card_are_of_unknown_source(tmp_path):
     write_qrels(tmp_path / "human.txt", QRELS)
-    assert sources_of(tmp_path / "human.txt").of("t1", "d1") == "unknown"
-    assert sources_of(tmp_path / "human.txt", "human").of("t1", "d1") == "human"
+    assert source_of(tmp_path / "human.txt") == "unknown"
+    assert source_of(tmp_path / "human.txt", "human") == "human"
 
 
 @pytest.mark.parametrize("declared", [source for source in SOURCES if source != "llm"])
 def test_a_declaration_does_not_replace_a_card(tmp_path, declared):
     write_judgments(tmp_path / "q.txt", QRELS, LLM)
-    assert sources_of(tmp_path / "q.txt", "llm").all == "llm"
+    assert source_of(tmp_path / "q.txt", "llm") == "llm"
     with pytest.raises(UsageError, match=f"its card says that the judgments are 'llm', not '{declared}'"):
-        sources_of(tmp_path / "q.txt", declared)
+        source_of(tmp_path / "q.txt", declared)
 
 
 def test_a_card_of_another_file_is_an_error(tmp_path):
@@ -55,10 +45,10 @@ def test_a_card_of_another_file_is_an_error(tmp_path):
     write_qrels(tmp_path / "llm.txt", {"t1": {"d1": 1}})
     card_path(tmp_path / "human.txt").rename(card_path(tmp_path / "llm.txt"))
     with pytest.raises(DataError, match="was changed since its card was written"):
-        sources_of(tmp_path / "llm.txt")
+        source_of(tmp_path / "llm.txt")
     with (tmp_path / "human.txt").open("a") as file:  # human qrels without their card, and an LLM's appended
         file.write("t9 0 d1 1\n")
-    assert sources_of(tmp_path / "human.txt").all == "unknown"
+    assert source_of(tmp_path / "human.txt") == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -76,37 +66,7 @@ def test_a_card_that_was_edited_into_a_human_one_is_an_error(tmp_path, change, r
     values = json.loads(card_path(tmp_path / "q.txt").read_text())
     card_path(tmp_path / "q.txt").write_text(json.dumps(values | change))
     with pytest.raises(DataError, match=reported):
-        sources_of(tmp_path / "q.txt")
-
-
-def test_each_grade_keeps_its_source_through_files_and_formats(tmp_path):
-    card = write_judgments(tmp_path / "q.txt", QRELS, replace(LLM, source="mixed", counts={}), sources=EACH)
-    assert card.grade_sources is not None and read_card(tmp_path / "q.txt") == card
-    convert_qrels(tmp_path / "q.txt", tmp_path / "q.jsonl", "trec", "jsonl")
-    for name in ("q.txt", "q.jsonl"):
-        sources = sources_of(tmp_path / name)
-        assert sources.each == EACH.each and sources.whole == "mixed"
-        assert sources.of("t1", "elsewhere") == "unknown"
-
-
-def test_changed_sources_of_grades_are_an_error(tmp_path):
-    write_judgments(tmp_path / "q.txt", QRELS, replace(LLM, source="mixed"), sources=EACH)
-    file = sources_path(tmp_path / "q.txt")
-    file.write_text(file.read_text().replace("llm", "human"))
-    with pytest.raises(DataError, match=r"q.txt.sources.jsonl does not match its sha256"):
-        sources_of(tmp_path / "q.txt")
-    file.unlink()
-    with pytest.raises(DataError, match=r"q.txt.sources.jsonl"):
-        sources_of(tmp_path / "q.txt")
-
-
-@pytest.mark.parametrize(
-    "line", ["{}", "[]", "[1]", '["t1", "d1", "people"]', "x", '["t1", ["d1"], "human"]', '["human"]']
-)
-def test_a_malformed_line_of_sources_is_an_error(tmp_path, line):
-    (tmp_path / "sources.jsonl").write_text(f'["t1", "d1", "human"]\n{line}\n')
-    with pytest.raises(DataError, match="line 2"):
-        read_sources(tmp_path / "sources.jsonl")
+        source_of(tmp_path / "q.txt")
 
 
 def test_converted_judgments_are_declared_once(tmp_path):
@@ -114,7 +74,7 @@ def test_converted_judgments_are_declared_once(tmp_path):
     convert_qrels(tmp_path / "q.txt", tmp_path / "plain.jsonl", "trec", "jsonl")
     assert not has_card(tmp_path / "plain.jsonl")
     convert_qrels(tmp_path / "q.txt", tmp_path / "declared.jsonl", "trec", "jsonl", declared="human")
-    assert sources_of(tmp_path / "declared.jsonl").all == "human"
+    assert source_of(tmp_path / "declared.jsonl") == "human"
     write_card(tmp_path / "q.txt", LLM)
     with pytest.raises(UsageError, match="its card says"):
         convert_qrels(tmp_path / "q.txt", tmp_path / "other.jsonl", "trec", "jsonl", declared="human")
