@@ -1,11 +1,9 @@
-"""Which rows to label: accuracy on BANKING77 after random, diverse and uncertain samples, by number of labels.
+"""Which rows to label: accuracy on BANKING77 after random and diverse samples, by number of labels.
 
     python -m benchmarks.row_sample
 
 The classifier is logistic regression over the vectors of all-MiniLM-L6-v2, as in `evaluate`. Samples are drawn from the
-training rows, five times each; the test rows are those of BANKING77. Of an uncertain sample, the first half is diverse,
-and the second one is chosen by a model that has learned the first. Beside it, the least sure rows alone are the second
-half.
+training rows, five times each; the test rows are those of BANKING77.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import numpy as np
 from benchmarks.common import parser, real_data, save_figures
 from searchlora.eval.formatting import markdown_table
 from searchlora.experiments.options import DEFAULT_ENCODER
-from searchlora.experiments.row_sample import diverse_rows, margins_of, unsure_rows
+from searchlora.experiments.row_sample import diverse_rows
 from searchlora.systems.encoder_baseline import FrozenEncoder
 from searchlora.tasks.intent.baselines import LogisticRegressionBaseline
 
@@ -37,24 +35,13 @@ def main() -> None:
     vectors = encoder.encode_once(texts)
     figures: list[dict[str, Any]] = []
     for size in SIZES:
-        for kind in ("random", "diverse", "uncertain", "least sure"):
+        for kind in ("random", "diverse"):
             found = []
             for seed in range(DRAWS):
                 if kind == "random":
                     chosen = sorted(random.Random(seed).sample(range(len(rows)), size))
-                elif kind == "diverse":
-                    chosen = diverse_rows(vectors, size, seed)
                 else:
-                    chosen = diverse_rows(vectors, size // 2, seed)
-                    left = sorted(set(range(len(rows))) - set(chosen))
-                    model = LogisticRegressionBaseline(settings)
-                    model.fit([rows[row] for row in chosen], [], encoder.encode_once)
-                    margins = margins_of(model.predict([rows[row] for row in left], encoder.encode_once))
-                    if kind == "uncertain":
-                        unsure = unsure_rows(margins, vectors[left].__getitem__, size // 2, seed)
-                    else:
-                        unsure = np.argsort(margins, kind="stable")[: size // 2].tolist()
-                    chosen += [left[place] for place in unsure]
+                    chosen = diverse_rows(vectors, size, seed)
                 model = LogisticRegressionBaseline(settings)
                 model.fit([rows[row] for row in chosen], [], encoder.encode_once)
                 predicted = model.predict(test, encoder.encode_once)

@@ -180,7 +180,7 @@ def _taught(
 
 
 def _sure(taught: Sequence[Record]) -> list[Record]:
-    """The rows that `data label --min-probability` would label."""
+    """The rows of which the teacher is sure."""
     answers = (row.data for row in strict(read_rows(FOLDER / "taught.jsonl.answers.jsonl")))
     probabilities = {row["id"]: max(row["output"]["label"]["probabilities"]) for row in answers}
     return [row for row in taught if probabilities[row["id"]] >= SURE]

@@ -124,7 +124,7 @@ def has_card(path: str | Path) -> bool:
 def is_sidecar(path: Path) -> bool:
     """Whether a file belongs to the card of the file beside it, so that it holds no judgments of its own."""
     endings = (".card.json", ".judge-queries.txt", ".invalid.jsonl", ".answers.jsonl")
-    of_rows = (".unsure.jsonl", ".clicks.jsonl", ".probabilities.jsonl")
+    of_rows = (".clicks.jsonl", ".probabilities.jsonl")
     return path.name.endswith((*endings, *of_rows))
 
 

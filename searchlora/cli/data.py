@@ -183,19 +183,6 @@ class TeacherOptions(NamedTuple):
     generate: Annotated[
         bool, option("--generate", "Let the teacher write labels and grades instead of scoring them.")
     ] = False
-    grades_per_row: Annotated[
-        int,
-        option(
-            "--grades-per-row K",
-            "Let the teacher write each grade K times; the shares are the soft label.",
-            min=1,
-            max=100,
-        ),
-    ] = 1
-    min_probability: Annotated[
-        float,
-        option("--min-probability P", "Put labels with a lower probability apart, for people to check.", min=0, max=1),
-    ] = 0.0
 
 
 class PriceOptions(NamedTuple):
@@ -205,9 +192,6 @@ class PriceOptions(NamedTuple):
         float, option("--price-prompt PRICE", "Price of a million tokens of prompts, in any currency.", min=0)
     ] = 0.0
     price_output: Annotated[float, option("--price-output PRICE", "Price of a million generated tokens.", min=0)] = 0.0
-    max_cost: Annotated[
-        float | None, option("--max-cost COST", "Stop when this much is spent; the same command goes on.", min=0)
-    ] = None
 
 
 @app.command(epilog=example("searchlora data label intent log.csv --base BASE --settings data/ --out labelled.jsonl"))
@@ -236,12 +220,8 @@ def label(
         str | None,
         option(
             "--sample KIND=N",
-            "Label N rows: random=N; diverse=N: about different things; uncertain=N: of which a model that has learned"
-            " the labelled ones is unsure.",
+            "Label N rows: random=N; diverse=N: about different things.",
         ),
-    ] = None,
-    labelled: Annotated[
-        Path | None, option("--labelled FOLDER", "With --sample uncertain=N: dataset of the rows that are labelled.")
     ] = None,
 ) -> None:
     """Let a larger model write the targets of rows (distillation), for `data build` with the format native.
@@ -261,8 +241,8 @@ def label(
             out,
             **model._asdict(),
             fields=parse_field_map(columns),
-            sample=RowSample.parse(sample or "", labelled) if sample is not None or labelled is not None else None,
-            prices=Prices(prices.price_prompt, prices.price_output, prices.max_cost),
+            sample=RowSample.parse(sample) if sample is not None else None,
+            prices=Prices(prices.price_prompt, prices.price_output),
             **stored.given(),
             engine=engine.read(),
             sharding=sharding.read(),
@@ -281,8 +261,7 @@ def print_labelled(result: LabelResult, out: Path) -> None:
     cost = f", cost {result.cost:,.4g}" if result.cost else ""
     typer.echo(f"{result.prompt_tokens:,} tokens of prompts, {result.output_tokens:,} of outputs{cost}")
     invalid = f"; {result.invalid:,} outputs do not parse ({out}.invalid.jsonl)" if result.invalid else ""
-    unsure = f"; {result.unsure:,} labels are unsure ({out}.unsure.jsonl)" if result.unsure else ""
-    typer.echo(f"Wrote {result.labelled:,} rows labelled by {result.card.judge} to {out}{invalid}{unsure}")
+    typer.echo(f"Wrote {result.labelled:,} rows labelled by {result.card.judge} to {out}{invalid}")
 
 
 @app.command(epilog=example("searchlora data inspect judgments.csv"))

@@ -66,7 +66,7 @@ def test_files_of_options_have_the_encoding_too(tmp_path):
     assert data.records("train")[0]["protected"] == ["café"]
 
 
-@pytest.mark.parametrize("ending", [".unsure.jsonl", ".clicks.jsonl", ".probabilities.jsonl"])
+@pytest.mark.parametrize("ending", [".clicks.jsonl", ".probabilities.jsonl"])
 def test_what_is_written_beside_labels_is_no_row_to_learn(tmp_path, ending):
     row = {"id": "1", "group": "1", "query": "red tent", "rewrite": "red tent"}
     folder = tmp_path / "labelled"

@@ -18,7 +18,6 @@ from searchlora.eval.calibration import (
     fit_temperature,
     grade_curve,
 )
-from tests.eval.judge.test_calibration import made
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
@@ -53,7 +52,13 @@ def test_curve_contains_the_share_of_correct_rows():
 
 
 def test_points_of_the_reliability_curve():
-    human, judged = made()
+    rng = np.random.default_rng(0)
+    human, judged = {}, {}
+    for query in range(20):
+        grades = rng.choice(4, 15, p=[0.45, 0.25, 0.2, 0.1])
+        predicted = np.clip(grades + rng.choice([0, 1], 15, p=[0.2, 0.8]), 0, 3)
+        human[f"q{query}"] = {f"d{at}": int(grade) for at, grade in enumerate(grades)}
+        judged[f"q{query}"] = {f"d{at}": int(grade) for at, grade in enumerate(predicted)}
     points = grade_curve(human, judged)
     both = np.array([(judged[q][d], grade) for q, row in human.items() for d, grade in row.items()], dtype=float)
     assert [point.predicted for point in points] == [0, 1, 2, 3]
