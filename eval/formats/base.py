@@ -1,4 +1,4 @@
-"""Description of a file format: how its files are recognised, and how qrels, runs and topics are read and written.
+"""Description of a file format: how its files are recognised, and how qrels, runs and topics are read.
 
 A format module describes its format as data, a `Format` with up to three forms; the package does the rest.
 """
@@ -45,7 +45,6 @@ class Form:
         shape: Description of a row, for messages.
         recognises: Whether the head of a file has this form.
         read: The rows of a file of qrels or topics, as `TripleRow` or `TopicRow`; a run as topic -> document -> score.
-        write: Takes the path and what is written, for a run also the tag.
         suffixes: File name suffixes that select this form if the head does not; `""` is a name without a suffix.
         by_query: Whether a file identifies a topic by the text of its query, not by an id.
     """
@@ -53,7 +52,6 @@ class Form:
     shape: str
     recognises: Callable[[Head], bool]
     read: Callable[[Path], Any]
-    write: Callable[..., None]
     suffixes: tuple[str, ...] = ()
     by_query: bool = False
 

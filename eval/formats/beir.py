@@ -10,14 +10,10 @@ The members of the `metadata` of a query become fields of the topic; lists and o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 from searchlora.errors import DataError
-from searchlora.eval.formats.base import Form, Format, TopicRow, Topics, TripleRow, has_keys, json_rows, table_rows
-from searchlora.eval.trec import Qrels
-from searchlora.files import atomic_text, json_line
-from searchlora.files.rows import write_delimited
+from searchlora.eval.formats.base import Form, Format, TopicRow, TripleRow, has_keys, json_rows, table_rows
 
 _COLUMNS = ("query-id", "corpus-id", "score")
 _CLASH = "metadata.query"
@@ -60,18 +56,6 @@ def _topic_rows(path: Path) -> Iterator[TopicRow]:
         yield TopicRow(where, row.get("_id"), {"query": row.get("text"), **fields})
 
 
-def _write_qrels(path: Path, qrels: Qrels) -> None:
-    rows = ((topic, document, grade) for topic, grades in qrels.items() for document, grade in grades.items())
-    write_delimited(path, chain([_COLUMNS], rows), "\t")
-
-
-def _write_topics(path: Path, topics: Topics) -> None:
-    with atomic_text(path) as out:
-        for topic, fields in topics.items():
-            metadata = {"query" if name == _CLASH else name: fields[name] for name in fields if name != "query"}
-            out.write(json_line({"_id": topic, "text": fields["query"], "metadata": metadata}))
-
-
 BEIR = Format(
     name="beir",
     qrels=Form(
@@ -79,12 +63,10 @@ BEIR = Format(
         recognises=lambda head: tuple(head.line.split("\t")) == _COLUMNS,
         suffixes=(".tsv",),
         read=_qrels_rows,
-        write=_write_qrels,
     ),
     topics=Form(
         shape='{"_id", "text", "metadata"} a line',
         recognises=lambda head: has_keys(head, "_id", "text"),
         read=_topic_rows,
-        write=_write_topics,
     ),
 )

@@ -177,7 +177,7 @@ def _grade(value: object, thresholds: Sequence[float] | None, where: str) -> int
         raise DataError(
             f"the grade {value} is not a whole number",
             where=where,
-            fix="Grades are whole: convert the ratings first, as `searchlora convert qrels IN OUT --thresholds"
+            fix="Grades are whole: convert the ratings first, as `searchlora convert IN OUT --thresholds"
             " 0.25,0.5,0.75`, by which a rating becomes the number that it reaches.",
         )
     check_grade(int(number), where)

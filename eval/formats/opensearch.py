@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError
-from searchlora.eval.formats.base import Form, Format, TripleRow
+from searchlora.eval.formats.base import Form, Format, Topics, TripleRow
+from searchlora.eval.formats.checks import with_queries
 from searchlora.eval.formatting import write_json
 from searchlora.eval.trec import Qrels
 from searchlora.files import json_file
@@ -49,7 +50,13 @@ def _list(holder: Any, name: str, where: str) -> list[Any]:
     return members
 
 
-def _write_qrels(path: Path, qrels: Qrels) -> None:
+def write_judgment_list(path: Path, qrels: Qrels, topics: Topics) -> None:
+    """Write the body that imports a list. The queries of the topics replace their ids.
+
+    Raises:
+        DataError: for a judged topic that is not among the topics, or a file that cannot be written.
+        UsageError: if two topics have the same query.
+    """
     body = {
         "name": path.name.split(".")[0],
         "description": "Written by searchlora",
@@ -59,7 +66,7 @@ def _write_qrels(path: Path, qrels: Qrels) -> None:
                 "query": query,
                 "ratings": [{"docId": document, "rating": f"{grade:.3f}"} for document, grade in grades.items()],
             }
-            for query, grades in qrels.items()
+            for query, grades in with_queries(qrels, topics).items()
         ],
     }
     write_json(path, body)
@@ -71,7 +78,6 @@ OPENSEARCH = Format(
         shape=_SHAPE,
         recognises=lambda head: head.text[:1] == "{" and '"judgmentRatings"' in head.text,
         read=_qrels_rows,
-        write=_write_qrels,
         by_query=True,
     ),
 )

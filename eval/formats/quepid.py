@@ -1,6 +1,6 @@
 """Quepid's exports of a case (https://github.com/o19s/quepid): its ratings as CSV or JSON, and its snapshots as CSV.
 
-Read are the basic export `query,docid,rating`, which Quepid also imports, the detailed one, with the columns
+Read are the basic export `query,docid,rating`, the detailed one, with the columns
 `Query Text`, `Doc ID` and `Rating` among others, and the JSON of a case or of its ratings. As in Quepid, white space
 around a field is ignored (a leading space before `=`, `+`, `-` or `@` keeps spreadsheets from running it), and a line
 without document or rating is an unrated query or document, not a judgment. A topic is identified by the text of its
@@ -16,12 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import DataError
 from searchlora.eval.formats.base import Form, Format, TripleRow, first_fields
 from searchlora.eval.formats.checks import collect_run
-from searchlora.eval.trec import Qrels
 from searchlora.files import Head, RejectedRow, json_file, open_bytes, read_head
-from searchlora.files.rows import delimited_fields, write_delimited
+from searchlora.files.rows import delimited_fields
 
 _BASIC = ("query", "docid", "rating")
 _DETAILED = ("query text", "doc id", "rating")
@@ -136,22 +135,6 @@ def _is_snapshot(head: Head) -> bool:
     return all(column in names for column in _SNAPSHOT)
 
 
-def _write_qrels(path: Path, qrels: Qrels) -> None:
-    rows: list[tuple[object, ...]] = [_BASIC]
-    for query, grades in qrels.items():
-        for document, grade in grades.items():
-            if query != query.strip() or document != document.strip():
-                raise DataError(
-                    f"'{query}' or '{document}' begins or ends with white space, which Quepid strips", where=str(path)
-                )
-            rows.append((f" {query}" if query[0] in "=+-@" else query, document, grade))
-    write_delimited(path, rows, ",")
-
-
-def _refuse(path: Path, *_: object) -> None:
-    raise UsageError("snapshots of Quepid are only read", where=str(path), fix="Write TREC, JSON Lines or Parquet.")
-
-
 QUEPID = Format(
     name="quepid",
     qrels=Form(
@@ -159,14 +142,12 @@ QUEPID = Format(
         recognises=_is_quepid,
         suffixes=(".csv",),
         read=_rows,
-        write=_write_qrels,
         by_query=True,
     ),
     run=Form(
         shape="Snapshot Name, Query Text, Doc ID and Doc Position in the header",
         recognises=_is_snapshot,
         read=_snapshot,
-        write=_refuse,
         by_query=True,
     ),
 )

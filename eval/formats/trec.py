@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from searchlora.errors import DataError
-from searchlora.eval.formats.base import Form, Format, TopicRow, Topics, TripleRow
+from searchlora.eval.formats.base import Form, Format, TopicRow, TripleRow
 from searchlora.eval.formats.records import TOPIC_COLUMNS, topic_table
-from searchlora.eval.trec import QRELS_LINE, RUN_LINE, read_run, split_line, write_qrels, write_run
-from searchlora.files import Head, atomic_text, numbered_lines, open_text
+from searchlora.eval.trec import QRELS_LINE, RUN_LINE, read_run, split_line
+from searchlora.files import Head, numbered_lines, open_text
 
 TOPIC_LINE = "id<tab>query"
 
@@ -80,22 +80,6 @@ def _blocks(path: Path) -> Iterator[TopicRow]:
         yield TopicRow(where, fields.pop("id", None), {name: value for name, value in fields.items() if value})
 
 
-def _write_topics(path: Path, topics: Topics) -> None:
-    with atomic_text(path) as out:
-        for topic, fields in topics.items():
-            others = [name for name in fields if name != "query"]
-            if others:
-                raise DataError(
-                    f"the form '{TOPIC_LINE}' cannot hold the field '{others[0]}'",
-                    where=f"topic {topic}",
-                    fix="Write jsonl, parquet, csv or beir, or leave the field out.",
-                )
-            line = f"{topic}\t{fields['query']}"
-            if line.count("\t") != 1 or "\n" in line or "\r" in line:
-                raise DataError("a TREC topic cannot hold a tab or a line break", where=f"topic {topic}")
-            out.write(line + "\n")
-
-
 def _looks_like(line: str, names: str, number: int) -> bool:
     fields = line.split()
     return len(fields) == len(names.split()) and _NUMBER.fullmatch(fields[number]) is not None
@@ -117,20 +101,17 @@ TREC = Format(
         recognises=lambda head: _looks_like(head.line, QRELS_LINE, 3),
         suffixes=("", ".txt", ".trec", ".qrels"),
         read=qrels_rows,
-        write=write_qrels,
     ),
     run=Form(
         shape=RUN_LINE,
         recognises=lambda head: _looks_like(head.line, RUN_LINE, 4),
         suffixes=("", ".txt", ".trec", ".run"),
         read=read_run,
-        write=write_run,
     ),
     topics=Form(
         shape=f"{TOPIC_LINE}, or <top> blocks",
         recognises=_looks_like_topics,
         suffixes=("", ".txt", ".trec", ".tsv"),
         read=_topic_rows,
-        write=_write_topics,
     ),
 )

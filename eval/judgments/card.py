@@ -17,11 +17,10 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.formats import Topics, format_for_name, write_qrels
 from searchlora.eval.formats.beir import qrels_file
 from searchlora.eval.formatting import write_json
 from searchlora.eval.judgments.sources import SOURCES, UNKNOWN, Source
-from searchlora.eval.trec import Qrels
+from searchlora.eval.trec import Qrels, write_qrels
 from searchlora.files import atomic_text, file_sha256, numbered_lines, parse_json
 
 SCHEMA_VERSION = 1
@@ -134,29 +133,19 @@ def invalid_path(path: str | Path) -> Path:
 
 
 def write_judgments(
-    path: str | Path,
-    qrels: Qrels,
-    card: JudgmentsCard,
-    format: str | None = None,
-    *,
-    topics: Topics | None = None,
+    path: str | Path, qrels: Qrels, card: JudgmentsCard, write: Callable[[Path, Qrels], None] = write_qrels
 ) -> JudgmentsCard:
     """Write a qrels file and its card; returns the card with the hash of the file.
 
     The card is written before the qrels: after a kill in between, `read_card` reports a changed file, and LLM grades
     are never taken for human ones.
 
-    Args:
-        format: Name of a qrels format; None: by the extension of `path`.
-        topics: Topics, for formats that store queries instead of ids.
-
     Raises:
         DataError: when a file cannot be written.
-        UsageError: when the extension is not that of a format.
     """
     target = Path(path)
     with _draft(target) as draft:
-        write_qrels(draft, qrels, format or format_for_name(target, "qrels").name, topics=topics)
+        write(draft, qrels)
         return _written(target, card, file_sha256(draft))
 
 
@@ -202,14 +191,9 @@ def card_first(path: str | Path, card: JudgmentsCard) -> Iterator[tuple[Path, Ca
 
 
 def check_new(path: str | Path) -> None:
-    """Check, before a long computation, that new judgments can be written to a path.
-
-    Raises:
-        UsageError: when the file exists, or its extension is not that of a qrels format.
-    """
+    """Raise `UsageError`, before a long computation, if a file of judgments exists."""
     if Path(path).exists():
         raise UsageError("already exists", where=str(path), fix="Judgments are not overwritten; give another file.")
-    format_for_name(Path(path), "qrels")
 
 
 def write_card(path: str | Path, card: JudgmentsCard) -> JudgmentsCard:

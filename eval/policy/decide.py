@@ -199,7 +199,7 @@ def _source(policy: Policy, facts: Facts) -> RuleResult:
     if known:
         return _result("source of judgments", True, finding)
     advice = (
-        "say who graded with --judgments-source, of `data build` or `convert qrels`, or by a card beside the file"
+        "say who graded with --judgments-source, of `data build` or `convert`, or by a card beside the file"
         if facts.source == UNKNOWN
         else "evaluate on grades of an accepted source"
     )

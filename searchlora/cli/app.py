@@ -10,7 +10,6 @@ from typer.core import TyperGroup
 from searchlora.cli import (
     ablate,
     adapters,
-    convert,
     data,
     doctor,
     evaluate,
@@ -39,7 +38,6 @@ _COMMANDS: dict[str, dict[str, tuple[Any, str]]] = {
     },
     "Data": {
         "data": (data.app, "data shop --out shop"),
-        "convert": (convert.app, "convert run bm25.trec bm25.parquet"),
     },
     "Train": {
         "train": (train.train, "train rewriting --data data/rewriting --name shop-rewriter --set lora.r=8"),
@@ -66,6 +64,7 @@ _COMMANDS: dict[str, dict[str, tuple[Any, str]]] = {
         ),
         "judge-card": (judge.judge_card, "judge-card --human qrels.txt --judge llm=llm.txt --out card"),
         "grade": (grade.app, "grade export --ratings grades/ratings.jsonl --out judged"),
+        "convert": (judgments.convert, "convert rated.csv qrels.txt --judgments-source human"),
         "clicks": (judgments.clicks, "clicks log.parquet --out clicks.txt"),
     },
     "Store": {"adapters": (adapters.app, "adapters list --store store")},

@@ -1,13 +1,13 @@
-"""`searchlora clicks`: judgments from clicks."""
+"""`searchlora clicks` and `convert`: judgments from clicks, and from other formats."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from searchlora.cli.options import argument, option, parse_numbers
+from searchlora.cli.options import JudgmentsSourceOption, argument, option, parse_numbers
 
 if TYPE_CHECKING:
     from searchlora.eval.judgments.clicks import ClickJudgments
@@ -61,6 +61,39 @@ def clicks(
     qrels = write_click_qrels(out, judgments, created=now, topics=queries, made_from=inputs)
     _print_clicks(judgments, qrels)
     typer.echo(f"Wrote {out} and {details_path(out)}, source: clicks.")
+
+
+def convert(
+    source: Annotated[Path, argument("IN", "Qrels: TREC, BEIR, JSONL, or an export of Quepid or OpenSearch.")],
+    target: Annotated[Path, argument("OUT", "File to write.")],
+    to: Annotated[Literal["trec", "opensearch"], option("--to FORMAT", "Format of OUT: trec or opensearch.")] = "trec",
+    thresholds: Annotated[
+        str | None,
+        option(
+            "--thresholds NUMBERS",
+            "Thresholds that turn ratings into grades, such as 0.25,0.5,0.75; the grade is the number reached.",
+        ),
+    ] = None,
+    topics: Annotated[
+        Path | None,
+        option("--topics FILE", "Topics, for Quepid and OpenSearch, which store query texts."),
+    ] = None,
+    judgments_source: JudgmentsSourceOption = None,
+) -> None:
+    """Convert qrels with their card, for evaluation tools or OpenSearch's Search Relevance Workbench."""
+    from searchlora.eval.formats import read_topics
+    from searchlora.eval.judgments.converting import convert_qrels
+    from searchlora.eval.judgments.sources import check_source
+
+    converted = convert_qrels(
+        source,
+        target,
+        to_opensearch=to == "opensearch",
+        thresholds=None if thresholds is None else parse_numbers(thresholds, "--thresholds"),
+        topics=None if topics is None else read_topics(topics),
+        declared=None if judgments_source is None else check_source(judgments_source, "--judgments-source"),
+    )
+    typer.echo(f"Wrote {target}: {len(converted)} topics, {sum(map(len, converted.values()))} judgments.")
 
 
 def _queries(topics: Path) -> dict[str, str]:

@@ -9,12 +9,11 @@ from pathlib import Path
 from searchlora.data.collection import QRELS_FILE
 from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.formats import write_topics
 from searchlora.eval.judgments.card import write_judgments
 from searchlora.eval.judgments.derived_cards import graded_card
 from searchlora.eval.judgments.sources import UNKNOWN
 from searchlora.eval.trec import write_qrels
-from searchlora.files import atomic_folder
+from searchlora.files import atomic_folder, atomic_text, json_line
 from searchlora.records import Record
 from searchlora.task import EncoderTask, GenerationTask, Task
 
@@ -68,7 +67,8 @@ def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> E
     card = dataset.records_card if judged is None else dataset.judgments_card
     counts = dataset.sources("records" if judged is None else "judgments", split)
     with atomic_folder(Path(out)) as folder:
-        write_topics(folder / TOPICS_FILE, {topic: topics[topic] for topic in qrels})
+        with atomic_text(folder / TOPICS_FILE) as out:
+            out.writelines(json_line({"id": topic, **topics[topic]}) for topic in qrels)
         if card is None and set(counts.counts) <= {UNKNOWN}:
             write_qrels(folder / QRELS_FILE, qrels)
         else:

@@ -12,11 +12,11 @@ from typing import Any
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.formats import read_topics, write_run
+from searchlora.eval.formats import read_topics
 from searchlora.eval.judgments.card import RunCard, read_card, write_run_with_card
 from searchlora.eval.judgments.sources import SourceCounts
 from searchlora.eval.policy import Facts, RuleResult, decide
-from searchlora.eval.trec import Qrels
+from searchlora.eval.trec import Qrels, write_run
 from searchlora.experiments.evaluate import CACHE_FILE
 from searchlora.experiments.judge.judgments import experiment_qrels, experiment_sources, unknown_source_note
 from searchlora.experiments.spec import Experiment, Source, file_name
@@ -159,7 +159,7 @@ class RunFolder:
         elif isinstance(system, PipelineSystem) and result.raw.run is not None:
             path = self.folder / f"{file_name(system.name)}.trec"
             card = self._card(system)
-            write = partial(write_run, run=result.raw.run, tag=card.pipeline or system.name, format="trec")
+            write = partial(write_run, run=result.raw.run, tag=card.pipeline or system.name)
             write_run_with_card(path, card, write)
             self.files[system.name] = Source(path=path, format="trec")
         return dataclasses.replace(result, raw=dataclasses.replace(result.raw, run=None))

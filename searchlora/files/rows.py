@@ -14,14 +14,13 @@ import itertools
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from searchlora.errors import DataError, MissingColumn, RowError
-from searchlora.files.atomic import atomic_text
 from searchlora.files.encodings import NOT_UTF8
 from searchlora.files.json_text import TOO_DEEP, UnfitText, ValueDecoder, parse_json, value_fault
 from searchlora.files.parquet import parquet_values, without_nulls
@@ -217,15 +216,6 @@ def delimited_rows(
             yield RejectedRow(row[0], f"has {len(row[1])} fields where the header has {len(header)}", row[1])
         else:
             yield SourceRow({header[place]: row[1][place] for place in named}, row[0])
-
-
-def write_delimited(path: Path, rows: Iterable[Sequence[object]], delimiter: str) -> None:
-    """Write rows atomically, header first.
-
-    Lines end in CRLF, as in RFC 4180, so that a line break within a field is quoted.
-    """
-    with atomic_text(path) as out:
-        csv.writer(out, delimiter=delimiter, lineterminator="\r\n").writerows(rows)
 
 
 def parquet_rows(

@@ -124,7 +124,6 @@ def test_nothing_is_overwritten_and_no_partial_file_remains(refused, tmp_path):
     before = log.read_bytes()
     assert "log.csv: already exists" in refused("clicks", log, "--out", log)
     assert "people.txt: already exists" in refused("clicks", log, "--out", people)
-    assert "qrels.odd: the name does not imply a format" in refused("clicks", log, "--out", tmp_path / "qrels.odd")
     assert "'d 0' cannot be used in a TREC file" in refused("clicks", log, "--out", tmp_path / "qrels.txt")
     assert (log.read_bytes(), people.read_text()) == (before, "q 0 d 1\n")
     assert set(tmp_path.iterdir()) == {log, people}

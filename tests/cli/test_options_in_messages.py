@@ -28,8 +28,9 @@ _COMPUTING = ("run", "search", "tune", "evaluate", "experiment", "promote", "jud
 
 #: Beginning of a module's path -> the verbs that show its messages; the first that fits counts.
 SHOWN_BY: dict[str, tuple[str, ...]] = {
-    "eval/formats/__init__.py": ("convert topics",),
-    "eval/formats/checks.py": ("convert qrels",),
+    "eval/formats/__init__.py": ("convert",),
+    "eval/formats/checks.py": ("convert",),
+    "eval/judgments/converting.py": ("convert",),
     "eval/risk.py": ("tune",),
     "eval/judge/cards_from_files.py": ("judge-card",),
     "eval/judge/scale.py": ("judge-card",),
@@ -58,7 +59,6 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/judge": ("judge",),
     "searchlora/events/dataset.py": ("data build",),
     "searchlora/experiments/label.py": ("data label",),
-    "searchlora/experiments/row_sample.py": ("data label",),
     "searchlora/experiments/task_model.py": ("judge",),
     "searchlora/experiments/learned_baselines.py": ("evaluate", "promote"),
     "searchlora/experiments/options.py": ("train", "improve"),
@@ -106,7 +106,7 @@ OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
     ("tasks/rag_answer/deciding.py", "--data"): ("tune",),
     ("tasks/rag_answer/deciding.py", "--out"): ("tune",),
     ("eval/formats/quepid.py", "--format"): ("data build",),
-    ("eval/policy/decide.py", "--judgments-source"): ("data build", "convert qrels"),
+    ("eval/policy/decide.py", "--judgments-source"): ("data build", "convert"),
     ("searchlora/experiments/demo_search.py", "--all"): ("demo",),
     ("searchlora/systems/compared.py", "--unconstrained"): ("evaluate",),
     ("searchlora/systems/compared.py", "--corpus"): ("data build",),

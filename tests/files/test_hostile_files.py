@@ -47,7 +47,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "json": json_file,
     "text": read_text,
     "qrels": read_qrels,
-    "qrels of a named format": lambda path: read_qrels(path, "ranx"),
+    "qrels of a named format": lambda path: read_qrels(path, "opensearch"),
     "run": read_run,
     "topics": read_topics,
     "recipe": lambda path: load_recipe({}, path),

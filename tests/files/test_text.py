@@ -47,7 +47,7 @@ def bomb(path, mebibytes, piece=b" "):
         ("rows.parquet.gz", lambda path: list(read_rows(path))),
         ("run.gz", read_run),
         ("qrels.jsonl.gz", lambda path: read_qrels(path, "jsonl")),
-        ("qrels.json.gz", lambda path: read_qrels(path, "ranx")),
+        ("qrels.json.gz", lambda path: read_qrels(path, "opensearch")),
         ("topics.txt.gz", read_topics),
         ("value.json.gz", json_file),
     ],

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from searchlora.errors import DataError
@@ -42,12 +40,6 @@ QRELS = [
     ("jsonl", JSONL + '{"topic": "1", "grade": 1}\n', "line 2", "the document is missing"),
     ("jsonl", JSONL + '{"topic": "1", "document": "b", "grade": 1, "grade": 2}\n', "line 2", "'grade' occurs twice"),
     ("jsonl", JSONL + "[]\n", "line 2", "is not a JSON object"),
-    ("ranx", '{"1": {"a": 1,\n "b": }}', "line 2", "is not JSON"),
-    ("ranx", '{"1": {"a": 1}, "2": {"b": "x"}}', "topic 2, document b", "the grade 'x'"),
-    ("ranx", '{"1": {"a": 1, "a": 2}}', "topic 1, document a", "judged twice"),
-    ("ranx", '{"1": {"a": 1}, "1": {"a": 2}}', "topic 1, document a", "judged twice"),
-    ("ranx", '{"1": {"a": 1}, "2": [1]}', "topic 2", "is not a JSON object"),
-    ("ranx", "[1]", "", "is not a JSON object"),
     ("quepid", QUEPID + '"two\nlines",b,x\n', "line 3", "the grade 'x'"),
     ("quepid", QUEPID + "red,b,1,2\n", "line 3", "4 fields where the header has 3"),
     ("quepid", QUEPID + "red, a ,2\n", "line 3", "judged twice"),
@@ -80,7 +72,6 @@ RUNS = [
     ("trec", "1 Q0 a 1 2 t\n1 Q0 b 1 high t\n", "line 2", "the score 'high' is not a number"),
     ("trec", "1 Q0 a 1 2 t\n1 Q0 a 1 2 t\n", "line 2", "ranked twice"),
     ("jsonl", RUN + '{"topic": "1", "document": "b", "score": NaN}\n', "line 2", "is not a finite number"),
-    ("ranx", '{"1": {"a": null}}', "topic 1, document a", "the score None"),
 ]
 
 
@@ -119,49 +110,19 @@ def test_malformed_topics_name_the_place(tmp_path, name, content, place, says):
     assert caught.value.where == f"{path}, {place}"
 
 
-@pytest.mark.parametrize(
-    ("read", "columns", "place", "says"),
-    [
-        (read_qrels, {"topic": ["1", "1"], "document": ["a", None], "grade": [1, 1]}, ", row 2", "document is missing"),
-        (read_qrels, {"topic": ["1"], "document": ["a"], "score": [1]}, "", "there is no column 'grade'"),
-        (read_run, {"topic": ["1", "1"], "document": ["a", "b"], "score": [1, None]}, ", row 2", "the score None"),
-        (read_topics, {"id": ["1", "2"], "query": ["a", None]}, ", row 2", "the query is missing"),
-        (read_topics, {"id": ["1"], "query": ["a"], "x": [[1]]}, ", row 1", "field 'x' is neither"),
-    ],
-)
-def test_malformed_parquet_names_the_row(tmp_path, read, columns, place, says):
-    path = tmp_path / "rows.parquet"
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    with pytest.raises(DataError, match=says) as caught:
-        read(path)
-    assert caught.value.where == f"{path}{place}"
-
-
-@pytest.mark.slow
-def test_rows_are_counted_across_the_batches_of_a_parquet_file(tmp_path):
-    count = 200_000  # above the 65,536 rows of a batch
-    documents = [str(number) for number in range(count - 1)] + ["0"]
-    columns = {"topic": ["1"] * count, "document": documents, "score": [1.0] * count}
-    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "r.parquet")
-    with pytest.raises(DataError, match="ranked twice") as caught:
-        read_run(tmp_path / "r.parquet")
-    assert caught.value.where == f"{tmp_path / 'r.parquet'}, row {count}"
-
-
 @pytest.mark.parametrize("read", [read_qrels, read_run, read_topics])
 def test_missing_truncated_and_binary_files_are_errors(tmp_path, read):
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"1 0 d 1\n" * 99)[:-9])
     (tmp_path / "bad.gz").write_bytes(b"no gzip")
-    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
     (tmp_path / "latin.jsonl").write_bytes(b'{"id": "\xe9"}')
-    for name in ("none", "none.parquet", "cut.gz", "bad.gz", "cut.parquet", "latin.jsonl"):
+    for name in ("none", "cut.gz", "bad.gz", "latin.jsonl"):
         with pytest.raises(DataError, match=name):
             read(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["trec", "beir", "jsonl", "quepid", "opensearch", "ranx"])
+@pytest.mark.parametrize("name", ["trec", "beir", "jsonl", "quepid", "opensearch"])
 def test_qrels_without_a_judgment_are_refused(tmp_path, name):
-    nothing = {"beir": BEIR.split("\n")[0], "quepid": "query,docid,rating\nred\nblue,a,\n", "ranx": "{}"}
+    nothing = {"beir": BEIR.split("\n")[0], "quepid": "query,docid,rating\nred\nblue,a,\n"}
     (tmp_path / "q").write_text(nothing.get(name, '{"judgmentRatings": []}' if name == "opensearch" else ""))
     with pytest.raises(DataError, match="holds no judgment"):
         read_qrels(tmp_path / "q", name)
@@ -172,5 +133,3 @@ def test_empty_topics_are_refused_and_an_empty_run_is_accepted(tmp_path):
     with pytest.raises(DataError, match="holds no topic"):
         read_topics(tmp_path / "none.txt")
     assert read_run(tmp_path / "none.txt") == {}
-    (tmp_path / "none.json").write_text("{ }")
-    assert read_run(tmp_path / "none.json") == {}

@@ -13,11 +13,9 @@ from searchlora.eval.judgments.card import (
     card_path,
     has_card,
     source_of,
-    write_card,
     write_judgments,
     write_run_card,
 )
-from searchlora.eval.judgments.converting import convert_qrels
 from searchlora.eval.judgments.derived_cards import merged_card
 from searchlora.eval.judgments.sources import SOURCES, SourceCounts, merged_source
 from searchlora.eval.trec import write_qrels, write_run
@@ -67,17 +65,6 @@ def test_a_card_that_was_edited_into_a_human_one_is_an_error(tmp_path, change, r
     card_path(tmp_path / "q.txt").write_text(json.dumps(values | change))
     with pytest.raises(DataError, match=reported):
         source_of(tmp_path / "q.txt")
-
-
-def test_converted_judgments_are_declared_once(tmp_path):
-    write_qrels(tmp_path / "q.txt", QRELS)
-    convert_qrels(tmp_path / "q.txt", tmp_path / "plain.jsonl", "trec", "jsonl")
-    assert not has_card(tmp_path / "plain.jsonl")
-    convert_qrels(tmp_path / "q.txt", tmp_path / "declared.jsonl", "trec", "jsonl", declared="human")
-    assert source_of(tmp_path / "declared.jsonl") == "human"
-    write_card(tmp_path / "q.txt", LLM)
-    with pytest.raises(UsageError, match="its card says"):
-        convert_qrels(tmp_path / "q.txt", tmp_path / "other.jsonl", "trec", "jsonl", declared="human")
 
 
 def test_the_card_of_a_run_is_no_card_of_judgments(tmp_path):
