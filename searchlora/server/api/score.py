@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from functools import cache
 
 from fastapi import Response
 from scipy.special import softmax
@@ -58,6 +59,7 @@ def _submit(
         limit = service.config.waiting
         raise ApiError(400, "invalid_value", f"At most {limit} requests are taken at once.", param="requests")
     service.check_store()  # an error of one request does not tell that the store has disappeared
+    pin = cache(service.pin)  # one version answers a batch, also where an alias has weights
     models: list[str] = []
 
     def engine_requests() -> Iterator[tuple[EngineRequest, Sequence[str], float | None]]:
@@ -65,7 +67,7 @@ def _submit(
             messages = tuple(message.plain for message in body.messages)
             request = EngineRequest(
                 messages,
-                service.pin(body.model),
+                pin(body.model),
                 answer_prefix=body.answer_prefix,
                 choice_suffix=body.choice_suffix,
             )

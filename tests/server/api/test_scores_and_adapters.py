@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 import time
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from searchlora.adapters.store import Store
 from searchlora.inference.engine import Request
-from tests.server.api.serving import asked
+from searchlora.task import load_task
+from tests.factories import random_adapter
+from tests.server.api.serving import asked, made_service, served
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "tent"}]
@@ -52,6 +56,23 @@ def test_a_score_batch_may_mix_models_and_choices(client):
     assert results[0]["log_probabilities"] != pytest.approx(results[2]["log_probabilities"], abs=1e-2)
     several[2]["model"] = "four"
     assert client.post("/v1/score", json={"requests": several}).status_code == 404
+
+
+def test_a_score_batch_is_answered_by_one_version_of_an_alias(tmp_path, tiny_base):
+    """Its grades are ranked against each other, so that two judges must not share a batch."""
+    own = Store(tmp_path / "store")
+    for seed in (1, 2):
+        random_adapter(own, "judge", load_task("judgment").bound(None), tiny_base, tmp_path / str(seed), seed)
+    own.alias("judge", "production", 1)
+    own.split("judge", "production", {1: 0.5, 2: 0.5})
+    one = {"model": "judge@production", "messages": MESSAGES, "choices": ["yes"]}
+    answered = set()
+    with served(made_service(tiny_base, own)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        for _ in range(20):
+            results = client.post("/v1/score", json={"requests": [one] * 12}).json()["results"]
+            (version,) = {result["model"] for result in results}
+            answered.add(version)
+    assert answered == {"judge@1", "judge@2"}
 
 
 def test_adapters_are_loaded_and_unloaded_by_name(client, service):
