@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from searchlora.errors import RequestRefused, UnusableAnswer
@@ -86,6 +86,7 @@ class Completion:
         completion_tokens: Number of generated tokens, those of the stop token or stop string included.
         logprobs: Log-probabilities of the tokens of `text`, if `Sampling.logprobs` asks for them. The token in which a
             stop string begins is included.
+        cached_tokens: Tokens of the prompt that came from the prefix cache.
     """
 
     text: str
@@ -93,6 +94,7 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     logprobs: tuple[TokenLogprob, ...] | None = None
+    cached_tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class OutputProcessor:
             prompt_tokens=len(request.ids),
             completion_tokens=len(ids),
             logprobs=self._logprobs(request, len(ids) - at_stop_token, text if at_stop_string else None),
+            cached_tokens=request.cached_tokens,
         )
 
     def report(self, request: GenerateRequest, answer: int, on_token: OnToken, ids: Sequence[int]) -> None:

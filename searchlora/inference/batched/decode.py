@@ -52,6 +52,8 @@ class DecodeBatch:
         first. After an error no new row has joined, and the others are unchanged.
         """
         rows = sorted(rows, key=lambda row: (row.prompt.slot, self._prefiller.left(row.prompt)))
+        for row in rows:
+            row.request.cached_tokens = self._prefiller.cached(row.prompt)
         joined = [*self.rows, *rows]
         self._cache.reserve(len(joined), max(row.max_length for row in joined), self._prefiller.limits.cache_tokens)
         hidden = self._prefiller.prefill([row.prompt for row in rows], self._cache, len(self.rows))

@@ -117,6 +117,11 @@ class Prefiller:
         computed = 0 if prompt.prefix is None else prompt.prefix.columns.shape[3]
         return len(prompt.ids) - max(computed, self.prefixes.longest_match(prompt.adapter, prompt.ids)[0])
 
+    def cached(self, prompt: Prompt) -> int:
+        """Number of tokens of a prompt that were in the prefix cache before any of it was computed."""
+        computed = 0 if prompt.prefix is None else prompt.prefix.computed
+        return len(prompt.ids) - self.left(prompt) - computed
+
     def compute_shared_prefixes(self, prompts: Sequence[Prompt]) -> None:
         """Compute and cache the prefixes that these prompts share, unless they are cached or longer than a chunk.
 

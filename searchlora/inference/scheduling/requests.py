@@ -70,11 +70,13 @@ class ModelRequest(QueuedRequest[Result]):
     Attributes:
         adapter: Pinned name of the adapter; None is the bare base model.
         keep_prefix: Keep the KV cache of the prompt: the same prompt follows again soon.
+        cached_tokens: Tokens of the prompt that came from the prefix cache; set when it is computed.
     """
 
     ids: TokenIds
     adapter: str | None = None
     keep_prefix: bool = False
+    cached_tokens: int = field(default=0, init=False)
 
     @property
     def max_tokens(self) -> int:

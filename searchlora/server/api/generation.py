@@ -25,7 +25,7 @@ from searchlora.server.api.answer_stream import AnswerStream, Delta
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import ApiError, api_error_at
 from searchlora.server.api.generation_schemas import GenerationRequest
-from searchlora.server.api.response_schemas import Logprob, TopLogprob
+from searchlora.server.api.response_schemas import GenerationUsage, Logprob, TopLogprob
 from searchlora.server.api.routing import ApiRequest
 from searchlora.server.api.service import Service
 from searchlora.server.api.streams import before, sent_event, streamed
@@ -52,11 +52,17 @@ class Generation:
         for future in self.futures:
             future.cancel()
 
-    def usage(self, completions: Sequence[Completion]) -> dict[str, int]:
+    def usage(self, completions: Sequence[Completion]) -> GenerationUsage:
         """Tokens of all answers; those of a prompt count once, however many answers it has."""
-        prompt = sum(each.prompt_tokens for each in completions[:: self.answers])
+        prompts = completions[:: self.answers]
+        prompt = sum(each.prompt_tokens for each in prompts)
         completion = sum(each.completion_tokens for each in completions)
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": sum(each.cached_tokens for each in prompts)},
+        }
 
 
 def token_json(token: TokenLogprob) -> Logprob:

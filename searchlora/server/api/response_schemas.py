@@ -65,6 +65,19 @@ class Loaded(TypedDict):
 # Generated text
 
 
+class PromptDetails(TypedDict):
+    """`cached_tokens`: those that came from the prefix cache."""
+
+    cached_tokens: int
+
+
+class GenerationUsage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+
+
 class TopLogprob(TypedDict):
     token: str
     logprob: float
@@ -100,7 +113,7 @@ class ChatCompletion(TypedDict):
     created: int
     model: str
     choices: list[ChatChoice]
-    usage: Usage
+    usage: GenerationUsage
 
 
 class LogprobLists(TypedDict):
@@ -125,7 +138,7 @@ class TextCompletion(TypedDict):
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: NotRequired[Usage]
+    usage: NotRequired[GenerationUsage]
 
 
 # Scores, vectors, tasks

@@ -54,6 +54,25 @@ def test_answers_equal_the_engine_whole_and_streamed(official, service, model, a
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+def test_usage_says_how_much_of_a_prompt_came_from_the_prefix_cache(official, service):
+    shared = "A question about tents that nobody has asked before, with a long beginning. " * 4
+    body = {"model": "one", "max_tokens": 2, "stream_options": {"include_usage": True}}
+    cached = []
+    for _ in range(2):
+        before = service.engine.stats().cached_prompt_tokens
+        chat = [{"role": "user", "content": shared}]
+        *_, last = official.chat.completions.create(**body, messages=chat, stream=True, n=2)
+        cached.append(last.usage.prompt_tokens_details.cached_tokens)
+        reused = service.engine.stats().cached_prompt_tokens - before
+        assert cached[-1] <= min(reused, last.usage.prompt_tokens - 1)
+    assert cached[0] < len(shared) <= cached[1]
+    prompts = {"model": "one", "max_tokens": 2, "prompt": [shared + "one", shared + "two"], "n": 2}
+    for _ in range(2):
+        usage = official.completions.create(**prompts, extra_body={"prompt_format": "raw"}).usage
+        cached.append(usage.prompt_tokens_details.cached_tokens)
+    assert cached[2] < len(shared) and 2 * len(shared) <= cached[3] < usage.prompt_tokens
+
+
 def test_a_stream_without_usage_has_none(official):
     chunks = list(official.chat.completions.create(model="one", messages=CHAT, max_tokens=4, stream=True))
     assert all(chunk.usage is None and chunk.choices for chunk in chunks)
