@@ -175,7 +175,7 @@ def first_word(folder: Path) -> FirstWord:
     (folder / "examples.jsonl").write_text(
         json.dumps({"id": "e", "group": "e", "text": "tent boot"}) + "\n", encoding="utf-8"
     )
-    (folder / "record.schema.json").write_text('{"type": "object"}', encoding="utf-8")
+    (folder / "record.schema.json").write_text('{"type": "object", "properties": {"text": {}}}', encoding="utf-8")
     return FirstWord(folder)
 
 

@@ -75,14 +75,22 @@ def task_request(request: Request, task: AdapterTask | None, fields: Mapping[str
         fields: The input fields of the task; they replace the messages.
 
     Raises:
-        ApiError: 400, for input fields that the task does not take, or to a model without a task; and for a query alone
-            to a task that needs more: its prompt would lack the passage, and the answer would look like any other.
+        ApiError: 400, for a task that is not installed, for input fields that the task does not take, or to a model
+            without a task; and for a query alone to a task that needs more: its prompt would lack the passage, and the
+            answer would look like any other.
     """
-    if fields is not None and (task is None or task.prompted is None):
-        message = "The model has no task that takes input fields on this server: name an adapter of such a task."
-        raise ApiError(400, "invalid_value", message, param="task_input")
-    is_query = len(request.messages) == 1 and request.messages[0]["role"] == "user"
-    if task is None or task.prompted is None or (fields is None and not is_query):
+    if task is None:
+        if fields is not None:
+            message = "The model has no task that takes input fields: name an adapter."
+            raise ApiError(400, "invalid_value", message, param="task_input")
+        return None
+    if task.prompted is None:
+        message = (
+            f"The task '{task.name}' of this adapter has no prompt on this server: install its plugin, or send the"
+            " whole prompt with 'prompt' (in a chat) or 'prompt_format' set to 'raw'."
+        )
+        raise ApiError(400, "invalid_value", message, param="model")
+    if fields is None and (len(request.messages) != 1 or request.messages[0]["role"] != "user"):
         return None
     if fields is None:
         fields = _fields_of_query(task.prompted, request.messages[0]["content"])

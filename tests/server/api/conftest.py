@@ -12,12 +12,22 @@ from tests.server.api.serving import made_service, served
 
 NAMES = ("one", "two", "three")
 
+#: The task of these adapters, whose prompt is a text as it is.
+PLUGIN = """
+from pathlib import Path
+
+from tests.factories import FirstWord
+
+task = FirstWord(Path(__file__).parent)
+"""
+
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory, tiny_base, encoder_base):
     folder = tmp_path_factory.mktemp("served")
     store = Store(folder / "store")
-    task = first_word(folder / "task")
+    task = first_word(folder / "tasks" / "first-word")
+    (folder / "tasks" / "first-word" / "__init__.py").write_text(PLUGIN, encoding="utf-8")
     for seed, name in enumerate(NAMES):
         random_adapter(store, name, task, tiny_base, folder / name, seed=seed)
     store.alias("two", "production", 1)
@@ -27,7 +37,7 @@ def store(tmp_path_factory, tiny_base, encoder_base):
 
 @pytest.fixture(scope="module")
 def service(store, tiny_base, encoder_base):
-    return made_service(tiny_base, store, encoder_base)
+    return made_service(tiny_base, store, encoder_base, tasks=store.root.parent / "tasks")
 
 
 @pytest.fixture(scope="module")

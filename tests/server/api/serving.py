@@ -37,5 +37,5 @@ def served(service: Service) -> Iterator[str]:
 
 
 def asked(text="tent", model="one", **more):
-    """The body of a request for an answer."""
-    return {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 8} | more
+    """The body of a request for an answer, whatever the task of the adapter is."""
+    return {"model": model, "messages": [{"role": "user", "content": text}], "prompt": "raw", "max_tokens": 8} | more

@@ -16,7 +16,7 @@ from searchlora.prompts import messages
 from searchlora.server.api import adapter_tasks, tasks
 from searchlora.server.api.tasks import output_json
 from searchlora.task import load_task
-from tests.factories import random_adapter
+from tests.factories import first_word, random_adapter
 from tests.server.api.serving import made_service, served
 
 LABELS = {"kind": "label", "labels": ["buy", "other", "return"], "out_of_scope": None}
@@ -233,6 +233,23 @@ def test_a_query_alone_is_refused_by_a_task_that_needs_more(client, model, needs
         assert says in posted(client, path, 400, model=model, **body)["error"]["message"]
         raw = {"prompt" if "chat" in path else "prompt_format": "raw", "max_tokens": 2}
         posted(client, path, model=model, **body, **raw)
+
+
+def test_a_text_to_an_adapter_whose_task_is_not_installed_is_refused_unless_it_is_the_prompt(tmp_path, tiny_base):
+    """The adapter was trained on another prompt, so that its answer would look like any other and be wrong."""
+    own = Store(tmp_path / "store")
+    random_adapter(own, "shouter", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", 1)
+    message = {"role": "user", "content": "telly"}
+    with served(made_service(tiny_base, own)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        for path, body, raw in (
+            ("/v1/chat/completions", {"messages": [message]}, {"prompt": "raw"}),
+            ("/v1/chat/completions", {"task_input": {"query": "telly"}}, None),
+            ("/v1/completions", {"prompt": "telly"}, {"prompt_format": "raw"}),
+        ):
+            refused = posted(client, path, 400, model="shouter", max_tokens=2, **body)["error"]
+            assert (refused["code"], refused["param"]) == ("invalid_value", "model")
+            if raw is not None:
+                assert posted(client, path, model="shouter", max_tokens=2, **body, **raw)["model"] == "shouter@1"
 
 
 @pytest.mark.parametrize(
