@@ -63,7 +63,8 @@ def test_too_long_bodies_prompts_and_answers_are_errors(tiny_base, store):
         assert client.post(CHAT, content=b"x" * 2001).status_code == 413
         chunks = (b"x" * 500 for _ in range(1000))
         assert client.post(CHAT, content=chunks).status_code == 413
-        split = iter([b'{"model": "one", "prompt": "raw", "messages": [{"role": "user", ', b'"content": "tent"}], "max_tokens": 2}'])
+        content = json.dumps(asked(max_tokens=2)).encode()
+        split = iter([content[:40], content[40:]])
         assert client.post(CHAT, content=split, headers={"content-type": "application/json"}).status_code == 200
         answer = client.post(CHAT, json=asked("x" * 100))
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
