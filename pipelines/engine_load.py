@@ -46,32 +46,14 @@ def load_corpus(
 ) -> list[LoadedIndex]:
     """Load a corpus into every index in a search engine that stages of pipelines search.
 
-    A killed load is continued by the same call. An index that holds the corpus as the pipelines need it is left as it
-    is; another one is replaced when the new one is complete. All pipelines that search an index are given at once.
-
-    Args:
-        corpus: Rows with `id`, `text` and optionally `title`, or an index folder.
-        pipelines: Names or YAML files, as `Pipeline.load` takes them.
-        overrides: Parameters, `name=value`, each of those pipelines that have it.
+    Arguments as of `build_index`. An index that holds the corpus as the pipelines need it is left as it is; another one
+    is replaced when the new one is complete. All pipelines that search an index are given at once.
 
     Raises:
         PipelineError: for an invalid pipeline, one that searches in no engine, or stages that need different things of
             one index.
-        DataError: for a row that is not a document, or one that the engine cannot hold.
-        EngineError: if the engine cannot be reached, or refuses.
+        DataError, EngineError: as `load_index`.
         BaseModelError, NotInStore, LoadCheckFailed: if an encoder or an adapter is missing or fails its load check.
-
-    Examples:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "products.csv").write_text("id,text\\nd1,red couch\\nd2,green tent\\n")
-        >>> stage = f"text_search: {{engine: milvus, url: {folder}/shop.db, index: products}}"
-        >>> _ = (folder / "shop.yaml").write_text(f"name: shop\\nstages:\\n  - {stage}\\n")
-        >>> load_corpus(folder / "products.csv", pipelines=[folder / "shop.yaml"])[0].record.documents
-        2
-        >>> from searchlora import Pipeline
-        >>> Pipeline.load(folder / "shop.yaml").search("tent")["hits"][0]["document"]
-        'd2'
     """
     store = Store.of(store)
     context = BuildContext(store, Engines(store))

@@ -16,7 +16,7 @@ from searchlora.pipelines.stages.retrieve import RemoteSettings, RetrieveStage
 from searchlora.pipelines.stages.stage import BuildContext, Needs
 from searchlora.retrieval.engine_index import EngineVectors, IndexNeed, TextKeys, Vectorizer, open_index
 from searchlora.retrieval.retriever import Retriever
-from searchlora.retrieval.search_engine import Graph, OpenIndex, SearchEngine, TextSearch, VectorSearch, folded_filter
+from searchlora.retrieval.search_engine import OpenIndex, SearchEngine, TextSearch, VectorSearch, folded_filter
 
 if TYPE_CHECKING:
     from searchlora.pipelines.engine_load import EngineNeeds
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Fields that are searched where a stage names none.
 DEFAULT_FIELDS = ("title", "text")
 
-_CONNECTION = ("engine", "url", "api_key_env", "auth", "concurrency", "timeout_s")
+_CONNECTION = ("engine", "url", "api_key_env", "concurrency", "timeout_s")
 
 
 class EngineSearchSettings(RemoteSettings):
@@ -35,7 +35,7 @@ class EngineSearchSettings(RemoteSettings):
 
     unlabelled: ClassVar[frozenset[str]] = frozenset({*_CONNECTION, "index", "filter"})
 
-    engine: Literal["postgres", "milvus", "opensearch", "elasticsearch"] = Field(description="kind of search engine")
+    engine: Literal["postgres", "milvus", "opensearch"] = Field(description="kind of search engine")
     url: str = Field(
         min_length=1,
         description="address without a password: `postgresql://user@host/database`, `https://host:9200`,"
@@ -46,9 +46,6 @@ class EngineSearchSettings(RemoteSettings):
         default_factory=dict,
         description="field -> value, or a list of values of which one must match, ignoring case; fields are other"
         " columns of the corpus",
-    )
-    auth: Literal["bearer", "apikey", "basic"] = Field(
-        "basic", description="OpenSearch, Elasticsearch: how the key is sent; for `basic` it is `user:password`"
     )
 
     @field_validator("filter")
@@ -61,8 +58,6 @@ class EngineSearchSettings(RemoteSettings):
 
     @model_validator(mode="after")
     def _of_the_engine(self) -> EngineSearchSettings:
-        if "auth" in self.model_fields_set and self.engine not in ("opensearch", "elasticsearch"):
-            raise ValueError(f"'auth' is not for '{self.engine}'")
         for name, condition in self.filter_by.items():
             if set(condition.paths) != {"equals"}:
                 raise ValueError(f"a search engine compares '{name}' by 'equals' only; use a stage 'filter'")
@@ -91,13 +86,7 @@ class EngineSearchSettings(RemoteSettings):
         return [*filters, *super().labelled_filters()]
 
     def connection(self, shared: Shared) -> SearchEngine:
-        """The search engine, connected on first use.
-
-        Raises:
-            PipelineError: if the environment variable with its key is not set.
-            EngineError: for an address that cannot be used.
-            MissingExtra: without the engine's library.
-        """
+        """The search engine, connected on first use. Raises `PipelineError` without the key, and `EngineError`."""
         key = ("search engine", self.model_dump_json(include=set(_CONNECTION)))
         return shared.get(key, self._connect)
 
@@ -113,22 +102,10 @@ class EngineSearchSettings(RemoteSettings):
             return Milvus(self.url, token=secret, timeout_s=self.timeout_s)
         from searchlora.retrieval.opensearch import OpenSearch
 
-        return OpenSearch(
-            self.url,
-            flavour=self.engine,
-            api_key=secret,
-            auth=self.auth,
-            connections=self.concurrency,
-            timeout_s=self.timeout_s,
-        )
+        return OpenSearch(self.url, password=secret, connections=self.concurrency, timeout_s=self.timeout_s)
 
     def build(self, context: BuildContext) -> RetrieveStage:
-        """Connect to the engine.
-
-        Raises:
-            StaleIndex: if the index was not loaded, or does not fit the stage or the models.
-            As `connection`.
-        """
+        """Connect to the engine. Raises `StaleIndex` if the index was not loaded, or does not fit."""
         retriever = self._retriever(context)
         return EngineStage(retriever, self.k, self.label(*self._inner(context)), self.filter_by, self.kind)
 
@@ -153,7 +130,7 @@ class EngineSearchSettings(RemoteSettings):
 class TextSearchSettings(EngineSearchSettings):
     """`- text_search: {engine: postgres, url: "postgresql:///shop", index: products}`: full-text search.
 
-    The engine analyses the texts and scores them: OpenSearch, Elasticsearch and Milvus by BM25, PostgreSQL by cover
+    The engine analyses the texts and scores them: OpenSearch and Milvus by BM25, PostgreSQL by cover
     density. The score of a document is a sum over fields, weighted by their boosts.
     """
 
@@ -198,19 +175,12 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
     structure: Literal["flat", "hnsw"] = Field(
         "flat", description="exact search (flat), or approximate search in a graph (hnsw)"
     )
-    hnsw_m: int = Field(16, ge=2, le=100, description="hnsw: neighbours per vector")
-    hnsw_ef_construction: int = Field(
-        200, ge=4, le=1000, description="hnsw: candidates per vector while the graph is built"
-    )
     hnsw_ef_search: int = Field(64, ge=1, le=1000, description="hnsw: candidates per query, at least its hits")
 
     @model_validator(mode="after")
     def _of_the_structure(self) -> VectorSearchSettings:
-        for key in sorted(self.model_fields_set):
-            if key.startswith("hnsw_") and self.structure != "hnsw":
-                raise ValueError(f"'{key}' is for 'structure: hnsw'")
-        if self.hnsw_ef_construction < 2 * self.hnsw_m and self.structure == "hnsw":
-            raise ValueError("'hnsw_ef_construction' is at least twice 'hnsw_m'")
+        if "hnsw_ef_search" in self.model_fields_set and self.structure != "hnsw":
+            raise ValueError("'hnsw_ef_search' is for 'structure: hnsw'")
         return self
 
     def needs(self) -> Needs:
@@ -220,7 +190,7 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
         return [*super()._inner(context), public_name(self.encoder(context).name)]
 
     def _retriever(self, context: BuildContext) -> Retriever:
-        index = self._open(context, vectors=self.vector_keys(context), graph=self.graph)
+        index = self._open(context, vectors=self.vector_keys(context), graph=self.structure == "hnsw")
         return VectorSearch(
             index,
             self.encoder(context),
@@ -232,13 +202,10 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
 
     def _add_to(self, need: IndexNeed, context: BuildContext) -> None:
         encoder = self.encoder(context)
-        vectors = EngineVectors(**self.encoded(context), dimensions=encoder.vector_dimensions, graph=self.graph)
+        vectors = EngineVectors(
+            **self.encoded(context), dimensions=encoder.vector_dimensions, graph=self.structure == "hnsw"
+        )
         need.add_vectors(Vectorizer(encoder, vectors))
-
-    @property
-    def graph(self) -> Graph | None:
-        """The graph of an approximate search; None for exact search."""
-        return Graph(self.hnsw_m, self.hnsw_ef_construction) if self.structure == "hnsw" else None
 
 
 class EngineStage(RetrieveStage):

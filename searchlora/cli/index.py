@@ -88,7 +88,7 @@ def load(
 ) -> None:
     """Load a corpus into the search engines that the text_search and vector_search stages of pipelines name.
 
-    Documents are sent in batches, with their vectors for vector_search. The same command continues a killed load. The
+    Documents are sent in batches, with their vectors for vector_search. The
     engine searches the old index until the new one is complete.
     """
     from searchlora.cli.terminal import print_json, progress_bars
@@ -139,7 +139,7 @@ def _loaded_lines(loaded: LoadedIndex) -> str:
     if record.text is not None:
         lines.append(f"full text: {', '.join(record.text.fields)} ({record.text.analyzer})")
     if vectors is not None:
-        structure = "exact" if vectors.graph is None else "hnsw"
+        structure = "hnsw" if vectors.graph else "exact"
         lines.append(f"vectors of {vectors.adapter or vectors.model}: {vectors.dimensions} dimensions ({structure})")
     return "\n".join(lines)
 

@@ -1,8 +1,8 @@
 """Index of a corpus in a search engine: loaded in batches, and tied by a record to everything that it depends on.
 
 The engine keeps the record, which is what the manifest of an index folder is, beside the documents. A load goes into a
-generation of its own, named by a hash of the record, and is published when it is complete; so a killed load is
-continued by the same call, and searches go on in the index that was there before.
+generation of its own, named by a hash of the record, and is published when it is complete; searches go on in the index
+that was there before.
 """
 
 from __future__ import annotations
@@ -19,25 +19,16 @@ from typing import Literal
 from pydantic import ValidationError
 
 from searchlora.data.collection import check_id
-from searchlora.errors import DataError, EngineError, PipelineError, StaleIndex
+from searchlora.errors import DataError, PipelineError, StaleIndex
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.retrieval.encoder import TextEncoder
 from searchlora.retrieval.encoding import TextEncoding
 from searchlora.retrieval.index_manifest import CorpusIdentity, EncodedVectors, FrozenModel, VectorKeys, differences
-from searchlora.retrieval.search_engine import (
-    Entry,
-    Graph,
-    Layout,
-    OpenIndex,
-    SearchEngine,
-    facets,
-    quoted_names,
-    storable,
-)
+from searchlora.retrieval.search_engine import Entry, Layout, OpenIndex, SearchEngine, facets, storable
 
 #: Version of the record. Changes with what engines store of a document.
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
 
 #: Documents that are encoded and stored at once. Vectors depend on it in their last bits.
 BATCH = 512
@@ -51,24 +42,15 @@ class TextKeys(FrozenModel):
 
 
 class EngineVectors(EncodedVectors):
-    """Vectors in an engine.
+    """Vectors in an engine, searched in a `graph` or exactly."""
 
-    Attributes:
-        graph: Of an approximate search; None: exact.
-    """
-
-    graph: Graph | None
+    graph: bool
 
 
 class EngineRecord(FrozenModel):
-    """What an index in an engine was loaded from.
+    """What an index in an engine was loaded from; documents from Python have no corpus. Filters name `facets`."""
 
-    Attributes:
-        corpus: None for documents from Python.
-        facets: Fields that filters can name.
-    """
-
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[2] = SCHEMA
     created: str
     corpus: CorpusIdentity | None
     documents: int
@@ -79,13 +61,8 @@ class EngineRecord(FrozenModel):
     @property
     def layout(self) -> Layout:
         """What can be searched."""
-        text, vectors = self.text, self.vectors
-        return Layout(
-            text.fields if text else (),
-            text.analyzer if text else None,
-            vectors.dimensions if vectors else None,
-            vectors.graph if vectors else None,
-        )
+        text = (self.text.fields, self.text.analyzer) if self.text else ((), None)
+        return Layout(*text, *((self.vectors.dimensions, self.vectors.graph) if self.vectors else ()))
 
     def generation(self, index: str) -> str:
         """The name of the generation: the index, and a hash of what its content depends on."""
@@ -98,11 +75,7 @@ class EngineRecord(FrozenModel):
 
 @dataclass(frozen=True)
 class LoadedIndex:
-    """An index in an engine.
-
-    Attributes:
-        loaded: Whether this call loaded it; False: it was there, complete.
-    """
+    """An index in an engine; `loaded` is False if it was there, complete."""
 
     index: str
     generation: str
@@ -121,15 +94,14 @@ class Vectorizer:
         """The documents with their vectors; None for a document without text."""
         keys = self.vectors.keys
         texts = {document.id: text for document in documents if (text := storable(document.searchable)).strip()}
-        if not texts:
-            return [Entry(document, None) for document in documents]
         encoding = TextEncoding(
             batch_size=self.vectors.batch_size,
             normalise=keys.normalise,
             document_prefix=keys.document_prefix,
             precision=keys.precision,
         )
-        of_document = dict(zip(texts, encoding.documents(self.encoder, texts), strict=True))
+        vectors = encoding.documents(self.encoder, texts) if texts else ()
+        of_document = dict(zip(texts, vectors, strict=True))
         return [Entry(document, of_document.get(document.id)) for document in documents]
 
 
@@ -153,15 +125,12 @@ class IndexNeed:
         """Add vectors. Raises `PipelineError` for others than those that are needed already."""
         own = self.vectorizer or vectorizer
         if (own.vectors.keys, own.vectors.graph) != (vectorizer.vectors.keys, vectorizer.vectors.graph):
-            raise self._conflict("different vectors", "the same model, adapter and structure, or ")
+            raise self._conflict("different vectors")
         self.vectorizer = own
 
-    def _conflict(self, what: str, fix: str = "") -> PipelineError:
-        return PipelineError(
-            f"stages need {what} of one index",
-            where=f"{self.engine.where}, {self.index}",
-            fix=f"Give them {fix}another 'index' each.",
-        )
+    def _conflict(self, what: str) -> PipelineError:
+        where = f"{self.engine.where}, {self.index}"
+        return PipelineError(f"stages need {what} of one index", where=where, fix="Give them another 'index' each.")
 
 
 def load_index(
@@ -176,19 +145,13 @@ def load_index(
 ) -> LoadedIndex:
     """Load documents into an engine, and publish them under the name of an index.
 
-    The same call continues a load that was killed: documents that are stored are not encoded again, except for a last
-    batch. An index that was published before is searched until then, and deleted.
-
-    Args:
-        documents: Returns the documents; called twice.
-        text: What full-text search needs; None: no full-text search.
-        vectorizer: Encodes documents for dense search; None: no dense search.
+    An index that was published before is searched until then, and deleted. One that holds the same stays. `documents`
+    is called twice.
 
     Raises:
         DataError: for two documents with the same id, an id that is not one word, a collection without text, a field
             that no document has, a document that the engine cannot hold, or a corpus that changes meanwhile.
-        UsageError: for a layout that the engine cannot hold.
-        EngineError: if the engine cannot be reached, refuses, or does not store a document.
+        EngineError: if the engine cannot be reached, or refuses.
     """
     count, names = _scan(documents(), text.fields if text is not None else ())
     record = EngineRecord(
@@ -199,33 +162,19 @@ def load_index(
         text=text,
         vectors=vectorizer.vectors if vectorizer is not None else None,
     )
-    engine.check(record.layout)
-    generation = record.generation(index)
-    published = engine.published(index)
+    generation, published = record.generation(index), engine.published(index)
     if corpus is not None and published is not None and published.generation == generation:
-        loaded = parse_record(published.record, index, engine.where)
-        if loaded.corpus != corpus:  # a file that was moved is compared where it is now
-            loaded = loaded.model_copy(update={"corpus": corpus})
-            engine.create(index, generation, loaded.layout, loaded.model_dump_json())
-        _drop_others(engine, index, generation)  # those of a load that was killed after it was published
-        return LoadedIndex(index, generation, loaded, loaded=False)
-    if corpus is None:  # without a hash of the documents, no stored document can be reused
-        for earlier in engine.generations(index):
-            engine.drop(earlier)
+        _drop_others(engine, index, generation)
+        return LoadedIndex(index, generation, parse_record(published.record, index, engine.where), loaded=False)
+    if published is None or published.generation == generation:  # documents from Python have no hash
+        _drop_others(engine, index, "")
+    else:
+        _drop_others(engine, index, published.generation)  # what killed loads left
     engine.create(index, generation, record.layout, record.model_dump_json())
-    done = 0
-    unread = iter(documents())
+    done, unread = 0, iter(documents())
     while batch := list(islice(unread, BATCH)):
-        ids = [document.id for document in batch]
-        if set(ids) - engine.present(generation, ids):
-            entries = [Entry(document, None) for document in batch] if vectorizer is None else vectorizer.encode(batch)
-            engine.put(generation, record.layout, entries)
-            if lost := set(ids) - engine.present(generation, ids):
-                raise EngineError(
-                    f"the engine did not store {len(lost):,} of {len(batch):,} documents, or stored other ids",
-                    where=f"{engine.where}, document {min(lost)}",
-                    fix="Load it again; look into the engine's log.",
-                )
+        entries = [Entry(document, None) for document in batch] if vectorizer is None else vectorizer.encode(batch)
+        engine.put(generation, record.layout, entries)
         done += len(batch)
         progress(done, count, "documents loaded")
     if done != count or (corpus is not None and corpus.changed()):
@@ -248,45 +197,36 @@ def open_index(
     *,
     text: TextKeys | None = None,
     vectors: VectorKeys | None = None,
-    graph: Graph | None = None,
+    graph: bool = False,
     filters: Iterable[str] = (),
     pipeline: str = "--pipeline PIPELINE",
 ) -> OpenIndex:
-    """Open an index for searching, if it fits what a search needs.
-
-    Args:
-        text: What a full-text search needs: fields among those that were loaded, and their analyser.
-        vectors: What the vectors of a dense search depend on.
-        graph: Of an approximate search over them.
-        filters: Fields that a filter names.
-        pipeline: Options of the command that loads it for the pipeline in use, for error messages.
+    """Open an index for searching, if it has what a search needs; `filters` are the fields that filters name.
 
     Raises:
         StaleIndex: if there is no such index, it was loaded from other settings, models or weights, or its corpus
-            changed since. A corpus that is no longer there is not compared.
-        DataError: if its record cannot be read.
+            changed since; names the command that loads it for the pipeline. A corpus that is no longer there is not
+            compared.
     """
-    where = f"{engine.where}, {index}"
     published = engine.published(index)
-    if published is None:
-        raise StaleIndex(
-            "there is no such index, or it was not loaded completely",
-            where=where,
-            fix=f"Load it: {_load_command(None, pipeline)}",
-        )
-    record = parse_record(published.record, index, engine.where)
+    record = parse_record(published.record, index, engine.where) if published is not None else None
+    corpus = record.corpus if record is not None else None
+    file = "CORPUS" if corpus is None else shlex.join([corpus.path, *corpus.map_options])
 
     def stale(what: str) -> StaleIndex:
-        return StaleIndex(what, where=where, fix=f"Load it again: {_load_command(record.corpus, pipeline)}")
+        fix = f"Load it: searchlora index load {file} {pipeline}"
+        return StaleIndex(what, where=f"{engine.where}, {index}", fix=fix)
 
-    if record.corpus is not None and record.corpus.changed():
-        raise stale(f"the corpus {record.corpus.path} was changed after the index was loaded")
+    if published is None or record is None:
+        raise stale("there is no such index, or it was not loaded completely")
+    if corpus is not None and corpus.changed():
+        raise stale(f"the corpus {corpus.path} was changed after the index was loaded")
     if text is not None:
         if record.text is None:
             raise stale("the index has no full-text search")
-        if unknown := set(text.fields) - set(record.text.fields):
+        if unknown := sorted(set(text.fields) - set(record.text.fields)):
             known = ", ".join(record.text.fields)
-            raise stale(f"the index does not search {quoted_names(unknown)}; its fields are {known}")
+            raise stale(f"the index does not search '{unknown[0]}'; its fields are {known}")
         if record.text.analyzer != text.analyzer:
             raise stale(f"its analyser is {record.text.analyzer}, and {text.analyzer} in the pipeline")
     if vectors is not None:
@@ -294,15 +234,15 @@ def open_index(
             raise stale("the index has no vectors")
         different = differences(vectors, record.vectors.keys)
         if record.vectors.graph != graph:
-            different.append(f"its search is {_described(record.vectors.graph)}, and {_described(graph)} here")
+            different.append("its search is by a graph, and exact here" if not graph else "its search is exact")
         if different:
             whose = record.vectors.adapter or record.vectors.model
             raise stale(
                 f"the index does not fit this pipeline; its vectors are those of {whose}; {'; '.join(different)}"
             )
-    if unknown := set(filters) - set(record.facets):
+    if unknown := sorted(set(filters) - set(record.facets)):
         known = ", ".join(record.facets) or "none"
-        raise stale(f"the filter names {quoted_names(unknown)}, which no document of the index has; fields: {known}")
+        raise stale(f"the filter names '{unknown[0]}', which no document of the index has; fields: {known}")
     return OpenIndex(engine, published.generation, record.layout)
 
 
@@ -310,18 +250,9 @@ def parse_record(record: str, index: str, where: str) -> EngineRecord:
     """The record of an index. Raises `DataError` if it is damaged, or of another schema version."""
     try:
         return EngineRecord.model_validate_json(record)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise DataError(
-            f"the record of the index cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']})",
-            where=f"{where}, {index}",
-            fix="Load the index again with `searchlora index load`.",
-        ) from None
-
-
-def _load_command(corpus: CorpusIdentity | None, pipeline: str) -> str:
-    file = "CORPUS" if corpus is None else shlex.join([corpus.path, *corpus.map_options])
-    return f"searchlora index load {file} {pipeline}"
+    except ValidationError:
+        fix = "Load the index again with `searchlora index load`."
+        raise DataError("the record of the index cannot be read", where=f"{where}, {index}", fix=fix) from None
 
 
 def _scan(documents: Iterable[Document], fields: Sequence[str]) -> tuple[int, tuple[str, ...]]:
@@ -341,12 +272,6 @@ def _scan(documents: Iterable[Document], fields: Sequence[str]) -> tuple[int, tu
     if not has_text:
         raise DataError("no document contains text to search")
     if missing:
-        raise DataError(
-            f"no document has the field {quoted_names(missing)}",
-            fix=f"Fields: {', '.join(['title', 'text', *names])}.",
-        )
+        fix = f"Fields: {', '.join(['title', 'text', *names])}."
+        raise DataError(f"no document has the field '{min(missing)}'", fix=fix)
     return len(ids), tuple(sorted(names))
-
-
-def _described(graph: Graph | None) -> str:
-    return "exact" if graph is None else f"by a graph ({', '.join(f'{k}={v}' for k, v in graph._asdict().items())})"

@@ -28,6 +28,8 @@ from searchlora.errors import DataError, EngineError
 from searchlora.records import Hit
 from searchlora.retrieval.nearest import inner_products
 from searchlora.retrieval.search_engine import (
+    GRAPH_CANDIDATES,
+    GRAPH_M,
     Entry,
     Filter,
     Layout,
@@ -68,13 +70,8 @@ _OUTPUT = ["id", "title", "text", "metadata"]
 class Milvus(SearchEngine):
     """A Milvus cluster, or a file of the embedded Milvus Lite, which one process at a time can open. Thread-safe.
 
-    Args:
-        url: `https://host:19530`, or the path of a file that ends with `.db`.
-        token: `user:password`, or an API key.
-        timeout_s: Time limit of a search in seconds; loading documents may take ten minutes per request.
-
-    Raises:
-        EngineError: for an address that is none, or that holds a password.
+    The address is `https://host:19530`, or the path of a file that ends with `.db`; the token is `user:password`, or an
+    API key. The time limit is that of a search; loading documents may take ten minutes per request.
     """
 
     default_analyzer = "standard"
@@ -120,20 +117,10 @@ class Milvus(SearchEngine):
         return sorted(row["generation"] for row in self._registered(index))
 
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
-        self._create(_REGISTRY, *_registry_schema())
+        if not self._call("has_collection", _REGISTRY):
+            self._create(_REGISTRY, *_registry_schema())
         self._create(generation, *self._schema(layout))
-        registered = {row["generation"]: row["published"] for row in self._registered(index)}
-        published = registered.get(generation, 0)
-        self._register({"generation": generation, "index": index, "record": record, "published": published})
-
-    def present(self, generation: str, ids: Sequence[str]) -> set[str]:
-        self._load(generation, writes=True)
-        stored: set[str] = set()
-        for start in range(0, len(ids), _IDS):
-            # Not `get(ids=...)`: it writes ids into its filter as they are.
-            chosen = _any_of("id", ids[start : start + _IDS])
-            stored.update(row["id"] for row in self._call("query", generation, filter=chosen, output_fields=["id"]))
-        return stored
+        self._register({"generation": generation, "index": index, "record": record, "published": 0})
 
     def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
         rows = [_row(layout, entry) for entry in entries]
@@ -178,7 +165,7 @@ class Milvus(SearchEngine):
         condition = " and ".join(filter(None, ["has_vector == true", _condition(where)]))
 
         def best(_: str, count: int) -> list[Hit]:
-            parameters = {} if layout.graph is None else {"ef": max(effort, count)}
+            parameters = {"ef": max(effort, count)} if layout.graph else {}
             options = {"metric_type": "IP", "params": parameters}
             rows = self._search(generation, vector.tolist(), "vector", options, condition, count)
             if not rows:
@@ -200,11 +187,11 @@ class Milvus(SearchEngine):
         with _errors(self.where):
             return getattr(self._client, method)(collection, *values, timeout=timeout_s, **options)
 
-    def _load(self, collection: str, *, writes: bool = False) -> None:
+    def _load(self, collection: str) -> None:
         """Load a collection into the memory of the server: in a file that another process wrote none is loaded."""
         with self._loading:  # Milvus Lite refuses searches of a collection while it is loaded again
             if collection not in self._in_memory:
-                self._call("load_collection", collection, writes=writes)
+                self._call("load_collection", collection)
                 self._in_memory.add(collection)
 
     def _by_text(
@@ -264,12 +251,11 @@ class Milvus(SearchEngine):
         if layout.dimensions is not None:
             schema.add_field("has_vector", DataType.BOOL)
             schema.add_field("vector", DataType.FLOAT_VECTOR, dim=layout.dimensions)
-            if layout.graph is None:
-                indexes.add_index("vector", index_type="FLAT", metric_type="IP")
-            else:
-                parameters = {"M": layout.graph.m, "efConstruction": layout.graph.ef_construction}
-                options = self._index_parameters(parameters)
+            if layout.graph:
+                options = self._index_parameters({"M": GRAPH_M, "efConstruction": GRAPH_CANDIDATES})
                 indexes.add_index("vector", index_type="HNSW", metric_type="IP", params=options)
+            else:
+                indexes.add_index("vector", index_type="FLAT", metric_type="IP")
         return schema, indexes
 
     def _index_parameters(self, parameters: Mapping[str, float]) -> dict[str, Any]:
@@ -291,10 +277,8 @@ class Milvus(SearchEngine):
         self._call("flush", _REGISTRY, writes=True)
 
     def _create(self, collection: str, schema: Any, indexes: Any) -> None:
-        """Create a collection if it is not there."""
-        if not self._call("has_collection", collection):
-            options = {"schema": schema, "index_params": indexes, "consistency_level": "Strong"}
-            self._call("create_collection", collection, **options, writes=True)
+        options = {"schema": schema, "index_params": indexes, "consistency_level": "Strong"}
+        self._call("create_collection", collection, **options, writes=True)
 
 
 def _registry_schema() -> tuple[Any, Any]:

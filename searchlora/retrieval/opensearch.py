@@ -1,4 +1,4 @@
-"""OpenSearch and Elasticsearch as search engines: BM25 with boosted fields, and vectors.
+"""OpenSearch as a search engine: BM25 with boosted fields, and vectors.
 
 A query matches documents with any of its words; the score is the sum of the fields' BM25 scores, weighted by their
 boosts (`multi_match` of type `most_fields`), with the statistics of all shards. Vectors are compared by inner product:
@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import opensearchpy
 from opensearchpy import exceptions, helpers
@@ -20,6 +20,8 @@ from searchlora.errors import DataError, DeadlineExceeded, EngineError, RequestR
 from searchlora.http_client import OF_ONE_REQUEST, authorization
 from searchlora.records import Hit
 from searchlora.retrieval.search_engine import (
+    GRAPH_CANDIDATES,
+    GRAPH_M,
     Entry,
     Filter,
     Layout,
@@ -51,73 +53,11 @@ _SOURCE = ["title", "text", "metadata"]
 _META = "searchlora"
 
 
-class _OpenSearchDialect:
-    """What OpenSearch says differently from Elasticsearch: its plug-in for vectors."""
-
-    def settings(self, layout: Layout) -> dict[str, Any]:
-        """The settings of an index."""
-        return {"index": {"knn": True}} if layout.graph is not None else {}  # exact search needs no graph
-
-    def vector(self, layout: Layout) -> dict[str, Any]:
-        """The mapping of the vectors."""
-        mapping: dict[str, Any] = {"type": "knn_vector", "dimension": layout.dimensions}
-        if layout.graph is not None:
-            parameters = {"m": layout.graph.m, "ef_construction": layout.graph.ef_construction}
-            method = {"name": "hnsw", "engine": "faiss", "space_type": "innerproduct", "parameters": parameters}
-            mapping["method"] = method
-        return mapping
-
-    def exact(self, vector: Sequence[float]) -> dict[str, Any]:
-        """The script that scores a document by its vector, as the graph does."""
-        parameters = {"field": "vector", "query_value": vector, "space_type": "innerproduct"}
-        return {"lang": "knn", "source": "knn_score", "params": parameters}
-
-    def nearest(self, vector: Sequence[float], count: int, effort: int, filters: list[Any]) -> dict[str, Any]:
-        """The body of an approximate search."""
-        knn: dict[str, Any] = {"vector": vector, "k": count, "method_parameters": {"ef_search": max(effort, count)}}
-        if filters:
-            knn["filter"] = {"bool": {"filter": filters}}
-        return {"query": {"knn": {"vector": knn}}}
-
-
-class _ElasticsearchDialect(_OpenSearchDialect):
-    def settings(self, layout: Layout) -> dict[str, Any]:
-        del layout
-        return {}
-
-    def vector(self, layout: Layout) -> dict[str, Any]:
-        mapping: dict[str, Any] = {"type": "dense_vector", "dims": layout.dimensions, "index": layout.graph is not None}
-        if layout.graph is not None:
-            options = {"type": "hnsw", "m": layout.graph.m, "ef_construction": layout.graph.ef_construction}
-            mapping |= {"similarity": "max_inner_product", "index_options": options}
-        return mapping
-
-    def exact(self, vector: Sequence[float]) -> dict[str, Any]:
-        source = "double d = dotProduct(params.vector, 'vector'); return d < 0 ? 1 / (1 - d) : d + 1;"
-        return {"lang": "painless", "source": source, "params": {"vector": vector}}
-
-    def nearest(self, vector: Sequence[float], count: int, effort: int, filters: list[Any]) -> dict[str, Any]:
-        candidates = min(max(effort, count), _MOST_HITS)
-        knn = {"field": "vector", "query_vector": vector, "k": count, "num_candidates": candidates}
-        return {"knn": {**knn, **({"filter": filters} if filters else {})}}
-
-
-_DIALECTS = {"opensearch": _OpenSearchDialect(), "elasticsearch": _ElasticsearchDialect()}
-
-
 class OpenSearch(SearchEngine):
-    """A cluster of OpenSearch, or of Elasticsearch. Thread-safe.
+    """A cluster of OpenSearch. Thread-safe.
 
-    Args:
-        url: `https://host:9200`, without a password.
-        flavour: The two differ in how vectors are stored and searched.
-        api_key: For `basic` it is `user:password`.
-        auth: How the key is sent.
-        connections: Number of requests at a time.
-        timeout_s: Time limit of a search in seconds.
-
-    Raises:
-        EngineError: for an address that is not http or https, or that contains a password.
+    The address has no password, as in `https://host:9200`; `password` is `user:password`. There are at most
+    `connections` requests at a time.
     """
 
     default_analyzer = "standard"
@@ -127,24 +67,20 @@ class OpenSearch(SearchEngine):
         self,
         url: str,
         *,
-        flavour: Literal["opensearch", "elasticsearch"] = "opensearch",
-        api_key: str | None = None,
-        auth: Literal["bearer", "apikey", "basic"] = "basic",
+        password: str | None = None,
         connections: int = 8,
         timeout_s: float = 30.0,
-        retries: int = 4,
     ) -> None:
         parts = server_url(url, example="https://localhost:9200")
         if parts.query or parts.fragment:
             raise EngineError(f"{url!r} is not the address of a server", fix="Write it as in https://localhost:9200.")
         self.where = url
-        self._dialect = _DIALECTS[flavour]
         self._client = opensearchpy.OpenSearch(
             hosts=[url],
-            headers={"Authorization": authorization(api_key, auth)} if api_key else {},
+            headers={"Authorization": authorization(password, "basic")} if password else {},
             pool_maxsize=connections,
             timeout=timeout_s,
-            max_retries=retries,
+            max_retries=4,
             retry_on_status=(429, 502, 503),
             verify_certs=True,
         )
@@ -177,7 +113,11 @@ class OpenSearch(SearchEngine):
         properties |= {"metadata": {"type": "object", "enabled": False}, "facets": {"type": "object", "dynamic": True}}
         properties |= {f"field_{number}": analyzed for number in range(len(layout.fields))}
         if layout.dimensions is not None:
-            properties["vector"] = self._dialect.vector(layout)
+            properties["vector"] = {"type": "knn_vector", "dimension": layout.dimensions}
+        if layout.graph:
+            parameters = {"m": GRAPH_M, "ef_construction": GRAPH_CANDIDATES}
+            method = {"name": "hnsw", "engine": "faiss", "space_type": "innerproduct", "parameters": parameters}
+            properties["vector"]["method"] = method
         values = {"match_mapping_type": "string", "path_match": "facets.*"}
         template = {"facets": {**values, "mapping": {"type": "keyword", "ignore_above": _MOST_FACET}}}
         mappings = {
@@ -187,17 +127,9 @@ class OpenSearch(SearchEngine):
             "dynamic_templates": [template],
             "properties": properties,
         }
+        settings = {"index": {"knn": True}} if layout.graph else {}  # exact search needs no graph
         with _errors(self.where):
-            if self._client.indices.exists(index=generation):
-                self._client.indices.put_mapping(index=generation, body={"_meta": mappings["_meta"]})
-            else:
-                body = {"settings": self._dialect.settings(layout), "mappings": mappings}
-                self._client.indices.create(index=generation, body=body)
-
-    def present(self, generation: str, ids: Sequence[str]) -> set[str]:
-        with _errors(self.where):
-            response = self._client.mget(index=generation, body={"ids": list(ids)}, params={"_source": "false"})
-        return {row["_id"] for row in response["docs"] if row.get("found")}
+            self._client.indices.create(index=generation, body={"settings": settings, "mappings": mappings})
 
     def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
         actions = (
@@ -246,13 +178,18 @@ class OpenSearch(SearchEngine):
         self, generation: str, layout: Layout, vector: Vector, where: Filter, k: int, effort: int
     ) -> list[Hit]:
         filters, values = _filters(where), vector.tolist()
-        if layout.graph is None:
+        if not layout.graph:
             with_vector = {"bool": {"filter": [{"exists": {"field": "vector"}}, *filters]}}
-            scored = {"script_score": {"query": with_vector, "script": self._dialect.exact(values)}}
+            parameters = {"field": "vector", "query_value": values, "space_type": "innerproduct"}
+            script = {"lang": "knn", "source": "knn_score", "params": parameters}
+            scored = {"script_score": {"query": with_vector, "script": script}}
             return _inner_products(self._search(generation, {"query": scored}, k))
 
         def best(_: str, count: int) -> list[Hit]:
-            return self._search(generation, self._dialect.nearest(values, count, effort, filters), count)
+            knn: dict[str, Any] = {"vector": values, "k": count, "method_parameters": {"ef_search": max(effort, count)}}
+            if filters:
+                knn["filter"] = {"bool": {"filter": filters}}
+            return self._search(generation, {"query": {"knn": {"vector": knn}}}, count)
 
         return _inner_products(best_by_sum({"vector": 1.0}, best, lambda *_: {}, k, _MOST_HITS))
 

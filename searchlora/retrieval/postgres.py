@@ -18,9 +18,11 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from searchlora.errors import DataError, DeadlineExceeded, EngineError, RequestRefused, UsageError
+from searchlora.errors import DataError, DeadlineExceeded, RequestRefused, UsageError
 from searchlora.records import Hit
 from searchlora.retrieval.search_engine import (
+    GRAPH_CANDIDATES,
+    GRAPH_M,
     Entry,
     Filter,
     Layout,
@@ -44,9 +46,6 @@ _LABELS = "ABCD"
 #: Divides by 1 + the logarithm of the length, see "Ranking Search Results" in PostgreSQL's manual.
 _NORMALIZATION = 1
 
-#: Limits of pgvector.
-_MOST_DIMENSIONS, _MOST_IN_GRAPH, _MOST_EFFORT = 16_000, 2_000, 1_000
-
 _REGISTRY = "searchlora_indexes"
 _CREATE_REGISTRY = """
     CREATE TABLE IF NOT EXISTS searchlora_indexes (
@@ -64,14 +63,8 @@ _QUERY = """
 class Postgres(SearchEngine):
     """A database of PostgreSQL with pgvector. Thread-safe; each thread that searches has a connection.
 
-    Args:
-        url: `postgresql://user@host:5432/database`, without a password; `postgresql:///database?host=/var/run/socket`
-            for a Unix socket.
-        password: None: none is sent, whatever PGPASSWORD says.
-        timeout_s: Time limit of a search in seconds.
-
-    Raises:
-        EngineError: for an address that is none, or with a password or other keys than those of a connection.
+    The address has no password: `postgresql://user@host:5432/database`, or `postgresql:///database?host=/var/run/socket`
+    for a Unix socket. Without a password none is sent, whatever PGPASSWORD says. The time limit is that of a search.
     """
 
     default_analyzer = "simple"
@@ -85,21 +78,6 @@ class Postgres(SearchEngine):
         self._idle: list[psycopg.Connection] = []
         self._lock = threading.Lock()
         finalize(self, _close, self._idle)
-
-    def check(self, layout: Layout) -> None:
-        super().check(layout)
-        if len(layout.fields) > len(_LABELS):
-            raise UsageError(
-                f"PostgreSQL weights {len(_LABELS)} fields, and there are {len(layout.fields)}",
-                where=", ".join(layout.fields),
-                fix="Search fewer fields, or map several columns to one field.",
-            )
-        most = _MOST_DIMENSIONS if layout.graph is None else _MOST_IN_GRAPH
-        if layout.dimensions is not None and layout.dimensions > most:
-            raise UsageError(
-                f"pgvector takes at most {most:,} dimensions here, and there are {layout.dimensions:,}",
-                fix="Set 'dimensions' of an encoder that can be truncated, or search exactly ('structure: flat').",
-            )
 
     def published(self, index: str) -> Published | None:
         with self._connected() as connection:
@@ -127,24 +105,18 @@ class Postgres(SearchEngine):
         )
         if layout.dimensions is not None:
             columns += f", vector vector({layout.dimensions})"
-        with self._connected() as connection:
-            if layout.fields:
-                self._check_analyzer(connection, layout)
+        if len(layout.fields) > len(_LABELS):
+            what = f"PostgreSQL weights {len(_LABELS)} fields, and there are {len(layout.fields)}"
+            raise UsageError(what, where=", ".join(layout.fields), fix="Map several columns to one field.")
+        with self._connected() as connection, connection.transaction():
             if layout.dimensions is not None:
-                _create_extension(connection, self.where)
-            with connection.transaction():
-                connection.execute(_CREATE_REGISTRY)
-                connection.execute(_of_table("CREATE TABLE IF NOT EXISTS {} (" + columns + ")", generation))
-                connection.execute(
-                    "INSERT INTO searchlora_indexes (generation, index, record) VALUES (%s, %s, %s)"
-                    " ON CONFLICT (generation) DO UPDATE SET record = excluded.record",
-                    [generation, index, record],
-                )
-
-    def present(self, generation: str, ids: Sequence[str]) -> set[str]:
-        with self._connected() as connection:
-            rows = connection.execute(_of_table("SELECT id FROM {} WHERE id = ANY(%s)", generation), [list(ids)])
-            return {row[0] for row in rows}
+                connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            connection.execute(_CREATE_REGISTRY)
+            connection.execute(_of_table("CREATE TABLE {} (" + columns + ")", generation))
+            connection.execute(
+                "INSERT INTO searchlora_indexes (generation, index, record) VALUES (%s, %s, %s)",
+                [generation, index, record],
+            )
 
     def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
         statement, rows = _insertion(generation, layout), [_row(layout, entry) for entry in entries]
@@ -168,9 +140,9 @@ class Postgres(SearchEngine):
         structures = {"0": "gin (facets jsonb_path_ops)"}
         if layout.fields:
             structures["1"] = "gin (words)"
-        if layout.graph is not None:
-            m, ef = layout.graph
-            structures["hnsw"] = f"hnsw (vector vector_ip_ops) WITH (m = {m}, ef_construction = {ef})"
+        if layout.graph:
+            options = f"m = {GRAPH_M}, ef_construction = {GRAPH_CANDIDATES}"
+            structures["hnsw"] = f"hnsw (vector vector_ip_ops) WITH ({options})"
         with self._connected() as connection:
             for name, structure in structures.items():
                 create = "CREATE INDEX IF NOT EXISTS {} ON {} USING " + structure
@@ -216,11 +188,11 @@ class Postgres(SearchEngine):
     ) -> list[Hit]:
         condition, values = _condition(where)
         candidates, settings = "{} WHERE vector IS NOT NULL" + condition, {}
-        if layout.graph is not None:
+        if layout.graph:
             # Whatever k is, the graph returns as many candidates, so that the hits for a smaller k are a prefix.
             order = " ORDER BY vector <#> %(vector)s::vector LIMIT %(count)s"
             candidates = "(SELECT * FROM " + candidates + order + ") AS candidates"
-            settings = {"hnsw.ef_search": min(effort, _MOST_EFFORT), "hnsw.iterative_scan": "strict_order"}
+            settings = {"hnsw.ef_search": effort, "hnsw.iterative_scan": "strict_order"}
         columns = "id, title, text, metadata, (-(vector <#> %(vector)s::vector))::real AS score"
         statement = "SELECT " + columns + " FROM " + candidates + " ORDER BY score DESC, id DESC LIMIT %(k)s"
         parameters = {"vector": _literal(vector), "k": k, "count": max(k, effort), **values}
@@ -242,16 +214,6 @@ class Postgres(SearchEngine):
             fetched_hit(name, score, {"title": title, "text": text, "metadata": metadata})
             for name, title, text, metadata, score in rows
         ]
-
-    def _check_analyzer(self, connection: psycopg.Connection, layout: Layout) -> None:
-        name = layout.analyzer or self.default_analyzer
-        known = [row[0] for row in connection.execute("SELECT cfgname FROM pg_ts_config ORDER BY cfgname")]
-        if name.rpartition(".")[2] not in known:
-            raise UsageError(
-                f"the database has no text search configuration '{name}'",
-                where=self.where,
-                fix=f"Set 'analyzer' to one of: {', '.join(known)}.",
-            )
 
     @contextmanager
     def _connected(self) -> Iterator[psycopg.Connection]:
@@ -286,19 +248,6 @@ def _of_table(statement: str, *names: str) -> sql.Composed:
     return sql.SQL(statement).format(*map(sql.Identifier, names))
 
 
-def _create_extension(connection: psycopg.Connection, where: str) -> None:
-    if connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone():
-        return
-    try:
-        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
-    except psycopg.Error as error:
-        raise EngineError(
-            f"pgvector cannot be used ({_said(error)})",
-            where=where,
-            fix="Install pgvector on the database's machine, and let its administrator run CREATE EXTENSION vector.",
-        ) from None
-
-
 def _insertion(generation: str, layout: Layout) -> sql.Composed:
     """The statement that stores a document; parameters as `_row` makes them."""
     parts = [
@@ -310,9 +259,7 @@ def _insertion(generation: str, layout: Layout) -> sql.Composed:
     if layout.dimensions is not None:
         columns.append("vector")
         values.append("%s::vector")
-    updates = ", ".join(f"{name} = excluded.{name}" for name in columns[1:])
-    insert = f"INSERT INTO {{}} ({', '.join(columns)}) VALUES ({', '.join(values)})"
-    return _of_table(f"{insert} ON CONFLICT (id) DO UPDATE SET {updates}", generation)
+    return _of_table(f"INSERT INTO {{}} ({', '.join(columns)}) VALUES ({', '.join(values)})", generation)
 
 
 def _row(layout: Layout, entry: Entry) -> list[Any]:

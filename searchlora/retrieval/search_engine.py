@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,14 +30,8 @@ Vector: TypeAlias = NDArray[np.float32]
 #: Field -> folded values, any of which a document must have there.
 Filter: TypeAlias = Mapping[str, Sequence[str]]
 
-Query = TypeVar("Query")
-
-
-class Graph(NamedTuple):
-    """A graph for approximate search (HNSW): neighbours per vector, and candidates per vector while it is built."""
-
-    m: int
-    ef_construction: int
+#: Of a graph for approximate search (HNSW): neighbours per vector, and candidates per vector while it is built.
+GRAPH_M, GRAPH_CANDIDATES = 16, 200
 
 
 @dataclass(frozen=True)
@@ -48,13 +42,13 @@ class Layout:
         fields: Fields of the full-text search, in the order in which the engine numbers them; empty: none.
         analyzer: The engine's name of the analyser of their texts; None: its default.
         dimensions: Of the vectors; None: there are none.
-        graph: For approximate search; None: the search is exact.
+        graph: Whether vectors are searched approximately, in a graph (HNSW).
     """
 
     fields: tuple[str, ...]
     analyzer: str | None = None
     dimensions: int | None = None
-    graph: Graph | None = None
+    graph: bool = False
 
 
 class Entry(NamedTuple):
@@ -84,11 +78,6 @@ class SearchEngine(ABC):
     default_analyzer: ClassVar[str]
     most_hits: ClassVar[float] = math.inf
 
-    def check(self, layout: Layout) -> None:
-        """Raise `UsageError` for a layout that the engine cannot hold."""
-        if not layout.fields and layout.dimensions is None:
-            raise UsageError("there is nothing to search", fix="Load for a text_search or a vector_search.")
-
     @abstractmethod
     def published(self, index: str) -> Published | None:
         """The generation that is published under a name; None if there is none."""
@@ -99,19 +88,11 @@ class SearchEngine(ABC):
 
     @abstractmethod
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
-        """Create an empty generation; of one that exists, only the record is replaced."""
-
-    @abstractmethod
-    def present(self, generation: str, ids: Sequence[str]) -> set[str]:
-        """Those of the documents that are stored."""
+        """Create an empty generation. Raises `UsageError` for a layout that the engine cannot hold."""
 
     @abstractmethod
     def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
-        """Store documents; those with the same ids are replaced.
-
-        Raises:
-            DataError: naming a document that the engine cannot hold.
-        """
+        """Store documents. Raises `DataError` naming a document that the engine cannot hold."""
 
     @abstractmethod
     def publish(self, index: str, generation: str, layout: Layout) -> None:
@@ -128,10 +109,6 @@ class SearchEngine(ABC):
         """The k best documents that contain a word of the query in one of the fields, with their texts.
 
         The score is a sum over fields, weighted by their boosts. Ties at rank k go by id in descending order.
-
-        Args:
-            query: Not blank.
-            boosts: Field -> boost above 0; fields are among those of the layout.
         """
 
     @abstractmethod
@@ -140,9 +117,7 @@ class SearchEngine(ABC):
     ) -> list[Hit]:
         """The k documents whose vectors have the largest inner products with a vector, with their texts.
 
-        Args:
-            vector: Shape (dimensions,).
-            effort: Number of candidates of an approximate search.
+        `effort` is the number of candidates of an approximate search.
         """
 
     @abstractmethod
@@ -153,12 +128,7 @@ class SearchEngine(ABC):
 def engine_failure(
     where: str, what: str, *, key: bool = False, gone: bool = False, kind: type[EngineError] = EngineError
 ) -> EngineError:
-    """The error for what a client library raises.
-
-    Args:
-        key: Whether the password or key is missing or wrong.
-        gone: Whether the index is not there any more.
-    """
+    """The error for what a client library raises: `key` if the password is wrong, `gone` without the index."""
     fix = "Check the address, and the log of the server."
     if key:
         fix = "Name the environment variable with the password or key as 'api_key_env' of the stage."
@@ -198,12 +168,11 @@ class OpenIndex:
     layout: Layout
 
 
-class EngineSearch(ABC, Generic[Query]):
+class EngineSearch(ABC):
     """Searches an index in an engine. Thread-safe. A query is sent as what `_prepared` makes of it.
 
-    Args:
-        filter: Field -> value, or several of which any one matches; compared without regard to case.
-        concurrency: Number of queries that the engine searches at a time, over all calls.
+    A filter names for a field a value, or several of which any one matches. The engine searches at most `concurrency`
+    queries at a time, over all calls.
     """
 
     def __init__(self, index: OpenIndex, filter: Mapping[str, str | Sequence[str]] | None, concurrency: int) -> None:
@@ -217,9 +186,7 @@ class EngineSearch(ABC, Generic[Query]):
         """At most `k` hits per query, best first, with their texts; a blank query has no hits.
 
         Raises:
-            UsageError: if k is less than 1 or more than the engine returns; for a filter that tests more than whether a
-                field equals a value.
-            DataError: if the encoder returns a vector that is not finite.
+            UsageError: for a k or a filter that the engine cannot answer.
             EngineError: if the engine cannot be reached, refuses, or the index was replaced since it was opened.
         """
         check_k(k)
@@ -228,11 +195,12 @@ class EngineSearch(ABC, Generic[Query]):
         wheres = [_where(self._filter, filter) for filter in filters or [{}] * len(queries)]
         prepared = list(self._prepared([storable(query) for query in queries]))
 
-        def hits(query: Query | None, where: Filter | None) -> list[Hit]:
+        def hits(query: Any, where: Filter | None) -> list[Hit]:
             if query is None or where is None:
                 return []
             with self._in_flight:
-                return in_order(self._ask(query, where, k), k)
+                by_id = {hit.document: hit for hit in self._ask(query, where, k)}
+            return [by_id[name] for name in ranked({name: hit.score for name, hit in by_id.items()})[:k]]
 
         if len(prepared) < 2 or self._concurrency == 1:
             return list(map(hits, prepared, wheres))
@@ -240,15 +208,15 @@ class EngineSearch(ABC, Generic[Query]):
             return list(pool.map(hits, prepared, wheres))
 
     @abstractmethod
-    def _prepared(self, queries: Sequence[str]) -> Iterable[Query | None]:
+    def _prepared(self, queries: Sequence[str]) -> Iterable[Any]:
         """What is sent for each query; None for a blank one."""
 
     @abstractmethod
-    def _ask(self, query: Query, where: Filter, k: int) -> list[Hit]:
+    def _ask(self, query: Any, where: Filter, k: int) -> list[Hit]:
         """The hits of the engine."""
 
 
-class TextSearch(EngineSearch[str]):
+class TextSearch(EngineSearch):
     """Full-text search in an engine, by the fields in `boosts`; None: by all fields of the index, equally."""
 
     def __init__(
@@ -270,12 +238,8 @@ class TextSearch(EngineSearch[str]):
         return index.engine.search_text(index.generation, index.layout, query, self._boosts, where, k)
 
 
-class VectorSearch(EngineSearch[Vector]):
-    """Dense search in an engine: queries are encoded here, and their vectors sent.
-
-    Args:
-        effort: Number of candidates of an approximate search.
-    """
+class VectorSearch(EngineSearch):
+    """Dense search in an engine: queries are encoded here, and their vectors sent."""
 
     def __init__(
         self,
@@ -288,8 +252,7 @@ class VectorSearch(EngineSearch[Vector]):
         concurrency: int = 8,
     ) -> None:
         super().__init__(index, filter, concurrency)
-        self._encoder, self._encoding = encoder, encoding
-        self._effort = effort
+        self._encoder, self._encoding, self._effort = encoder, encoding, effort
 
     def _prepared(self, queries: Sequence[str]) -> Iterable[Vector | None]:
         return self._encoding.queries(self._encoder, queries)
@@ -305,10 +268,8 @@ def _where(constant: Filter, filter: FieldFilter) -> Filter | None:
     for name, test in filter.items():
         field = storable(name)
         if test.equals is None:
-            raise UsageError(
-                f"a search engine can only test whether '{field}' equals a value",
-                fix="Use a stage 'filter' for others.",
-            )
+            what = f"a search engine can only test whether '{field}' equals a value"
+            raise UsageError(what, fix="Use a stage 'filter' for others.")
         values = {case_folded(storable(value)) for value in test.equals}
         where[field] = tuple(sorted(values.intersection(where[field]) if field in where else values))
         if not where[field]:
@@ -316,19 +277,11 @@ def _where(constant: Filter, filter: FieldFilter) -> Filter | None:
     return where
 
 
-def in_order(hits: Sequence[Hit], k: int) -> list[Hit]:
-    """The first k hits in the order of the retriever contract: by score in single precision, then by descending id."""
-    by_id = {hit.document: hit for hit in hits}
-    return [by_id[document] for document in ranked({hit.document: hit.score for hit in hits})[:k]]
-
-
 def folded_filter(filter: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """A filter with values as they are compared: without regard to case and repeated blanks."""
+    listed = {field: (values,) if isinstance(values, str) else values for field, values in filter.items()}
     return {
-        storable(field): tuple(
-            case_folded(storable(value)) for value in ((values,) if isinstance(values, str) else values)
-        )
-        for field, values in filter.items()
+        storable(field): tuple(case_folded(storable(value)) for value in values) for field, values in listed.items()
     }
 
 
@@ -346,8 +299,3 @@ def storable(text: str) -> str:
         'tent s ?'
     """
     return text.replace("\0", " ").encode("utf-8", "replace").decode()
-
-
-def quoted_names(names: Collection[str]) -> str:
-    """Names of fields for a message."""
-    return ", ".join(f"'{name}'" for name in sorted(names))

@@ -22,7 +22,7 @@ from searchlora.retrieval.nearest import Nearest
 from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.postgres import Postgres
 from searchlora.retrieval.retriever import IndexedDocuments
-from searchlora.retrieval.search_engine import Graph, SearchEngine, TextSearch, VectorSearch
+from searchlora.retrieval.search_engine import SearchEngine, TextSearch, VectorSearch
 from searchlora.retrieval.vector_file import open_vectors
 from searchlora.testing import build_tiny_encoder
 from tests.factories import encode_to
@@ -110,7 +110,7 @@ def make(encoder, engine, tmp_path_factory):
         name, _, what = kind.partition(" ")
         documents = list(documents)
         text = TextKeys(fields=("title", "text"), analyzer=engine(name).default_analyzer) if what == "text" else None
-        graph = Graph(16, 100) if what == "hnsw" else None
+        graph = what == "hnsw"
         vectorizer = None if text else vectorizer_of(encoder, graph)
         loaded = load_index(engine(name), next(names), lambda: documents, text=text, vectorizer=vectorizer)
         keys = vectorizer.vectors.keys if vectorizer else None

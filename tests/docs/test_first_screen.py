@@ -37,7 +37,7 @@ STAGES = {
     "passages": None,  # auxiliaries of the judge and of answers
     "similarity": None,
     "titles": None,  # of rewriting
-    "text_search": "full-text and vector search in PostgreSQL (pgvector), Milvus, OpenSearch and Elasticsearch",
+    "text_search": "full-text and vector search in PostgreSQL (pgvector), Milvus and OpenSearch",
     "vector_search": "an encoder with its adapter",
 }
 

@@ -1,7 +1,6 @@
-"""What OpenSearch and Elasticsearch answer to the requests of `searchlora.retrieval.opensearch`, in memory.
+"""What OpenSearch answers to the requests of `searchlora.retrieval.opensearch`, in memory.
 
-The forms are those of their published APIs (create index, get and put mapping, bulk, mget, search, aliases, delete
-index). The score of a text is the number of its words that the query has, times the boost of the field. A facet whose
+The forms are those of their published APIs (create index, get mapping, bulk, search, aliases, delete index). The score of a text is the number of its words that the query has, times the boost of the field. A facet whose
 first value looks like a date is mapped as a date, and refuses other values, unless the mapping says
 `date_detection: false`.
 """
@@ -49,13 +48,8 @@ class Cluster:
         if path[-1] == "_bulk":
             return self._bulk(asked.body)
         name, *verb = path
-        if verb == ["_mapping"] and asked.method == "PUT":
-            self.indexes[name]["mappings"] |= asked.body
-            return Reply({"acknowledged": True})
         if verb == ["_mapping"]:
             return Reply({each: self._mapping(each) for each in self._named(name)})
-        if asked.method == "HEAD":
-            return Reply(None, 200 if name in self.indexes else 404)
         if asked.method == "PUT":
             self.indexes[name], self.documents[name] = asked.body, {}
             return Reply({"acknowledged": True, "shards_acknowledged": True, "index": name})
@@ -68,10 +62,6 @@ class Cluster:
             return Reply({"acknowledged": True})
         if verb == ["_refresh"]:
             return Reply({"_shards": {"total": 1, "successful": 1, "failed": 0}})
-        if verb == ["_mget"]:
-            held = self.documents[name]
-            rows = [{"_index": name, "_id": each, "found": each in held} for each in asked.body["ids"]]
-            return Reply({"docs": rows})
         assert verb == ["_search"], asked
         if self.failed_shard and "allow_partial_search_results=false" in asked.path:
             error = {"type": "search_phase_execution_exception", "reason": "Partial shards failure"}
@@ -144,17 +134,14 @@ def json_of(reply: Reply) -> Reply:
 
 def _score(body: dict[str, Any], row: dict[str, Any]) -> float | None:
     """The score of a document; None if it does not match."""
-    if "knn" in body:  # Elasticsearch
-        knn = body["knn"]
-        return _near(knn["query_vector"], knn.get("filter", []), row)
     ((kind, query),) = body["query"].items()
-    if kind == "knn":  # OpenSearch
+    if kind == "knn":
         return _near(
             query["vector"]["vector"], query["vector"].get("filter", {"bool": {"filter": []}})["bool"]["filter"], row
         )
     if kind == "script_score":
         script = query["script"]
-        vector = script["params"].get("query_value") or script["params"]["vector"]
+        vector = script["params"]["query_value"]
         exists, *filters = query["query"]["bool"]["filter"]
         assert exists == {"exists": {"field": "vector"}}
         return _near(vector, filters, row)

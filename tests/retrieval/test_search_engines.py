@@ -20,7 +20,7 @@ from searchlora.retrieval.field_filter import FieldTest
 from searchlora.retrieval.milvus import Milvus
 from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.postgres import Postgres
-from searchlora.retrieval.search_engine import Graph, OpenIndex, TextSearch, VectorSearch
+from searchlora.retrieval.search_engine import OpenIndex, TextSearch, VectorSearch
 from tests.retrieval.vectorizers import found, identity, numbered, vectorizer_of
 
 pytestmark = pytest.mark.slow
@@ -159,10 +159,8 @@ ODD_IDS = [
 def test_documents_are_stored_whatever_their_ids_are(engine):
     # The odd ids come in a batch after others, which a filter that they broke out of would match.
     documents = [*numbered(BATCH), *(Document(each, "tent", "odd") for each in ODD_IDS)]
-    loaded = load_index(engine, "odd", lambda: documents, text=keys(engine, ("title", "text")))
+    load_index(engine, "odd", lambda: documents, text=keys(engine, ("title", "text")))
     ids = {document.id for document in documents}
-    assert engine.present(loaded.generation, [*ids, "nothing"]) == ids
-    assert engine.present(loaded.generation, ODD_IDS[:1]) == {ODD_IDS[0]}
     search = TextSearch(open_index(engine, "odd"), boosts={"title": 2, "text": 1})
     assert set(found(search, "tent odd", len(ids))) == ids and set(found(search, "odd", 99)) == set(ODD_IDS)
 
@@ -274,7 +272,7 @@ def test_each_request_to_milvus_has_a_time_limit(tmp_path):
     assert limits == {
         **{name: {20} for name in lookups},
         **{name: {600} for name in (*writes, "create_collection", "drop_collection")},
-        "load_collection": {20, 600},
+        "load_collection": {20},
     }
 
 
@@ -303,15 +301,11 @@ def test_a_password_of_the_environment_is_not_sent_to_an_address_of_a_file(monke
     assert Postgres("postgresql://user@localhost/shop", password="given")._parameters["password"] == "given"
 
 
-def test_too_many_fields_or_dimensions_of_postgres_are_refused(postgres_url, encoder):
+def test_too_many_fields_of_postgres_are_refused(postgres_url):
     engine = Postgres(postgres_url)
     document = Document("d", "x", metadata=dict.fromkeys("abc", "x"))
     with pytest.raises(UsageError, match="PostgreSQL weights 4 fields, and there are 5"):
         load_index(engine, "many", lambda: [document], text=keys(engine, ("title", "text", "a", "b", "c")))
-    made = vectorizer_of(encoder, Graph(16, 64))
-    wide = made.vectors.model_copy(update={"dimensions": 2_001})
-    with pytest.raises(UsageError, match=r"at most 2,000 dimensions here, and there are 2,001"):
-        load_index(engine, "wide", lambda: [document], vectorizer=type(made)(made.encoder, wide))
 
 
 def test_a_connection_that_the_server_closed_is_opened_again(postgres_url):

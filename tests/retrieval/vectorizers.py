@@ -10,12 +10,11 @@ from searchlora.retrieval.encoder import Encoder
 from searchlora.retrieval.engine_index import EngineVectors, Vectorizer
 from searchlora.retrieval.index_manifest import CorpusIdentity, VectorKeys, corpus_identity
 from searchlora.retrieval.retriever import Retriever
-from searchlora.retrieval.search_engine import Graph
 
 FINGERPRINT = Fingerprint(architecture="Tiny", tensors="0", tokenizer="0", template="0", config="0")
 
 
-def vectorizer_of(encoder: Encoder, graph: Graph | None = None) -> Vectorizer:
+def vectorizer_of(encoder: Encoder, graph: bool = False) -> Vectorizer:
     """The encoder with settings that most tests use; its fingerprint is made up."""
     keys = VectorKeys(
         encoder=FINGERPRINT,
