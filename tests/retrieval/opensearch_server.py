@@ -1,8 +1,8 @@
 """What OpenSearch answers to the requests of `searchlora.retrieval.opensearch`, in memory.
 
-The forms are those of their published APIs (create index, get mapping, bulk, search, aliases, delete index). The score of a text is the number of its words that the query has, times the boost of the field. A facet whose
-first value looks like a date is mapped as a date, and refuses other values, unless the mapping says
-`date_detection: false`.
+The forms are those of their published APIs. The score of a text is the number of its words that the query has, times
+the boost of the field. A facet whose first value looks like a date is mapped as a date, and refuses other values,
+unless the mapping says `date_detection: false`.
 """
 
 from __future__ import annotations
