@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.judges import ADAPTER, ZERO_SHOT, judgment_task, labels, over_encoder, tuned_and_not, with_measures
 from benchmarks.judgment_trecdl19.answering import ENCODER, Answers
+from benchmarks.judgment_trecdl19.correlation import SystemOrder, order_of_runs
 from benchmarks.judgment_trecdl19.pools import BM25, Pool, training_set, validation_topics
-from benchmarks.statistics.system_order.correlation import SystemOrder, order_of_runs
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation, evaluate_run
 from searchlora.eval.trec import Qrels, Run

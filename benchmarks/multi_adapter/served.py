@@ -36,7 +36,7 @@ def vllm_systems(
     """vLLM in bf16 with the base alone and with each number of mixed adapters; prefix caching is off.
 
     Args:
-        python: The interpreter of the environment with vLLM, see `benchmarks/vllm_remote/README.md`.
+        python: The interpreter of the environment with vLLM, see `benchmarks/vllm_managed/README.md`.
         rows: The largest batch.
     """
     server = vllm(

@@ -1,1 +1,1 @@
-"""Studies of the statistics: intervals, judges, system order, promotion, speed."""
+"""Studies of the statistics: intervals, judges, interleaving, promotion, speed."""

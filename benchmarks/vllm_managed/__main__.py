@@ -36,18 +36,22 @@ import httpx
 import psutil
 from statsmodels.stats.proportion import proportion_confint
 
-from benchmarks.common import WORK, as_called, parser, save_figures
+from benchmarks.common import WORK, as_called, dataset, parser, save_figures
 from benchmarks.servers import vllm
-from benchmarks.vllm_remote.__main__ import asked_of, trained
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
 from searchlora.eval.formatting import markdown_table
-from searchlora.inference.engine import ChoiceScores
+from searchlora.experiments.options import TrainingOptions
+from searchlora.experiments.train import train
+from searchlora.inference.engine import ChoiceScores, Request
 from searchlora.inference.engines import make_engine
 from searchlora.inference.remote.vllm_server import shared_server
 from searchlora.inference.settings import LocalSettings, VllmSettings
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.stages.adapter import PRUNE_MARGIN
+from searchlora.prompts import messages
+from searchlora.shop import make_shop
 from searchlora.task import load_generation_task
 from searchlora.vllm_resolver import STORE
 from tests.contract.verbs import VERBS, made_shop
@@ -57,6 +61,7 @@ HERE = WORK / "vllm_managed"
 BASE = "smollm2-135m-instruct-q4_1"
 SAMPLED = ("improve", "several answers")
 MOVES = 4
+FEW = ["optim.max_steps=24", "validation.rows=8", "validation.generate_rows=0"]
 
 Row = dict[str, Any]
 
@@ -129,15 +134,27 @@ def verbs(settings: VllmSettings, rows: int) -> Iterator[Row]:
             yield _spread(verb, "difference of a figure", apart)
 
 
+def _judge(store: Store, rows: int) -> tuple[StoredAdapter, list[Request], list[tuple[str, ...]]]:
+    """A judge that is trained for a few steps on the shop, its requests, and the grades that are scored."""
+    if not (HERE / "shop").is_dir():
+        make_shop(HERE / "shop", products=600, queries=300)
+    data = dataset(HERE / "data", "judgment", HERE / "shop", format="shop")
+    options = TrainingOptions(overrides=FEW, reuse=True)
+    judge = train("judgment", data.folder, "shop-judge", options, store=store, log=print)
+    task = load_generation_task("judgment").bound(judge.manifest.settings, judge.manifest.tuned)
+    records = data.records("test")[:rows]
+    requests = [Request(messages(task, record), judge.reference, 32) for record in records]
+    return judge, requests, [task.output(record).choices for record in records]
+
+
 def scoring(settings: VllmSettings, rows: int) -> Iterator[Row]:
-    store = Store(WORK / "vllm_remote" / "store")
-    judge = store.get(trained(store)[1])
-    asked = asked_of(judge, rows)
+    store = Store(HERE / "store")
+    judge, requests, choices = _judge(store, rows)
     base = judge.manifest.base.resolve()
-    exact = make_engine(LocalSettings(precision="fp32"), base, store).score(asked.requests, asked.choices)
+    exact = make_engine(LocalSettings(precision="fp32"), base, store).score(requests, choices)
     engine = make_engine(settings, base, store)
     for how, margin in (("pruned", PRUNE_MARGIN), ("exact", None)):
-        found = engine.score(asked.requests, asked.choices, prune_margin=margin)
+        found = engine.score(requests, choices, prune_margin=margin)
         # The prefix of a prompt is one token of a grade, so the tokens give the number of prompts.
         prompts = [scores.prompt_tokens // own.prompt_tokens for scores, own in zip(found, exact, strict=True)]
         probabilities = [(_probabilities(a), _probabilities(b)) for a, b in zip(found, exact, strict=True)]

@@ -1,1 +1,0 @@
-"""Throughput of sampled answers compared with greedy ones."""

@@ -1,1 +1,0 @@
-"""Order of systems under human grades and under judges on Cranfield; see `__main__`."""

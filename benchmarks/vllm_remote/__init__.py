@@ -1,1 +1,0 @@
-"""Agreement of the remote engine on a vLLM server with the local engine."""
