@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
 from typing import TypeAlias
 
-from searchlora.inference.batched.prefill import Prefiller, Prompt
+from searchlora.inference.batched.prefill import Prefiller
 from searchlora.inference.scheduling.fair_queue import MAX_OVERTAKEN
 from searchlora.inference.scheduling.requests import (
     AnyModelRequest,
@@ -157,7 +157,7 @@ class Admission:
     def _tokens_left(self, request: AnyModelRequest) -> int:
         if _shared_prompt(request) in self._begun_prompts:
             return 1
-        return self._prefiller.left(Prompt(request.ids, request.adapter, 0))
+        return self._prefiller.left_of(request)
 
     def _fits_long(self, request: AnyModelRequest) -> bool:
         """A long prompt takes a row, but room in the batch only when it is computed."""

@@ -12,7 +12,7 @@ from searchlora.inference.batched.forward import Forward
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefix_cache import PrefixCache
 from searchlora.inference.scheduling.engine_core import Counts
-from searchlora.inference.scheduling.requests import Limits, TokenIds
+from searchlora.inference.scheduling.requests import AnyModelRequest, Limits, TokenIds
 
 #: Tokens of one chunk of a long prompt: about 0.1 s for a model of 135M parameters.
 CHUNK = 256
@@ -115,7 +115,14 @@ class Prefiller:
     def left(self, prompt: Prompt) -> int:
         """Number of tokens of a prompt that are in no cache."""
         computed = 0 if prompt.prefix is None else prompt.prefix.columns.shape[3]
-        return len(prompt.ids) - max(computed, self.prefixes.longest_match(prompt.adapter, prompt.ids)[0])
+        return len(prompt.ids) - max(computed, self.prefixes.match_length(prompt.adapter, prompt.ids))
+
+    def left_of(self, request: AnyModelRequest) -> int:
+        """`left` of a queued request, looked up once for each state of the cache."""
+        changes = self.prefixes.changes
+        if request.cached is None or request.cached[0] != changes:
+            request.cached = (changes, self.prefixes.match_length(request.adapter, request.ids))
+        return len(request.ids) - request.cached[1]
 
     def cached(self, prompt: Prompt) -> int:
         """Number of tokens of a prompt that were in the prefix cache before any of it was computed."""

@@ -50,9 +50,14 @@ def _common(one: TokenIds, other: TokenIds) -> int:
 
 @dataclass
 class PrefixCache:
-    """Keys and values of prefixes, by adapter and token ids; `budget` in tokens."""
+    """Keys and values of prefixes, by adapter and token ids; `budget` in tokens.
+
+    Attributes:
+        changes: Number of prefixes that were added or removed.
+    """
 
     budget: int
+    changes: int = 0
     _entries: OrderedDict[tuple[Hashable, TokenIds], torch.Tensor] = field(default_factory=OrderedDict)
     _lengths: dict[Hashable, dict[int, int]] = field(default_factory=dict)  # adapter -> length -> number of entries
     _recent: dict[Hashable, deque[TokenIds]] = field(default_factory=dict)
@@ -77,20 +82,28 @@ class PrefixCache:
     def is_new(self, adapter: Hashable, prefix: TokenIds) -> bool:
         return (adapter, prefix) not in self._entries and len(prefix) <= self.budget // 2
 
-    def longest_match(self, adapter: Hashable, prompt: TokenIds) -> tuple[int, torch.Tensor | None]:
-        """Length and KV cache of the longest cached prefix of a prompt, its last token excluded."""
+    def match_length(self, adapter: Hashable, prompt: TokenIds) -> int:
+        """Length of the longest cached prefix of a prompt, its last token excluded; it does not count as used."""
         for length in sorted(self._lengths.get(adapter, ()), reverse=True):
-            key = (adapter, prompt[:length])
-            if length < len(prompt) and key in self._entries:
-                self._entries.move_to_end(key)
-                return length, self._entries[key]
-        return 0, None
+            if length < len(prompt) and (adapter, prompt[:length]) in self._entries:
+                return length
+        return 0
+
+    def longest_match(self, adapter: Hashable, prompt: TokenIds) -> tuple[int, torch.Tensor | None]:
+        """Length and KV cache of the longest cached prefix, as `match_length`; it is the most recently used one now."""
+        length = self.match_length(adapter, prompt)
+        if not length:
+            return 0, None
+        key = (adapter, prompt[:length])
+        self._entries.move_to_end(key)
+        return length, self._entries[key]
 
     def add(self, adapter: Hashable, prefix: TokenIds, columns: torch.Tensor) -> None:
         key = (adapter, prefix)
         if key in self._entries:
             return
         self._entries[key] = columns
+        self.changes += 1
         self._tokens += len(prefix)
         lengths = self._lengths.setdefault(adapter, {})
         lengths[len(prefix)] = lengths.get(len(prefix), 0) + 1
@@ -119,6 +132,7 @@ class PrefixCache:
     def _remove(self, key: tuple[Hashable, TokenIds]) -> None:
         adapter, prefix = key
         del self._entries[key]
+        self.changes += 1
         self._tokens -= len(prefix)
         lengths = self._lengths[adapter]
         lengths[len(prefix)] -= 1

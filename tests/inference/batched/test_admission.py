@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from searchlora.inference.batched.admission import Admission
+from searchlora.inference.batched.prefill import Prefiller
+from searchlora.inference.batched.prefix_cache import PrefixCache
+from searchlora.inference.scheduling.engine_core import Counts
 from searchlora.inference.scheduling.fair_queue import MAX_OVERTAKEN, FairQueue
 from searchlora.inference.scheduling.requests import CallbackRequest, GenerateRequest, Limits, ScoreRequest
 from tests.inference.small_models import batched, ids, small
@@ -24,13 +29,32 @@ def writing(client=None, tokens=8, length=5, adapter=None, interactive=True):
     )
 
 
-class Prefiller:
+class EmptyPrefiller:
     """Stands for a prefiller whose cache is empty."""
 
     chunk = 256
 
-    def left(self, prompt):
-        return len(prompt.ids)
+    def left_of(self, request):
+        return len(request.ids)
+
+
+def test_a_waiting_request_neither_keeps_its_prefix_in_the_cache_nor_looks_for_it_in_each_step(monkeypatch):
+    cache = PrefixCache(100)
+    old, recent, new = ids(40, 1), ids(40, 2), ids(40, 3)
+    prefiller = Prefiller(SimpleNamespace(new_cache=lambda: None), cache, Limits(8, 4096, 4096, 64), Counts())
+    cache.add(None, old, torch.empty(1))
+    cache.add(None, recent, torch.empty(1))
+    looked = []
+    real = PrefixCache.match_length
+    monkeypatch.setattr(PrefixCache, "match_length", lambda *given: looked.append(given) or real(*given))
+    waiting = GenerateRequest(ids=(*old, 5, 6), max_new_tokens=4)
+    for _ in range(3):
+        admission = Admission(prefiller.limits, prefiller, 4, (), (), (), (), ["client"])
+        assert admission._tokens_left(waiting) == 2
+    assert len(looked) == 1
+    cache.add(None, new, torch.empty(1))  # `old` was used least recently
+    assert [cache.match_length(None, (*prefix, 5)) for prefix in (old, recent, new)] == [0, 40, 40]
+    assert Admission(prefiller.limits, prefiller, 4, (), (), (), (), ["client"])._tokens_left(waiting) == 42
 
 
 def admitted(lines, running=(), long=(), limits=None, slots=16, reading=()):
@@ -41,7 +65,7 @@ def admitted(lines, running=(), long=(), limits=None, slots=16, reading=()):
             queue.push(request, client)
     in_use = {each.adapter for each in running if each.adapter}
     admission = Admission(
-        limits or Limits(32, 65536, 8192, 64), Prefiller(), slots, in_use, reading, running, long, queue.clients
+        limits or Limits(32, 65536, 8192, 64), EmptyPrefiller(), slots, in_use, reading, running, long, queue.clients
     )
     queue.admit(admission.fits, found, admission.may_take)
     return Counter(request.client for request in found)
