@@ -34,7 +34,7 @@ class DecodeBatch:
     """The generating rows, in the order of their KV cache.
 
     Attributes:
-        max_rows: Rows of one pass; halved whenever memory runs out in a pass.
+        max_rows: Rows of one pass; halved when memory runs out in a pass.
     """
 
     def __init__(self, prefiller: Prefiller, stop_id: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -81,6 +82,7 @@ class BatchedModelRunner:
     ) -> None:
         self._batch, self._prefiller, self._slots = batch, prefiller, slots
         self._limits, self._counts = limits, counts
+        self._usual = limits, prefiller.pass_limits
         self._long = ChunkedPrefill(prefiller)
         self._smaller = SmallerBatches()
         self._prefill_debt = 0.0  # seconds that decode steps have to take before the next chunk
@@ -108,6 +110,9 @@ class BatchedModelRunner:
             self._long.remove(prompt).fail_late()
 
     def admission(self, waiting: Collection[Hashable]) -> Admission:
+        if self._smaller.have_ended():
+            self._limits, self._prefiller.pass_limits = self._usual
+            self._batch.max_rows = sys.maxsize
         slots, long = self._slots, self._long.requests.values()
         adapters = slots.in_use, slots.reading
         return Admission(self._limits, self._prefiller, slots.count, *adapters, self._generating, long, waiting)

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from searchlora.errors import EngineError
+from searchlora.inference import out_of_memory
 from searchlora.inference.batched import kv_cache
 from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
 from tests.inference.small_models import batched, ids, small
@@ -60,7 +61,29 @@ def test_a_pass_that_runs_out_of_memory_is_computed_in_halves(monkeypatch, caplo
     assert [record.levelname for record in caplog.records if "Memory ran out" in record.message] == ["WARNING"]
     before = len(failed)
     assert results(core) == wanted
-    assert len(failed) == before, "what did not fit is not tried again"
+    assert len(failed) == before, "what did not fit is not tried again at once"
+
+
+def test_limits_rise_again_after_a_shortage(monkeypatch):
+    wanted = results(batched(small("llama", num_hidden_layers=1), rows=8, batch_invariant=True))
+    core = batched(small("llama", num_hidden_layers=1), rows=8, batch_invariant=True)
+    forward, most, computed = core._runner._prefiller.forward, [2], []
+    real = forward.hidden_states
+
+    def hidden_states(tokens, *arguments):
+        if len(tokens) > most[0]:
+            run_out("CPU")
+        computed.append(len(tokens))
+        return real(tokens, *arguments)
+
+    monkeypatch.setattr(forward, "hidden_states", hidden_states)
+    assert results(core) == wanted
+    assert max(computed) == 2
+    most[0] = 8
+    monkeypatch.setattr(out_of_memory, "RETRY_S", 0.0, raising=False)
+    core._runner._smaller.warn_and_free(8)
+    assert results(core) == wanted
+    assert max(computed) == 8
 
 
 @pytest.mark.slow
