@@ -89,9 +89,8 @@ def measure(name: str) -> dict[str, Any]:
             adapter = _ADAPTERS[row % 3]
             model = PeftModel.from_pretrained(_model(name), folders[adapter]).eval() if adapter else _model(name)
             exact += answers[row] == _greedy(model, prompt)
-            with torch.inference_mode():
-                wanted = dict(score_sequences(model, [prompt], [_CHOICES], pad_id=0, batches=lambda x: iter([list(x)])))
-            pairs = zip(scores[row], wanted[0].log_probabilities, strict=True)
+            wanted = score_sequences(model, prompt, _CHOICES, len(_CHOICES))
+            pairs = zip(scores[row], wanted.log_probabilities, strict=True)
             largest = max(largest, *(abs(found - own) for found, own in pairs))
         _model(name).config.save_pretrained(place)
         is_mixture = is_mixture_of_experts(Path(place))

@@ -30,8 +30,7 @@ from benchmarks.speed import speed_ratio, speed_row
 from searchlora.adapters.attach import attach
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.sequential import score_sequences
-from searchlora.models.batch import collate
+from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.prompts import Example, messages
@@ -134,11 +133,15 @@ def _batches(lengths: Mapping[int, int]) -> list[list[int]]:
 def _scored(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
     import torch
 
+    pairs = [(prompt, answer) for prompt in prompts for answer in answers]
+    examples = [Example((*prompt, *answer), len(prompt)) for prompt, answer in pairs]
+    values = [0.0] * len(examples)
     with torch.inference_mode():
-        found = dict(
-            score_sequences(model, prompts, [answers] * len(prompts), pad_id=0, batches=lambda x: iter(_batches(x)))
-        )
-    return [found[row].log_probabilities for row in range(len(prompts))]
+        for rows in _batches({row: len(example.input_ids) for row, example in enumerate(examples)}):
+            sums = completion_log_probabilities(model, collate([examples[row] for row in rows], 0)).sum(-1)
+            for row, value in zip(rows, sums.tolist(), strict=True):
+                values[row] = value
+    return [tuple(values[start : start + len(answers)]) for start in range(0, len(values), len(answers))]
 
 
 def _generated(model: Any, prompts: Sequence[Sequence[int]], tokens: int) -> None:

@@ -53,6 +53,15 @@ class AnswerState:
         if request.text is not None:
             self.stopped = request.text.add(token)
 
+    def settle(self) -> None:
+        """Give the request its answer, or the error that ended it."""
+        if self.error is not None:
+            self.request.fail(self.error)
+        elif self.request.is_over and not self.ended:
+            self.request.fail_late()
+        else:
+            self.request.finish(self.ids)
+
 
 def append_tokens(answers: Sequence[AnswerState], logits: torch.Tensor, stop_id: int) -> None:
     """Choose and append the next token of each answer, as `_append_tokens`.

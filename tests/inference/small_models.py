@@ -87,6 +87,5 @@ def greedy(model, prompt: TokenIds, tokens: int) -> list[int]:
 
 def full_scores(model, prompts, choices) -> list[tuple[float, ...]]:
     """Log-probabilities of choices by the model alone: each choice with its whole prompt before it."""
-    with torch.inference_mode():
-        scores = dict(score_sequences(model, prompts, choices, pad_id=0, batches=lambda lengths: [list(lengths)]))
-    return [scores[row].log_probabilities for row in range(len(prompts))]
+    pairs = zip(prompts, choices, strict=True)
+    return [score_sequences(model, prompt, row, len(row)).log_probabilities for prompt, row in pairs]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from searchlora.errors import EngineError
+from searchlora.inference.decoding import append_tokens
 from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
-from searchlora.inference.sequential import OpenRows
 from tests.inference.small_models import full_scores, greedy, ids, sequential, small
 
 CHOICES = tuple((*range(20, 20 + length), 2) for length in (1, 2, 2, 3, 5, 0))
@@ -64,22 +64,22 @@ def test_running_out_of_memory_halves_the_batch_and_continues(monkeypatch, caplo
 
 
 def test_an_answer_that_has_ended_is_not_generated_again(monkeypatch):
-    """Memory runs out after the tokens of a step are chosen, before their rows are closed."""
+    """Memory runs out after the tokens of a step are chosen."""
     model = small("gemma2", sliding_window=6)
     wanted = [greedy(model, ids(5, 1), 2), greedy(model, ids(5, 2), 7)]
-    core, real, steps = sequential(model, rows=8), OpenRows.choose, []
+    core, steps = sequential(model, rows=8), []
 
-    def choose(rows, *arguments):
-        scores = real(rows, *arguments)
-        steps.append(len(rows.open_answers))
+    def append(*given):
+        append_tokens(*given)
+        steps.append(len(given[0]))
         if len(steps) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return scores
 
-    monkeypatch.setattr(OpenRows, "choose", choose)
+    monkeypatch.setattr("searchlora.inference.sequential.append_tokens", append)
     requests = [GenerateRequest(ids=ids(5, seed), max_new_tokens=new) for seed, new in ((1, 2), (2, 7))]
     core.finish(requests)
     assert [request.result.result() for request in requests] == wanted
+    assert steps == [2, 2, 1, 1, 1, 1, 1]
 
 
 def test_what_does_not_fit_alone_fails_alone_and_what_ended_before_is_not_lost(monkeypatch):

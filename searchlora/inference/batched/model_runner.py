@@ -99,12 +99,7 @@ class BatchedModelRunner:
         """Remove rows that ended, and rows and long prompts that were cancelled or are late."""
         for row in self._batch.remove(lambda row: row.ended or row.request.is_over):
             self._slots.release(row.prompt.adapter)
-            if row.error is not None:
-                row.request.fail(row.error)
-            elif row.ended:
-                row.request.finish(row.ids)
-            else:
-                row.request.fail_late()
+            row.settle()
         for prompt in [prompt for prompt, request in self._long.requests.items() if request.is_over]:
             self._slots.release(prompt.adapter)
             self._long.remove(prompt).fail_late()
