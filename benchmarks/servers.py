@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from searchlora.inference.remote.vllm_server import ENVIRONMENT, RANKS
+from searchlora.inference.remote.vllm_server import ENVIRONMENT
 
 _STARTS_WITHIN_S = 600.0
 _SHOWN_LINES = 30
@@ -107,7 +107,7 @@ def vllm(
         # One slot stays empty: on a CPU, vLLM 0.32 gives a request without an adapter the adapter of the last slot if
         # one with an adapter is in the same batch (its pull request 48421).
         "max-loras": adapters + 1,
-        "max-lora-rank": next(allowed for allowed in RANKS if allowed >= rank),
+        "max-lora-rank": next(allowed for allowed in (8, 16, 32, 64, 128, 256, 320, 512) if allowed >= rank),
         "structured-outputs-config": '{"backend": "guidance"}',
     }
     options |= {key.replace("_", "-"): value for key, value in more.items()}

@@ -46,7 +46,7 @@ from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.inference.engine import ChoiceScores, Request
 from searchlora.inference.engines import make_engine
-from searchlora.inference.remote.vllm_server import shared_server
+from searchlora.inference.remote.vllm_server import installed_version, shared_server
 from searchlora.inference.settings import LocalSettings, VllmSettings
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.stages.adapter import PRUNE_MARGIN
@@ -71,9 +71,9 @@ import sys, time
 from searchlora.inference.remote.vllm_server import VllmServer
 from searchlora.inference.settings import VllmSettings
 from searchlora.models.resolve import resolve
-with VllmServer(VllmSettings.model_validate_json(sys.argv[1]), resolve(sys.argv[2])).running():
-    print("ready", flush=True)
-    time.sleep(3600)
+server = VllmServer(VllmSettings.model_validate_json(sys.argv[1]), resolve(sys.argv[2]))
+print("ready", flush=True)
+time.sleep(3600)
 """
 
 
@@ -88,11 +88,9 @@ def main() -> None:
     settings = VllmSettings(
         python=str(options.vllm_python.expanduser().absolute()),
         precision="fp32",
-        enforce_eager=True,
-        max_num_seqs=8,
-        max_model_len=2048,
         max_loras=8,
         max_lora_rank=16,
+        args=("--enforce-eager", "--max-num-seqs=8", "--max-model-len=2048"),
         start_timeout_s=1800,
     )
     rows: list[Row] = []
@@ -101,7 +99,7 @@ def main() -> None:
         for row in PARTS[part](settings, options.rows):
             print(json.dumps(row), flush=True)
             rows.append(row)
-    version = server.version
+    version = installed_version(settings.interpreter)
     server.stop()
     if options.parts == list(PARTS):
         more = {"vllm": version, "dtype": "float32", "table": _table(rows)}

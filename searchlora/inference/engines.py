@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from searchlora.inference.settings import EngineSettings, LocalSettings
+from searchlora.inference.settings import EngineSettings, LocalSettings, ServerSettings
 from searchlora.models.load import Precision
 from searchlora.recipe import PromptOptions
 
@@ -75,21 +75,6 @@ class Engines:
         """The engine that is asked for without settings; errors as `make_engine`."""
         return self.get(base, precision, prompt_options=prompt_options, settings=self.settings)
 
-    def pin(
-        self,
-        adapter: str,
-        base: BaseModel,
-        precision: Precision,
-        prompt_options: PromptOptions | None = None,
-    ) -> None:
-        """Tell the engine that is asked for without settings which adapter will be used, before its first request.
-
-        A vLLM then starts once, with slots for all of them. A local engine loads adapters as they are used, and is not
-        made here. Raises as `get`, and as the engine's `pin`.
-        """
-        if not isinstance(self.settings, LocalSettings):
-            self.get(base, precision, prompt_options=prompt_options).pin(adapter)
-
     def engine_id(
         self,
         base: BaseModel,
@@ -100,6 +85,6 @@ class Engines:
     ) -> str:
         """`Engine.engine_id` of the engine, without loading weights. Raises `EngineError` as it does."""
         settings = settings or self.settings
-        if isinstance(settings, LocalSettings):
+        if not isinstance(settings, ServerSettings):
             return settings.engine_id(precision, base)
         return self.get(base, precision, prompt_options=prompt_options, settings=settings).engine_id

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 from pydantic import BaseModel as Model
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from searchlora.errors import PipelineError
+from searchlora.errors import LoadCheckFailed, PipelineError
 from searchlora.files import read_text
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.http_client import api_key, check_key_variable
@@ -35,9 +35,6 @@ WAITING = 4096
 
 #: Environment variable with the interpreter of the environment that has vLLM.
 VLLM_PYTHON = "SEARCHLORA_VLLM_PYTHON"
-
-#: The highest rank that vLLM can serve.
-VLLM_MAX_RANK = 512
 
 
 class _Settings(Model):
@@ -147,6 +144,9 @@ class ServerSettings(HttpServerSettings):
     model: str | None = Field(None, description="the server's name of the base model; default: the first that it lists")
     dialect: DialectName | None = Field(None, description="kind of server; default: detected")
     load: bool = Field(False, description="load adapters on vLLM from the store's folder")
+    max_loaded: int | None = Field(
+        None, ge=1, description="with `load`: adapters that are loaded at once; the first is unloaded for another one"
+    )
 
     def check_in_file(self, where: str) -> None:
         """The environment must allow the variable whose value the server would receive."""
@@ -165,8 +165,8 @@ class VllmSettings(_HttpSettings):
     """`engine: {kind: vllm, python: ~/vllm/bin/python}`: a vLLM server that this process starts, see `VllmEngine`.
 
     Examples:
-        >>> VllmSettings(tensor_parallel_size=2).max_loras is None
-        True
+        >>> VllmSettings(tensor_parallel_size=2).max_loras
+        4
     """
 
     kind: Literal["vllm"] = "vllm"
@@ -180,49 +180,41 @@ class VllmSettings(_HttpSettings):
     )
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share each layer")
     data_parallel_size: int = Field(1, ge=1, description="copies of the model, each with its part of the requests")
-    max_loras: int | None = Field(
-        None, ge=1, description="LoRA slots; default: the number of adapters that are used, and one that stays empty"
-    )
-    max_lora_rank: int | None = Field(
-        None, ge=1, le=VLLM_MAX_RANK, description="maximum rank of an adapter; default: that of the adapters"
-    )
-    max_num_seqs: int | None = Field(None, ge=1, description="rows of one batch; default: vLLM's")
-    max_model_len: int | None = Field(None, ge=1, description="context in tokens; default: that of the base")
-    gpu_memory_utilization: float | None = Field(
-        None, gt=0, le=1, description="share of the GPU's memory that vLLM takes; default: vLLM's"
-    )
-    enforce_eager: bool = Field(False, description="start faster, without compiling the model")
+    max_loras: int = Field(4, ge=2, description="LoRA slots; one stays empty")
+    max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = Field(32, description="maximum rank of an adapter")
     args: tuple[str, ...] = Field(
         (), description="further arguments of vLLM, such as `--quantization=fp8`; not in a pipeline or an experiment"
     )
     start_timeout_s: float = Field(900, gt=0, description="time limit of the start in seconds")
     timeout_s: float = Field(600, gt=0, description="time limit of one attempt in seconds")
 
+    @property
+    def interpreter(self) -> str:
+        return str(Path(self.python or os.environ.get(VLLM_PYTHON, "")).expanduser())
+
     def check_in_file(self, where: str) -> None:
         """vLLM must be the one that the environment names."""
         allowed = os.environ.get(VLLM_PYTHON)
-        if self.args or self.python not in (None, allowed):
+        if self.args or not allowed or self.python not in (None, allowed):
             key = "args" if self.args else "python"
             raise PipelineError(
                 f"'{key}': a pipeline or an experiment does not choose the program that runs",
                 where=where,
                 fix=f"Name the interpreter with {VLLM_PYTHON}, or give the whole engine with --engine.",
             )
-        if not allowed:
-            raise PipelineError(
-                f"{VLLM_PYTHON} is not set, which names the interpreter of the environment with vLLM",
-                where=where,
-                fix="Set it, or give the whole engine with --engine.",
-            )
 
     def check_recipe(self, recipe: AnyRecipe, where: str) -> None:
-        """vLLM must be there, and compute an adapter of this form and rank."""
-        from searchlora.inference.remote.vllm_engine import servable_rank
+        """vLLM must be there, and compute an adapter of this rank."""
+        self.engine_id("auto")
+        if not recipe.is_full and recipe.lora.r > self.max_lora_rank:
+            raise LoadCheckFailed(f"rank {recipe.lora.r} is above the engine's max_lora_rank", where=where)
+
+    def engine_id(self, precision: str, base: BaseModel | None = None) -> str:
+        """As `LocalSettings.engine_id`: the version of vLLM, the precision and further arguments."""
         from searchlora.inference.remote.vllm_server import installed_version
 
-        installed_version(self)
-        if not recipe.is_full:
-            servable_rank({"r": recipe.lora.r}, where, self.max_lora_rank)
+        del base
+        return ", ".join([f"vllm {installed_version(self.interpreter)}", self.precision or precision, *self.args])
 
     def make(self, base: BaseModel, store: Store | None, prompt_options: PromptOptions | None) -> VllmEngine:
         """As `make_engine`."""

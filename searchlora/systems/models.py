@@ -136,12 +136,8 @@ class AdapterSystem(EngineSystem):
         self.max_new_tokens, self.constrained, self.continue_after_choice = manifest.max_new_tokens, constrained, True
 
     def check(self) -> None:
-        """Run the load check, and let the engine know the adapter, before any long work.
-
-        Raises `LoadCheckFailed`, and as `Engines.pin`.
-        """
+        """Run the load check before any long work. Raises `LoadCheckFailed`."""
         check_loads(self.stored, self.base, self.task)
-        self.engines.pin(self.stored.reference, *self._model, self.stored.manifest.prompt_options)
 
     @cached_property
     def engine(self) -> Engine:  # type: ignore[override]

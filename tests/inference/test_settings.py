@@ -50,14 +50,11 @@ def test_a_pipeline_does_not_choose_the_program_that_runs(tmp_path, monkeypatch)
     file = tmp_path / "engine.yaml"
     file.write_text("{kind: vllm, python: /vllm/python, args: [--seed=1]}")
     assert read_engine(str(file), where="--engine") == read_engine(file.read_text(), where="--engine") == own
-    for content, says in (
-        ({}, "SEARCHLORA_VLLM_PYTHON is not set"),
-        ({"python": "/vllm/python"}, "'python': .* does not"),
-    ):
-        with pytest.raises(PipelineError, match=rf"shop\.yaml: {says}"):
+    for content in ({}, {"python": "/vllm/python"}):
+        with pytest.raises(PipelineError, match=r"shop\.yaml: 'python': .* does not choose the program"):
             engine_settings({"kind": "vllm", **content}, "shop.yaml")
     monkeypatch.setenv("SEARCHLORA_VLLM_PYTHON", "/vllm/python")
-    for content in ({}, {"python": "/vllm/python"}, {"max_model_len": 2048}):
+    for content in ({}, {"python": "/vllm/python"}, {"max_loras": 8}):
         assert engine_settings({"kind": "vllm", **content}, "shop.yaml").kind == "vllm"
     for content, key in (({"python": "/evil"}, "python"), ({"args": ["--middleware=evil"]}, "args")):
         with pytest.raises(PipelineError, match=f"'{key}': .* does not choose the program"):

@@ -120,9 +120,9 @@ class Prefiller:
     def left_of(self, request: AnyModelRequest) -> int:
         """`left` of a queued request, looked up once for each state of the cache."""
         changes = self.prefixes.changes
-        if request.cached is None or request.cached[0] != changes:
-            request.cached = (changes, self.prefixes.match_length(request.adapter, request.ids))
-        return len(request.ids) - request.cached[1]
+        if request.looked_up is None or request.looked_up[0] != changes:
+            request.looked_up = (changes, self.prefixes.match_length(request.adapter, request.ids))
+        return len(request.ids) - request.looked_up[1]
 
     def cached(self, prompt: Prompt) -> int:
         """Number of tokens of a prompt that were in the prefix cache before any of it was computed."""

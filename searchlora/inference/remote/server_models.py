@@ -43,6 +43,7 @@ class ServerModels:
         self._store = store
         self._names = names
         self._given_base_name, self._given_dialect, self._load = settings.model, settings.dialect, settings.load
+        self._max_loaded = settings.max_loaded
         self._loading = Lock()
 
     @cached_property
@@ -142,8 +143,7 @@ class ServerModels:
             self.forget()
             if name in self._cards:
                 self._client.post_only("/v1/unload_lora_adapter", {"lora_name": name})
-            path = str(folder.resolve())
-            self._client.post_only("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+            self._load_path(name, folder)
             self.forget()
 
     def unload(self, pinned: str) -> bool:
@@ -193,14 +193,21 @@ class ServerModels:
             )
         stored = self._store.get(pinned)
         check_files(stored, self._base)
-        folder = str(stored.path.resolve())
         try:
-            self._client.post_only("/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder})
+            self._load_path(name, stored.path)
         except Refused:
             self.forget()
             if name not in self._cards:  # otherwise another client has loaded it meanwhile
                 raise
         self.forget()
+
+    def _load_path(self, name: str, folder: Path) -> None:
+        """Have vLLM load a folder; where it has as many adapters as it may, those that were loaded first go."""
+        if self._max_loaded is not None:
+            loaded = [other for other, card in self._cards.items() if card.get("parent") and other != name]
+            for other in loaded[: max(0, len(loaded) + 1 - self._max_loaded)]:
+                self.unload(other)
+        self._client.post_only("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())})
 
     @cached_property
     def _cards(self) -> dict[str, dict[str, Any]]:

@@ -71,14 +71,14 @@ class ModelRequest(QueuedRequest[Result]):
         adapter: Pinned name of the adapter; None is the bare base model.
         keep_prefix: Keep the KV cache of the prompt: the same prompt follows again soon.
         cached_tokens: Tokens of the prompt that came from the prefix cache; set when it is computed.
-        cached: State of the prefix cache when it was last looked up, and the length of the cached prefix then.
+        looked_up: State of the prefix cache when it was last looked up, and the length of the cached prefix then.
     """
 
     ids: TokenIds
     adapter: str | None = None
     keep_prefix: bool = False
     cached_tokens: int = field(default=0, init=False)
-    cached: tuple[int, int] | None = None
+    looked_up: tuple[int, int] | None = None
 
     @property
     def max_tokens(self) -> int:
