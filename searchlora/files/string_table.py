@@ -108,10 +108,5 @@ def mapped_array(file: Path) -> NDArray[Any]:
     return array
 
 
-def string_table_files(stem: str) -> tuple[str, ...]:
-    """The names of the files of a `StringTable`."""
-    return tuple(_file(Path(stem), part).name for part in ("text", "starts", "sorted"))
-
-
 def _file(stem: Path, part: str) -> Path:
     return stem.with_name(f"{stem.name}.{part}.npy")

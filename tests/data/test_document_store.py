@@ -68,10 +68,3 @@ def test_texts_are_not_kept_in_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
-
-
-def test_progress_is_reported(tmp_path):
-    reported = []
-    documents = (Document(str(number), "x") for number in range(2_500))
-    write_documents(documents, tmp_path, lambda *each: reported.append(each[:2]))
-    assert reported == [(1_000, None), (2_000, None), (2_500, 2_500)]

@@ -46,15 +46,6 @@ def test_adapters_of_one_base_share_an_engine_unless_they_differ_in_precision(ti
 
 
 @pytest.mark.slow
-def test_text_after_a_scored_choice_can_be_disabled(store):
-    stages = [AdapterSettings(name="one"), AdapterSettings(name="one", continue_after_choice=False)]
-    assert [stage.continue_after_choice for stage in build_pipeline("p", stages, store=store, documents=[]).stages] == [
-        True,
-        False,
-    ]
-
-
-@pytest.mark.slow
 def test_a_zero_shot_stage_answers_as_the_base_model_to_the_same_prompt(store, task):
     stages = [AdapterSettings(name="one", max_new_tokens=4, zero_shot=bare) for bare in (False, True)]
     adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages

@@ -97,19 +97,6 @@ def test_invalid_options_are_errors(options, says):
         BM25Index(DOCUMENTS, **options)
 
 
-def test_progress_is_reported():
-    reported = []
-
-    def progress(done: int, total: int | None, note: str = "") -> None:
-        reported.append((done, total, note))
-
-    documents = (Document(str(place), "word") for place in range(2_500))
-    index = BM25Index(documents, progress=progress)
-    assert [done for done, *_ in reported] == [1_000, 2_000, 2_500]
-    index.search(["word", "x"], 1, progress=progress)
-    assert reported[-1][:2] == (2, 2)
-
-
 @settings(max_examples=50, deadline=None)
 @given(texts=st.lists(TEXT, min_size=1, max_size=8), query=TEXT)
 def test_the_words_of_a_query_add_up_to_the_score(texts, query):
