@@ -42,7 +42,7 @@ def instructions(dtype: torch.dtype) -> str | None:
 
 
 def frozen_linear(
-    weight: torch.Tensor, bias: torch.Tensor | None, batch_invariant: bool
+    weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype, batch_invariant: bool
 ) -> PrepackedLinear | CompiledLinear | None:
     """A frozen linear layer with packed weights.
 
@@ -51,15 +51,16 @@ def frozen_linear(
     the time then. Without a C compiler, oneDNN computes these layers.
 
     Args:
-        weight: Shape (out, in).
+        weight: Shape (out, in), in `dtype` or in bf16.
         bias: Shape (out,).
+        dtype: Of the product.
         batch_invariant: Compute each row independently of the others, if the layer `treats_rows_alike`.
     """
-    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and multiplies_bf16():
+    if weight.device.type == "cpu" and dtype == torch.bfloat16 and multiplies_bf16():
         has_operator = hasattr(torch.ops.mkldnn, "_linear_pointwise")
         return PrepackedLinear(weight, bias, batch_invariant) if has_operator else None
-    compiled = kernels(weight) if weight.dtype == torch.float32 else None
-    if compiled is None or (bias is not None and bias.dtype != weight.dtype):
+    compiled = kernels(weight.new_empty(0, dtype=dtype)) if dtype == torch.float32 else None
+    if compiled is None or (bias is not None and bias.dtype != dtype):
         return None
     return CompiledLinear(weight, bias, compiled)
 

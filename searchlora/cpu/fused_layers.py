@@ -13,6 +13,7 @@ import torch
 
 from searchlora.cpu.bindings import Kernels
 from searchlora.cpu.kernels import kernels
+from searchlora.models.text_model import computing_dtype
 
 #: An attention function as transformers calls it.
 Attend = Callable[..., tuple[torch.Tensor, None]]
@@ -122,7 +123,7 @@ def fuse_layers(model: Any, attend: Attend, new_cache: Callable[[], Any]) -> Non
     fuse_norms(model)
     backbone = getattr(model, model.base_model_prefix)
     layers, rotary = getattr(backbone, "layers", None), getattr(backbone, "rotary_emb", None)
-    compiled = kernels(next(model.parameters()))
+    compiled = kernels(next(model.parameters()).new_empty(0, dtype=computing_dtype(model)))
     if compiled is None or rotary is None or not isinstance(layers, torch.nn.ModuleList):
         return
     for index, layer in enumerate(layers):

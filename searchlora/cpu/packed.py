@@ -81,7 +81,7 @@ class CompiledLinear:
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, compiled: Kernels) -> None:
-        self._weight = PackedWeight(weight, torch.bfloat16 if _are_bf16(weight) else None)
+        self._weight = PackedWeight(weight, torch.bfloat16 if _are_bf16(weight) else torch.float32)
         self._bias, self._compiled = bias, compiled
 
     treats_rows_alike = True
@@ -98,6 +98,8 @@ class CompiledLinear:
 
 def _are_bf16(weight: torch.Tensor) -> bool:
     """Whether all numbers are bf16 numbers; some rows at a time, as a copy of an output layer is large."""
+    if weight.dtype == torch.bfloat16:
+        return True
     return all(torch.equal(rows.bfloat16().float(), rows) for rows in torch.split(weight, 1024))
 
 

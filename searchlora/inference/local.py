@@ -22,7 +22,7 @@ from searchlora.inference.scheduling.requests import AnyModelRequest, GenerateRe
 from searchlora.inference.sequential import sequential_core
 from searchlora.inference.settings import WAITING, LocalSettings, local_settings
 from searchlora.models.experts import is_mixture_of_experts
-from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.load import hold_in_fp32, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.prompts import Renderer
 from searchlora.recipe import PromptOptions
@@ -107,7 +107,7 @@ class LocalEngine:
         settings = settings.model_copy(update={"batch_invariant": self.batch_invariant})
         self._folders: dict[str, Path] = {}  # name -> folder, see `load_folder`
         is_given = model is not None
-        model = model if is_given else load_model(base, quantization=quantization, precision=precision)
+        model = model if is_given else load_model(base, quantization=quantization, precision=precision, to_serve=True)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._adapters = AdapterFolders(base, store, self._folders)
         stop_id, pad_id = self.renderer.stop_id, int(self.renderer.tokenizer.pad_token_id)
@@ -119,6 +119,8 @@ class LocalEngine:
             self.shares_batches = not is_mixture_of_experts(base.path) and not has_unknown_rotary(model)
             if not self.shares_batches:
                 _LOG.warning("%s: one row at a time, since rows of a batch would depend on each other", base.name)
+        if not self.shares_batches and not is_given:
+            hold_in_fp32(model)
         self._core = (
             batched_core(model, stop_id, self._adapters, settings, limits)
             if self.shares_batches

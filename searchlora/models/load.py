@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +21,17 @@ from searchlora.models.resolve import (
     read_json_object,
     read_modules,
 )
+from searchlora.models.text_model import computing_dtype
 from searchlora.threads import choose_threads, watch_other_processes
 
 Quantization = Literal["nf4", "none"]
 Precision = Literal["bf16", "fp32"]
+
+#: Decoders without buffers in the precision of their weights, whose linear layers read their weights in products only.
+_PLAIN = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
+
+#: Rows of a weight that a product in fp32 converts at once.
+_CONVERTED = 1024
 
 #: Parts of the class names of generative models.
 _GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -77,6 +85,7 @@ def load_model(
     precision: Precision = "bf16",
     device: str | None = None,
     to_write: bool = False,
+    to_serve: bool = False,
 ) -> Any:
     """A fresh copy of a base model, frozen, in eval mode.
 
@@ -88,6 +97,8 @@ def load_model(
         precision: Of the computation, and of weights that are not quantised; see `computed_in`.
         device: "cpu", "cuda", ...; by default the GPU if there is one.
         to_write: Hold the weights in `precision` even where the processor does not compute in it, to write them.
+        to_serve: Hold the weights of a bf16 decoder like Llama's in bf16 where the processor computes in fp32. Each
+            product converts its weight, until the engine packs it; see `hold_in_fp32`.
 
     Raises:
         BaseModelMoved: if the folder is not there.
@@ -100,7 +111,10 @@ def load_model(
 
     watch_other_processes()
     _check_generative(base)
-    held = precision if to_write else computed_in(precision, device)
+    held = computed_in(precision, device)
+    converts = to_serve and held != precision and quantization == "none" and _is_plain_bf16(base)
+    if to_write or converts:
+        held = precision
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[held]
     settings: dict[str, Any] = {"dtype": dtype}
     settings["device_map"] = {"": device or default_device()}
@@ -121,7 +135,48 @@ def load_model(
     _check_complete(report["missing_keys"], base.path)
     model.requires_grad_(False)
     _contiguous_head_input(model)
+    if converts:
+        _compute_in_fp32(model)
     return model.eval()
+
+
+def _is_plain_bf16(base: BaseModel) -> bool:
+    """Whether a base is stored in bf16, and reads the weights of its linear layers in products only."""
+    config = read_json_object(base.path / "config.json")
+    return bool(_PLAIN.intersection(architectures_of(config))) and "bfloat16" in (
+        config.get("dtype"),
+        config.get("torch_dtype"),
+    )
+
+
+def _compute_in_fp32(model: Any) -> None:
+    """Compute a model in fp32 whose linear layers and embeddings stay in bf16."""
+    import torch
+
+    def product(weight: Any, bias: Any, x: Any) -> Any:
+        parts = [torch.nn.functional.linear(x, rows.float()) for rows in torch.split(weight, _CONVERTED)]
+        return torch.cat(parts, -1) if bias is None else torch.cat(parts, -1) + bias
+
+    def embedding(weight: Any, ids: Any) -> Any:
+        return torch.nn.functional.embedding(ids, weight).float()
+
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.data = parameter.data.float()
+    for module in model.modules():
+        if type(module) is torch.nn.Linear:
+            module.forward = partial(product, module.weight, module.bias)  # type: ignore[method-assign]
+        elif type(module) is torch.nn.Embedding:
+            module.forward = partial(embedding, module.weight)  # type: ignore[method-assign]
+
+
+def hold_in_fp32(model: Any) -> None:
+    """Hold a model in fp32 that `load_model` holds in bf16 to serve it, for an engine that does not pack it."""
+    if computing_dtype(model) == model.dtype:
+        return
+    for module in model.modules():
+        module.__dict__.pop("forward", None)
+    model.float()
 
 
 def number_of_parameters(model: Any, *, trained_too: bool = True) -> int:

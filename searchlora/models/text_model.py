@@ -13,3 +13,8 @@ def text_model(model: Any) -> Any:
     if model.config.get_text_config() is model.config:
         return getattr(model, model.base_model_prefix)
     return model.get_decoder()
+
+
+def computing_dtype(model: Any) -> Any:
+    """The dtype of a model's hidden states: that of its norms and biases. Matrices may be held in another one."""
+    return next((value.dtype for value in model.parameters() if value.ndim == 1), model.dtype)

@@ -17,7 +17,7 @@ def test_without_kernels_every_part_is_left_to_pytorch(monkeypatch, where):
         assert backend.instructions(torch.float32) is None
     x = torch.ones(2, 8, device=device)
     heads, mask = torch.ones(1, 2, 1, 8, device=device), torch.zeros(1, 1, 1, 1, device=device)
-    assert backend.frozen_linear(x, None, batch_invariant=True) is None
+    assert backend.frozen_linear(x, None, torch.float32, batch_invariant=True) is None
     assert backend.lora_slots(8, [slice(0, 2)], x) is None
     assert backend.attention(heads, heads, heads, mask, 1.0) is None
     assert backend.sample(x, [0], [(1.0, 0, 1.0, 0.0, 0.5)]) is None

@@ -16,7 +16,7 @@ from searchlora.inference.batched.invariance import rotary_table
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.lora_layers import add_lora_layers, lora_targets, map_rows
 from searchlora.inference.batched.sliding_window import SlidingWindow
-from searchlora.models.text_model import text_model
+from searchlora.models.text_model import computing_dtype, text_model
 
 
 class Forward:
@@ -30,7 +30,7 @@ class Forward:
 
     def __init__(self, model: Any, *, batch_invariant: bool = False) -> None:
         self.batch_invariant = batch_invariant
-        self.dtype: torch.dtype = model.dtype
+        self.dtype: torch.dtype = computing_dtype(model)
         self.config = model.config.get_text_config()
         self._window = SlidingWindow.of(self.config) or SlidingWindow(None, False)
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
@@ -106,7 +106,7 @@ def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def _take_head(model: Any, batch_invariant: bool) -> FrozenLinear:
     """The output layer, which the model loses unless its weight is that of the input embeddings."""
     layer = model.get_output_embeddings()
-    head = merged_linear([layer], batch_invariant)
+    head = merged_linear([layer], computing_dtype(model), batch_invariant)
     if layer.weight is not model.get_input_embeddings().weight:
         model.set_output_embeddings(torch.nn.Identity())
         release_originals([layer], head)
@@ -187,7 +187,7 @@ def check_batching(model: Any) -> BatchingCheck:
     spread = float(expected.std())
     noise = max(float((other - expected).abs().max()) for other in (own, longer))
     difference = float((actual - expected).abs().max())
-    is_same = difference <= _MAX_NOISE_RATIO * max(noise, torch.finfo(model.dtype).eps * spread)
+    is_same = difference <= _MAX_NOISE_RATIO * max(noise, torch.finfo(computing_dtype(model)).eps * spread)
     return BatchingCheck("" if is_same else "its logits are computed otherwise", difference, noise, spread)
 
 
@@ -220,7 +220,7 @@ def _batched_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     window = SlidingWindow.of(model.config.get_text_config()) or SlidingWindow(None, False)
     hidden = text_model(model)(
         ids,
-        attention_mask=window.masks(visible, positions, None, partial(_additive, dtype=model.dtype)),
+        attention_mask=window.masks(visible, positions, None, partial(_additive, dtype=computing_dtype(model))),
         position_ids=positions,
         cache=cache,
         use_cache=True,

@@ -107,10 +107,15 @@ def blocked_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Bl
     return BlockedLinear(PlainLinear(weight, bias), rows=1)  # a build without oneDNN: its BLAS is unknown
 
 
-def frozen_linear(weight: torch.Tensor, bias: torch.Tensor | None, batch_invariant: bool = False) -> FrozenLinear:
-    packed = backend.frozen_linear(weight, bias, batch_invariant)
+def frozen_linear(
+    weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype, batch_invariant: bool = False
+) -> FrozenLinear:
+    """A layer that computes in `dtype`; its weight may be held in another one."""
+    bias = None if bias is None else bias.to(dtype)
+    packed = backend.frozen_linear(weight, bias, dtype, batch_invariant)
     if packed is not None:
         return BlockedLinear(packed) if batch_invariant and not packed.treats_rows_alike else packed
+    weight = weight.to(dtype)
     return blocked_linear(weight, bias) if batch_invariant else PlainLinear(weight, bias)
 
 
@@ -127,8 +132,8 @@ def shape_of(layer: Any) -> tuple[int, int]:
     return layer.nf, layer.nx
 
 
-def merged_linear(layers: Sequence[Any], batch_invariant: bool = False) -> FrozenLinear:
-    """Layers with the same input as one product; a layer of another class than torch's own must come alone."""
+def merged_linear(layers: Sequence[Any], dtype: torch.dtype, batch_invariant: bool = False) -> FrozenLinear:
+    """Layers with the same input as one product in `dtype`; one of another class than torch's own must come alone."""
     if type(layers[0]).__name__ == "Conv1D":
         weights = [layers[0].weight.detach().T.contiguous()]
     elif all(type(layer) is torch.nn.Linear for layer in layers):
@@ -139,7 +144,7 @@ def merged_linear(layers: Sequence[Any], batch_invariant: bool = False) -> Froze
     else:
         return WrappedLinear(layers[0])
     weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-    return frozen_linear(weight, merged_bias(layers), batch_invariant)
+    return frozen_linear(weight, merged_bias(layers), dtype, batch_invariant)
 
 
 def release_originals(layers: Sequence[Any], merged: FrozenLinear) -> None:

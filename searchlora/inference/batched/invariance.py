@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from searchlora.models.text_model import text_model
+from searchlora.models.text_model import computing_dtype, text_model
 
 
 def in_blocks(function: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor, size: int) -> torch.Tensor:
@@ -32,7 +32,7 @@ class RotaryTable(torch.nn.Module):
 
     Args:
         rotary: The model's own embeddings.
-        x: A tensor with the dtype of the tables.
+        x: An empty tensor with the dtype of the tables.
         kinds: Names of the kinds of layers; None where all are of one kind.
     """
 
@@ -41,7 +41,7 @@ class RotaryTable(torch.nn.Module):
     def __init__(self, rotary: Any, x: torch.Tensor, kinds: Iterable[str | None]) -> None:
         super().__init__()
         self._rotary = rotary
-        self._x = x[:0]
+        self._x = x
         none = torch.empty(0)
         # Kind -> cosines, sines; shape (positions, head size).
         self._tables: dict[str | None, tuple[torch.Tensor, torch.Tensor]] = dict.fromkeys(kinds, (none, none))
@@ -93,7 +93,8 @@ def rotary_table(model: Any) -> RotaryTable | None:
     if rotary is None:
         return None
     by_kind = "layer_type" in inspect.signature(rotary.forward).parameters
-    table = RotaryTable(rotary, next(model.parameters())[:1], set(backbone.config.layer_types) if by_kind else {None})
+    kinds = set(backbone.config.layer_types) if by_kind else {None}
+    table = RotaryTable(rotary, torch.empty(0, dtype=computing_dtype(model)), kinds)
     try:
         if table.is_exact():
             return table

@@ -24,7 +24,7 @@ from searchlora.inference.batched.frozen_linear import (
     release_originals,
     shape_of,
 )
-from searchlora.models.text_model import text_model
+from searchlora.models.text_model import computing_dtype, text_model
 
 #: The slot of the bare base model.
 BASE_SLOT = 0
@@ -177,7 +177,7 @@ class LoraLayerGroup:
         self.size_in = shapes[0][1]
         ends = [0, *accumulate(out for out, _ in shapes)]
         self.spans = [slice(start, end) for start, end in pairwise(ends)]
-        self.base = merged_linear(list(layers.values()), batch_invariant)
+        self.base = merged_linear(list(layers.values()), like.dtype, batch_invariant)
         self._like = like
         self.slots: SlotWeights = lora_slots(self.size_in, self.spans, like) or TorchSlots(
             self.size_in, self.spans, like
@@ -285,7 +285,7 @@ class LoraLayers:
 def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:
     """Replace a model's linear layers that adapters may change by layers with LoRA slots; their weights move."""
     active = ActiveMapping()
-    like = torch.empty(0, dtype=model.dtype)
+    like = torch.empty(0, dtype=computing_dtype(model))
     groups = []
     for paths in _merged_layers(model):  # the layers of a group are freed before the next one is merged
         layers = {path: model.get_submodule(path) for path in paths}
@@ -295,7 +295,7 @@ def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:
             setattr(model.get_submodule(parent), name, LoraLinear(group, index))
         release_originals(list(layers.values()), group.base)
         groups.append(group)
-    release_free_memory()
+        release_free_memory()
     return LoraLayers(groups, active)
 
 
