@@ -27,7 +27,7 @@ from searchlora.server.api import (
     topics,
 )
 from searchlora.server.api.errors import STORAGE_UNAVAILABLE, ApiError, ErrorResponses, add_http_errors
-from searchlora.server.api.keys import ApiKeys, requires
+from searchlora.server.api.keys import ApiKeys
 from searchlora.server.api.metrics import RequestMetrics
 from searchlora.server.api.middleware import RequestGuard
 from searchlora.server.api.openapi import openapi_document
@@ -70,7 +70,6 @@ async def readyz(http: ApiRequest) -> Status:
 
 
 @_probe_router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
-@requires("read")
 async def metrics(http: ApiRequest) -> Response:
     """All metrics in Prometheus' text format."""
     text = await in_thread(http.service.probe_thread, None, http.service.metrics.text)
@@ -131,7 +130,9 @@ def create_app(service: Service, *, max_active_requests: int | None = None) -> F
     )
     app.add_middleware(ErrorResponses, check_store=service.check_store)
     counted = frozenset(path for path in PATHS if "{" not in path) | {"/v1/tasks", "/playground"}
-    app.add_middleware(RequestMetrics, metrics=service.metrics, paths=counted, access_log=service.access_log)
+    app.add_middleware(
+        RequestMetrics, metrics=service.metrics, paths=counted, access_log=service.access_log and service.access_log[0]
+    )
     return app
 
 

@@ -24,16 +24,16 @@ from searchlora.inference.answer_cache import AnswerCache
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.pipelines.config import read_pipelines
-from searchlora.server.api.access_log import AccessLog
+from searchlora.server.api.access_log import access_logger
 from searchlora.server.api.app import create_app
 from searchlora.server.api.config import ServeConfig
 from searchlora.server.api.encoders import ServedEncoders
-from searchlora.server.api.http_protocol import uvicorn_config
 from searchlora.server.api.keys import ApiKeys
 from searchlora.server.api.metrics import Metrics
 from searchlora.server.api.served_pipelines import ServedPipelines
 from searchlora.server.api.service import Service
 from searchlora.server.grading.search_grades import SearchGrades
+from searchlora.server.http import uvicorn_config
 from searchlora.time_limit import run_in_new_thread
 
 #: File descriptors reserved for files, libraries and idle connections.
@@ -57,9 +57,7 @@ def make_service(config: ServeConfig) -> Service:
     check_proxies(config.trusted_proxies)
     ApiKeys(config.api_keys, config.keys)  # a file that cannot be used is refused before models are loaded
     store = Store(config.store)
-    log = (
-        None if config.access_log is None else AccessLog(None if config.access_log == "-" else Path(config.access_log))
-    )
+    log = access_logger(config.access_log) if config.access_log is not None else None
     pipelines = [pipeline for _, pipeline in read_pipelines(config.pipelines, config.parameters)]
     _check_interleaved(config, [pipeline.name for pipeline in pipelines])
     encoders = ServedEncoders(config.encoders, store)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from logging.handlers import QueueListener
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,7 +21,6 @@ from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.fingerprint import Fingerprint, fingerprint
 from searchlora.models.resolve import public_name
-from searchlora.server.api.access_log import AccessLog
 from searchlora.server.api.adapter_tasks import AdapterTask, task_reader
 from searchlora.server.api.config import ServeConfig
 from searchlora.server.api.encoders import ServedEncoders
@@ -51,7 +52,7 @@ class Service:
         threads: Worker threads for blocking work of requests, shared fairly between clients.
         probe_thread: A thread of its own for health probes, so that they do not wait for requests.
         task_threads: Threads in which task requests wait for the engine.
-        access_log: Where requests are logged; None: nowhere.
+        access_log: Where requests are logged, and what writes the lines; None: nowhere.
         loading: Held while an adapter is loaded or unloaded by request: one at a time.
         draining: Set when the server was told to stop: it is not ready any more.
     """
@@ -67,7 +68,7 @@ class Service:
     threads: FairThreads = field(default_factory=lambda: FairThreads(_THREADS, "searchlora-http"))
     probe_thread: FairThreads = field(default_factory=lambda: FairThreads(1, "searchlora-probe"))
     task_threads: FairThreads = field(default_factory=lambda: FairThreads(_TASK_THREADS, "searchlora-task"))
-    access_log: AccessLog | None = None
+    access_log: tuple[logging.Logger, QueueListener] | None = None
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
     draining: threading.Event = field(default_factory=threading.Event)
     _in_progress: Counter[str] = field(default_factory=Counter)  # of the event loop's thread
@@ -148,7 +149,7 @@ class Service:
         if self.events is not None:
             self.events.close()
         if self.access_log is not None:
-            self.access_log.close()
+            self.access_log[1].stop()
 
     def pin(self, model: str, key: str | None = None) -> str | None:
         """The exact version that a request's `model` means now; None for a base model that is not from the store.

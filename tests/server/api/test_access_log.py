@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import threading
 
 import httpx
 import pytest
 
 from searchlora.errors import UsageError
-from searchlora.server.api import access_log
-from searchlora.server.api.access_log import AccessLog
+from searchlora.server.api.access_log import access_logger
 from tests.server.api.serving import asked, made_service, served
 
 CHAT = "/v1/chat/completions"
@@ -44,38 +41,6 @@ def test_each_request_is_a_line(tiny_base, store, tmp_path):
     assert not any(word in content for word in ("a-secret-key", "another", "wrong", "secret", "\x1b"))
 
 
-def test_a_stuck_reader_delays_nobody(tmp_path, monkeypatch):
-    monkeypatch.setattr(access_log, "_MAX_WAITING", 5)
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    ready = threading.Thread(target=lambda: opened.append(os.open(pipe, os.O_RDONLY)))
-    opened: list[int] = []
-    ready.start()
-    log = AccessLog(pipe)
-    ready.join()
-    scope = {"method": "GET", "path": "/" + "x" * 199}
-    added = 0
-    while (
-        not log._dropped
-    ):  # more than a pipe holds: the thread that writes waits. Until then it tells what was dropped
-        for _ in range(2000):
-            log.add(scope, 200, 0.1)
-        added += 2000
-    read = bytearray()
-    drain = threading.Thread(
-        target=lambda: [read.extend(part) for part in iter(lambda: os.read(opened[0], 65536), b"")]
-    )
-    drain.start()
-    while log._lines.full():
-        pass
-    log.add(scope, 200, 0.1)
-    log.close()
-    drain.join(10)
-    os.close(opened[0])
-    entries = [json.loads(line) for line in bytes(read).splitlines()]
-    assert sum(each.get("dropped", 0) for each in entries) + len(entries) == added + 1
-
-
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(UsageError, match="--access-log"):
-        AccessLog(tmp_path / "missing" / "log")
+        access_logger(str(tmp_path / "missing" / "log"))
