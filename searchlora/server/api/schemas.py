@@ -67,38 +67,31 @@ def _joined_parts(content: Any) -> Any:
 
 def _texts_or_tokens(value: Any) -> list[str | tuple[int, ...]]:
     """One or several texts or token arrays, as a list."""
-    is_array = isinstance(value, list) and bool(value) and isinstance(value[0], int)
-    items = [value] if isinstance(value, str) or is_array else value
-    if not isinstance(items, list) or not items:
-        raise PydanticCustomError("texts_or_tokens", "is a text, an array of token ids, or a list of either")
-    if len(items) > _MAX_TEXTS:
-        raise PydanticCustomError("too_long", "has more than {limit} items", {"limit": _MAX_TEXTS})
-    return [_text_or_tokens(item, number, len(items)) for number, item in enumerate(items, 1)]
+    is_one = isinstance(value, str) or (isinstance(value, list) and bool(value) and isinstance(value[0], int))
+    items = [value] if is_one else value
+    if not isinstance(items, list) or not items or len(items) > _MAX_TEXTS:
+        message = "is a text, an array of token ids, or a list of either, of at most {limit}"
+        raise PydanticCustomError("texts_or_tokens", message, {"limit": _MAX_TEXTS})
+    for number, item in enumerate(items, 1):
+        if isinstance(item, str) or (isinstance(item, list) and item and all(map(_is_token, item))):
+            continue
+        message = "item {number} is neither a text nor an array of token ids, which are whole numbers from 0"
+        raise PydanticCustomError("texts_or_tokens", message, {"number": number})
+    return [item if isinstance(item, str) else tuple(item) for item in items]
 
 
-def _text_or_tokens(item: Any, number: int, count: int) -> str | tuple[int, ...]:
-    place = {"item": f"item {number} " if count > 1 else ""}
-    if isinstance(item, str):
-        return item
-    if not isinstance(item, list) or not item:
-        raise PydanticCustomError("texts_or_tokens", "{item}is neither a text nor an array of token ids", place)
-    if not all(type(token) is int and 0 <= token < _TOKEN_IDS for token in item):
-        raise PydanticCustomError("texts_or_tokens", "{item}holds a token id that is no whole number from 0", place)
-    return tuple(item)
+def _is_token(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _TOKEN_IDS
 
 
-_STRINGS_OR_ARRAYS = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
-        {"type": "array", "items": {"type": "string"}, "minItems": 1},
-        {"type": "array", "items": {"type": "array", "items": {"type": "integer", "minimum": 0}}, "minItems": 1},
-    ]
-}
+_TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_ITEMS = [{"type": "string"}, _TOKENS]
 
 #: One or several texts or arrays of token ids, always as a list.
 TextsOrTokens = Annotated[
-    list[str | tuple[int, ...]], PlainValidator(_texts_or_tokens), WithJsonSchema(_STRINGS_OR_ARRAYS)
+    list[str | tuple[int, ...]],
+    PlainValidator(_texts_or_tokens),
+    WithJsonSchema({"anyOf": [*_ITEMS, *({"type": "array", "items": item, "minItems": 1} for item in _ITEMS)]}),
 ]
 
 

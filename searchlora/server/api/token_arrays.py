@@ -1,9 +1,8 @@
 """Texts of token arrays that clients send to be embedded.
 
-OpenAI's API takes arrays of token ids, in the vocabulary of its embedding models, `cl100k_base`. LangChain's
-`OpenAIEmbeddings` sends such arrays by default (`check_embedding_ctx_length`), whatever the model is called. So arrays
-are read in it. The vocabulary stands beside this file: it is that of tiktoken (see `cl100k_base.LICENSE.txt`), the
-length of each token in a byte, then all tokens.
+OpenAI's API takes arrays of token ids in the vocabulary `cl100k_base`, and LangChain's `OpenAIEmbeddings` sends such
+arrays by default. The vocabulary stands beside this file (see `cl100k_base.LICENSE.txt`): the length of each token in a
+byte, then all tokens.
 """
 
 from __future__ import annotations
@@ -16,32 +15,20 @@ from pathlib import Path
 
 from searchlora.errors import UsageError
 
-_FILE = Path(__file__).with_name("cl100k_base.xz")
-
 #: Number of its tokens that are text.
 _SIZE = 100_256
 
 
 @cache
 def cl100k_tokens() -> tuple[bytes, ...]:
-    """The UTF-8 bytes of each token of `cl100k_base`, by id.
-
-    Examples:
-        >>> cl100k_tokens()[9906]
-        b'Hello'
-    """
-    content = lzma.decompress(_FILE.read_bytes())
-    ends = list(itertools.accumulate(content[:_SIZE], initial=_SIZE))
+    """The UTF-8 bytes of each token of `cl100k_base`, by id."""
+    content = lzma.decompress(Path(__file__).with_name("cl100k_base.xz").read_bytes())
+    ends = itertools.accumulate(content[:_SIZE], initial=_SIZE)
     return tuple(content[start:end] for start, end in itertools.pairwise(ends))
 
 
 def text_of(item: str | Sequence[int]) -> str:
-    """The text of an item to embed: a text, or an array of token ids of `cl100k_base`.
-
-    Half a character at an end, where a client has cut a long text, becomes U+FFFD.
-
-    Raises:
-        UsageError: for an id without text.
+    """The text of an item to embed; half a character at an end becomes U+FFFD. Raises `UsageError` for unknown ids.
 
     Examples:
         >>> text_of([9906, 1917]), text_of("as it is")

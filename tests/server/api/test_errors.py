@@ -150,7 +150,7 @@ def test_a_foreign_folder_in_the_store_hides_no_adapter(client, store):
     ("change", "words"),
     [
         ({"input": []}, "input"),
-        ({"input": [1, 2.5]}, "no whole number"),
+        ({"input": [1, 2.5]}, "whole numbers from 0"),
         ({"input": [[1, 2], []]}, "item 2 is neither"),
         ({"input": ["a", "\ud800"]}, "surrogate"),
         ({"input": [100_256]}, "no text token 100256"),
