@@ -19,7 +19,6 @@ from searchlora.cli import (
     index,
     judge,
     judgments,
-    keys,
     merge,
     pipelines,
     serve,
@@ -78,7 +77,7 @@ _COMMANDS: dict[str, dict[str, tuple[Any, str]]] = {
         "merge": (merge.merge, "merge llm.txt"),
         "pipelines": (pipelines.app, "pipelines show rerank"),
         "serve": (serve.serve, "serve --base smollm2-135m-instruct-q4_1 --store store"),
-        "keys": (keys.app, "keys add shop --role search --file keys.yaml"),
+        "add-key": (serve.add_key, "add-key shop --role read --file keys.txt"),
         "events": (events.app, "events stats events/ --since 7d"),
     },
 }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from searchlora.cli.options import DeviceOption
+from searchlora.cli.options import DeviceOption, argument, option
 from searchlora.errors import UsageError
 from searchlora.server.api.config import ServeConfig, settings_by_key
 
@@ -81,3 +82,22 @@ def _is_given(context: typer.Context, name: str) -> bool:
     """Whether an option is on the command line or in its environment variable; else its value is the default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+
+
+def add_key(
+    name: Annotated[str, argument("NAME", "Name of the key, for logs: who has it.")],
+    role: Annotated[Literal["read", "write"], option("--role read|write", "write: also save, load and roll back.")],
+    file: Annotated[Path, option("--file FILE", "File of keys, for `serve --keys`.")],
+) -> None:
+    """Add an API key to a file, and print it. The file has only its sha256; delete the line to withdraw the key."""
+    from searchlora.files import atomic_text, read_text
+    from searchlora.server.api.keys import LINE, read_keys, sha256_of
+
+    key = secrets.token_urlsafe(32)
+    line = f"{name} {role} {sha256_of(key.encode())}"
+    if not LINE.fullmatch(line) or (file.exists() and name in [known.name for known in read_keys(file)]):
+        raise UsageError(f"'{name}' is taken, or has other characters than letters, digits, '.', '_' and '-'")
+    lines = read_text(file).splitlines() if file.exists() else []
+    with atomic_text(file) as out:
+        out.writelines(f"{each}\n" for each in [*lines, line])
+    typer.echo(key)

@@ -1,4 +1,4 @@
-"""HTTP basics of both servers: listening sockets, host name checks and private FastAPI settings."""
+"""HTTP basics of both servers: listening sockets, host name checks, and private settings of FastAPI and uvicorn."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import socket
 from collections.abc import Collection
 from typing import Any
 from urllib.parse import urlsplit
+
+import uvicorn
+from starlette.types import ASGIApp
 
 from searchlora.errors import UsageError
 
@@ -99,3 +102,28 @@ def is_own_host(host: str, names: Collection[str]) -> bool:
     except ValueError:
         return False
     return True
+
+
+#: Bytes of a request line with its headers, or of a chunk header.
+_MAX_HEAD_BYTES = 65_536
+
+#: Seconds after which an idle connection is closed: later than clients and proxies close theirs (httpx after 5, HAProxy
+#: and nginx after at most 60). Whoever closes later never sends a request into a connection that is being closed.
+_KEEP_ALIVE_S = 75
+
+
+def uvicorn_config(app: ASGIApp, max_connections: int, **more: Any) -> uvicorn.Config:
+    """Settings of uvicorn: bounded heads and connections, no log of requests, no name of the server."""
+    return uvicorn.Config(
+        app,
+        http="h11",
+        h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
+        limit_concurrency=max_connections + 1,  # uvicorn refuses at that number
+        # uvicorn's own settings close every log handler of the process, and the handler of absl, which `rouge_score`
+        # loads, closes its stream: a stderr that was redirected.
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        **more,
+    )

@@ -13,7 +13,6 @@ from searchlora.adapters.references import parse_reference
 from searchlora.errors import SearchloraError
 from searchlora.models.resolve import public_name
 from searchlora.server.api.errors import without_folders
-from searchlora.server.api.keys import requires
 from searchlora.server.api.response_schemas import AdapterEntry, ListOf, VersionEntry
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.service import Service
@@ -22,7 +21,6 @@ router = api_router()
 
 
 @router.get("/v1/adapters", summary="List the adapters")
-@requires("read")
 def adapters(http: ApiRequest) -> ListOf[AdapterEntry]:
     """The adapters of the store with lineage, measures, decisions and aliases."""
     return {"object": "list", "data": _adapters(http.service)}

@@ -15,7 +15,6 @@ from searchlora.server.api.errors import ApiError
 from searchlora.server.api.generation import Format, as_task, generate, token_json, with_answer_tokens
 from searchlora.server.api.generation_schemas import ChatRequest
 from searchlora.server.api.grammars import grammar_of
-from searchlora.server.api.keys import requires
 from searchlora.server.api.openapi import EVENTS
 from searchlora.server.api.response_schemas import ChatCompletion
 from searchlora.server.api.routing import ApiRequest, api_router
@@ -27,7 +26,6 @@ router = api_router()
 @router.post(
     "/v1/chat/completions", summary="Generate an answer", response_model=ChatCompletion, responses={200: EVENTS}
 )
-@requires("search")
 async def chat(http: ApiRequest, body: ChatRequest) -> Response:
     """Answer a chat, whole or streamed."""
     return await generate(http, body, ChatFormat, lambda: [_request(http.service, body)])

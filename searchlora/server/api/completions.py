@@ -17,7 +17,6 @@ from searchlora.server.api.errors import ApiError, api_error_at
 from searchlora.server.api.generation import Format, as_task, generate, with_answer_tokens
 from searchlora.server.api.generation_schemas import CompletionRequest
 from searchlora.server.api.grammars import grammar_of
-from searchlora.server.api.keys import requires
 from searchlora.server.api.openapi import EVENTS
 from searchlora.server.api.response_schemas import TextCompletion
 from searchlora.server.api.routing import ApiRequest, api_router
@@ -33,7 +32,6 @@ router = api_router()
 
 
 @router.post("/v1/completions", summary="Continue texts", response_model=TextCompletion, responses={200: EVENTS})
-@requires("search")
 async def completions(http: ApiRequest, body: CompletionRequest) -> Response:
     """Continue texts and token arrays, or answer texts with the task of an adapter."""
     if len(body.prompt) > _MAX_PROMPTS:

@@ -135,7 +135,7 @@ class ServeConfig:
         variable="SEARCHLORA_API_KEY",
     )
     keys: Path | None = _setting(
-        None, "FILE", "File of API keys with roles, see `searchlora keys add`; read again when it changes."
+        None, "FILE", "File of API keys that read or write, see `searchlora add-key`; read at each request."
     )
     engine: str | dict[str, Any] | None = _setting(
         None,

@@ -10,7 +10,6 @@ from fastapi import Response
 
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.encoders import Embedded
-from searchlora.server.api.keys import requires
 from searchlora.server.api.response_schemas import Embeddings
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.schemas import EmbeddingRequest
@@ -20,7 +19,6 @@ router = api_router()
 
 
 @router.post("/v1/embeddings", summary="Embed texts", response_model=Embeddings)
-@requires("search")
 async def embeddings(http: ApiRequest, body: EmbeddingRequest) -> Response:
     """Embed texts or token arrays with an encoder, or with an adapter for one."""
     service, client_id = http.service, http.client_id

@@ -6,7 +6,6 @@ import asyncio
 
 from searchlora.events.log import Feedback
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.keys import requires
 from searchlora.server.api.response_schemas import EventsResult, FeedbackOutcome
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_schemas import EventsRequest
@@ -15,7 +14,6 @@ router = api_router()
 
 
 @router.post("/v1/events", summary="Record what users do with hits")
-@requires("search")
 async def events(http: ApiRequest, body: EventsRequest) -> EventsResult:
     """Record clicks, carts, purchases and grades. The answer comes when they are on disk."""
     recorder = http.service.events
@@ -23,7 +21,7 @@ async def events(http: ApiRequest, body: EventsRequest) -> EventsResult:
         message = "This server records no events. Start it with --events FOLDER."
         raise ApiError(404, "events_not_recorded", message)
     if any(each.action == "grade" for each in body.events):
-        http.check_role("grade")
+        http.check_writes()
     rows = [Feedback(each.search, each.action, each.document, each.grade, each.rater) for each in body.events]
     written, refusals = recorder.feedback(rows)
     done = await asyncio.wrap_future(written)

@@ -12,7 +12,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from searchlora.server.api.disconnect import ResponseNotRead, client_disconnected, with_write_timeout
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.http_protocol import MAX_HEAD_BYTES
 from searchlora.server.api.keys import ApiKeys
 from searchlora.server.http import is_own_host
 
@@ -21,15 +20,14 @@ _BODY_SECONDS = 30.0
 
 
 class RequestGuard:
-    """ASGI middleware of both servers that refuses requests with 400, 401, 403, 408, 413, 431, 503 and 504.
+    """ASGI middleware of both servers that refuses requests with 401, 403, 408, 413, 503 and 504.
 
     A request that passes carries its client in `scope["state"]["client_id"]`: the name of an API key, or an address
     where no keys are set; with keys also its `role`, which the routes check. Its response has a write time-out.
     `ErrorResponses` around it answers refused ones.
 
     Args:
-        keys: Every request must carry one of them; None or empty: no key is required, but the host and the origin are
-            checked.
+        keys: Every request must carry one of them; without any the host and the origin are checked instead.
         host_names: Host names accepted without an API key, see `http.is_own_host`.
         is_open: Whether a path needs no check: probes, and the files of a page.
         timeout: Seconds after which a request fails with 504; a response must be read in time, too.
@@ -51,7 +49,7 @@ class RequestGuard:
     ) -> None:
         self._app, self._host_names, self._is_open, self._headers = app, host_names, is_open, headers
         self._max_body_bytes, self._timeout, self._max_active_requests = max_body_bytes, timeout, max_active_requests
-        self._keys = keys or None
+        self._keys = keys if keys is not None and keys.required else None
         self._active_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +58,6 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
         send = with_headers(send, self._headers) if self._headers else send
-        _check_framing(scope["headers"])
         if self._is_open(scope["path"]):
             await self._forward(scope, receive, send)
             return
@@ -143,19 +140,6 @@ class RequestGuard:
             too_slow = f"The body did not arrive within {_BODY_SECONDS:.0f} seconds."
             raise ApiError(408, "body_too_slow", too_slow, close=True) from None  # what is left of it may still come
         return body
-
-
-def _check_framing(headers: Sequence[tuple[bytes, bytes]]) -> None:
-    """Refuse a request whose end is ambiguous or whose headers are too long, and close the connection.
-
-    A request with both `Content-Length` and `Transfer-Encoding` may be request smuggling (RFC 9112, section 6.1).
-    """
-    names = {name for name, _ in headers}
-    if b"content-length" in names and b"transfer-encoding" in names:
-        message = "Content-Length and Transfer-Encoding exclude each other."
-        raise ApiError(400, "invalid_http", message, close=True)
-    if sum(len(name) + len(value) for name, value in headers) > MAX_HEAD_BYTES:
-        raise ApiError(431, "header_too_long", f"Headers have at most {MAX_HEAD_BYTES} bytes.", close=True)
 
 
 def _network_location(origin: str) -> str | None:

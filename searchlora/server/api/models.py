@@ -12,7 +12,7 @@ from searchlora.adapters.references import check_name, is_name
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, NotInStore
 from searchlora.server.api.adapter_tasks import input_schema
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.keys import requires
+from searchlora.server.api.keys import WRITES
 from searchlora.server.api.response_schemas import ListOf, Loaded, ModelEntry
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.schemas import AdapterRequest
@@ -25,14 +25,12 @@ router = api_router()
 
 
 @router.get("/v1/models", summary="List models")
-@requires("read")
 def models(http: ApiRequest) -> ListOf[ModelEntry]:
     """The base, the encoders, and every adapter for them: by name, by version and by alias."""
     return {"object": "list", "data": [*_models(http.service), *_adapters(http.service, http.service.store.list())]}
 
 
 @router.get("/v1/models/{model:path}", summary="Describe a model")
-@requires("read")
 def describe(http: ApiRequest, model: str) -> ModelEntry:
     """A model; of an adapter, also its task, the fields of its input, and a request that works."""
     entry = next((entry for entry in _named(http.service, model) if entry["id"] == model), None)
@@ -51,8 +49,7 @@ def describe(http: ApiRequest, model: str) -> ModelEntry:
     return {**entry, **described}  # type: ignore[typeddict-item]  # further keys
 
 
-@router.post("/v1/adapters/load", summary="Load an adapter")
-@requires("operate")
+@router.post("/v1/adapters/load", summary="Load an adapter", openapi_extra=WRITES)
 async def load(http: ApiRequest, body: AdapterRequest) -> Loaded:
     """Load an adapter before its first request, between two engine steps."""
     engine, place = http.service.engine, body.folder
@@ -62,8 +59,7 @@ async def load(http: ApiRequest, body: AdapterRequest) -> Loaded:
     return {"adapter": await _run(http, lambda: engine.load(body.adapter)), "loaded": True}
 
 
-@router.post("/v1/adapters/unload", summary="Unload an adapter")
-@requires("operate")
+@router.post("/v1/adapters/unload", summary="Unload an adapter", openapi_extra=WRITES)
 async def unload(http: ApiRequest, body: AdapterRequest) -> Loaded:
     """Free the slot of an adapter, between two engine steps."""
     try:

@@ -7,16 +7,14 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 from starlette.routing import BaseRoute
 
 from searchlora import __version__
 from searchlora.server.api.response_schemas import ErrorBody
 
-#: Statuses of every path: invalid HTTP, a body that is too slow or a head that is too long, an unexpected error, a
-#: time-out.
-_ALWAYS = (400, 408, 431, 500, 501, 503, 504)
+#: Statuses of every path: invalid HTTP, a body that is too slow, an unexpected error, a time-out.
+_ALWAYS = (400, 408, 500, 501, 503, 504)
 
 #: Statuses of every path except the health probes and the page: authentication, body size, rate limit.
 _GUARDED = (401, 403, 413, 429)
@@ -28,19 +26,13 @@ EVENTS: dict[str, Any] = {"content": {"text/event-stream": {"schema": {"type": "
 def openapi_document(routes: Sequence[BaseRoute], open_paths: Sequence[str]) -> dict[str, Any]:
     """The document of routes, in OpenAPI 3.1: every path with every status and content type that it answers with.
 
-    `x-role` of an operation is the role that an API key needs for it.
+    `x-role` of an operation is `write` where an API key that only reads does not suffice.
 
     Args:
         open_paths: Paths that the guard lets pass.
     """
     about = "Base model, adapters, encoders and pipelines."
     document = get_openapi(title="searchlora", version=__version__, description=about, routes=routes)
-    roles = {
-        (route.path_format, method): route.endpoint.role
-        for route in routes
-        if isinstance(route, APIRoute) and hasattr(route.endpoint, "role")
-        for method in route.methods or ()
-    }
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -50,8 +42,6 @@ def openapi_document(routes: Sequence[BaseRoute], open_paths: Sequence[str]) -> 
             for status in sorted(statuses):
                 documented[str(status)] = {"description": HTTPStatus(status).phrase, "content": error}
             operation["responses"] = documented
-            if (path, method.upper()) in roles:
-                operation["x-role"] = roles[path, method.upper()]
     components = document["components"]
     schemas = components["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):

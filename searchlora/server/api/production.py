@@ -17,7 +17,7 @@ from searchlora.events.shadow_figures import shadow_figures
 from searchlora.events.summary import summaries
 from searchlora.files.json_text import finite
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.keys import requires
+from searchlora.server.api.keys import WRITES
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.search_schemas import RollbackRequest
 from searchlora.server.api.service import Service
@@ -70,8 +70,7 @@ class RollbackEntry(TypedDict):
     move: str
 
 
-@router.get("/v1/production", summary="Describe what is in production")
-@requires("grade")
+@router.get("/v1/production", summary="Describe what is in production", openapi_extra=WRITES)
 def production(http: ApiRequest) -> ProductionEntry:
     """Aliases with their weights; and, with `--events`, what the searches of the last day say."""
     service = http.service
@@ -104,8 +103,7 @@ def production(http: ApiRequest) -> ProductionEntry:
     return finite(found)  # type: ignore[no-any-return]  # the mean of no searches is NaN
 
 
-@router.post("/v1/production/rollback", summary="Take a version back")
-@requires("operate")
+@router.post("/v1/production/rollback", summary="Take a version back", openapi_extra=WRITES)
 def rollback(http: ApiRequest, body: RollbackRequest) -> RollbackEntry:
     """Move an alias back to the version before; one with weights, to its target. The history keeps who and why."""
     service = http.service

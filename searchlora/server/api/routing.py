@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 
 from searchlora.server.api.bodies import parse_body
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.keys import ROLES, Role, may
+from searchlora.server.api.keys import WRITES
 from searchlora.server.api.work_queue import FairThreads, in_thread
 
 if TYPE_CHECKING:
@@ -41,13 +41,10 @@ class ApiRequest(Request):
         client_id: str = self.state.client_id
         return client_id
 
-    def check_role(self, needed: Role) -> None:
-        """Raise 403 if the request has a key whose role may not do this. Without keys, everybody may."""
-        role: Role | None = getattr(self.state, "role", None)
-        if role is not None and not may(role, needed):
-            raise ApiError(
-                403, "role_missing", f"This needs a key with the role '{needed}'; yours has the role '{role}'."
-            )
+    def check_writes(self) -> None:
+        """Raise 403 if the request has a key that only reads. Without keys, everybody writes."""
+        if getattr(self.state, "role", None) == "read":
+            raise ApiError(403, "role_missing", "This needs a key with the role 'write'; yours has the role 'read'.")
 
     async def in_thread(self, function: Callable[[], T], *, on_abandoned: Callable[[T], object] | None = None) -> T:
         """Run a blocking function in a worker thread, when its client's turn comes, see `work_queue.in_thread`."""
@@ -62,7 +59,7 @@ class ApiRequest(Request):
 class ApiRoute(APIRoute):
     """Calls its function with `http`, an `ApiRequest`, with the parameters of the path, and with the parsed `body`.
 
-    A key needs the role that `keys.requires` gives to the function, or else the highest one.
+    A route with `openapi_extra=WRITES` needs a key that writes.
 
     A body is parsed and validated in a worker thread: an invalid one may take a while. A function without `async` runs
     in a worker thread, too, and its result is encoded there.
@@ -71,13 +68,14 @@ class ApiRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The function that Starlette calls."""
         function = self.endpoint
-        role: Role = getattr(function, "role", ROLES[-1])
+        writes = self.openapi_extra == WRITES
         body_type = get_type_hints(function, include_extras=True).get("body")
         adapter: TypeAdapter[Any] | None = None if body_type is None else TypeAdapter(body_type)
 
         async def handle(request: Request) -> Response:
             http = ApiRequest(request.scope, request.receive)
-            http.check_role(role)
+            if writes:
+                http.check_writes()
             arguments = {"http": http, **request.path_params}
             if adapter is not None:
                 raw, content_type = await http.body(), http.headers.get("content-type", "")

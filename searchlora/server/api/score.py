@@ -15,7 +15,6 @@ from searchlora.inference.engine import ChoiceScores
 from searchlora.inference.engine import Request as EngineRequest
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import ApiError, api_error_at
-from searchlora.server.api.keys import requires
 from searchlora.server.api.response_schemas import Scores, ScoresOfBatch
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.schemas import ScoreBody, ScoreRequest, ScoreRequests
@@ -25,7 +24,6 @@ router = api_router()
 
 
 @router.post("/v1/score", summary="Score choices", response_model=Scores | ScoresOfBatch)
-@requires("search")
 async def score(http: ApiRequest, body: ScoreBody) -> Response:
     """Score one request or a batch."""
     service = http.service

@@ -11,7 +11,7 @@ from fastapi import Response
 
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.keys import requires
+from searchlora.server.api.keys import WRITES
 from searchlora.server.api.openapi import EVENTS
 from searchlora.server.api.response_schemas import (
     ExplanationResult,
@@ -30,7 +30,6 @@ router = api_router()
 
 
 @router.get("/v1/pipelines", summary="List the pipelines")
-@requires("read")
 def pipelines(http: ApiRequest) -> ListOf[PipelineEntry]:
     """The pipelines of the server with their stages, slots and fields."""
     return {"object": "list", "data": [served.described() for _, served in http.service.pipelines]}
@@ -42,7 +41,6 @@ def pipelines(http: ApiRequest) -> ListOf[PipelineEntry]:
     response_model=SearchResult | ExplanationResult,
     responses={200: EVENTS},
 )
-@requires("search")
 async def search(http: ApiRequest, body: SearchRequest) -> Response:
     """Execute a pipeline on a query, or say why a document is missing."""
     service = http.service
@@ -57,8 +55,7 @@ async def search(http: ApiRequest, body: SearchRequest) -> Response:
         return streamed(stream.from_first(first), _failed, admission.pop_all())
 
 
-@router.post("/v1/judgments", summary="Grade a hit")
-@requires("grade")
+@router.post("/v1/judgments", summary="Grade a hit", openapi_extra=WRITES)
 def judgments(http: ApiRequest, body: JudgmentRequest) -> JudgmentResult:
     """Save a grade, and measure rankings with it."""
     grades = http.service.grades

@@ -24,7 +24,6 @@ from searchlora.server.api.adapter_tasks import input_schema, record_of
 from searchlora.server.api.client_engine import ClientEngine
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import ApiError
-from searchlora.server.api.keys import requires
 from searchlora.server.api.response_schemas import (
     Classifications,
     Classified,
@@ -42,7 +41,6 @@ router = api_router()
 
 
 @router.post("/v1/tasks/{task}", summary="Run a task", response_model=TaskOutputs)
-@requires("search")
 async def run_task(http: ApiRequest, task: str, body: TaskRequest) -> Response:
     """Run the task of an adapter on one input or on several."""
     rows = body.inputs if body.inputs is not None else [body.input or {}]
@@ -60,7 +58,6 @@ async def run_task(http: ApiRequest, task: str, body: TaskRequest) -> Response:
 
 
 @router.post("/v1/rerank", summary="Rerank documents", response_model=Reranked)
-@requires("search")
 async def rerank(http: ApiRequest, body: RerankRequest) -> Response:
     """Order documents by the expected grades of a judge, scaled to between 0 and 1; Cohere's shape."""
 
@@ -89,7 +86,6 @@ async def rerank(http: ApiRequest, body: RerankRequest) -> Response:
 
 
 @router.post("/v1/classify", summary="Classify texts", response_model=Classifications)
-@requires("search")
 async def classify(http: ApiRequest, body: ClassifyRequest) -> Response:
     """Give each text a label, with the probability of every label; vLLM's shape."""
 
@@ -117,7 +113,6 @@ async def classify(http: ApiRequest, body: ClassifyRequest) -> Response:
 
 
 @router.post("/v1/rewrite", summary="Rewrite a query", response_model=Rewritten)
-@requires("search")
 async def rewrite(http: ApiRequest, body: RewriteRequest) -> Response:
     """The query to search with."""
 

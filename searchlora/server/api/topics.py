@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Any
 
 from searchlora.eval.trec import Qrels
-from searchlora.server.api.keys import requires
 from searchlora.server.api.response_schemas import ExampleQuery, TopicsEntry
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.service import Service
@@ -24,7 +23,6 @@ _EXAMPLES, _LOOKED_AT, _WORDS = 6, 50, 8
 
 
 @router.get("/v1/topics", summary="Describe grades and example queries")
-@requires("search")
 def topics(http: ApiRequest) -> TopicsEntry:
     """Whether hits can be graded, on which scale, and queries to begin with."""
     service = http.service

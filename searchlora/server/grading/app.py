@@ -19,12 +19,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from searchlora.server.api.errors import ApiError, ErrorResponses, add_http_errors
-from searchlora.server.api.http_protocol import uvicorn_config
 from searchlora.server.api.middleware import RequestGuard
 from searchlora.server.api.routing import ApiRequest, api_router
 from searchlora.server.api.work_queue import FairThreads
 from searchlora.server.grading.session import Assignment, Session
-from searchlora.server.http import PAGE_HEADERS, PRIVATE_APP
+from searchlora.server.http import PAGE_HEADERS, PRIVATE_APP, uvicorn_config
 
 if TYPE_CHECKING:
     import uvicorn

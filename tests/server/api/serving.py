@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from searchlora.server.api.config import ServeConfig
+from searchlora.server.api.keys import sha256_of
 from searchlora.server.api.serve import make_server, make_service
 from searchlora.server.api.service import Service
 from searchlora.server.http import address, bind
@@ -39,3 +40,11 @@ def served(service: Service) -> Iterator[str]:
 def asked(text="tent", model="one", **more):
     """The body of a request for an answer, whatever the task of the adapter is."""
     return {"model": model, "messages": [{"role": "user", "content": text}], "prompt": "raw", "max_tokens": 8} | more
+
+
+def new_key(file, name, role) -> str:
+    """A key that was added to a file of keys."""
+    key = f"the-secret-of-{name}"
+    with file.open("a") as out:
+        out.write(f"{name} {role} {sha256_of(key.encode())}\n")
+    return key
