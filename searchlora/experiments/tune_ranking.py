@@ -30,7 +30,7 @@ from searchlora.eval.trec import Qrels, Run, ranked
 from searchlora.experiments.tune_weights import JudgedFusion, judged_fusion
 from searchlora.experiments.tuned_file import write_tuned
 from searchlora.extras import importing
-from searchlora.files import atomic_text, check_writable, file_sha256
+from searchlora.files import atomic_text, check_writable
 from searchlora.pipelines.config import PipelineConfig
 from searchlora.pipelines.stages.fuse import FuseSettings, part_names, ranking_features
 from searchlora.pipelines.stages.retrieve import searched_queries
@@ -49,12 +49,7 @@ _SETTINGS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class TuneRankingResult:
-    """What `tune_ranking` wrote: pipeline and model, with the comparison that decides.
-
-    Attributes:
-        gains: Feature -> its share of the gain of all splits, largest first.
-        circular: Why the judgments are circular; empty: they are not.
-    """
+    """What `tune_ranking` wrote, with the comparison that decides, and each feature's share of the splits' gain."""
 
     path: Path
     model: Path
@@ -101,11 +96,7 @@ def tune_ranking(
 
     Beside the pipeline, `<out without extension>.ranking.txt` holds the model and `<...>.ranking.json` its card.
     Arguments and errors as `tune_weights`; `fields` are fields of documents with numbers that the model reads.
-
-    Raises:
-        DataError: also for fewer than 20 topics with a relevant document among those retrieved, or a field without
-            numbers.
-        MissingExtra: without LightGBM.
+    It needs LightGBM, and 20 topics with a relevant document among those retrieved.
     """
     with importing():
         import lightgbm  # noqa: F401
@@ -147,7 +138,6 @@ def tune_ranking(
     written = {"model": str(model), "model_parts": list(part_names(settings)), "fields": list(settings.fields)}
     about = {
         **written,
-        "sha256": file_sha256(model),
         "queries": sorted({query_hash(query) for topic in read for query in topic.queries}),
         "judge_lineage": judged_by.judge_lineage if judged_by is not None else (),
         "cross_validation": vars(pair),
@@ -177,15 +167,14 @@ def _topics(fusion: JudgedFusion, features: RankingFeatures) -> list[Topic]:
 def cross_validated(
     topics: Sequence[Topic], names: Sequence[str], grades: Qrels, measure: str, k: int
 ) -> tuple[int, Comparison]:
-    """A number of trees, and the comparison of models with the fusion, on topics that played no part in either.
+    """The median of the folds' numbers of trees, and the comparison of models with the fusion.
 
-    In each fold the number of trees is the one that is best on the next fold, of a model that has seen neither; the
-    number that is returned is the median of the folds.
+    A fold's number of trees is the one that is best on the next fold, of a model that has seen neither.
     """
     groups = sorted({topic.group for topic in topics})
     random.Random(0).shuffle(groups)
-    fold_of = {group: place % FOLDS for place, group in enumerate(groups)}
-    folds = [[topic for topic in topics if fold_of[topic.group] == fold] for fold in range(FOLDS)]
+    of_fold = [set(groups[fold::FOLDS]) for fold in range(FOLDS)]
+    folds = [[topic for topic in topics if topic.group in members] for members in of_fold]
     run: dict[str, Mapping[str, float]] = {}
     chosen = []
     for fold in range(FOLDS):
@@ -225,13 +214,13 @@ def trained(topics: Sequence[Topic], names: Sequence[str], trees: int) -> Any:
     import lightgbm
 
     useful = [topic for topic in topics if any(topic.grades)]
+    grades = [grade for topic in useful for grade in topic.grades]
     data = lightgbm.Dataset(
         np.concatenate([topic.features for topic in useful]),
-        label=[grade for topic in useful for grade in topic.grades],
+        label=grades,
         group=[len(topic.grades) for topic in useful],
         feature_name=list(names),
         params={"verbosity": -1},
     )
-    documents = sum(len(topic.grades) for topic in useful)
-    least = min(50, max(5, documents // 40))  # few documents would not fill one leaf
+    least = min(50, max(5, len(grades) // 40))  # few documents would not fill one leaf
     return lightgbm.train({**_SETTINGS, "min_data_in_leaf": least}, data, num_boost_round=trees)

@@ -1,7 +1,6 @@
 """Learning to rank: features of a query and its candidates, and a model that orders the candidates by them.
 
-The model is LambdaMART (Burges, "From RankNet to LambdaRank to LambdaMART", 2010) of LightGBM, in LightGBM's own text
-format. `experiments.tune_ranking` trains it.
+The model is LightGBM's LambdaMART (Burges, "From RankNet to LambdaRank to LambdaMART", 2010).
 """
 
 from __future__ import annotations
@@ -36,8 +35,6 @@ class RankingFeatures:
     * Of the texts: the number of words of query, title and text, of the query's words with a digit, the share of the
       query's words in title and in text, and the share of the title's words in the query.
     * Of the document: its fields with numbers; another value is missing.
-
-    `document` returns the document of a hit.
     """
 
     def __init__(self, parts: Sequence[str], fields: Sequence[str], document: Callable[[Any], Document]) -> None:
@@ -104,14 +101,7 @@ def ranking_card(model: str | Path) -> dict[str, Any] | None:
 
 
 class LearnedFusion(Fused):
-    """A fusion whose documents a model orders; the weights of the sources are not used.
-
-    Args:
-        model: A file of LightGBM's text format.
-
-    Raises:
-        PipelineError: if there is no model in the file, or it has not learned one of the features.
-    """
+    """A fusion whose documents a model orders, in a file of LightGBM's text format; weights are not used."""
 
     def __init__(self, sources: Sequence[Source], model: str, features: RankingFeatures) -> None:
         import lightgbm
