@@ -86,7 +86,7 @@ class RunCard:
         run_sha256: Set when the card is written.
         unknown_sources: Names of the sources of hits that have no card: which models produced them is unknown.
         engines: The engines that computed the adapter stages, see `Engine.engine_id`.
-        gate_queries: Hashes of the queries from which a ranking model learned.
+        ranking_queries: Hashes of the queries from which a ranking model learned.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
@@ -100,7 +100,7 @@ class RunCard:
     run_sha256: str = ""
     unknown_sources: tuple[str, ...] = ()
     engines: tuple[str, ...] = ()
-    gate_queries: tuple[str, ...] = ()
+    ranking_queries: tuple[str, ...] = ()
 
 
 def card_path(path: str | Path) -> Path:

@@ -146,13 +146,13 @@ def seen_in_learning(
 
 
 def seen_by_run(store: Store, card: RunCard | None, topics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...] | None:
-    """The topics whose query an adapter of the run, or its `gate_queries`, were trained on; None if unknown.
+    """The topics whose query an adapter of the run, or its `ranking_queries`, were trained on; None if unknown.
 
     Topics with a conversation are skipped, as in `seen_in_training`.
     """
     if card is None or card.unknown_sources:
         return None
-    seen: set[str] = set(card.gate_queries)
+    seen: set[str] = set(card.ranking_queries)
     for adapter in card.adapters:
         try:
             known = training_queries(store, adapter)

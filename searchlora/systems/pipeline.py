@@ -258,10 +258,10 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
         bases=tuple(dict.fromkeys(bases)),
         pipeline=built.tag,
         engines=tuple(dict.fromkeys([*built.engine_id, *(reference for card in cards for reference in card.engines)])),
-        gate_queries=tuple(
+        ranking_queries=tuple(
             dict.fromkeys(
                 [
-                    *(query for card in cards for query in card.gate_queries),
+                    *(query for card in cards for query in card.ranking_queries),
                     *(query for card in learned_from for query in card["queries"]),
                     *(query for known in queries.values() for query in known or ()),
                 ]

@@ -138,7 +138,7 @@ def test_a_kill_between_card_and_run_never_leaves_a_run_without_its_card(folder,
 def test_queries_on_which_an_earlier_release_learned_weights_count_as_seen(folder):
     searched(folder, folder / "bm25.yaml")
     values = json.loads(card_path(folder / "run.trec").read_text())
-    values["gate_queries"] = [query_hash("green tent")]
+    values["ranking_queries"] = [query_hash("green tent")]
     card_path(folder / "run.trec").write_text(json.dumps(values))
     topics = {name: {"query": query} for name, query in QUERIES.items()}
     assert seen_by_run(Store(folder / "store"), read_run_card(folder / "run.trec"), topics) == ("q1",)

@@ -131,8 +131,8 @@ def test_results_depend_on_its_dataset_and_its_queries_are_known_as_seen(stage, 
     assert plans[0].sha256 != plans[1].sha256
     card = run_card("p", Pipeline("p", (), tuple(plans[1].stages)), store)
     learned = [json.loads(line) for line in (other / "train.jsonl").read_text().splitlines()]
-    assert {query_hash(row["query"]) for row in learned} <= set(card.gate_queries)
-    assert query_hash("send back axe 1") not in card.gate_queries
+    assert {query_hash(row["query"]) for row in learned} <= set(card.ranking_queries)
+    assert query_hash("send back axe 1") not in card.ranking_queries
     assert card.unknown_sources == ("hits of the queries",)
 
 
