@@ -128,11 +128,12 @@ def _loss(pair: PairedComparison) -> str:
 
 def print_rules(results: Sequence[RuleResult]) -> None:
     """Print each rule of a policy, whether it held, and by how much a broken one was missed."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("", "rule", "result", title="Promotion policy", title_justify="left")
     for result in results:
-        table.add_row("met" if result.passed else "BROKEN", result.rule, result.summary)
+        table.add_row("met" if result.passed else "BROKEN", escape(result.rule), escape(result.summary))
     table_console(120).print(table)
 
 

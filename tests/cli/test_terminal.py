@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from searchlora.cli import terminal
+from searchlora.eval.policy import RuleResult
 
 
 @pytest.fixture
@@ -53,3 +54,9 @@ def test_without_a_total_only_what_is_done_is_told(capsys, clock):
         "Training: 20 after 21 s",
         "Training: 150000 after 22 s",
     ]
+
+
+def test_lists_in_the_findings_of_rules_are_shown(capsys):
+    terminal.print_rules([RuleResult("a [b]", False, "baselines.systems was all, is [bm25]")])
+    out = capsys.readouterr().out
+    assert "a [b]" in out and "is [bm25]" in out
