@@ -62,8 +62,8 @@ class Comparison:
         costs: System -> mean costs of a row.
         circular: System -> why its figures are circular; only systems with circular figures.
         notes: Notes for the reader, starting with what was left out.
-        less_is_better: The measures of which smaller values are better, those of `zero_is_best` included.
-        zero_is_best: The aggregates of which 0 is best; their differences are those of the distance from 0.
+        less_is_better: The measures of which smaller values are better.
+        zero_is_best: The aggregates of which 0 is best; systems are not compared by them.
     """
 
     systems: tuple[str, ...]
@@ -234,7 +234,7 @@ def compare(
     resampling = Resampling(resamples, seed)
     order = _by_measure(known)
     zero = {measure for system in systems.values() for measure in system.zero_is_best}
-    less = zero | {measure for system in systems.values() for measure in system.less_is_better}
+    less = {measure for system in systems.values() for measure in system.less_is_better}
 
     slices, slice_pairs = _slices(_sliced(systems), tables, pairs, tested, resampling)
     slice_pairs = [replace(part, pair=_with_wins_of_better(part.pair, less)) for part in slice_pairs]
@@ -245,10 +245,8 @@ def compare(
         for pair in mean_differences(table, pairs, tested, resampling)
     ]
     for table in sums:
-        own_pairs = pairs if table.measure in tested else ()
+        own_pairs = pairs if table.measure in tested and table.measure not in zero else ()
         own_rows, differences = aggregate_figures(table, own_pairs, resampling)
-        if table.measure in zero:
-            _, differences = aggregate_figures(table.distance(), own_pairs, resampling)
         rows += own_rows
         compared += differences
     return Comparison(

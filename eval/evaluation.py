@@ -57,8 +57,8 @@ class Evaluation:
             No name may be in both. They have no slices.
         confusions, curves: By title.
         less_is_better: The measures of which smaller values are better (errors, lengths).
-        zero_is_best: The aggregates of which 0 is best, such as a signed bias. Systems are compared by the distance
-            from 0.
+        zero_is_best: The aggregates of which 0 is best, such as a signed bias. Systems are not compared by them: the
+            distance from 0 is not smooth where a good system is, so its bootstrap and test would not hold.
     """
 
     headline: str

@@ -111,11 +111,6 @@ class AggregateTable:
     bounds: tuple[float, float]
     share: bool
 
-    def distance(self) -> AggregateTable:
-        """The table of the distance of the statistic from 0."""
-        statistic = self.statistic
-        return replace(self, statistic=lambda sums: np.abs(statistic(sums)), bounds=(0.0, max(map(abs, self.bounds))))
-
 
 def value_tables(
     systems: Mapping[str, Mapping[str, Mapping[str, float]]],

@@ -72,7 +72,7 @@ def systems_section(comparison: Comparison, *, plots: bool = True) -> Section:
     if comparison.aggregates:
         caption += f" Aggregates of all rows, not means of rows: {', '.join(comparison.aggregates)}."
     if comparison.zero_is_best:
-        caption += f" Differences are those of the distance from 0: {', '.join(comparison.zero_is_best)}."
+        caption += f" Systems are not compared by {', '.join(comparison.zero_is_best)}."
     blocks: list[Block] = [table("Measures of each system", head, lines), Text(caption)]
     if plots:
         first, *others = [Plot(interval_plot(comparison, measure), measure) for measure in comparison.measures]

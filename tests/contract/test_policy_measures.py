@@ -34,7 +34,7 @@ class Report:
     @property
     def measures(self) -> list[str]:
         made = to_json(self.compared(), Header("", "", "", "", {}))
-        shown = [row["measure"] for key in ("rows", "unjudged", "weighted") for row in made.get(key, ())]
+        shown = [row["measure"] for key in ("rows", "unjudged") for row in made.get(key, ())]
         return list(dict.fromkeys(shown))
 
 
@@ -158,6 +158,10 @@ def test_a_policy_decides_in_every_measure_that_a_report_shows(name):
         sliced = "kind" in {each.slice for each in comparison.slice_pairs if each.pair.measure == measure}
         slices = {"kind": {"max_fall": 0.1}} if sliced else {}
         policy = Policy.model_validate({"measure": measure, "beat": {"base": {}, "baselines": "all"}, "slices": slices})
+        if measure in comparison.zero_is_best:
+            with pytest.raises(UsageError, match="0 is best"):
+                decide(policy, comparison, CANDIDATE, Facts({"base": BASE}))
+            continue
         results = {each.rule: each for each in decide(policy, comparison, CANDIDATE, Facts({"base": BASE}))}
         assert results["beat base"].finding.startswith(measure) or f"has no {measure}" in results["beat base"].finding
         assert f"beat {RULE}" in results

@@ -17,6 +17,7 @@ from searchlora.eval.calibration import expected_calibration_error
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.grade_measures import grade_measures
+from searchlora.eval.policy import Facts, Policy, decide
 from searchlora.eval.significance import correct
 from searchlora.eval.tables import Header, to_json, to_markdown
 
@@ -145,6 +146,21 @@ def test_an_undefined_aggregate_is_not_tested(systems):
     row = next(row for row in content["rows"] if (row["system"], row["measure"]) == ("adapter", "bias"))
     assert row.keys() == {"system", "measure", "value", "low", "high", "n"}
     assert "| adapter − base | – |" in to_markdown(found)
+
+
+def test_systems_are_not_compared_by_a_signed_bias(systems):
+    """The distance from 0 is not smooth at 0, where a good judge is: neither bootstrap nor test would hold."""
+    grades = {row: 1 + (index % 3 == 0) for index, row in enumerate(IDS)}
+    bias = grade_measures((1, 2), 2)["bias"].aggregate(grades, dict.fromkeys(IDS, 1))
+    systems = {
+        name: replace(each, aggregates={"bias": bias}, zero_is_best=("bias",), headline="accuracy")
+        for name, each in systems.items()
+    }
+    found = compare(systems, candidate="adapter", resamples=200)
+    assert found.row("adapter", "bias").value < 0 and found.zero_is_best == ("bias",)
+    assert {pair.measure for pair in found.comparisons} == {"accuracy"}
+    with pytest.raises(UsageError, match="bias, of which 0 is best"):
+        decide(Policy(measure="bias", beat={"base": {}}), found, "adapter", Facts({"base": "base"}))
 
 
 def test_a_constant_share_still_has_an_interval():
