@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any
 
 from searchlora.errors import UsageError, some
@@ -14,7 +15,7 @@ from searchlora.eval.judgments.sources import UNKNOWN, SourceCounts
 from searchlora.eval.policy.changes import changes
 from searchlora.eval.policy.policy import Margin, Policy, SliceRule
 from searchlora.eval.preference import Preference
-from searchlora.eval.significance import LEVEL
+from searchlora.eval.significance import LEVEL, correct
 
 #: What sums of floats may be off: a limit that is met exactly is met.
 _ROUNDING = 1e-9
@@ -24,6 +25,15 @@ UNCHANGED = "unchanged data"
 
 #: Users with a preference below which an interleaving that is not decided is no evidence.
 _LEAST_WINS = 100
+
+#: What to do about test rows that the candidate was trained on.
+_BUILD_WITHOUT = (
+    "build training and test rows from one source, which takes them out of training: "
+    "`searchlora data build TASK SOURCE --map split=COLUMN`"
+)
+
+#: Name of the rule on how often the test rows were used.
+WORN = "uses of the test rows"
 
 #: Name of the rule on the policy of the last decision.
 SAME_POLICY = "the policy of the last decision"
@@ -64,8 +74,11 @@ class Facts:
         policy: The policy of the last decision on this alias, as JSON; None: there was none.
         reason: Why the policy was changed, in the words of a person; empty: no reason was given.
         leaked: Ids of evaluated rows whose query the candidate was trained on; None: unknown.
+        left_out: Which rows are left out because the candidate was trained on their queries, in words; empty: none.
         not_baselines: Systems that `beat: {baselines: all}` leaves out: other models, and those made from the expected
             outputs.
+        candidates: Number of candidates that were measured on these rows or decided on them, this one included; None:
+            nobody counts, as in an experiment.
         interleaved: What users prefer, with the candidate as B; None: it was not interleaved.
         too_few: Baseline that learned from too few rows -> why, in a sentence. It is not beaten, whatever the figures.
     """
@@ -80,8 +93,10 @@ class Facts:
     policy: Mapping[str, Any] | None = None
     reason: str = ""
     leaked: tuple[str, ...] | None = field(default=())
+    left_out: str = ""
     not_baselines: frozenset[str] = frozenset()
     too_few: Mapping[str, str] = field(default_factory=dict)
+    candidates: int | None = None
     interleaved: Preference | None = None
 
 
@@ -106,6 +121,7 @@ def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts)
     _check_measure(comparison, candidate, measure)
     return (
         *_data(policy, comparison, candidate, measure, facts),
+        *_decisions(policy, facts),
         *_beat(policy, comparison, candidate, measure, facts),
         *_slices(policy, comparison, candidate, measure, facts),
         *_bounds(policy, comparison, candidate, facts),
@@ -131,11 +147,28 @@ def _interleaving(policy: Policy, candidate: str, facts: Facts) -> Iterator[Rule
     yield _result("interleaving", holds, finding)
 
 
+def _decisions(policy: Policy, facts: Facts) -> Iterator[RuleResult]:
+    """Rule on the wear of the test rows: each candidate that is measured on them is one more chance to pass."""
+    if (number := facts.candidates) is None:
+        return
+    # A candidate that is no better passes if p is at most the level and its difference above 0: half of the level.
+    chance = 1 - (1 - LEVEL / policy.decisions / 2) ** number
+    passed = number <= policy.decisions
+    finding = (
+        f"candidate {number} on these test rows; the policy plans for {policy.decisions}, each at p ≤ "
+        f"{LEVEL / policy.decisions:.3g}; one of {number} that are no better passes in {chance:.1%}"
+    )
+    advice = "" if passed else "; take new test rows"
+    yield _result(WORN, passed, f"{finding}{advice}", float(number - policy.decisions))
+
+
 def _check_measure(comparison: Comparison, candidate: str, measure: str) -> None:
-    if comparison.find(candidate, measure) is not None:
+    if comparison.find(candidate, measure) is not None and measure not in comparison.zero_is_best:
         return
     costs = {name for costs in comparison.costs.values() for name in costs}
-    if measure in comparison.measures:
+    if measure in comparison.zero_is_best:
+        why = "of which 0 is best: systems are not compared by it"
+    elif measure in comparison.measures:
         why = f"of which {candidate} has no value"
     elif measure in costs:
         why = "which is a cost; a policy bounds the time per query by 'max_latency_ms'"
@@ -167,6 +200,10 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
     else:
         listed = f" ({some(facts.leaked)})" if facts.leaked else ""
         finding = f"{len(facts.leaked)} of {rows} queries{listed} are in the candidate's training data"
+        if facts.leaked:
+            finding = f"{finding}; {_BUILD_WITHOUT}"
+        elif facts.left_out:
+            finding = f"{finding}; {facts.left_out}"
         yield _result("held out", not facts.leaked, finding, float(len(facts.leaked)))
     yield _source(policy, facts)
     reason = comparison.circular.get(candidate, "")
@@ -228,11 +265,13 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
             yield _result(f"beat {role}", False, finding)
             continue
         pair = _pair(comparison, candidate, system, measure)
-        reached = _worse_end(comparison, pair)
+        level = LEVEL / policy.decisions
+        low, high = pair_interval(pair, level)
+        reached = comparison.gain(measure, high if measure in comparison.less_is_better else low)
         above = reached > requirement.margin
         # With few rows, or few that differ, the interval alone lets chance results pass (up to 14% of null pairs).
-        passed = above and pair.p <= LEVEL
-        short = pair.p - LEVEL if above else requirement.margin - reached
+        passed = above and pair.p <= level
+        short = pair.p - level if above else requirement.margin - reached
         less = measure in comparison.less_is_better
         end = (
             f"upper end must be below {-requirement.margin:+.3f}"
@@ -240,10 +279,10 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
             else f"lower end must be above {requirement.margin:+.3f}"
         )
         finding = (
-            f"{measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {system}, n = {pair.n}, "
-            f"p {p_value(pair.p)}; the {end} and p at most {LEVEL}"
+            f"{measure} {pair.difference:+.3f} {interval(low, high, '+')} against {system}, n = {pair.n}, "
+            f"p {p_value(pair.p)}; the {end} and p at most {level:.3g}"
         )
-        if above and pair.p > LEVEL:
+        if above and pair.p > level:
             finding = f"{finding}; the interval alone does not decide"
         if system in facts.too_few:
             yield _result(f"beat {role}", False, f"{finding}; not decisive: {facts.too_few[system]}")
@@ -296,9 +335,11 @@ def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str
             known = ", ".join(dict.fromkeys(part.slice for part in comparison.slice_pairs)) or "none"
             missing_name = f"the value {missing[0]} of the slice '{name}'" if pairs else f"a slice '{name}'"
             raise UsageError(f"the policy names {missing_name}, which the data does not have", fix=f"Slices: {known}.")
-        for value, pair in pairs.items():
-            if rule.values is None or value in rule.values:
-                yield _slice(comparison, name, value, pair, rule, other)
+        checked = {value: pair for value, pair in pairs.items() if rule.values is None or value in rule.values}
+        deciding = [value for value, pair in checked.items() if pair.n >= rule.min_rows]
+        corrected = dict(zip(deciding, correct([checked[value].p for value in deciding]), strict=True))
+        for value, pair in checked.items():
+            yield _slice(comparison, f"slice {name} = {value}", pair, rule, other, corrected.get(value))
 
 
 def _rival(policy: Policy, facts: Facts) -> str:
@@ -312,27 +353,35 @@ def _rival(policy: Policy, facts: Facts) -> str:
 
 
 def _slice(
-    comparison: Comparison, name: str, value: str, pair: PairedComparison, rule: SliceRule, other: str
+    comparison: Comparison, rule_name: str, pair: PairedComparison, rule: SliceRule, other: str, p: float | None
 ) -> RuleResult:
-    by_mean = rule.by == "difference"
-    reached = comparison.gain(pair.measure, pair.difference) if by_mean else _worse_end(comparison, pair)
-    passed = reached >= -rule.max_fall - _ROUNDING
-    less = pair.measure in comparison.less_is_better
-    bound = "the mean" if by_mean else "the upper end" if less else "the lower end"
-    limit = f"above {rule.max_fall:+.3f}" if less else f"below {-rule.max_fall:+.3f}"
-    finding = (
-        f"{pair.measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {other}, n = {pair.n}; "
-        f"{bound} must not be {limit}"
+    """The rule on one value of a slice; `p` is corrected over the values, None for one with too few rows."""
+    fall = -comparison.gain(pair.measure, pair.difference)
+    limit = (
+        f"above {rule.max_fall:+.3f}" if pair.measure in comparison.less_is_better else f"below {-rule.max_fall:+.3f}"
     )
-    if rule.min_rows is not None and pair.n < rule.min_rows:
-        finding, passed = f"reported only, with fewer than {rule.min_rows} rows: {finding}", True
-    return _result(f"slice {name} = {value}", passed, finding, -rule.max_fall - reached)
+    finding = (
+        f"{pair.measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {other}, n = {pair.n}"
+    )
+    if p is None:
+        return _result(rule_name, True, f"reported only, with fewer than {rule.min_rows} rows: {finding}")
+    passed = fall <= rule.max_fall + _ROUNDING or p > LEVEL
+    finding = f"{finding}, p {p_value(p)}; the mean must not be {limit} with p at most {LEVEL}"
+    return _result(rule_name, passed, finding, fall - rule.max_fall)
 
 
-def _worse_end(comparison: Comparison, pair: PairedComparison) -> float:
-    """The unfavourable end of the interval, with its sign turned so that above 0 is better."""
-    less = pair.measure in comparison.less_is_better
-    return comparison.gain(pair.measure, pair.high if less else pair.low)
+def pair_interval(pair: PairedComparison, level: float) -> tuple[float, float]:
+    """The interval of a difference at another level than 0.05: its 95% interval, stretched as a normal one would be.
+
+    Examples:
+        >>> pair = PairedComparison("a", "b", "MRR", 0.1, 0.0, 0.2, 0.04, 0.04, 60, 40, 0, 100, 0.04, 0.2, 0.1)
+        >>> [round(end, 3) for end in pair_interval(pair, 0.005)]
+        [-0.043, 0.243]
+    """
+    wider = NormalDist().inv_cdf(1 - level / 2) / NormalDist().inv_cdf(1 - LEVEL / 2)
+    return pair.difference - (pair.difference - pair.low) * wider, pair.difference + (
+        pair.high - pair.difference
+    ) * wider
 
 
 def _bounds(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> Iterator[RuleResult]:

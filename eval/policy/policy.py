@@ -3,12 +3,13 @@
 Each key is a rule:
 
     measure: nDCG@10
-    beat:                                  # systems to beat; the 95% interval of the difference must exclude the margin
+    decisions: 10                          # candidates that the test rows are planned for; each is tested at .05 / 10
+    beat:                                  # systems to beat; the interval of the difference must exclude the margin
       base: {margin: 0.02}
       incumbent: {margin: 0.0}
       baselines: all                     # or a list: [TF-IDF + logistic regression, majority]
     slices:
-      turn: {max_fall: 0.03, min_rows: 30}   # no turn may fall by more than this against the incumbent
+      turn: {max_fall: 0.03, min_rows: 30}   # no turn may fall significantly, by more than this, against the incumbent
     max_invalid_rate: 0.02
     min_rows: 200
     judgments: [human, mixed]              # accepted sources of judgments
@@ -36,9 +37,9 @@ class _Strict(BaseModel):
 class Margin(_Strict):
     """The margin by which a system must be beaten.
 
-    The lower end of the 95% interval of the difference must be above `margin`, in units of the measure; where less is
-    better, the upper end must be below −`margin`. In addition p of the paired randomisation test must be at most 0.05:
-    with few rows, or few rows that differ, the interval alone would let chance results pass.
+    The lower end of the interval of the difference must be above `margin`, in units of the measure; where less is
+    better, the upper end must be below −`margin`. In addition p of the paired randomisation test must be at most the
+    level: with few rows, or few rows that differ, the interval alone would let chance results pass.
     """
 
     margin: float = Field(0.0, ge=0)
@@ -59,21 +60,19 @@ class Baselines(_Strict):
 class SliceRule(_Strict):
     """Largest fall allowed in a value of a slice, against the incumbent (else the base, else the first of `beat`).
 
-    Where less is better, a rise counts as a fall. An aggregate has no slices, so this rule does not apply to it.
+    A value blocks if its mean falls by more than `max_fall` and the fall is significant: by the paired test at 0.05,
+    corrected by Holm over the values of the slice. Where less is better, a rise counts as a fall. An aggregate has no
+    slices, so this rule does not apply to it.
 
     Attributes:
         max_fall: In units of the measure.
         values: The values to check; None: every value that occurs.
-        by: `difference`: the mean difference must not be below −max_fall. `interval`: the lower end of the 95%
-            interval must not be below −max_fall, which is strict, since slices are small.
-        min_rows: A value with fewer rows is reported and does not decide, since a few rows fall by chance. None:
-            every value decides.
+        min_rows: A value with fewer rows is reported and does not decide.
     """
 
     max_fall: float = Field(0.0, ge=0)
     values: tuple[str, ...] | None = None
-    by: Literal["difference", "interval"] = "difference"
-    min_rows: int | None = Field(None, ge=1)
+    min_rows: int = Field(20, ge=1)
 
 
 class Policy(_Strict):
@@ -83,6 +82,9 @@ class Policy(_Strict):
         measure: A mean or an aggregate; None: the headline of the candidate's evaluation.
         beat: `base`, `incumbent`, or the name of another system of the comparison. All must be beaten, so none of the
             tests needs a correction (intersection–union test: Berger, Technometrics 1982).
+        decisions: Number of candidates that are decided on the same test rows. Each is tested at the level 0.05 divided
+            by it (Bonferroni), with an interval of that level, so that all of them together move the alias by chance
+            in at most 5%. For a further one, `promote` asks for new test rows.
         baselines: Written as `beat: {baselines: all}` or `beat: {baselines: [NAME, …]}`; None: none must be beaten.
         slices: Slice name -> its rule.
         max_invalid_rate: Bound on the share of the candidate's outputs that do not parse.
@@ -100,6 +102,7 @@ class Policy(_Strict):
 
     measure: str | None = None
     beat: dict[str, Margin] = {"base": Margin(), "incumbent": Margin()}
+    decisions: int = Field(10, ge=1, le=100)
     baselines: Baselines | None = None
     slices: dict[str, SliceRule] = {}
     max_invalid_rate: float | None = Field(None, ge=0, le=1)
@@ -133,13 +136,12 @@ def read_policy(path: str | Path) -> Policy:
     try:
         return Policy.model_validate({} if content is None else content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UsageError(
-            f"'{key}': {first['msg'][0].lower()}{first['msg'][1:]}",
-            where=str(path),
-            fix=f"The rules of a policy: {', '.join(Policy.model_fields)}.",
-        ) from None
+        wrong = [
+            f"'{'.'.join(map(str, each['loc'])) or 'the file'}': {each['msg'][0].lower()}{each['msg'][1:]}"
+            for each in error.errors()
+        ]
+        fix = f"The rules of a policy: {', '.join(Policy.model_fields)}."
+        raise UsageError("; ".join(wrong), where=str(path), fix=fix) from None
 
 
 def _with_baselines(policy: Mapping[str, Any]) -> Mapping[str, Any]:

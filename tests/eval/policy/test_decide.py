@@ -98,8 +98,8 @@ def test_few_differing_rows_are_not_significant(rows, wins):
     )
     pair = comparison.pair("new@2", "base", "nDCG@10")
     assert pair.low > 0
-    found = broken(Policy(beat={"base": {}}), comparison, roles={"base": "base"})
-    assert found == {"beat base": pytest.approx(pair.p - 0.05)}
+    found = broken(Policy(beat={"base": {}}, decisions=1), comparison, roles={"base": "base"})
+    assert found.keys() == {"beat base"}
     assert pair.p > 0.1
 
 
@@ -116,27 +116,23 @@ def test_accepted_changes_are_reported():
 
 def test_the_lower_end_of_the_interval_must_exceed_the_margin():
     pair = (comparison := compared(0.05)).pair("new@2", "old@1", "nDCG@10")
-    found = broken(Policy(beat={"incumbent": {"margin": 0.045}}), comparison)
+    found = broken(Policy(beat={"incumbent": {"margin": 0.045}}, decisions=1), comparison)
     assert found == {"beat incumbent": pytest.approx(0.045 - pair.low)}
     assert pair.difference > 0.045
 
 
 def test_a_fall_in_a_slice_is_refused_although_the_mean_rose():
-    comparison = compared(0.1, odd=-0.12)
+    comparison = compared(0.1, odd=-0.14)
     assert broken(Policy(), comparison) == {}
     found = broken(Policy(slices={"kind": {"max_fall": 0.01}}), comparison)
     assert found.keys() == {"slice kind = odd"}
-    assert found["slice kind = odd"] == pytest.approx(0.01, abs=0.02)
+    assert found["slice kind = odd"] == pytest.approx(0.03, abs=0.02)
     assert broken(Policy(slices={"kind": {"max_fall": 0.05}}), comparison) == {}
-    (pair,) = [each.pair for each in comparison.slice_pairs if (each.value, each.pair.b) == ("odd", "old@1")]
-    by_interval = {"max_fall": 0.5 * (pair.difference + pair.low) * -1, "values": ["odd"]}
-    assert broken(Policy(slices={"kind": by_interval}), comparison) == {}
-    assert broken(Policy(slices={"kind": {**by_interval, "by": "interval"}}), comparison).keys() == {"slice kind = odd"}
     assert broken(Policy(slices={"kind": {"values": ["even"]}}), comparison) == {}
 
 
 def test_a_small_slice_is_reported_and_does_not_decide():
-    comparison = compared(0.1, odd=-0.12)
+    comparison = compared(0.1, odd=-0.14)
     rule = {"max_fall": 0.01, "min_rows": 100}
     assert broken(Policy(slices={"kind": rule}), comparison).keys() == {"slice kind = odd"}
     policy = Policy(slices={"kind": {**rule, "min_rows": 101}})
@@ -147,7 +143,7 @@ def test_a_small_slice_is_reported_and_does_not_decide():
 
 def test_where_less_is_better_a_rise_is_a_fall():
     """The mirror image of a comparison is decided as the comparison is."""
-    plain = compared(0.1, odd=-0.12)
+    plain = compared(0.1, odd=-0.14)
     turned = compare(
         {
             name: Evaluation(
@@ -165,16 +161,15 @@ def test_where_less_is_better_a_rise_is_a_fall():
         resamples=2000,
     )
     for beat in ({"base": {"margin": 0.05}, "incumbent": {}}, {"incumbent": {"margin": 0.2}}):
-        for by in ("difference", "interval"):
-            policy = Policy(beat=beat, slices={"kind": {"max_fall": 0.01, "by": by}})
-            found = broken(policy, turned)
-            assert found == pytest.approx(broken(policy, plain))
-            assert "slice kind = odd" in found
+        policy = Policy(beat=beat, slices={"kind": {"max_fall": 0.01}})
+        found = broken(policy, turned)
+        assert found == pytest.approx(broken(policy, plain))
+        assert "slice kind = odd" in found
     pair, mirrored = plain.pair("new@2", "old@1", "nDCG@10"), turned.pair("new@2", "old@1", "error")
     assert (mirrored.wins, mirrored.losses) == (pair.wins, pair.losses)
     findings = {rule.rule: rule.finding for rule in decide(policy, turned, "new@2", Facts(ROLES, "ab" * 32))}
     assert "the upper end must be below -0.200" in findings["beat incumbent"]
-    assert "the upper end must not be above +0.010" in findings["slice kind = odd"]
+    assert "the mean must not be above +0.010" in findings["slice kind = odd"]
 
 
 def graded(skill: float, seed: int) -> Evaluation:
@@ -192,7 +187,7 @@ def test_an_aggregate_measure_can_be_the_policy_measure_without_slices():
     comparison = compare(systems, candidate="new@2", resamples=1000)
     assert broken(Policy(min_rows=200), comparison) == {}
     pair = comparison.pair("new@2", "old@1", "kappa")
-    found = broken(Policy(beat={"incumbent": {"margin": 0.4}}), comparison)
+    found = broken(Policy(beat={"incumbent": {"margin": 0.4}}, decisions=1), comparison)
     assert found == {"beat incumbent": pytest.approx(0.4 - pair.low)}
     with pytest.raises(UsageError, match=r"kappa is an aggregate without slices.*one of: accuracy"):
         broken(Policy(slices={"kind": {}}), comparison)
@@ -334,3 +329,46 @@ def test_a_limit_that_is_met_exactly_is_met():
     """0.1 + 0.2 is above 0.3 as a float."""
     assert _at_most("rate", 0.1 + 0.2, 0.3, "{:.1f}").passed
     assert not _at_most("rate", 0.301, 0.3, "{:.3f}").passed
+
+
+def sliced(fall: float, seed: int, values: int = 6, rows: int = 40) -> Comparison:
+    """A candidate that is equal to the old one on all values of a slice, and worse by `fall` on the first value."""
+    rng = np.random.default_rng(seed)
+    kind = {str(row): f"kind {row % values}" for row in range(values * rows)}
+    chance = rng.beta(0.8, 0.2, len(kind))
+    old, new = (rng.random(len(kind)) < chance for _ in range(2))
+    new = new & ~((np.arange(len(kind)) % values == 0) & (rng.random(len(kind)) < fall))
+    systems = {
+        name: Evaluation(
+            "accuracy", {"accuracy": dict(zip(kind, map(float, right), strict=True))}, slices={"kind": kind}
+        )
+        for name, right in (("old@1", old), ("new@2", new))
+    }
+    return compare(systems, candidate="new@2", resamples=500)
+
+
+def test_slices_let_equal_candidates_pass_and_block_a_real_fall():
+    policy = Policy(beat={}, slices={"kind": {}})
+    blocked = [broken(policy, sliced(0.0, seed), roles={"incumbent": "old@1"}) for seed in range(200)]
+    assert sum(map(bool, blocked)) <= 10
+    blocked = [broken(policy, sliced(0.6, seed), roles={"incumbent": "old@1"}) for seed in range(40)]
+    assert sum("slice kind = kind 0" in found for found in blocked) >= 36
+
+
+def test_more_decisions_ask_for_more_evidence():
+    pair = (comparison := compared(0.018)).pair("new@2", "old@1", "nDCG@10")
+    assert pair.low > 0 and 0.005 < pair.p < 0.05
+    assert broken(Policy(decisions=1), comparison) == {}
+    assert broken(Policy(decisions=10), comparison).keys() == {"beat incumbent"}
+
+
+@pytest.mark.parametrize(("number", "chance", "passed"), [(1, "0.2%", True), (10, "2.5%", True), (11, "2.7%", False)])
+def test_the_decisions_on_the_same_rows_are_counted_and_end(number, chance, passed):
+    results = {rule.rule: rule for rule in decide(Policy(), compared(0.05), "new@2", Facts(ROLES, candidates=number))}
+    rule = results["uses of the test rows"]
+    assert rule.passed == passed
+    assert f"candidate {number} on these" in rule.finding and chance in rule.finding
+    assert ("take new test rows" in rule.finding) != passed
+    assert "uses of the test rows" not in {
+        rule.rule for rule in decide(Policy(), compared(0.05), "new@2", Facts(ROLES))
+    }

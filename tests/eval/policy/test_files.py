@@ -33,7 +33,7 @@ def test_a_policy_file_is_read(tmp_path):
     [
         ("beats: {}", "'beats'.*rules of a policy: measure, beat"),
         ("beat: {base: {margin: -1}}", "'beat.base.margin'"),
-        ("slices: {turn: {by: mood}}", "'slices.turn.by'"),
+        ("slices: {turn: {by: mood}}\nbeats: {}", "'slices.turn.by'.*'beats'"),
         ("slices: {turn: {min_rows: 0}}", "'slices.turn.min_rows'"),
         ("data: shop", "'data'"),
         ("beat: [", "not YAML"),
