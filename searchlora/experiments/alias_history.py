@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from searchlora.adapters.aliases import AliasMove, Decision
+from searchlora.adapters.store import Store
 from searchlora.eval.policy import SAME_POLICY, UNCHANGED
 from searchlora.eval.tables import to_json
 from searchlora.experiments.evaluation_result import EvaluationResult
@@ -35,8 +36,8 @@ def changed_data(decisions: Sequence[Decision], evaluated: EvaluationResult) -> 
             f"version {version} was decided on split {then['split']} of the data {then['data'][:16]}, this is "
             f"split {evaluated.split} of {evaluated.judgments.data[:16]}"
         )
-    elif then.get("n", len(evaluated.records)) != len(evaluated.records):
-        differences.append(f"version {version} was decided on {then['n']} rows, this is on {len(evaluated.records)}")
+    elif then["n"] + then["left out"] != (rows := len(evaluated.records) + len(evaluated.seen)):
+        differences.append(f"version {version} was decided on {then['n'] + then['left out']} rows, this is on {rows}")
     before, now = then.get(BASELINE_DATA), baseline_data(evaluated)
     if before != now:
         names = [fingerprint[:16] if fingerprint else "the evaluated data" for fingerprint in (before, now)]
@@ -69,6 +70,26 @@ def removed_version(moves: Sequence[AliasMove], alias: str) -> str:
     return f"version {done[-1].source}, which '{alias}' pointed to" if deleted else ""
 
 
+def candidates_on(store: Store, alias: str, incumbent: int | None, evaluated: EvaluationResult) -> int:
+    """Number of candidates for an alias that these rows have seen, this one included.
+
+    Of all adapters: those that were decided for the alias, refusals too, and those that were only evaluated. `evaluate`
+    records before this is asked, so two decisions at the same time count each other.
+    """
+    rows, manifest = (evaluated.judgments.data, evaluated.split), evaluated.adapter.manifest
+    measured: set[tuple[str, int]] = set()
+    decided = {(manifest.name, manifest.version)}
+    for name in store.names():
+        measured |= {(name, each.version) for each in store.evaluations(name) if (each.data, each.split) == rows}
+        decisions = (move.decision for move in store.history(name) if move.alias == alias)
+        decided |= {
+            (name, decision.version)
+            for decision in decisions
+            if decision is not None and (decision.evidence["data"], decision.evidence["split"]) == rows
+        }
+    return len((measured - {(manifest.name, incumbent)}) | decided)
+
+
 def evidence(evaluated: EvaluationResult, incumbent: Sequence[str]) -> Mapping[str, Any]:
     """The evidence of the decision: data, judgments, machine, and the figures of the systems involved."""
     figures = to_json(evaluated.comparison, header(evaluated.adapter.reference))
@@ -83,6 +104,7 @@ def evidence(evaluated: EvaluationResult, incumbent: Sequence[str]) -> Mapping[s
         **({"baselines too few rows": dict(too_few)} if (too_few := evaluated.learned.too_few) else {}),
         "engines": list(evaluated.engines),
         "n": len(evaluated.records),
+        "left out": len(evaluated.seen),
         "groups": evaluated.comparison.groups,
         "losses": list(evaluated.losses),
         "rows": [row for row in figures["rows"] if row["system"] in involved],

@@ -21,10 +21,14 @@ from searchlora.progress import Steps, no_progress
 from searchlora.records import Record
 from searchlora.systems.compared import bm25_system, encoder_data, encoding_systems, generating_systems
 from searchlora.systems.fixed import FixedResults
+from searchlora.systems.lineage import seen_in_training
 from searchlora.systems.measure import measure
 from searchlora.systems.measures import TaskMeasures, retrieval_stage
 from searchlora.systems.system import System
-from searchlora.task import EncoderTask, Task, generation_task, load_task
+from searchlora.task import EncoderTask, GenerationTask, Task, generation_task, load_task
+
+#: Largest share of rows with a query of the candidate's training data that are left out; more are a fault of the data.
+MAX_SEEN = 0.01
 
 #: File of cached results in a cache folder.
 CACHE_FILE = "results.sqlite"
@@ -78,6 +82,13 @@ def evaluate(
     dataset, records, judgments = judged_records(plugin, data, split, options.limit, options.qrels)
     task = plugin.bound(candidate.manifest.settings)
     task.check_dataset(dataset.settings or plugin.default_settings)
+    assert isinstance(task, GenerationTask | EncoderTask)
+    seen = seen_in_training(store, candidate, task, dataset, split, records) or ()
+    if not 0 < len(seen) <= MAX_SEEN * len(records):
+        seen = ()
+    else:
+        records = [record for record in records if str(record["id"]) not in seen]
+        judgments = load_judgments(dataset, plugin, records, options.qrels)
     baselines = learn_baselines(task, dataset, records, split, options.baseline_data)
     rules: list[System] = [FixedResults(name, records, outputs) for name, outputs in baselines.outputs.items()]
     systems: list[System]
@@ -123,10 +134,12 @@ def evaluate(
         measurement.reused,
         learned=baselines,
         left_out=over_encoder.left_out,
+        seen=seen,
         baselines=tuple(rule.name for rule in rules if rule.name not in task.upper_bounds),
         engines=tuple(dict.fromkeys(system.engine_id for system in systems if system.engine_id is not None)),
     )
     notes = [
+        *([f"{evaluated.left_out_rows}."] if seen else []),
         *([over_encoder.note] if over_encoder.note is not None else []),
         *(f"{loss}." for loss in evaluated.losses),
         *baselines.warnings,

@@ -23,6 +23,7 @@ from searchlora.events.interleaving import preference_for
 from searchlora.events.log import EventLog
 from searchlora.experiments.alias_history import (
     accepted_policy,
+    candidates_on,
     changed_data,
     evidence,
     removed_version,
@@ -128,6 +129,8 @@ def promote(
         not_baselines=evaluated.task.upper_bounds | {BASE, *current},
         too_few={name: f"{why}. {FIX}" for name, why in {**evaluated.learned.too_few, **evaluated.left_out}.items()},
         leaked=evaluated.seen_in_training(store),
+        left_out=evaluated.left_out_rows,
+        candidates=candidates_on(store, alias, incumbent, evaluated),
         interleaved=interleaved,
     )
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)

@@ -354,7 +354,10 @@ def test_unknown_training_queries_are_refused_unless_the_policy_allows_them(shop
     store.adopt(tmp_path / "copy", stored.manifest, "copied")
     build("colour", write_records(tmp_path / "rows.jsonl", groups=290), format="native", out=tmp_path / "other",
           split_ratios=(0.5, 0.1, 0.4))  # fmt: skip
-    for policy, kept, refused in ((Policy(), "required", {"held out"}), (Policy(held_out="told"), "reported", set())):
+    for policy, kept, refused in (
+        (Policy(), "required", {"held out"}),
+        (Policy(held_out="reported"), "reported", set()),
+    ):
         found = promote(
             "copied@1",
             "production",
@@ -452,3 +455,40 @@ def test_the_command_exits_1_on_refusal_and_writes_junit_and_summary(shop, tmp_p
     assert 'failures="' in files["--junit"].read_text()
     assert files["--summary"].read_text().startswith(f"### {NAME}@1 to production: refused")
     assert (files["--out"] / "report.html").is_file()
+
+
+def rule(found: PromotionResult, name: str) -> Any:
+    return next(result for result in found.results if result.rule == name)
+
+
+def test_decisions_and_evaluations_on_the_same_rows_are_counted_over_all_adapters(shop, tmp_path):
+    store = Store(shutil.copytree(shop.store.root, tmp_path / "store"))
+    (store.root / NAME / "evaluations.json").unlink(missing_ok=True)
+    own = dataclasses.replace(shop, store=store)
+    store.alias(NAME, "production", ALWAYS_RED)
+    first = own.promote(ALWAYS_GREEN)
+    assert first.refused and "candidate 1 on" in rule(first, "uses of the test rows").finding
+    assert "candidate 1 on" in rule(own.promote(ALWAYS_GREEN), "uses of the test rows").finding  # the same candidate
+    stored = store.get(f"{NAME}@{ALL_RIGHT}")
+    shutil.copytree(stored.path, tmp_path / "copy", copy_function=shutil.copyfile)
+    store.adopt(tmp_path / "copy", stored.manifest, "other")
+    evaluate("other@1", shop.data, EvaluationOptions(cache_dir=shop.root / "outputs"), store=store)
+    worn = own.promote(ALL_RIGHT, Policy(decisions=2), reason="a trial")
+    assert broken(worn) == {"uses of the test rows"} and worn.refused
+    assert "candidate 3 on" in rule(worn, "uses of the test rows").finding
+    assert not own.promote(ALL_RIGHT, Policy(decisions=3), reason="a trial").refused
+
+
+@pytest.mark.parametrize(("known", "refused"), [(1, False), (10, True)])
+def test_a_few_rows_with_training_queries_are_left_out_and_more_are_refused(shop, tmp_path, known, refused):
+    rows = [*lines(shop.data / "test.jsonl"), *lines(shop.data / "train.jsonl")[:known]]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    data = tmp_path / "data"
+    build("colour", tmp_path / "rows.jsonl", format="native", out=data, split_ratios=(0, 0, 1))
+    found = shop.promote(ALL_RIGHT, Policy(beat={"base": {}}), data)
+    held_out = rule(found, "held out")
+    assert held_out.passed != refused
+    assert f"{known} of {len(rows)}" in held_out.finding
+    assert ("data build" in held_out.finding) == refused
+    assert len(found.evaluated.records) == len(rows) - (0 if refused else known)
+    assert found.move.decision.evidence["left out"] == (0 if refused else known)
