@@ -88,7 +88,7 @@ def evaluate(
         seen = ()
     else:
         records = [record for record in records if str(record["id"]) not in seen]
-        judgments = load_judgments(dataset, plugin, records, options.qrels)
+        judgments = load_judgments(dataset, plugin, split, records, options.qrels)
     baselines = learn_baselines(task, dataset, records, split, options.baseline_data)
     rules: list[System] = [FixedResults(name, records, outputs) for name, outputs in baselines.outputs.items()]
     systems: list[System]
