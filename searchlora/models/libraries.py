@@ -12,6 +12,14 @@ from contextlib import contextmanager
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
+def _is_for_users(record: logging.LogRecord) -> bool:
+    """Whether a message of bitsandbytes is one: it advises to install a kernel from the hub, without which it works."""
+    return not record.msg.startswith("Failed to load CPU gemm_4bit_forward")
+
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_for_users)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hide progress bars, notices and deprecation warnings of the libraries; errors are raised as usual."""

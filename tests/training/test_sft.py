@@ -7,6 +7,8 @@ import json
 import math
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -415,3 +417,30 @@ def test_a_state_that_torch_cannot_write_is_a_clear_error(tmp_path):
     """torch.save raises one RuntimeError where a write fails, and another where the last flush does."""
     done = run_script(_FULL_DISK_OF_TORCH, tmp_path)
     assert done.stdout.count("run: cannot be written") == 2, done.stderr
+
+
+#: A QLoRA training on a processor for which bitsandbytes looks for a kernel on the hub.
+QUIET = """
+import ctypes, logging, sys
+from pathlib import Path
+
+get = ctypes.CDLL.__getitem__
+ctypes.CDLL.__getitem__ = lambda lib, name: (lambda: True) if name == "has_avx512bf16_cpu" else get(lib, name)
+from searchlora.models.resolve import resolve
+from searchlora.recipe import load_recipe
+from searchlora.training.sft import train_adapter
+from tests.factories import first_word, word_records
+
+base, folder = resolve(sys.argv[1]), Path(sys.argv[2])
+recipe = load_recipe({}, overrides=["optim.max_steps=1", "optim.batch_size=2"])
+trained = train_adapter(first_word(folder / "task"), recipe, base, word_records(4), folder / "run")
+from bitsandbytes.backends.cpu import ops
+print(trained.summary["steps"], ops.gemm_4bit_forward_kernel)
+"""
+
+
+@pytest.mark.slow
+def test_qlora_prints_no_advice_to_install_a_kernel_of_the_hub(tiny_base, tmp_path):
+    command = [sys.executable, "-c", QUIET, str(tiny_base.path), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    assert done.stdout.split() == ["1", "None"] and "gemm_4bit_forward" not in done.stderr, done.stderr
