@@ -60,7 +60,7 @@ _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 class Example:
     """A training row: token ids of prompt, completion and stop token; those after the prompt are trained on."""
 
-    input_ids: tuple[int, ...]
+    input_ids: Sequence[int]
     prompt_length: int
 
 

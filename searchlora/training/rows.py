@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from searchlora.errors import TrainingError
 from searchlora.outputs import InvalidOutput
@@ -15,8 +14,6 @@ from searchlora.recipe import Recipe
 from searchlora.records import Record
 from searchlora.task import GenerationTask
 from searchlora.training.graded import GradedRows, graded_rows
-from searchlora.training.rendering import in_order
-from searchlora.training.token_rows import TokenRows
 
 #: Number of batches within which rows are sorted by length.
 _BLOCK = 32
@@ -30,13 +27,13 @@ class Rows:
     """Rendered training rows.
 
     Attributes:
-        examples: Token ids of each row, as arrays.
+        examples: Token ids of each row, 4 bytes each.
         dropped: Ids of records dropped because they are too long.
         weights: Weight of each row in the loss.
         graded: Graded targets, for a ranking loss or soft labels; else None.
     """
 
-    examples: TokenRows
+    examples: list[Example]
     dropped: list[str]
     weights: list[float]
     graded: GradedRows | None = None
@@ -48,39 +45,33 @@ def render_rows(
     records: Sequence[Record],
     recipe: Recipe,
     weights: Sequence[float] | None = None,
-    file: Path | None = None,
 ) -> Rows:
-    """Render records for training, many of them in several processes.
+    """Render records for training.
 
     Args:
         weights: Weight of each record in the loss; None: all 1.
-        file: Where many tokens are kept, see `TokenRows`; None: in memory.
 
     Raises:
         TrainingError: for no rows, a target that the task cannot parse, or a row above `max_length` unless the recipe
             has `too_long: drop`; with a ranking loss or soft labels, also as `graded_rows`.
         RenderError: for a record that cannot be rendered or has no tokens to train on; names the record.
     """
+    examples: list[Example] = []
     dropped, kept, kept_weights = [], [], []
-
-    def fitting(rendered: Iterator[Example]) -> Iterator[Example]:
-        for record, weight, example in zip(records, weights or [1.0] * len(records), rendered, strict=True):
-            if len(example.input_ids) <= recipe.max_length:
-                kept.append(record)
-                kept_weights.append(weight)
-                yield example
-            elif recipe.too_long == "drop":
-                dropped.append(str(record["id"]))
-            else:
-                raise TrainingError(
-                    f"has {len(example.input_ids)} tokens, more than max_length = {recipe.max_length}",
-                    where=f"record {record['id']}",
-                    fix="Raise max_length, or set too_long=drop to train without such rows.",
-                )
-
-    # An error ends the processes at once.
-    with closing(in_order(lambda record: _rendered(task, renderer, record), records)) as rendered:
-        examples = TokenRows(fitting(rendered), file)
+    for record, weight in zip(records, weights or [1.0] * len(records), strict=True):
+        example = _rendered(task, renderer, record)
+        if len(example.input_ids) <= recipe.max_length:
+            examples.append(Example(array("i", example.input_ids), example.prompt_length))
+            kept.append(record)
+            kept_weights.append(weight)
+        elif recipe.too_long == "drop":
+            dropped.append(str(record["id"]))
+        else:
+            raise TrainingError(
+                f"has {len(example.input_ids)} tokens, more than max_length = {recipe.max_length}",
+                where=f"record {record['id']}",
+                fix="Raise max_length, or set too_long=drop to train without such rows.",
+            )
     if not examples:
         reason = f": all {len(dropped)} have more than max_length = {recipe.max_length} tokens" if dropped else ""
         raise TrainingError(

@@ -66,7 +66,7 @@ def train_adapter(
 
     run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
     tokenizer = load_tokenizer(base)
-    rows = render_rows(task, Renderer(tokenizer, recipe.prompt), records, recipe, weights, run.folder / "rows.bin")
+    rows = render_rows(task, Renderer(tokenizer, recipe.prompt), records, recipe, weights)
     if recipe.is_full:
         model = load_model(base, precision="fp32").requires_grad_(True)
     else:

@@ -109,7 +109,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         return self.sampler
 
     def _sampler(self) -> LengthGroupedBatches:
-        lengths = self.rows.examples.lengths.tolist()
+        lengths = [len(example.input_ids) for example in self.rows.examples]
         if self.loss.ranking and self.rows.graded is not None:
             graded, size = self.rows.graded, self.args.train_batch_size
             targets = graded.expected

@@ -16,7 +16,6 @@ from searchlora.errors import DataError, TrainingError
 from searchlora.progress import Steps, no_progress
 from searchlora.training import processes
 from searchlora.training.processes import run_in_child
-from searchlora.training.rendering import in_order
 from tests.child_scripts import wait_until
 
 
@@ -60,19 +59,6 @@ def dies(by: signal.Signals, steps: Steps) -> None:
     os.kill(os.getpid(), by)
 
 
-def kills_its_parent(number: int) -> int:
-    if number == 300:
-        os.kill(os.getppid(), signal.SIGKILL)
-    if number >= 300:
-        time.sleep(120)
-    return number
-
-
-def dies_while_it_renders(steps: Steps) -> None:
-    del steps
-    list(in_order(kills_its_parent, range(4_000), processes=2))
-
-
 def waits(folder: Path, steps: Steps) -> None:
     del steps
     (folder / str(os.getpid())).touch()
@@ -111,14 +97,6 @@ def test_a_killed_child_is_told_with_its_last_step(by):
     text = f"store/.runs/r: the training process was ended by {by.name} in 'Training' at 3 of 9. Continue"
     assert str(raised.value).startswith(text) and "--resume" in str(raised.value)
     assert ("optim.batch_size" in str(raised.value)) == (by == signal.SIGKILL)
-
-
-def test_a_child_that_is_killed_while_it_renders_is_told_at_once():
-    """Its own processes, which hold the pipe to the parent, end with it."""
-    started = time.monotonic()
-    with pytest.raises(TrainingError, match="was ended by SIGKILL"):
-        run_in_child(dies_while_it_renders, no_progress, where="here")
-    assert time.monotonic() - started < 60
 
 
 PARENT = """

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.errors import DataError, TrainingError
+from searchlora.errors import TrainingError
 from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.prompts import IGNORED, Example, Renderer
 from searchlora.recipe import load_recipe
 from searchlora.training.rows import LengthGroupedBatches, render_rows
-from searchlora.training.token_rows import TokenRows
 from tests.factories import first_word, word_records
 
 
@@ -72,40 +68,11 @@ def test_an_overlong_row_is_named_or_dropped_and_counted(tiny_base, tmp_path):
         render_rows(task, renderer, records, load_recipe({}, overrides=["max_length=200"]))
     rows = render_rows(task, renderer, records, load_recipe({}, overrides=["max_length=200", "too_long=drop"]))
     assert (len(rows.examples), rows.dropped) == (3, ["long"])
+    for found, record in zip(rows.examples, records, strict=False):
+        rendered = renderer.example(task, record)
+        assert (tuple(found.input_ids), found.prompt_length) == (rendered.input_ids, rendered.prompt_length)
 
 
 def test_no_rows_is_an_error(tiny_base, tmp_path):
     with pytest.raises(TrainingError, match="no row to train on"):
         render_rows(first_word(tmp_path), Renderer(load_tokenizer(tiny_base)), [], load_recipe({}))
-
-
-def examples(count):
-    return [Example(tuple(range(row, row + 40 + row % 9)), 3 + row % 5) for row in range(count)]
-
-
-@pytest.mark.parametrize("max_in_memory", [1 << 20, 100])
-def test_rows_are_arrays_of_at_most_eight_bytes_a_token(tmp_path, max_in_memory):
-    given = examples(500)
-    tokens = sum(len(example.input_ids) for example in given)
-    file = tmp_path / "rows.bin"
-    rows = TokenRows(iter(given), file, max_in_memory=max_in_memory)
-    assert list(rows) == given and rows[-1] == given[-1] and rows[3:5] == given[3:5]
-    assert rows.lengths.tolist() == [len(example.input_ids) for example in given]
-    assert rows.nbytes <= 8 * tokens
-    assert file.exists() == isinstance(rows._tokens, np.memmap) == (max_in_memory == 100)
-    for name, value in collate([rows[7], rows[4]], 0).items():  # what the model is trained on
-        assert torch.equal(value, collate([given[7], given[4]], 0)[name])
-
-
-def test_a_file_of_rows_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "run").touch()
-    with pytest.raises(DataError, match=r"rows.bin: cannot be written"):
-        TokenRows(iter(examples(50)), tmp_path / "run" / "rows.bin", max_in_memory=100)
-
-
-def test_many_rows_take_at_most_eight_bytes_a_token_of_memory():
-    tracemalloc.start()
-    rows = TokenRows(Example(tuple(range(60)), 30) for _ in range(5_000))
-    size, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert size <= 8 * int(rows.lengths.sum())
