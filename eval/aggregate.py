@@ -61,9 +61,6 @@ def macro_f1(gold: Mapping[str, Labels], predicted: Mapping[str, Labels | None],
         gold, predicted: Row id -> its label, or its labels in multi-label tasks; None: invalid.
         labels: All labels.
 
-    Raises:
-        UsageError: when a row of `gold` is missing in `predicted`, or has a label that is not in `labels`.
-
     Examples:
         >>> gold = {"r1": "buy", "r2": "ask", "r3": "ask"}
         >>> predicted = {"r1": "buy", "r2": "ask", "r3": None}

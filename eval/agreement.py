@@ -32,11 +32,7 @@ Weights = Literal["none", "linear", "quadratic"]
 
 
 def as_scale(grades: Sequence[int] | set[int]) -> tuple[int, ...]:
-    """The distinct grades, ascending.
-
-    Raises:
-        UsageError: when there is none, there are more than `MAX_GRADES`, or one is beyond `GREATEST_GRADE`.
-    """
+    """The distinct grades, ascending."""
     if not grades:
         raise UsageError("there are no grades")
     scale = tuple(sorted(set(grades)))
@@ -53,11 +49,7 @@ def listed(scale: Sequence[int]) -> str:
 
 
 def confusion(a: Sequence[int], b: Sequence[int | None], scale: Sequence[int]) -> Floats:
-    """Confusion table of (grade of a, grade of b), `(G, G + 1)`; the last column counts invalid labels of b.
-
-    Raises:
-        UsageError: when there are no items, the lengths differ, or a grade of `a` is outside the scale.
-    """
+    """Confusion table of (grade of a, grade of b), `(G, G + 1)`; the last column counts invalid labels of b."""
     if len(a) != len(b):
         raise UsageError(f"{len(a)} labels cannot be paired with {len(b)}")
     if not len(a):
@@ -86,11 +78,7 @@ def disagreement(scale: Sequence[int], weights: Weights = "none") -> Floats:
 
 
 def binary(tables: Floats, scale: Sequence[int], relevant: int) -> Floats:
-    """Confusion tables over (not relevant, relevant), `(..., 2, 3)`; grades of at least `relevant` are relevant.
-
-    Raises:
-        UsageError: when all grades or none are relevant.
-    """
+    """Confusion tables over (not relevant, relevant), `(..., 2, 3)`; grades of at least `relevant` are relevant."""
     cut = sum(grade < relevant for grade in scale)
     if not 0 < cut < len(scale):
         raise UsageError(

@@ -58,9 +58,6 @@ def expected_calibration_error(probability: Mapping[str, float], correct: Mappin
         probability: Row id -> the probability of the predicted label. Rows without one are not counted.
         correct: Row id -> whether the prediction is correct, or the share of raters for whom it is.
 
-    Raises:
-        UsageError: when a value is not a probability.
-
     Examples:
         >>> error = expected_calibration_error({"a": 0.9, "b": 0.9}, {"a": True, "b": False})
         >>> round(error.value, 3)

@@ -16,11 +16,7 @@ from searchlora.files import atomic_text
 
 
 def write_junit(path: str | Path, name: str, results: Sequence[RuleResult]) -> None:
-    """Write a JUnit XML file with a test case per rule; a broken rule is a failure. The write is atomic.
-
-    Raises:
-        DataError: when the file cannot be written.
-    """
+    """Write a JUnit XML file with a test case per rule; a broken rule is a failure. The write is atomic."""
     failed = sum(not result.passed for result in results)
     name = printable(name)
     suite = ElementTree.Element("testsuite", name=name, tests=str(len(results)), failures=str(failed), errors="0")

@@ -160,11 +160,7 @@ def aggregate_tables(
 def aggregate_table(
     measure: str, by_system: Mapping[str, Aggregate], rows: Sequence[str], clusters: Mapping[str, str]
 ) -> AggregateTable:
-    """Sum the cells of an aggregate by cluster, over rows that all systems have. The statistic is the same in all.
-
-    Raises:
-        UsageError: when two rows have different numbers of cells.
-    """
+    """Sum the cells of an aggregate by cluster, over rows that all systems have. The statistic is the same in all."""
     widths = {len(aggregate.cells[row]) for aggregate in by_system.values() for row in rows}
     if len(widths) > 1:
         raise UsageError(f"{measure} has {min(widths)} cells in one row and {max(widths)} in another")

@@ -77,9 +77,6 @@ def grade_measures(scale: Sequence[int], relevant: int) -> dict[str, GradeMeasur
     (weighted), `agreement` (proportion of equal grades) and `mae` (mean absolute error) are over all pairs, with
     invalid labels as the worst disagreement (see `agreement`). `alpha` (Krippendorff's, ordinal), `bias` (judge minus
     human) and the measures ending in `_valid` are over the pairs with a valid label.
-
-    Raises:
-        UsageError: when all grades or none are relevant.
     """
     scale = agreement.as_scale(scale)
     width = float(scale[-1] - scale[0])

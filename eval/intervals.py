@@ -72,9 +72,6 @@ def bootstrap_intervals(
     Returns:
         (columns, 2): low and high, never outside the least and greatest value of the column. A constant column has an
         interval of width 0; with a single cluster both ends are nan.
-
-    Raises:
-        UsageError: when there are no rows, a value is not finite, or the lengths differ.
     """
     sums, sizes = cluster_sums(values, clusters)
     if len(sums) < 2:
@@ -161,11 +158,7 @@ class RatioOfSums:
 
 
 def cluster_sums(values: Floats, clusters: Sequence[str] | None) -> tuple[Floats, Floats]:
-    """Sums (clusters, columns) and sizes (clusters,) of the clusters.
-
-    Raises:
-        UsageError: as `bootstrap_intervals`.
-    """
+    """Sums (clusters, columns) and sizes (clusters,) of the clusters."""
     if not len(values):
         raise UsageError("there are no rows to take a mean of")
     if not np.isfinite(values).all():

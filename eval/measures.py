@@ -117,9 +117,6 @@ def retrieval_values(
     trec_eval's reciprocal rank, and 0 if the first relevant document is below rank k. Measures that trec_eval does not
     have (`RBP`, `ERR`) are computed by other providers of ir_measures, on the ranking that trec_eval uses.
 
-    Raises:
-        UsageError: when a measure is unknown or cannot be computed here, or the qrels are empty.
-
     Examples:
         >>> retrieval_values({"q1": {"d1": 2.0, "d2": 1.0}}, {"q1": {"d2": 1}}, ["MRR@10", "Recall@1"])
         {'MRR@10': {'q1': 0.5}, 'Recall@1': {'q1': 0.0}}
@@ -223,11 +220,7 @@ def _counted(topics: Sequence[str]) -> str:
 
 
 def rouge_l(outputs: Sequence[str], references: Sequence[str]) -> list[float]:
-    """ROUGE-L F1 per row, 0 to 1, by rouge-score without stemming, over words of any alphabet.
-
-    Raises:
-        UsageError: when the numbers of outputs and references differ, or there are none.
-    """
+    """ROUGE-L F1 per row, 0 to 1, by rouge-score without stemming, over words of any alphabet."""
     from rouge_score.rouge_scorer import RougeScorer
 
     if len(outputs) != len(references):

@@ -56,10 +56,6 @@ def threshold_at_risk(
         wrong: Whether the answer is wrong. Rows must be independent: one per query or group.
         risk: Between 0 and 1, exclusive.
 
-    Raises:
-        UsageError: for a risk or a confidence outside of its range.
-        DataError: for too few rows, or if no threshold keeps the risk.
-
     Examples:
         >>> sure, unsure = [0.99] * 400, [0.5] * 100
         >>> found = threshold_at_risk([*sure, *unsure], [False] * 400 + [True] * 100, 0.02)
@@ -90,12 +86,7 @@ def threshold_at_risk(
 
 
 def check_rows(n: int, risk: float, confidence: float = 0.95) -> int:
-    """The number of rows without an error that are needed to show a risk, if there are as many.
-
-    Raises:
-        UsageError: for a risk or a confidence outside of its range.
-        DataError: for fewer rows.
-    """
+    """The number of rows without an error that are needed to show a risk, if there are as many."""
     for name, value in (("risk", risk), ("confidence", confidence)):
         if not 0 < value < 1:
             raise UsageError(f"the {name} {value:g} is not between 0 and 1", fix="Give a value such as 0.02.")

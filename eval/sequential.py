@@ -40,9 +40,6 @@ def mean_bounds(values: Sum, alpha: float = 0.05) -> tuple[float, float]:
     Args:
         alpha: Probability that the interval ever misses the mean, at most.
 
-    Raises:
-        UsageError: for an alpha that is not between 0 and 1, or a sum that is not between 0 and n.
-
     Examples:
         >>> low, high = mean_bounds(Sum(50, 100))
         >>> round(low, 2), round(high, 2)

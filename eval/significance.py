@@ -132,9 +132,6 @@ def correct(pvalues: Sequence[float], method: str = "holm") -> list[float]:
     Holm, Scandinavian Journal of Statistics 1979; Benjamini and Hochberg, Journal of the Royal Statistical Society B
     1995. The function of statsmodels collects all garbage at each call, which takes 0.2 s once torch is loaded.
 
-    Raises:
-        UsageError: for another method.
-
     Examples:
         >>> correct([0.01, 0.04], "holm")
         [0.02, 0.04]

@@ -85,12 +85,7 @@ def ranked(scores: Mapping[str, float]) -> list[str]:
 
 
 def read_run(path: str | Path) -> dict[str, dict[str, float]]:
-    """Read a run file, plain or gzip. Scores decide; the ranks in the file are not used, as in trec_eval.
-
-    Raises:
-        DataError: naming file and line, when a line has not six fields, its score is no finite number, or a document
-            is ranked twice for a topic. An empty file is a run that found nothing.
-    """
+    """Read a run file, plain or gzip. Scores decide; the ranks in the file are not used, as in trec_eval."""
     run: dict[str, dict[str, float]] = {}
     scores: dict[str, float] = {}
     last = None
@@ -115,11 +110,7 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
 
 
 def write_qrels(path: str | Path, qrels: Qrels) -> None:
-    """Write a qrels file atomically; gzip if the name ends in `.gz`.
-
-    Raises:
-        DataError: if an id is empty or contains white space, or the file cannot be written.
-    """
+    """Write a qrels file atomically; gzip if the name ends in `.gz`."""
     with atomic_text(Path(path)) as out:
         for topic, grades in qrels.items():
             for document, grade in grades.items():
@@ -131,10 +122,6 @@ def write_run(path: str | Path, run: Run, tag: str) -> None:
 
     Scores are written in full, so reading the file back gives the same ranking. The format cannot hold a topic without
     results; measures count it as 0 nevertheless, because the qrels name it.
-
-    Raises:
-        DataError: if an id or the tag is empty or contains white space, a score is not finite, or the file cannot be
-            written.
     """
     _word(tag, "tag")
     with atomic_text(Path(path)) as out:
@@ -144,9 +131,6 @@ def write_run(path: str | Path, run: Run, tag: str) -> None:
 
 def run_lines(topic: str, scores: Mapping[str, float], tag: str) -> Iterator[str]:
     """The lines of one topic in a run file, best document first.
-
-    Raises:
-        DataError: if an id contains white space, or a score is not finite.
 
     Examples:
         >>> list(run_lines("q1", {"d2": 0.5, "d7": 1.5}, "bm25"))

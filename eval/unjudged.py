@@ -27,9 +27,6 @@ def unjudged_values(run: Run, qrels: Qrels, measures: Iterable[str]) -> dict[str
         measures: Those that do not count unjudged documents as not relevant (`Bpref`, `infAP`, any with `judged_only`)
             are skipped. `Judged@k` is computed for each cutoff among the measures, or for 10 if there is none.
 
-    Raises:
-        UsageError: as `retrieval_values`.
-
     Examples:
         >>> run, qrels = {"q1": {"new": 2.0, "d1": 1.0}}, {"q1": {"d1": 1}}
         >>> unjudged_values(run, qrels, ["MRR@10"])

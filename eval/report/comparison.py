@@ -56,9 +56,6 @@ def write_report(
         confusions, curves: By title, for systems that predict labels or probabilities.
         base: The system that costs are compared with; None: the baseline.
         first: Sections of the caller's own, shown before those of the comparison.
-
-    Raises:
-        DataError: when the file cannot be written.
     """
     # If every rule is met, nothing was forced.
     reason = forced if any(not rule.passed for rule in rules) else ""
@@ -216,11 +213,7 @@ def write_overview(
     *,
     introduction: str = "",
 ) -> Path:
-    """Write an overview of several comparisons, atomically.
-
-    Raises:
-        DataError: when the file cannot be written.
-    """
+    """Write an overview of several comparisons, atomically."""
     sections = [_chapter(number, chapter) for number, chapter in enumerate(chapters, 1)]
     return write_page(path, title, sections, provenance, introduction=introduction)
 

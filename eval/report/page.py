@@ -39,9 +39,6 @@ def write_page(
 
     Args:
         provenance: Inputs and settings behind the figures, label -> value, in the order shown.
-
-    Raises:
-        DataError: when the file cannot be written.
     """
     last = Section("provenance", "Provenance", macro="provenance", content={"entries": provenance})
     page = (

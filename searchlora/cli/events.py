@@ -210,9 +210,6 @@ def replay(
 def parse_time(text: str, where: str, now: datetime | None = None) -> float:
     """A time in seconds since 1970: ISO 8601 (UTC without a zone), or days or hours ago.
 
-    Raises:
-        UsageError: for anything else.
-
     Examples:
         >>> parse_time("1970-01-02", "--since")
         86400.0

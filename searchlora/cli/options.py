@@ -55,9 +55,6 @@ def use_device(device: str | None) -> str | None:
 
     Every library reads `CUDA_VISIBLE_DEVICES` when it first looks for GPUs. With one visible GPU no library spreads a
     model or a batch over several.
-
-    Raises:
-        UsageError: for another name than `cpu`, `cuda` and `cuda:N`, and for a GPU that PyTorch does not see.
     """
     if device is None:
         return None
@@ -172,12 +169,7 @@ class EngineOptions(NamedTuple):
     ] = None
 
     def read(self) -> EngineSettings | None:
-        """The settings of the engine; `--server` and `--api-key-env` are laid over `--engine`. None without any.
-
-        Raises:
-            UsageError: for a key without a server.
-            PipelineError: for invalid settings.
-        """
+        """The settings of the engine; `--server` and `--api-key-env` are laid over `--engine`. None without any."""
         from searchlora.inference.settings import ServerSettings, engine_settings, read_engine
 
         own = {"url": self.server, "api_key_env": self.api_key_env}
@@ -373,9 +365,6 @@ def takes(
 def parse_key_values(texts: Sequence[str], option: str) -> dict[str, str]:
     """The pairs of `KEY=VALUE` texts.
 
-    Raises:
-        UsageError: for a text without `=`.
-
     Examples:
         >>> parse_key_values(["a=1", "b=x=y"], "--option")
         {'a': '1', 'b': 'x=y'}
@@ -392,9 +381,6 @@ def parse_named_files(texts: Sequence[str], what: str) -> dict[str, str]:
     Args:
         texts: The option's values.
         what: What the files are, in the plural, for the error message.
-
-    Raises:
-        UsageError: for another form, and for a name that is used twice.
 
     Examples:
         >>> parse_named_files(["umbrela=umbrela.qrels"], "judges")
@@ -416,9 +402,6 @@ def parse_named_files(texts: Sequence[str], what: str) -> dict[str, str]:
 def parse_numbers(text: str, option: str) -> list[float]:
     """The numbers of a comma-separated list.
 
-    Raises:
-        UsageError: for anything else.
-
     Examples:
         >>> parse_numbers("0.5,1,2", "--thresholds")
         [0.5, 1.0, 2.0]
@@ -431,9 +414,6 @@ def parse_numbers(text: str, option: str) -> list[float]:
 
 def parse_grades(text: str, option: str = "--scale") -> tuple[int, ...]:
     """The grades of a comma-separated scale.
-
-    Raises:
-        UsageError: for anything else.
 
     Examples:
         >>> parse_grades("0,1,2,3")

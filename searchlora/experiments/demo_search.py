@@ -100,10 +100,6 @@ def demo_search(
         dataset: Its test records are the queries, with judgments.
         topics: Number of queries of the ablation.
         engine: Where adapter stages are computed; None: in this process.
-
-    Raises:
-        PipelineError: if a stage fails.
-        DataError: if a file cannot be written.
     """
     folder, store = root / "search", Store(root / "store")
     pipeline = _write_pipeline(folder / f"{PIPELINE}.yaml", adapters)

@@ -191,13 +191,7 @@ class EncoderJob(TrainingJob):
 
 
 def pinned(recipe: EncoderRecipe, task: EncoderTask, base: BaseModel, store: Store) -> EncoderRecipe:
-    """A recipe with the version of its teacher.
-
-    Raises:
-        NotInStore: for a teacher that is not there.
-        LoadCheckFailed: for a teacher with another base, or changed files.
-        RecipeError: for one of another task, or of the query side.
-    """
+    """A recipe with the version of its teacher."""
     if recipe.query_side.teacher is None:
         return recipe
     teacher = store.get(store.pin(recipe.query_side.teacher))

@@ -50,9 +50,6 @@ def changes(spec: Experiment, now: Mapping[str, str], earlier: Path) -> tuple[st
     Args:
         now: Label -> sha256, from `hashes`, and `system NAME` for each system whose run is computed.
         earlier: The `experiment.json` of the earlier result.
-
-    Raises:
-        DataError: if that file is not the result of an experiment.
     """
     then = _read_result(earlier)
     watched = ["topics", "qrels", "card of the qrels", "corpus", f"run of {spec.baseline}", f"system {spec.baseline}"]

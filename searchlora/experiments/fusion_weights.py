@@ -61,12 +61,7 @@ class FusionHits:
 
 
 def search_parts(pipeline: Pipeline, searches: Sequence[SearchContext], progress: Progress = silent) -> FusionHits:
-    """Execute the stages before the first fusion of a pipeline, and search each part of the fusion once.
-
-    Raises:
-        PipelineError: if no stage fuses.
-        What the stages and the retrievers raise.
-    """
+    """Execute the stages before the first fusion of a pipeline, and search each part of the fusion once."""
     place = fusion_place(pipeline.settings)
     if place is None:
         raise PipelineError("no stage fuses", where=pipeline.name, fix="Give a pipeline such as 'hybrid'.")
@@ -111,9 +106,6 @@ def measure_weights(
 
     Returns:
         The choices in their order. The best of them was chosen on these topics: on others it is worse.
-
-    Raises:
-        UsageError: for an unknown measure, or empty qrels.
     """
     parse_measure(measure)
     choices = weight_grid(len(searched.settings.parts)) if weights is None else weights

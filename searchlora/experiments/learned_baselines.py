@@ -82,10 +82,6 @@ def learn_baselines(
     Args:
         records: The evaluated records, of `split` of the dataset.
         baseline_data: Folder of the other dataset.
-
-    Raises:
-        DataError: if the other dataset is of another task, or was changed after it was built.
-        UsageError: if its settings do not fit the task, or no baseline of these records learns.
     """
     learned = task.learned_baselines(records)
     if not _needs_rows(task, records, learned):
@@ -142,9 +138,6 @@ def encoder_baselines(
         records: The evaluated records.
         learned: What they learn from.
         encoder: Catalogue name, folder or hub id; None: they are left out. `DEFAULT_ENCODER` may be missing.
-
-    Raises:
-        BaseModelError: if another encoder does not exist.
     """
     baselines = task.encoder_baselines()
     if not baselines:

@@ -30,9 +30,6 @@ def run_on_ray(
     Args:
         gpus: GPUs of a shard. The task sees only its own.
         report: Called with the number of shards that are complete, about every second.
-
-    Raises:
-        MissingExtra: if Ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing phones home
     if alone := "RAY_ADDRESS" not in os.environ:

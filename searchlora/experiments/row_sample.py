@@ -54,9 +54,6 @@ class RowSample:
 
         Args:
             records: With the fields that the task reads.
-
-        Raises:
-            BaseModelError: if the encoder does not exist.
         """
         rows = range(len(records))
         if len(rows) <= self.size:

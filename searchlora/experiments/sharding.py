@@ -58,12 +58,7 @@ WHOLE = Sharding()
 
 
 def run_shards(work: Work, sharding: Sharding, parts: Parts, progress: Progress) -> bool:
-    """Compute the shards of a job; True if they are all that there are, so that they can be merged.
-
-    Raises:
-        ShardsFailed: naming the shards that failed; the others are complete, and so are the parts of these.
-        Otherwise what `work` raises, here or in a process of its own.
-    """
+    """Compute the shards of a job; True if they are all that there are, so that they can be merged."""
     if sharding.shard is not None:
         work(sharding.shard, progress)
         return False

@@ -34,12 +34,7 @@ class Start:
 
     @classmethod
     def of(cls, store: Store, reference: str, task: Task) -> Start:
-        """The adapter of a reference.
-
-        Raises:
-            InvalidName, NotInStore, ManifestError.
-            UsageError: for an adapter of another task, or a model of which all weights were trained.
-        """
+        """The adapter of a reference."""
         adapter = store.get(store.pin(reference))
         if adapter.manifest.task != task.name:
             raise UsageError(
@@ -74,12 +69,7 @@ class Start:
             )
 
     def base(self, recipe: AnyRecipe) -> BaseModel:
-        """The base of the recipe, for which the files of the adapter are checked.
-
-        Raises:
-            BaseModelError: for a base that is not found.
-            LoadCheckFailed: for another base than the adapter's, or changed files.
-        """
+        """The base of the recipe, for which the files of the adapter are checked."""
         same = recipe.base == self.recipe.base
         base = self.adapter.manifest.base.resolve() if same else resolve(recipe.base)
         check_files(self.adapter, base)

@@ -91,9 +91,6 @@ class TaskModel:
 
         Args:
             engine: Answers in place of the model's own, such as the same one with a meter.
-
-        Raises:
-            EngineError: naming the record whose prompt exceeds the model's context.
         """
         stage = AdapterStage(
             self.task, engine or self.engine, self.adapter, self.max_new_tokens, constrained=not self.generate
@@ -131,13 +128,6 @@ def load_task_model(
         engine: Where the model is computed; None: in this process, in the precision of the recipe.
         tasks: Folder of further task plugins.
         check: Raises `UsageError` for a task that the caller cannot use, before anything is loaded.
-
-    Raises:
-        UsageError: unless exactly one of adapter, base and teacher is given; when settings are given for an adapter,
-            the task is not the adapter's, or a teacher has no server.
-        DataError: when `settings` is not a dataset of the task.
-        NotInStore, LoadCheckFailed, BaseModelError: when the model does not exist or must not be loaded.
-        EngineError: when a server cannot say what it serves.
     """
     if sum(given is not None for given in (adapter, base, teacher)) != 1:
         raise UsageError("the model is an adapter, a bare base, or a model of a service", fix="Give one of the three.")

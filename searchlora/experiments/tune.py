@@ -110,9 +110,6 @@ class OpenedStage:
         Args:
             find: The index of the stage, of all stages, the store, the dataset's task and the pipeline's file.
             plain: The stage without fitted values.
-
-        Raises:
-            As `tune`.
         """
         dataset = load_dataset(data)
         config = pipeline if isinstance(pipeline, PipelineConfig) else read_pipeline(pipeline)

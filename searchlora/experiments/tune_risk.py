@@ -76,11 +76,6 @@ def tune_risk(
         out: The YAML file to write.
         risk: Highest error rate among the decisions, with 95% confidence.
         split: The split of `data` whose rows are used.
-
-    Raises:
-        PipelineError: if no stage has the first say on the dataset's task, or its answers have no probability.
-        DataError: for rows that the adapter has seen, or if no threshold keeps the risk.
-        BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
     """
     out, store = Path(out), Store.of(store)
     check_writable(out)
@@ -168,9 +163,6 @@ def scored_answers(task: GenerationTask, records: Sequence[Record], outputs: Seq
     """The probability of each answer that has one, and whether it differs from the record's label.
 
     A label that the adapter does not know is always an error. Invalid outputs are left out.
-
-    Raises:
-        UsageError: for a record without a label.
     """
     found = []
     for record, output in zip(records, outputs, strict=True):

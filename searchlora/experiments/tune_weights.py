@@ -197,9 +197,6 @@ def judged_topics(
     Args:
         name: Of the pipeline.
         stages: With pinned adapters.
-
-    Raises:
-        DataError, UsageError: as `tune_weights`.
     """
     fields = read_topics(Path(topics))
     grades = read_qrels(Path(qrels), topics=fields)

@@ -36,10 +36,6 @@ def generating_systems(
     """The base of the first adapter, the other adapters, and the first; base and it unconstrained before that.
 
     The base generates as many tokens as the first adapter.
-
-    Raises:
-        UsageError: for an adapter of another task, or `unconstrained` for a task whose outputs are never constrained.
-        LoadCheckFailed: for an adapter that cannot be used; no system has been run then.
     """
     candidate, *others = adapters
     base = ZeroShotSystem(candidate, task, engines)
@@ -62,10 +58,6 @@ def encoder_data(
 
     Args:
         labelled: Training rows from which the classes of records with labels are predicted.
-
-    Raises:
-        DataError: for records with labels, if there is no training row; for records without labels, if the dataset has
-            no documents or no judgments.
     """
     if task.label(records[0]) is not None:
         if not labelled:

@@ -120,11 +120,7 @@ def outputs_of(
     costs: Mapping[str, float],
     parts: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Outputs:
-    """The outputs of searches after a pipeline.
-
-    Raises:
-        PipelineError: if no stage retrieves.
-    """
+    """The outputs of searches after a pipeline."""
     invalid: dict[str, str] = {}
     for search in executed:
         if "hits" not in search:
@@ -165,12 +161,7 @@ def with_history(search: Record, where: str) -> Record:
 
 
 def plan_of(pipeline: str, stages: Sequence[StageSettings], engines: Engines, tasks: str | Path | None = None) -> Plan:
-    """The plan of a pipeline with these stages, whose adapters are pinned.
-
-    Raises:
-        InvalidName, NotInStore, BaseModelError: for a missing adapter or encoder.
-        EngineError: if a server cannot say what it serves, or a search engine which index it holds.
-    """
+    """The plan of a pipeline with these stages, whose adapters are pinned."""
     store = engines.store
     stages = pinned(stages, store.pin)
     needs = needs_of(stages)

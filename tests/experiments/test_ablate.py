@@ -35,7 +35,7 @@ TOPICS = 8
 HYBRID = (
     "name: shop\nstages:\n- fuse: {k: 6, of: [{bm25: {k: 6}}, {dense: {model: ENCODER, k: 6}}]}\n- passages: {k: 3}\n"
 )
-JUDGE = "- adapter: {name: shop-judge, rest: false}\n"
+JUDGE = "- adapter: {name: shop-judge, continue_after_choice: false}\n"
 ANSWERER = "- adapter: {name: answerer, max_new_tokens: 2, tuned: {abstain: {by: judge, below: 0.9}}}\n"
 
 
