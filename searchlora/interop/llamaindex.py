@@ -1,70 +1,32 @@
-"""A LlamaIndex retriever that searches by a pipeline, in this process or on a server.
-
-It is made of a loaded pipeline, or of the address of a server:
-
-    from searchlora.interop.llamaindex import SearchloraRetriever
-
-    retriever = SearchloraRetriever.from_pipeline(Pipeline.load("product_search"), k=5)
-    retriever = SearchloraRetriever.from_server("http://localhost:8000", "product_search", k=5)
-    retriever.retrieve("red couch")
-"""
+"""A LlamaIndex retriever: `SearchloraRetriever(source=pipeline_source(...), k=5).retrieve("red couch")`."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from searchlora.errors import UsageError
 from searchlora.extras import importing
-from searchlora.interop.sources import SourceRetriever
+from searchlora.interop.sources import Source
 
 with importing():
     from llama_index.core.retrievers import BaseRetriever
     from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
-#: What an LLM or an encoder is shown of the metadata, besides the text.
-_SHOWN = ("title",)
 
-
-class SearchloraRetriever(SourceRetriever, BaseRetriever):  # type: ignore[misc]
-    """Nodes of a pipeline's hits, best first: text, score, and the `metadata` of `sources.SearchResult.metadata`.
-
-    Of the metadata, an LLM that gets the nodes sees the title only.
-
-    Args:
-        source: What searches, see `interop.sources`.
-        k: The number of nodes.
-        fields: Further fields of each search that stages read.
-        options: Those of LlamaIndex's retrievers.
-
-    Raises:
-        UsageError: if k is less than 1.
+class SearchloraRetriever(BaseRetriever):  # type: ignore[misc]
+    """The `k` best documents of a source; `fields` are further fields of each search that stages read. Of the metadata,
+    an LLM that gets the nodes sees the title only.
     """
 
-    def __init__(self, source: Any, *, k: int = 10, fields: Mapping[str, Any] | None = None, **options: Any) -> None:
-        if k < 1:
-            raise UsageError(f"{k} nodes cannot be requested", fix="Request 1 or more.")
+    def __init__(self, source: Source, *, k: int = 10, fields: Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self._source = source
-        self._k = k
-        self._fields = dict(fields or {})
+        self._source, self._k, self._fields = source, k, dict(fields or {})
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        found = self._source.search(query_bundle.query_str, self._k, self._fields)
         nodes = []
-        for hit in found.documents:
-            metadata = found.metadata(hit)
-            hidden = [name for name in metadata if name not in _SHOWN]
-            node = TextNode(
-                id_=hit.id,
-                text=hit.text,
-                metadata=metadata,
-                excluded_llm_metadata_keys=hidden,
-                excluded_embed_metadata_keys=hidden,
-            )
-            nodes.append(NodeWithScore(node=node, score=hit.score))
+        for document, score in self._source(query_bundle.query_str, self._k, self._fields):
+            node = TextNode(id_=document.id, text=document.text, metadata=document.metadata)
+            hidden = [name for name in document.metadata if name != "title"]
+            node.excluded_llm_metadata_keys = node.excluded_embed_metadata_keys = hidden
+            nodes.append(NodeWithScore(node=node, score=score))
         return nodes
-
-    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await asyncio.to_thread(self._retrieve, query_bundle)

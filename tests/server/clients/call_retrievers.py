@@ -13,6 +13,7 @@ from llama_index.core.schema import MetadataMode, QueryBundle
 
 from searchlora.errors import EngineError
 from searchlora.interop import langchain, llamaindex
+from searchlora.interop.sources import pipeline_source, server_source
 
 url, key, libraries, pipeline, corpus = sys.argv[1:]
 
@@ -25,12 +26,12 @@ def nodes(found):
     return [{"id": each.node.node_id, "text": each.text, "score": each.score, **each.metadata} for each in found]
 
 
-chain = langchain.SearchloraRetriever.from_server(url, "judged", api_key=key, k=2)
-index = llamaindex.SearchloraRetriever.from_server(url, "judged", api_key=key, k=2)
-lexical = langchain.SearchloraRetriever.from_server(url, "lexical", api_key=key)
+chain = langchain.SearchloraRetriever(source=server_source(url, "judged", api_key=key), k=2)
+index = llamaindex.SearchloraRetriever(source=server_source(url, "judged", api_key=key), k=2)
+lexical = langchain.SearchloraRetriever(source=server_source(url, "lexical", api_key=key))
 shown = index.retrieve("red couch")[0].node.get_content(MetadataMode.LLM)
 try:
-    langchain.SearchloraRetriever.from_server(url, "nothing", api_key=key).invoke("red couch")
+    langchain.SearchloraRetriever(source=server_source(url, "nothing", api_key=key)).invoke("red couch")
 except EngineError as raised:
     error = str(raised)
 remote = {
@@ -38,7 +39,7 @@ remote = {
     "ainvoke": documents(asyncio.run(chain.ainvoke("red couch"))),
     "chain": (lexical | RunnableLambda(len)).invoke("lamp"),
     "rewritten": documents(
-        langchain.SearchloraRetriever.from_server(url, "rewritten", api_key=key, k=1).invoke("red couch")
+        langchain.SearchloraRetriever(source=server_source(url, "rewritten", api_key=key), k=1).invoke("red couch")
     ),
     "retrieve": nodes(index.retrieve("red couch")),
     "aretrieve": nodes(asyncio.run(index.aretrieve(QueryBundle("red couch")))),
@@ -50,10 +51,10 @@ sys.path.append(libraries)
 from searchlora import Pipeline  # noqa: E402
 
 loaded = Pipeline.load(pipeline, corpus=corpus)
-chain = langchain.SearchloraRetriever.from_pipeline(loaded, k=2)
+chain = langchain.SearchloraRetriever(source=pipeline_source(loaded), k=2)
 local = {
     "invoke": documents(chain.invoke("red couch", history=["hello"])),
     "ainvoke": documents(asyncio.run(chain.ainvoke("red couch"))),
-    "retrieve": nodes(llamaindex.SearchloraRetriever.from_pipeline(loaded, k=2).retrieve("red couch")),
+    "retrieve": nodes(llamaindex.SearchloraRetriever(source=pipeline_source(loaded), k=2).retrieve("red couch")),
 }
 print(json.dumps({"remote": remote, "local": local}))

@@ -6,19 +6,16 @@ import json
 import os
 import subprocess
 import sysconfig
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PipelineError
-from searchlora.inference.engine import Completion
 from searchlora.inference.settings import LocalSettings
-from searchlora.interop.sources import LocalSource, ServerSource
+from searchlora.interop.sources import pipeline_source, server_source
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.records import Document
-from tests.pipelines.rewriting import Rewriter, built
 from tests.server.api.serving import made_service, served
 from tests.server.searching import DOCUMENTS, served_files
 
@@ -39,58 +36,47 @@ def local(pipeline_files, corpus_of_search, store_of_search):
         path = pipeline_files / f"{name}.yaml"
         engine = LocalSettings(precision="fp32")  # as the server's
         store = Store(store_of_search.root)
-        return LocalSource(Pipeline.load(path, corpus=corpus_of_search, store=store, engine=engine))
+        return pipeline_source(Pipeline.load(path, corpus=corpus_of_search, store=store, engine=engine))
 
     return loaded
 
 
 def test_a_pipeline_without_hits_is_no_source():
     with pytest.raises(PipelineError, match="no stage retrieves"):
-        LocalSource(Pipeline("empty", ())).search("red couch", 2, {})
+        pipeline_source(Pipeline("empty", ()))("red couch", 2, {})
 
 
 def test_documents_have_their_metadata_and_what_stages_wrote(local):
     shop = Pipeline.load("bm25", corpus=[Document("d1", "A red couch.", "Couch", {"brand": "Acme"})])
-    found = LocalSource(shop).search("couch", 5, {"history": []})
-    (document,) = found.documents
-    assert (document.id, document.title, document.text, document.rank) == ("d1", "Couch", "A red couch.", 1)
-    metadata = found.metadata(document)
-    assert metadata["brand"] == "Acme" and metadata["search"] == {"query": "couch", "stages": shop.labels}
-    assert len(local("lexical").search("red couch", 1, {}).documents) == 1
-
-
-def test_an_invalid_output_is_told_of_the_stage_that_wrote_it():
-    class Tent(Rewriter):
-        def generate(self, requests):
-            return [Completion("tent", "stop", 1, 1) for _ in requests]
-
-    first, bm25 = built(Rewriter()).stages
-    second = replace(first, adapter="other@1", engine=Tent())  # of the same task, and with a valid output
-    found = LocalSource(Pipeline("two", [first, second, bm25])).search("empty", 2, {})
-    assert found.query == "tent" and list(found.fields["invalid"]) == ["rewriter@3"]
+    ((document, score),) = pipeline_source(shop)("couch", 5, {"history": []})
+    assert (document.id, document.title, document.text) == ("d1", "Couch", "A red couch.")
+    search = {"query": "couch", "stages": list(shop.labels)}
+    own = {"id": "d1", "title": "Couch", "score": score, "rank": 1, "search": search}
+    assert document.metadata == {"brand": "Acme", **own}
+    assert len(local("lexical")("red couch", 1, {})) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pipeline", ["lexical", "rewritten", "judged", "mixed"])
 def test_a_server_finds_what_the_pipeline_finds(url, local, pipeline):
-    there = ServerSource(url, pipeline, api_key=KEY).search("red couch", 2, {})
-    here = local(pipeline).search("red couch", 2, {})
-    assert [(each.id, each.title, each.text, each.rank) for each in there.documents] == [
-        (each.id, each.title, each.text, each.rank) for each in here.documents
-    ]
-    assert [each.score for each in there.documents] == pytest.approx([e.score for e in here.documents], abs=1e-3)
-    assert there.query == here.query and there.stages == here.stages
-    assert there.fields.keys() == here.fields.keys()
-    assert there.fields.get("invalid") == here.fields.get("invalid")
-    assert [each["id"] for each in there.fields.get("grades", ())] == [e["id"] for e in here.fields.get("grades", ())]
+    there = server_source(url, pipeline, api_key=KEY)("red couch", 2, {})
+    here = local(pipeline)("red couch", 2, {})
+    for (document, score), (other, same) in zip(there, here, strict=True):
+        assert (document.id, document.title, document.text) == (other.id, other.title, other.text)
+        assert score == pytest.approx(same, abs=1e-3)
+        one, another = document.metadata["search"], other.metadata["search"]
+        assert one.keys() == another.keys()
+        assert (one["query"], one["stages"]) == (another["query"], another["stages"])
+        assert [each["id"] for each in one.get("grades", ())] == [each["id"] for each in another.get("grades", ())]
 
 
 @pytest.mark.slow
 def test_slots_are_those_of_the_server(url):
-    off = ServerSource(url, "rewritten", api_key=KEY, slots={"rewriter": "off"}).search("red couch", 2, {})
-    assert off.query == "red couch" and not any(stage.startswith("rewriter") for stage in off.stages)
+    ((document, _), *_) = server_source(url, "rewritten", api_key=KEY, slots={"rewriter": "off"})("red couch", 2, {})
+    search = document.metadata["search"]
+    assert search["query"] == "red couch" and not any(stage.startswith("rewriter") for stage in search["stages"])
     with pytest.raises(EngineError, match="401"):
-        ServerSource(url, "lexical", retries=0).search("red couch", 2, {})
+        server_source(url, "lexical")("red couch", 2, {})
 
 
 @pytest.mark.slow
@@ -111,26 +97,26 @@ def test_langchain_and_llama_index(url, local, pipeline_files, corpus_of_search)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     remote, here = found["remote"], found["local"]
-    wanted = ServerSource(url, "judged", api_key=KEY).search("red couch", 2, {})
+    wanted = server_source(url, "judged", api_key=KEY)("red couch", 2, {})
     texts = {each["id"]: each["text"] for each in DOCUMENTS}
     for way in ("invoke", "ainvoke"):
-        assert [each["id"] for each in remote[way]] == [each.id for each in wanted.documents]
+        assert [each["id"] for each in remote[way]] == [each.id for each, _ in wanted]
         assert [each["text"] for each in remote[way]] == [texts[each["id"]] for each in remote[way]]
         for each in remote[way]:
             assert [grade["id"] for grade in each["metadata"]["search"]["grades"]] == [each["id"]]
             assert each["metadata"]["search"]["stages"][-1] == "judge@1"
     for way in ("retrieve", "aretrieve"):
-        assert [each["id"] for each in remote[way]] == [each.id for each in wanted.documents]
-        assert [each["score"] for each in remote[way]] == pytest.approx([e.score for e in wanted.documents], abs=1e-3)
+        assert [each["id"] for each in remote[way]] == [each.id for each, _ in wanted]
+        assert [each["score"] for each in remote[way]] == pytest.approx([score for _, score in wanted], abs=1e-3)
     assert remote["chain"] == 1
-    rewritten = ServerSource(url, "rewritten", api_key=KEY).search("red couch", 1, {})
+    rewritten = server_source(url, "rewritten", api_key=KEY)("red couch", 1, {})
     assert [each["metadata"]["search"] for each in remote["rewritten"]] == [
-        rewritten.metadata(each)["search"] for each in rewritten.documents
+        each.metadata["search"] for each, _ in rewritten
     ]
-    assert "judge@1" not in remote["shown"] and texts[wanted.documents[0].id] in remote["shown"]
+    assert "judge@1" not in remote["shown"] and texts[wanted[0][0].id] in remote["shown"]
     assert "no pipeline 'nothing'" in remote["error"]
-    lexically = local("lexical").search("red couch", 2, {})
+    lexically = local("lexical")("red couch", 2, {})
     for way in ("invoke", "ainvoke"):
-        assert [each["id"] for each in here[way]] == [each.id for each in lexically.documents]
-    assert [each["score"] for each in here["retrieve"]] == [each.score for each in lexically.documents]
+        assert [each["id"] for each in here[way]] == [each.id for each, _ in lexically]
+    assert [each["score"] for each in here["retrieve"]] == [score for _, score in lexically]
     assert [each["rank"] for each in here["retrieve"]] == [1, 2]
