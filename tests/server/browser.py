@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from importlib.resources.abc import Traversable
+
+    from playwright.sync_api import Browser, Locator, Page, Route
+
+STEPS = Path(__file__).with_name("page_steps.js").read_text("utf-8")
 
 #: Milliseconds: longer than a response takes on a busy machine.
 TIMEOUT = 60_000
@@ -46,6 +50,27 @@ def opened(browser: Browser, *, errors: bool = False) -> Iterator[Page]:
         page.on("console", lambda line: reported.append(line.text) if line.type == "error" else None)
         yield page
         assert errors or reported == []
+
+
+def run_steps(
+    browser: Browser, assets: Traversable, page_file: str, code: str, before: str, address: str = ""
+) -> object:
+    """Load a page from its files, with the answers that `before` gives, and return what the steps of a test return.
+
+    `page_steps.js` has the helpers for both.
+    """
+
+    def file_of(route: Route) -> None:
+        name = route.request.url.partition("#")[0].rpartition("/")[2] or page_file
+        kinds = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml", "html": "text/html"}
+        content = assets.joinpath(name).read_bytes()
+        route.fulfill(body=content, content_type=kinds[name.rpartition(".")[2]])
+
+    with opened(browser, errors=True) as page:
+        page.route("**/*", file_of)
+        page.add_init_script(f"{STEPS}\n{before}")
+        page.goto(f"http://page.test/{address}")
+        return page.evaluate(f"async () => {{ await page.begun(); {code} }}")
 
 
 def tab_to(target: Locator, most: int = 160) -> None:

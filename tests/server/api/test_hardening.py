@@ -77,12 +77,9 @@ def healthz_latencies(client, stop):
     [
         (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: ", b"a" * 65_536),
         (b"GET /", b"a" * 65_536),
-        (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n", b"x: y\r\n" * 9999),
-        (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nx: ", b"a" * 65_536),
         (b"POST /v1/score HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n5;", b"1" * 65_536),
-        (b"POST /v1/score HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\n", b"x: y\r\n" * 9999),
     ],
-    ids=["header", "request line", "headers", "second request", "chunk header", "trailer"],
+    ids=["header", "request line", "chunk header"],
 )
 def test_an_endless_request_head_is_refused(client, head, piece):
     with connection(client) as connected:
@@ -128,19 +125,14 @@ def test_requests_beyond_the_limit_of_connections_are_503(tiny_base, store):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [CHAT, "stream", "/v1/models"])
-def test_a_request_times_out_at_the_limit(tiny_base, store, monkeypatch, path):
+def test_a_request_without_the_engine_times_out_at_the_limit(tiny_base, store, monkeypatch):
     service = made_service(tiny_base, store, timeout=0.4)
     blocked = threading.Event()
-    monkeypatch.setattr(service.engine, "submit_answers", lambda _, count, **__: [Future() for _ in range(count)])
     monkeypatch.setattr(Store, "list", lambda _: blocked.wait(20))
     try:
         with served(service) as url, httpx.Client(base_url=url, timeout=30) as client:
             started = time.monotonic()
-            if path == "/v1/models":
-                answer = client.get(path)
-            else:
-                answer = client.post(CHAT, json=asked(stream=path == "stream"))
+            answer = client.get("/v1/models")
             took = time.monotonic() - started
             assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
             assert 0.35 < took < 2
@@ -190,12 +182,11 @@ def test_work_of_an_abandoned_request_is_cancelled(tiny_base, store, monkeypatch
 @pytest.mark.parametrize(
     "body",
     [
-        json.dumps({"model": "one", "messages": [1] * 320_000}),
         json.dumps({"model": "one", "messages": [{}] * 240_000}),
         json.dumps(asked() | {f"k{number}": 0 for number in range(70_000)}),
         json.dumps(asked() | {"structured_outputs": {"choice": [1] * 300_000}}),
     ],
-    ids=["no messages", "empty messages", "unknown fields", "no choices"],
+    ids=["empty messages", "unknown fields", "no choices"],
 )
 def test_a_body_with_many_errors_does_not_delay_others(client, body):
     stop = threading.Event()
@@ -244,15 +235,12 @@ def test_slow_stores_and_tokenizers_do_not_delay_others(tiny_base, store, monkey
 @pytest.mark.parametrize(
     ("path", "more"),
     [
-        (SCORE, {"choices": [str(number) for number in range(1000)], "choice_suffix": "b" * 900_000}),
         (SCORE, {"choices": ["a", "b"], "choice_suffix": "b" * 8001}),
         (CHAT, {"structured_outputs": {"regex": "a" * 65_537}}),
         (CHAT, {"structured_outputs": {"choice": [str(number) for number in range(20_000)]}}),
-        (CHAT, {"structured_outputs": {"json": {"enum": [{"a": {"b": number}} for number in range(10_000)]}}}),
-        (CHAT, {"structured_outputs": {"grammar": "start: " + " ".join(["x"] * 40_000)}}),
         (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"schema": {"title": "x" * 70_000}}}}),
     ],
-    ids=["suffixes", "two suffixes", "regex", "choices", "schema", "lark", "response_format"],
+    ids=["suffixes", "regex", "choices", "response_format"],
 )  # fmt: skip
 def test_texts_that_take_long_to_tokenise_or_to_compile_have_a_limit(client, path, more):
     body = asked() if path == CHAT else SCORED
@@ -393,15 +381,6 @@ def test_foreign_pages_and_names_are_refused_without_keys(client, headers):
     sent = [(name.encode(), value.encode("latin-1").replace(b"HOST", own)) for name, value in pairs]
     answer = client.post(CHAT, json=asked(max_tokens=1), headers=sent)
     assert (answer.status_code, answer.json()["error"]["code"]) in ((403, "foreign_page"), (403, "unknown_host"))
-
-
-def test_the_origin_of_the_server_is_accepted(client):
-    own = f"http://{client.base_url.netloc.decode()}"
-    assert client.post(
-        CHAT, json=asked(max_tokens=1), headers={"origin": own.upper().replace("HTTP", "http")}
-    ).is_success
-    twice = [("origin", own), ("origin", "http://evil.example")]
-    assert client.post(CHAT, json=asked(max_tokens=1), headers=twice).status_code == 403
 
 
 @pytest.mark.slow

@@ -96,13 +96,9 @@ NESTED: Any = []
 for _ in range(200):
     NESTED = [NESTED, {"a": NESTED}] if not NESTED else [NESTED]
 HOSTILE: list[Any] = [
-    *(None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, -(10**30), 10**300, 0.5, 1e-320, 1e308),
-    *(float("nan"), float("inf"), -float("inf")),
-    *("", "a", "\x00", "a\x00b", "\ud800", "a\udfff", "\ufeff", "\u202e", "a\nb", "x" * 3000, "../..", "/", "\\"),
-    *("1", "on", "off", "base", "@", "judge@", "judge@99999999999999999999", "judge@\x00", "nul", "<|im_end|>"),
-    *("nDCG@10^20", "P@99999999999999999999", "AP@True", "IPrec@1e400", "(a?){999}a{999}"),
-    *([], [[]], {}, {"": ""}, [None], ["a"] * 3, ["\ud800"], ["\x00"], [True], [-1], [2**40], [[1, 2]], [float("nan")]),
-    *({"a": "\ud800"}, {"\ud800": 1}, {"\x00": "\x00"}, {"a": float("inf")}, {"type": "text"}, NESTED),
+    *(None, True, 0, -1, 2**31, 2**64, 10**300, 0.5, 1e308, float("nan"), -float("inf")),
+    *("", "\x00", "a\udfff", "\ufeff", "x" * 3000, "../..", "1", "base", "judge@9999999999", "(a?){999}a{999}"),
+    *([], [[]], {}, {"": ""}, [None], ["a"] * 3, ["\ud800"], [-1], [2**40], [[1, 2]], {"\x00": "\x00"}, NESTED),
 ]  # fmt: skip
 
 
@@ -191,19 +187,7 @@ def test_a_model_of_another_kind_is_refused(client, path, body):
 
 @pytest.mark.slow
 def test_no_path_or_query_is_an_internal_error(client):
-    parts = (
-        "%00",
-        "%ff",
-        "%ed%a0%80",
-        "a%0ab",
-        "..%2f..",
-        "%2e%2e",
-        "a" * 5000,
-        "judge@%00",
-        "judge@0",
-        "@",
-        "judge@" + "9" * 400,
-    )
+    parts = ("%00", "%ed%a0%80", "a%0ab", "..%2f..", "a" * 5000, "judge@%00", "judge@0", "@", "judge@" + "9" * 400)
     for template, methods in DOCUMENT["paths"].items():
         name = template.partition("{")[2].partition("}")[0]
         for part in parts:

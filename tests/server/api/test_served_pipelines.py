@@ -80,4 +80,4 @@ def test_a_version_that_is_stored_later_can_be_selected_at_once(start, tmp_path,
         assert slots_of(client)["rewriter"] == ["on", "off", "base", "rewriter@1", "rewriter@2"]
         assert searched(client, {"rewriter": "rewriter@2"})["stages"][0]["label"] == "rewriter@2"
         (adapter,) = client.get("/v1/adapters").json()["data"]
-        assert adapter["slots"][0]["choices"][-1] == "rewriter@2"
+        assert adapter["pipelines"] == ["own"]

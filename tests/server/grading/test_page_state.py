@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import pytest
 
-from tests.server.playground.conftest import run_page
+from tests.server.browser import run_steps
 
 pytestmark = pytest.mark.slow
 
@@ -16,9 +16,6 @@ ASSETS = files("searchlora.server.grading").joinpath("assets")
 BEFORE = """
     page.started = () => !page.element("start").hidden || !page.element("grading").hidden;
     page.saved = [];
-    page.held = [];
-    page.hold = (answer) => (body) => new Promise((resolve) => page.held.push(() => resolve(answer(body))));
-    page.settled = () => new Promise((resolve) => setTimeout(resolve, 50));
     const scale = [{ grade: 0, name: "No" }, { grade: 1, name: "Yes" }];
     page.task = { guideline: "# Grades", scale, max_note_characters: 9 };
     const progress = { done: 1, total: 2 };
@@ -37,15 +34,13 @@ BEFORE = """
       page.element("who").dispatch("submit");
     };
     page.shows = () => (page.element("grading").hidden ? null : page.element("query").textContent);
-    page.grades = () => page.element("grades").children;
+    page.grades = () => [...page.element("grades").children];
 """
 
 
 @pytest.fixture
-def run(tmp_path):
-    return lambda code, more="": run_page(
-        tmp_path, "http://127.0.0.1:9", code, BEFORE + more, ASSETS, "page.html", "page.js"
-    )
+def run(chromium):
+    return lambda code, more="": run_steps(chromium, ASSETS, "page.html", code, BEFORE + more)
 
 
 def test_an_answer_to_a_rater_who_left_is_not_shown_to_the_next(run):

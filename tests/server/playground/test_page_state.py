@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from importlib.resources import files
 
 import pytest
 
+from tests.server.browser import run_steps
+
 pytestmark = pytest.mark.slow
+
+ASSETS = files("searchlora.server.playground").joinpath("assets")
 
 #: Two pipelines on a server that collects grades, whose answers a test can hold back and release one by one.
 BEFORE = """
@@ -23,9 +27,6 @@ BEFORE = """
       measured: page.measured(0.5),
     });
     page.asked = [];
-    page.held = [];
-    page.hold = (answer) => (body) => new Promise((resolve) => page.held.push(() => resolve(answer(body))));
-    page.settled = () => new Promise((resolve) => setTimeout(resolve, 50));
     Object.assign(page.answers, {
       "/v1/pipelines": () => ({ data: [
         { id: "mixed", ...common, slots: [slot, judge], fusion },
@@ -41,11 +42,10 @@ BEFORE = """
 
 
 @pytest.fixture
-def run(own_steps):
-    def run(code, address="", more=""):
-        return own_steps(f"location.hash = {json.dumps(address)}; {BEFORE}{more}", code)
-
-    return run
+def run(chromium):
+    return lambda code, address="", more="": run_steps(
+        chromium, ASSETS, "playground.html", code, BEFORE + more, address
+    )
 
 
 # Old answers
@@ -85,7 +85,7 @@ def test_an_explanation_opens_at_its_hit_and_stays_there_and_that_of_a_missing_o
         page.answers["/v1/search"] = (body) => (body.explain ? explained(body) : search(body));
         page.answers["/v1/judgments"] = (body) => ({ grade: body.grade, measured: [page.measured(0.7)] });
         const box = side.querySelector(".explanation");
-        const place = () => box.parent.dataset.document || box.parent.className;
+        const place = () => box.parentNode.dataset.document || box.parentNode.className;
         const places = [];
         page.named("Explain this rank: d2").click();
         await page.until(() => page.texts(box, ".verdict").length, "the explanation");
@@ -182,22 +182,6 @@ def test_a_search_that_breaks_off_keeps_the_hits_of_its_stages_and_says_so(run):
     """)
     assert "incomplete" in found.pop("problem")
     assert found == {"summary": ["Search failed."], "hits": 2, "stages": 1}
-
-
-def test_a_system_that_is_taken_away_is_not_waited_for(run):
-    found = run("""
-        await page.search("red");
-        const search = page.answers["/v1/search"];
-        const failed = page.hold(() => Response.json({ error: { message: "plain failed" } }, { status: 500 }));
-        page.answers["/v1/search"] = (body) => (body.pipeline === "plain" ? failed(body) : search(body));
-        page.element("compare").click();
-        await page.until(() => page.held.length === 1, "system B");
-        page.element("compare").click();
-        page.held[0]();
-        await page.settled();
-        return { sides: page.sides().length, problem: page.element("problem").textContent };
-    """)
-    assert found == {"sides": 1, "problem": ""}
 
 
 def test_a_grade_of_an_earlier_search_leaves_a_later_one_as_it_is(run):
@@ -333,19 +317,6 @@ def test_a_finished_system_of_two_is_shown_while_the_other_searches(run):
     assert found == {"texts": [2, 0], "moves": [True, True]}
 
 
-def test_a_name_that_is_being_written_stays_when_the_other_system_finishes(run):
-    found = run(f"""{ONE_WAITS}
-        page.named("Grade 3 for d1").click();
-        const [one] = page.sides();
-        one.querySelector(".asked input").value = "car";
-        page.held[0]();
-        await page.until(() => page.element("status").textContent.includes("System B"), "both");
-        const [input] = one.querySelectorAll(".asked input");
-        return {{ value: input && input.value, focused: document.activeElement === input }};
-    """)
-    assert found == {"value": "car", "focused": True}
-
-
 def test_an_explanation_is_of_the_system_that_was_searched(run):
     found = run("""
         await page.search("red");
@@ -365,66 +336,13 @@ def test_an_explanation_is_of_the_system_that_was_searched(run):
     assert found
 
 
-def test_an_explanation_that_is_computed_says_so_and_one_that_fails_goes(run):
-    found = run("""
-        await page.search("red");
-        const box = page.sides()[0].querySelector(".explanation");
-        const failed = () => Response.json({ error: { message: "no such document" } }, { status: 400 });
-        page.answers["/v1/search"] = page.hold(failed);
-        page.named("Explain this rank: d1").click();
-        await page.until(() => page.held.length, "the request");
-        const pending = [box.hidden, page.texts(box, "p")];
-        page.held[0]();
-        await page.until(() => !page.element("problem").hidden, "the problem");
-        return { pending, hidden: box.hidden };
-    """)
-    assert found == {"pending": [False, ["Explaining …"]], "hidden": True}
-
-
-def test_support_is_that_of_each_citation(run):
-    """By the title alone, by none, and of a sentence without content words."""
-    found = run("""
-        const sentence = (supported, support) => (
-          { sentence: "Words.", citations: [1], supported, support: [support], spans: [] });
-        const evidence = { sentences: [sentence(true, true), sentence(false, false), sentence(null, null)],
-          passages: [{ number: 1, document: "d1", title: "Red tent", text: "New." }] };
-        page.answers["/v1/search"] = () => page.stream(
-          { ...page.found("tent", "d1"), output: { answer: { text: "Words." } }, evidence });
-        await page.search("tent");
-        return page.sides()[0].querySelectorAll(".cite").map((cite) => {
-          cite.click();
-          return [cite.className, cite.getAttribute("aria-label"), page.element("status").textContent];
-        });
-    """)
-    title, none, empty = found
-    assert title == [
-        "cite",
-        "Passage 1, d1: supports this sentence",
-        "Passage 1: supports this sentence by its title.",
-    ]
-    assert none[0] == "cite weak" and none[2] == "Passage 1: does not support this sentence."
-    assert empty[0] == "cite" and empty[1].endswith("this sentence states nothing to support")
-
-
-# Focus
-
-
-def test_the_skip_link_stays_in_its_view(run):
-    found = run("""
-        page.follow("#view=adapters");
-        page.element("skip").click();
-        return [page.element("view-adapters").hidden, document.activeElement.id];
-    """)
-    assert found == [False, "results"]
-
-
 # Addresses
 
 TWO_SYSTEMS = """
     await page.search("red couch");
     page.element("compare").click();
     await page.until(() => page.element("status").textContent.includes("System B"), "both");
-    await page.choose(page.sides()[0].querySelectorAll(".slots select")[0], "off");
+    page.choose(page.sides()[0].querySelectorAll(".slots select")[0], "off");
     await page.until(() => page.element("status").textContent.includes("System B"), "both again");
     const [slider] = page.sides()[0].querySelectorAll(".slider");
     slider.value = "3";
@@ -473,10 +391,10 @@ def test_weights_of_an_address_stay_as_they_are_until_a_slider_moves(run):
 def test_the_links_of_the_views_keep_the_search_and_an_edited_address_searches(run):
     found = run(f"""{TWO_SYSTEMS}
         const kept = location.hash;
-        page.follow("#view=adapters");
-        page.follow("#view=search");
+        await page.follow("#view=adapters");
+        await page.follow("#view=search");
         const back = location.hash === kept && page.asked.length === 6;
-        page.follow("#q=lamp");
+        await page.follow("#q=lamp");
         await page.until(() => page.asked.length === 7, "the lamp");
         await page.settled();
         return {{ back, address: location.hash, sides: page.sides().length, last: page.asked[6] }};
