@@ -129,9 +129,14 @@ class HttpClient:
             DeadlineExceeded: if a response takes longer than `timeout_s`, or the server answers 504. There is no retry:
                 the server would repeat the work in vain.
             EngineError: for a body that is not JSON; if the server cannot be reached, fails at each attempt, or does
-                not answer with JSON.
+                not answer with JSON, or with an error.
         """
-        return self._parse(path, self._send("POST", path, body, cancelled, request))
+        content = self._send("POST", path, body, cancelled, request)
+        answer = self._parse(path, content)
+        if isinstance(answer, dict) and answer.get("error"):  # gateways answer 200 for what failed behind them
+            reason = self._reason(200, httpx.Headers(), content)
+            raise EngineError(f"the server answered with an error: {reason}", where=f"{self.url}{path}")
+        return answer
 
     def post_only(self, path: str, body: Mapping[str, Any]) -> None:
         """Send JSON and ignore the content of the response. Raises as `post`."""

@@ -174,8 +174,8 @@ def kappa_changes(cards: JudgeCards, earlier: str | Path) -> list[KappaChange]:
         before = {card["judge"]: (tuple(card["scale"]), card["figures"]["kappa"]) for card in file["cards"]}
         changes = []
         for card in cards.cards:
-            scale, then = before.get(card.judge, (None, {}))
-            if scale == card.scale:
+            if card.judge in before and before[card.judge][0] == card.scale:
+                then = before[card.judge][1]
                 now = card.figures["kappa"]
                 value, low, high = (math.nan if then[end] is None else then[end] for end in ("value", "low", "high"))
                 difference = now.value - value

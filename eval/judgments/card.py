@@ -7,7 +7,7 @@ unknown source.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -50,6 +50,7 @@ class JudgmentsCard:
         qrels_sha256: Set when the card is written.
         scale: The grades that the judge can give, ascending; empty if unknown.
         relevant: The lowest grade that the judge's guideline counts as relevant; None if unknown.
+        served: Models that the service says it used, where it names others than `base`.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
@@ -70,6 +71,7 @@ class JudgmentsCard:
     engine: str | None = None
     scale: tuple[int, ...] = ()
     relevant: int | None = None
+    served: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,16 +167,17 @@ def _draft(target: Path) -> Iterator[Path]:
             draft.unlink()
 
 
-def finished_card(draft: Mapping[str, Any], graded: int, invalid: int) -> JudgmentsCard:
+def finished_card(draft: Mapping[str, Any], graded: int, invalid: int, served: Iterable[str] = ()) -> JudgmentsCard:
     """The card of an LLM's grades when they are complete.
 
     Args:
         draft: The card before, as JSON.
         graded, invalid: Numbers of valid and of invalid answers.
+        served: The card's, in any order.
     """
     card = TypeAdapter(JudgmentsCard).validate_json(json.dumps(draft))
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return replace(card, created=created, counts={"llm": graded}, invalid=invalid)
+    return replace(card, created=created, counts={"llm": graded}, invalid=invalid, served=tuple(sorted(served)))
 
 
 @contextmanager

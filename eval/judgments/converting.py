@@ -53,11 +53,11 @@ def convert_qrels(
         )
     qrels = read_qrels(source, thresholds=thresholds, topics=topics)
     write = partial(write_judgment_list, topics=topics or {}) if to_opensearch else write_qrels
-    if card is None and declared is None:
+    if card is None and declared is not None:
+        card = declared_card(declared, sum(map(len, qrels.values())))
+    if card is None:
         write(target, qrels)
         return qrels
-    if card is None:
-        card = declared_card(declared, sum(map(len, qrels.values())))
     if card.invalid:
         with atomic_text(invalid_path(target)) as out:
             out.writelines(line for _, line in numbered_lines(invalid_path(source)))

@@ -48,4 +48,5 @@ def merged_card(cards: Sequence[JudgmentsCard]) -> JudgmentsCard:
         engine=engines.pop() if len(engines) == 1 else None,
         scale=scales.pop() if len(scales) == 1 else (),
         relevant=relevant.pop() if len(relevant) == 1 else None,
+        served=tuple(dict.fromkeys(name for card in cards for name in card.served)),
     )

@@ -259,7 +259,10 @@ def print_labelled(result: LabelResult, out: Path) -> None:
     for name, count in result.outputs.items():
         typer.echo(f"{count:>10,} {name}")
     cost = f", cost {result.cost:,.4g}" if result.cost else ""
-    typer.echo(f"{result.prompt_tokens:,} tokens of prompts, {result.output_tokens:,} of outputs{cost}")
+    if result.prompt_tokens is None:
+        typer.echo("The service reports no numbers of tokens, so the cost is unknown.")
+    else:
+        typer.echo(f"{result.prompt_tokens:,} tokens of prompts, {result.output_tokens:,} of outputs{cost}")
     invalid = f"; {result.invalid:,} outputs do not parse ({out}.invalid.jsonl)" if result.invalid else ""
     typer.echo(f"Wrote {result.labelled:,} rows labelled by {result.card.judge} to {out}{invalid}")
 

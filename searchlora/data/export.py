@@ -67,8 +67,8 @@ def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> E
     card = dataset.records_card if judged is None else dataset.judgments_card
     counts = dataset.sources("records" if judged is None else "judgments", split)
     with atomic_folder(Path(out)) as folder:
-        with atomic_text(folder / TOPICS_FILE) as out:
-            out.writelines(json_line({"id": topic, **topics[topic]}) for topic in qrels)
+        with atomic_text(folder / TOPICS_FILE) as file:
+            file.writelines(json_line({"id": topic, **topics[topic]}) for topic in qrels)
         if card is None and set(counts.counts) <= {UNKNOWN}:
             write_qrels(folder / QRELS_FILE, qrels)
         else:

@@ -67,17 +67,17 @@ class LabelResult:
         card: The card beside the rows.
         labelled, invalid: Numbers of rows.
         outputs: Label, grade or other short output -> number of rows; empty for texts.
-        prompt_tokens, output_tokens: Of all rows.
-        cost: By the given prices.
+        prompt_tokens, output_tokens: Of all rows; None for a service that does not report them.
+        cost: By the given prices; None where it is unknown.
     """
 
     card: JudgmentsCard
     labelled: int
     invalid: int
     outputs: Mapping[str, int]
-    prompt_tokens: int
-    output_tokens: int
-    cost: float
+    prompt_tokens: int | None
+    output_tokens: int | None
+    cost: float | None
 
 
 def label(
@@ -219,14 +219,16 @@ def _records(file: Path, task: GenerationTask, columns: FieldMap, sample: RowSam
 
 
 def _labelled(model: TaskModel, rows: Sequence[Record]) -> list[dict[str, Any]]:
-    """What is written of rows; the first one of a batch holds the tokens of all."""
+    """What is written of rows; the first one of a batch holds the tokens of all, None if they are not known."""
     meter = MeteredEngine(model.engine)
     outputs = model.ask(rows, meter)
-    tokens = (meter.prompt_tokens, meter.output_tokens)
+    tokens = None if meter.uncounted else (meter.prompt_tokens, meter.output_tokens)
     written = []
     for number, (row, output) in enumerate(zip(rows, outputs, strict=True)):
         prompt = [dict(message) for message in messages(model.task, row)]
-        about = {"id": row["id"], "prompt": prompt, "tokens": tokens if number == 0 else (0, 0)}
+        about: dict[str, Any] = {"id": row["id"], "prompt": prompt, "tokens": tokens if number == 0 else (0, 0)}
+        if number == 0 and model.served:
+            about["served"] = sorted(model.served)
         if isinstance(output, InvalidOutput):
             written.append({**about, "invalid": {"raw": output.raw, "reason": output.reason}})
         else:
@@ -247,11 +249,16 @@ def merge_labels(out: str | Path) -> LabelResult:
     check_writable(target)
     parts = Parts.beside(target)
     merged = parts.merged()
-    outputs, tokens, invalid = Counter[str](), [0, 0], 0
+    outputs, invalid, served = Counter[str](), 0, set[str]()
+    tokens: list[int] | None = [0, 0]
     answers, faults = (Path(f"{target}.{what}.jsonl") for what in ("answers", "invalid"))
     with atomic_text(answers) as described, atomic_text(faults) as refused:
         for row in merged:
-            tokens = [total + count for total, count in zip(tokens, row["tokens"], strict=True)]
+            if tokens is None or row["tokens"] is None:
+                tokens = None
+            else:
+                tokens = [total + count for total, count in zip(tokens, row["tokens"], strict=True)]
+            served.update(row.get("served", ()))
             if "invalid" in row:
                 invalid += 1
                 refused.write(_line({"id": row["id"], **row["invalid"], "prompt": row["prompt"]}))
@@ -263,15 +270,16 @@ def merge_labels(out: str | Path) -> LabelResult:
     labelled = outputs.total()
     if not labelled:
         raise DataError(f"none of the {merged.rows} outputs parses", where=str(faults), fix="Read them.")
-    card = finished_card(merged.about["card"], labelled, invalid)
+    card = finished_card(merged.about["card"], labelled, invalid, served)
     with card_first(target, card) as (draft, finish):
         with atomic_text(draft) as written:
             written.writelines(_line(row["record"]) for row in merged if "invalid" not in row)
         card = finish()
     parts.remove()
-    prices = Prices(*merged.about["prices"])
+    cost = None if tokens is None else Prices(*merged.about["prices"]).of(*tokens)
     kinds = {name: count for name, count in outputs.most_common() if name} if len(outputs) <= _KINDS else {}
-    return LabelResult(card, labelled, invalid, kinds, tokens[0], tokens[1], prices.of(*tokens))
+    prompts, written_tokens = tokens or (None, None)
+    return LabelResult(card, labelled, invalid, kinds, prompts, written_tokens, cost)
 
 
 def _line(value: Mapping[str, Any]) -> str:

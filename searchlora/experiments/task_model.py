@@ -6,7 +6,7 @@ A judge grades pairs with it, a teacher labels rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class TaskModel:
         generate: Generate the answer and parse it, instead of scoring the choices of a closed set.
         engine_id: The engine, see `Engine.engine_id`.
         conditions: All that an answer depends on besides the prompt, as JSON.
+        served: Names of other models that the service says it used; it grows with the answers.
     """
 
     task: GenerationTask
@@ -57,6 +58,7 @@ class TaskModel:
     max_new_tokens: int
     engine_id: str
     conditions: str
+    served: Set[str] = frozenset()
 
     @property
     def reference(self) -> str:
@@ -233,6 +235,7 @@ def _of_service(name: str, plugin: GenerationTask, generate: bool, engine: Engin
         max_new_tokens=recipe.max_new_tokens,
         engine_id=computed.engine_id,
         conditions=_conditions(plugin, recipe.max_new_tokens, generate, None, computed, {"service": name}),
+        served=computed.served,
     )
 
 

@@ -87,6 +87,7 @@ class Completion:
         logprobs: Log-probabilities of the tokens of `text`, if `Sampling.logprobs` asks for them. The token in which a
             stop string begins is included.
         cached_tokens: Tokens of the prompt that came from the prefix cache.
+        counted: False for a server that reports no numbers of tokens: they are 0 here.
     """
 
     text: str
@@ -95,6 +96,7 @@ class Completion:
     completion_tokens: int
     logprobs: tuple[TokenLogprob, ...] | None = None
     cached_tokens: int = field(default=0, compare=False)
+    counted: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,13 @@ class ChoiceScores:
             (or `choice_suffix`).
         prompt_tokens: Prompt tokens, multiplied by the number of times the prompt was computed.
         scored_tokens: Choice tokens whose probability was computed; a token shared by choices counts once.
+        counted: As that of `Completion`.
     """
 
     log_probabilities: tuple[float, ...]
     prompt_tokens: int
     scored_tokens: int
+    counted: bool = field(default=True, compare=False)
 
 
 def non_finite_error(adapter: str | None) -> UnusableAnswer:

@@ -48,6 +48,7 @@ class MeteredEngine:
 
     Attributes:
         reused: Number of requests whose answer was there before.
+        uncounted: Number of answers of a server that reports no numbers of tokens.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class MeteredEngine:
         ahead: Collection[bytes] = (),
     ) -> None:
         self.engine = engine
-        self.prompt_tokens = self.output_tokens = self.reused = 0
+        self.prompt_tokens = self.output_tokens = self.reused = self.uncounted = 0
         self._answers = answers
         self._listener = listener
         self._ahead = ahead
@@ -133,6 +134,7 @@ class MeteredEngine:
         self.reused += sum(known)
         for (request, texts), answer, is_known in zip(asked, answers, known, strict=True):
             self.prompt_tokens += answer.prompt_tokens
+            self.uncounted += not answer.counted
             self.output_tokens += answer.completion_tokens if isinstance(answer, Completion) else answer.scored_tokens
             if self._listener is not None:
                 self._listener(Exchange(request, answer, texts, is_known))

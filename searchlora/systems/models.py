@@ -91,9 +91,10 @@ class EngineSystem(System):
         outputs = ask_in_batches(stage, rows, size, progress)
         costs = {
             "ms per query": 1000 * (time.monotonic() - started) / len(rows),
-            "prompt tokens per query": engine.prompt_tokens / len(rows),
-            "new tokens per query": engine.output_tokens / len(rows),
         }
+        if not engine.uncounted:
+            costs["prompt tokens per query"] = engine.prompt_tokens / len(rows)
+            costs["new tokens per query"] = engine.output_tokens / len(rows)
         return Outputs(outputs, costs=costs)
 
     def _stage(self, engine: Engine) -> AdapterStage:

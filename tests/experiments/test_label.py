@@ -114,6 +114,18 @@ def test_a_service_labels_and_what_it_refuses_or_says_otherwise_is_listed(ask, t
     assert done.outputs == {"rope": 33, "tent": 18}
 
 
+def test_a_service_that_counts_no_tokens_labels_and_its_model_stands_on_the_card(ask, tmp_path):
+    def reply(_):
+        content = message("tent").content
+        return Reply({**content, "usage": None, "model": "big-2026-08"})
+
+    with answering(reply) as server:
+        done = ask(base=None, teacher="big", engine=ServerSettings(url=server.url), prices=Prices(prompt=1.0))
+    assert (done.labelled, done.prompt_tokens, done.cost) == (80, None, None)
+    assert read_card(tmp_path / "labelled.jsonl").served == done.card.served == ("big-2026-08",)
+    assert done.card.base == "big"
+
+
 @pytest.mark.slow
 def test_grades_of_a_served_model_have_its_probabilities_as_soft_labels(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setenv("KEY_OF_THE_SERVICE", "second")

@@ -9,6 +9,7 @@ import pytest
 
 from searchlora.errors import EngineError, NotInStore
 from searchlora.inference.engine import Request
+from searchlora.inference.metered import MeteredEngine
 from searchlora.inference.remote.service import ServiceEngine
 from searchlora.inference.settings import ServerSettings
 from tests.inference.http_server import Reply, answering
@@ -84,3 +85,36 @@ def test_a_service_that_refuses_all_is_an_error():
     refusal = Reply({"error": {"message": "wrong key"}}, 401)
     with answering(lambda _: refusal) as server, pytest.raises(EngineError, match="wrong key"):
         engine_of(server).generate([ASK])
+
+
+@pytest.mark.parametrize("usage", [{"usage": None}, {}])
+def test_an_answer_without_token_counts_is_an_answer(usage):
+    content = {key: value for key, value in message("2", {"2": 0.9, "0": 0.1}).content.items() if key != "usage"}
+    with answering(lambda _: Reply({**content, **usage})) as server:
+        meter = MeteredEngine(engine_of(server))
+        (completion,) = meter.generate([ASK])
+        (scores,) = meter.score([ASK], [["0", "2"]])
+    assert completion.text == "2" and scores.log_probabilities[1] == pytest.approx(math.log(0.9))
+    assert (meter.prompt_tokens, meter.uncounted) == (0, 2)
+
+
+@pytest.mark.parametrize("error", [{"message": "no credit left", "code": 402}, "no credit left"])
+def test_an_error_in_an_answer_200_is_shown(error):
+    with (
+        answering(lambda _: Reply({"error": error})) as server,
+        pytest.raises(EngineError, match="no credit left") as shown,
+    ):
+        engine_of(server).generate([ASK])
+    assert "KeyError" not in str(shown.value)
+
+
+def test_a_service_that_answers_by_another_model_names_it():
+    content = message("red").content
+    with answering(lambda _: Reply({**content, "model": "big-model-2026-08"})) as server:
+        engine = engine_of(server)
+        engine.generate([ASK])
+        assert engine.served == {"big-model-2026-08"}
+    with answering(lambda _: Reply({**content, "model": "big-model"})) as server:
+        engine = engine_of(server)
+        engine.generate([ASK])
+        assert not engine.served

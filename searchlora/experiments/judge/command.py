@@ -158,7 +158,10 @@ def _grading_job(judge: Judge, table: PairTable, about: Mapping[str, Any]) -> Jo
 
     def compute(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         grades = judge.grade([row["record"] for row in rows])
-        return [_graded_row(judge, row, grade) for row, grade in zip(rows, grades, strict=True)]
+        graded = [_graded_row(judge, row, grade) for row, grade in zip(rows, grades, strict=True)]
+        if judge.served:
+            graded[0]["served"] = sorted(judge.served)
+        return graded
 
     batch = max(BATCH_SIZE, judge.engine.call_size)
     return Job(judge.key, range(len(table)), compute, batch, read=read, about=about)

@@ -52,9 +52,10 @@ def merge_grades(out: str | Path) -> JudgeResult:
     parts = Parts.beside(target)
     merged = parts.merged()
     grades: Counter[int] = Counter()
-    scales = set()
+    scales, served = set(), set[str]()
     for row in merged:
         scales.add(tuple(row["scale"]))
+        served.update(row.get("served", ()))
         if "invalid" not in row:
             grades[row["grade"]] += 1
     invalid = merged.rows - grades.total()
@@ -65,7 +66,7 @@ def merge_grades(out: str | Path) -> JudgeResult:
             where=str(invalid_path(target)),
             fix="Score the labels of the scale: omit --generate.",
         )
-    card = finished_card(merged.about["card"], grades.total(), invalid)
+    card = finished_card(merged.about["card"], grades.total(), invalid, served)
     card = replace(card, scale=scales.pop() if len(scales) == 1 else ())
     if merged.about["scored"]:
         file = Path(f"{target}.probabilities.jsonl")

@@ -95,7 +95,7 @@ class Vllm(Dialect):
         logprobs = None
         if request.sampling.logprobs is not None:
             logprobs = self._logprobs(ids[:count], _reported(choice), request.sampling.logprobs)
-        return _completion(text, choice["finish_reason"], answer["usage"], logprobs)
+        return _completion(text, choice["finish_reason"], answer.get("usage"), logprobs)
 
     def _logprobs(self, ids: Sequence[int], reported: Mapping[str, Any], count: int) -> tuple[TokenLogprob, ...]:
         """The log-probabilities of tokens. vLLM reports the chosen token among the most likely ones, wherever it is."""
@@ -275,7 +275,7 @@ def completion_of(answer: Mapping[str, Any], sampling: Sampling) -> Completion:
     logprobs = None
     if sampling.logprobs is not None:
         logprobs = tuple(_token_logprob(token) for token in _reported(choice)["content"])
-    return _completion(choice["message"]["content"] or "", choice["finish_reason"], answer["usage"], logprobs)
+    return _completion(choice["message"]["content"] or "", choice["finish_reason"], answer.get("usage"), logprobs)
 
 
 def _reported(choice: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -301,13 +301,15 @@ def _number(value: Any) -> float:
 
 
 def _completion(
-    text: str, finish: str, usage: Mapping[str, Any], logprobs: tuple[TokenLogprob, ...] | None
+    text: str, finish: str, usage: Mapping[str, Any] | None, logprobs: tuple[TokenLogprob, ...] | None
 ) -> Completion:
     if not isinstance(text, str):
         raise TypeError(f"a text that is a {type(text).__name__}")
     if finish not in ("stop", "length"):
         raise UnusableAnswer(f"the server ended an answer with '{finish}', neither at its end nor at its length")
     ended: Literal["stop", "length"] = "stop" if finish == "stop" else "length"
+    if usage is None:  # many gateways send none
+        return Completion(text, ended, 0, 0, logprobs, counted=False)
     return Completion(text, ended, int(usage["prompt_tokens"]), int(usage["completion_tokens"]), logprobs)
 
 

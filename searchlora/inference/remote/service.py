@@ -36,10 +36,14 @@ class ServiceEngine:
     Args:
         settings: Where the service is, and how many requests are in flight.
         model: The service's name of the model.
+
+    Attributes:
+        served: Names of the models that the service says it used, where they are others.
     """
 
     def __init__(self, settings: ServerSettings, model: str) -> None:
         self.model = model
+        self.served: set[str] = set()
         self.call_size = settings.concurrency
         self._client = HttpClient(
             settings.url,
@@ -113,7 +117,8 @@ class ServiceEngine:
 
     def _score(self, request: Request, choices: Sequence[str]) -> ChoiceScores:
         completion = self._answered(Request(request.messages, max_new_tokens=1, sampling=Sampling(logprobs=TOP)))
-        unknown = ChoiceScores((math.nan,) * len(choices), completion.prompt_tokens, completion.completion_tokens)
+        tokens = completion.prompt_tokens, completion.completion_tokens
+        unknown = ChoiceScores((math.nan,) * len(choices), *tokens, completion.counted)
         if not completion.logprobs:  # refused
             return unknown
         likely = completion.logprobs[0].top
@@ -151,6 +156,8 @@ class ServiceEngine:
             raise EngineError(
                 f"the service's answer is not understood ({type(error).__name__}: {error})", where=self._client.url
             ) from error
+        if isinstance(used := answer.get("model"), str) and used not in ("", self.model):
+            self.served.add(used)
         given = completion.logprobs  # empty where the model has stopped at once
         if request.sampling.logprobs is not None and (given is None or (given and not given[0].top)):
             raise EngineError("the service gives no log-probabilities", where=self._client.url, fix=_GENERATE)

@@ -26,10 +26,13 @@ from searchlora.experiments.judge.llm_judge import Judge
 from searchlora.experiments.sharding import Sharding
 from searchlora.files import file_sha256
 from searchlora.files.shards import PART_ROWS, Shard
+from searchlora.inference.settings import ServerSettings
 from searchlora.task import load_generation_task
 from tests.child_scripts import CONTEXT, Script, run_script
 from tests.experiments.grading_task import build_task, write_collection
 from tests.factories import draft_for, trained_adapter_folder
+from tests.inference.http_server import Reply, answering
+from tests.inference.test_service import message
 
 
 @pytest.fixture(scope="module")
@@ -365,3 +368,10 @@ def test_the_card_tells_another_map_of_columns(ask, files):
     corpora = [CorpusFile(files["corpus.jsonl"], {"text": columns}) for columns in (("title",), ("title", "text"))]
     cards = [ask(f"{n}.txt", corpus=corpus).card for n, corpus in enumerate([files["corpus.jsonl"], *corpora])]
     assert len({card.made_from["corpus"] for card in cards}) == 3
+
+
+def test_the_card_names_the_model_that_a_service_used(ask):
+    reply = Reply({**message("good").content, "usage": None, "model": "big-2026-08"})
+    with answering(lambda _: reply) as server:
+        found = ask(base=None, teacher="big", generate=True, engine=ServerSettings(url=server.url))
+    assert (found.card.base, found.card.served, found.invalid) == ("big", ("big-2026-08",), 0)
