@@ -1,6 +1,6 @@
 """Versions that are whole models: the result of full fine-tuning, stored, checked and loaded beside adapters.
 
-A version's folder is flat. The files of a model are therefore stored by their path with `--` in place of `/`, as in
+A version's folder is flat. The files of a model are stored by their path with `--` in place of `/`, as in
 `1_Pooling--config.json`. The folder of a causal language model is flat already, and is loaded where it lies; an encoder
 gets a *view* in the cache of this machine: links to the version's files at their place.
 """
@@ -15,8 +15,8 @@ from typing import Any
 from searchlora.adapters.peft_folder import CONFIG, check_delta, read_config
 from searchlora.adapters.stored import MODEL_CARD, MODEL_WEIGHTS, StoredAdapter, check_hashes
 from searchlora.adapters.views import link_file, make_view
-from searchlora.errors import LoadCheckFailed, MissingKey, TamperedAdapter
-from searchlora.files import parse_json
+from searchlora.errors import LoadCheckFailed, TamperedAdapter
+from searchlora.models.libraries import quiet
 from searchlora.models.resolve import BaseModel
 
 #: In place of `/` in the names of stored files.
@@ -32,15 +32,8 @@ def is_full_model(folder: Path) -> bool:
 
 
 def save_llm(model: Any, tokenizer: Any, folder: Path, precision: str) -> None:
-    """Write a causal language model with its tokenizer, its weights in `precision`, in one file.
-
-    Args:
-        model: Trained in fp32; it is not changed.
-        precision: "bf16" or "fp32".
-    """
+    """Write a causal language model that is trained in fp32, in one file, its weights in "bf16" or "fp32"."""
     import torch
-
-    from searchlora.models.libraries import quiet
 
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     converted: dict[int, Any] = {}  # by address, so that tied weights stay tied
@@ -52,43 +45,23 @@ def save_llm(model: Any, tokenizer: Any, folder: Path, precision: str) -> None:
         model.save_pretrained(folder, state_dict=state, max_shard_size="1TB", safe_serialization=True)
         tokenizer.save_pretrained(folder)
     file = folder / "config.json"
-    config = {**parse_json(file.read_text(encoding="utf-8")), "dtype": str(dtype).removeprefix("torch.")}
+    config = {**json.loads(file.read_text(encoding="utf-8")), "dtype": str(dtype).removeprefix("torch.")}
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def pack(model: Path, target: Path) -> None:
-    """Copy the files of a model folder into a new flat folder.
-
-    Raises:
-        LoadCheckFailed: for a file whose name holds the separator already.
-    """
+    """Copy the files of a model folder into a new flat folder."""
     target.mkdir(parents=True)
     for file in sorted(model.rglob("*")):
-        if not file.is_file() or file.name in _LEFT_OUT:
-            continue
-        parts = file.relative_to(model).parts
-        if any(_SEPARATOR in part for part in parts):
-            raise LoadCheckFailed(f"the file name {file.name!r} cannot be stored", where=str(model))
-        shutil.copyfile(file, target / _SEPARATOR.join(parts))
-
-
-def model_folder(stored: StoredAdapter) -> Path:
-    """A folder from which transformers, or sentence-transformers, loads the model: the version's own, or a view of it.
-
-    Raises:
-        TamperedAdapter: for a stored file whose name leads out of the folder.
-        StoreError: if the view cannot be written.
-    """
-    own = stored.path.resolve()
-    nested = [name for name in stored.manifest.files if _SEPARATOR in name]
-    if not nested:
-        return own
-    files = str(sorted(stored.manifest.files.items()))
-    return make_view("models", own, files, MODEL_WEIGHTS, lambda new: unpack(stored, new))
+        if file.is_file() and file.name not in _LEFT_OUT:
+            shutil.copyfile(file, target / _SEPARATOR.join(file.relative_to(model).parts))
 
 
 def unpack(stored: StoredAdapter, target: Path, *, copy: bool = False) -> None:
-    """Put links to the files of a version, or copies, at their place in a model folder. Raises `TamperedAdapter`."""
+    """Put links to the files of a version, or copies, at their place in a model folder.
+
+    Raises `TamperedAdapter` for a name that leads out of the folder.
+    """
     own = stored.path.resolve()
     for name in stored.manifest.files:
         parts = name.split(_SEPARATOR)
@@ -96,10 +69,16 @@ def unpack(stored: StoredAdapter, target: Path, *, copy: bool = False) -> None:
             raise TamperedAdapter(f"the file name {name!r} leads out of the folder", where=str(own))
         place = target.joinpath(*parts)
         place.parent.mkdir(parents=True, exist_ok=True)
-        if copy:
-            shutil.copyfile(own / name, place)
-        else:
-            link_file(own / name, place)
+        (shutil.copyfile if copy else link_file)(own / name, place)
+
+
+def model_folder(stored: StoredAdapter) -> Path:
+    """A folder from which transformers, or sentence-transformers, loads the model. Raises as `unpack`."""
+    own = stored.path.resolve()
+    if not any(_SEPARATOR in name for name in stored.manifest.files):
+        return own
+    files = str(sorted(stored.manifest.files.items()))
+    return make_view("models", own, files, MODEL_WEIGHTS, lambda new: unpack(stored, new))
 
 
 def model_of(stored: StoredAdapter) -> BaseModel:
@@ -123,24 +102,16 @@ def check_weights(stored: StoredAdapter) -> None:
 
 
 def check_full_weights(folder: Path) -> None:
-    """Refuse weights that no training gives.
-
-    Raises:
-        MissingKey: for a folder without weights.
-        TamperedAdapter: for a file that is not safetensors.
-        LoadCheckFailed: naming a tensor with NaN or infinity.
-    """
+    """Refuse weights that no training gives: raise `LoadCheckFailed` for a tensor with NaN or infinity."""
     from safetensors import SafetensorError, safe_open
 
     file = folder / MODEL_WEIGHTS
-    if not file.is_file():
-        raise MissingKey(f"there is no {MODEL_WEIGHTS}", where=str(folder), fix="Store the model again.")
     try:
         with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (it is not iterable)
-                if not tensors.get_tensor(name).isfinite().all():
-                    raise LoadCheckFailed(
-                        f"{name} holds NaN or infinity", where=str(file), fix="Train with a lower learning rate."
-                    )
+            bad = [name for name in tensors.keys() if not tensors.get_tensor(name).isfinite().all()]  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise TamperedAdapter(f"is not safetensors ({error})", where=str(file), fix="Store it again.") from None
+    if bad:
+        raise LoadCheckFailed(
+            f"{bad[0]} holds NaN or infinity", where=str(file), fix="Train with a lower learning rate."
+        )
