@@ -122,9 +122,9 @@ def _override(override: str) -> dict[str, Any]:
     parts = key.split(".")
     if len(parts) > _MAX_DEPTH:
         raise RecipeError(f"a key of {len(parts)} parts", where="--set", fix="Write section.key=value.")
-    for part in reversed(parts):
+    for part in reversed(parts[1:]):
         nested = {part: nested}
-    return nested
+    return {parts[0]: nested}
 
 
 def _override_of(location: Sequence[int | str], given: Mapping[str, Any]) -> str | None:
