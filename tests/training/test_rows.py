@@ -74,5 +74,9 @@ def test_an_overlong_row_is_named_or_dropped_and_counted(tiny_base, tmp_path):
 
 
 def test_no_rows_is_an_error(tiny_base, tmp_path):
+    task, renderer = first_word(tmp_path), Renderer(load_tokenizer(tiny_base))
     with pytest.raises(TrainingError, match="no row to train on"):
-        render_rows(first_word(tmp_path), Renderer(load_tokenizer(tiny_base)), [], load_recipe({}))
+        render_rows(task, renderer, [], load_recipe({}))
+    short = load_recipe({}, overrides=["max_length=8", "too_long=drop"])
+    with pytest.raises(TrainingError, match="all 3 have more than max_length = 8"):
+        render_rows(task, renderer, word_records(3), short)
