@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Inspect source files, build datasets, and export them.", no_args_is_help=True)
 
 
+EncodingOption = Annotated[
+    str | None, option("--encoding NAME", "Encoding of text files that are not UTF-8, such as cp1252 or latin-1.")
+]
+
+
 class BuildOptions(NamedTuple):
     """Options with the names of the verb's parameters."""
 
@@ -75,9 +80,7 @@ class BuildOptions(NamedTuple):
         option("--relevant GRADE", "Lowest grade that counts as relevant in MRR and Recall. Default: 1.", min=1),
     ] = None
     judgments_source: JudgmentsSourceOption = None
-    encoding: Annotated[
-        str | None, option("--encoding NAME", "Encoding of text files that are not UTF-8, such as cp1252 or latin-1.")
-    ] = None
+    encoding: EncodingOption = None
     allow_rejects: Annotated[bool, option("--allow-rejects", "Build the dataset even if rows are rejected.")] = False
 
 
@@ -271,35 +274,22 @@ def print_labelled(result: LabelResult, out: Path) -> None:
 def inspect(
     source: Annotated[Path, argument("SOURCE", "File or folder to describe.")],
     tasks: TasksOption = None,
-    as_json: JsonOption = False,
+    encoding: EncodingOption = None,
 ) -> None:
     """Describe a file (columns, types, faults), and print the commands that build from it."""
-    from searchlora.cli.terminal import print_json, usable_tasks
-    from searchlora.data.inspection import inspect_file, lines_of
+    from searchlora.cli.terminal import usable_tasks
+    from searchlora.data.inspection import inspect_file
+    from searchlora.files import reading_as
 
-    described, commands = inspect_file(source, usable_tasks(tasks))
-    if as_json:
-        proposed = [
-            {
-                "command": str(command),
-                "purpose": command.purpose,
-                "notes": list(command.notes),
-                "complete": command.complete,
-            }
-            for command in commands
-        ]
-        print_json({**described.to_json(), "commands": proposed})
-        return
-    for line in lines_of(described):
+    with reading_as(encoding):
+        described, commands = inspect_file(source, usable_tasks(tasks))
+    for line in described.lines():
         typer.echo(line)
     if not commands:
-        hint = "Inspect one of its files." if source.is_dir() else "`data formats TASK` lists the published layouts."
-        typer.echo(f"\nNo command builds from it. {hint}")
+        typer.echo("\nNo command builds from it. `data formats TASK` lists the published layouts.")
     for command in commands:
-        typer.echo(f"\n# {command.purpose}")
-        for note in command.notes:
-            typer.echo(f"# {note}")
-        typer.echo(str(command))
+        command.arguments += [] if encoding is None else ["--encoding", encoding]
+        typer.echo("\n".join(["", *(f"# {text}" for text in (command.purpose, *command.notes)), str(command)]))
 
 
 @app.command(epilog=example("searchlora data formats rewriting"))
