@@ -111,8 +111,7 @@ def build(
             reaches. For a format with the option `thresholds`, and for `qrels`.
         judgments_source: Who or what graded the records and the judgments, where no card says it: a word of
             `eval.judgments.sources.Source`. None: unknown.
-        encoding: Of those texts among `source`, `corpus`, `qrels`, `topics` and files of options that are not UTF-8,
-            such as "latin-1"; None: all are UTF-8. JSON and Parquet are always UTF-8.
+        encoding: Of the text files that are read, such as "latin-1"; None: UTF-8. JSON and Parquet are always UTF-8.
         origin: What the source was made from, for the card: JSON values.
         progress: Called with bytes read, total bytes and the rows so far.
 
@@ -161,9 +160,7 @@ def build(
             encoding,
             origin,
         )
-        files = [file for file in (source, corpus, qrels, topics) if file is not None]
-        files += [value for name, value in merged_options.items() if _names_file(reader, name)]
-        with reading_as(encoding, map(Path, files)):
+        with reading_as(encoding):
             try:
                 card = builder.run(limit, allow_rejects, on_leak)
             except DataError as error:
@@ -174,10 +171,6 @@ def build(
     for leftover in (beside(out, REJECTED_FILE), beside(out, LEAKS_FILE)):
         leftover.unlink(missing_ok=True)
     return card
-
-
-def _names_file(format: Format, option: str) -> bool:
-    return option in format.options and format.options[option].type == "file"
 
 
 @dataclass

@@ -24,7 +24,6 @@ from typing import IO
 
 from searchlora.errors import DataError
 from searchlora.files.text import is_gzip
-from searchlora.files.watched_reads import open_regular
 
 if sys.platform != "win32":  # Windows has no flock; leftovers stay there until someone removes them
     import fcntl
@@ -183,7 +182,7 @@ def check_writable(*paths: Path | None) -> None:
 def file_sha256(path: str | Path) -> str:
     """sha256 of the bytes of a file, 64 hexadecimal digits. Raises `DataError` if it cannot be read."""
     try:
-        with open_regular(Path(path)) as file:
+        with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError
-from searchlora.files.text import open_text, read_up_to
+from searchlora.files.text import open_text
 
 #: Nested arrays and objects of a value.
 MAX_DEPTH = 100
@@ -23,9 +22,6 @@ MAX_INTEGER = 2**63 - 1
 
 TOO_DEEP = f"it is nested deeper than {MAX_DEPTH} levels"
 _SURROGATE = "a text holds a lone surrogate"
-
-#: Characters of a JSON file that is read whole. Its values take up to ten times as much memory.
-MAX_JSON = 1 << 29
 
 
 class UnfitText(ValueError):
@@ -78,9 +74,7 @@ def json_file(path: Path, *, pairs: bool = False) -> Any:
         DataError: naming the line, if the file is not JSON.
     """
     with open_text(path) as file:
-        text = read_up_to(file, MAX_JSON + 1)
-    if len(text) > MAX_JSON:
-        raise DataError(f"has more than {MAX_JSON:,} characters", where=str(path), fix="Convert it to JSON Lines.")
+        text = file.read()
     try:
         return _parse(text, _PAIRS_DECODER if pairs else _DECODER)
     except json.JSONDecodeError as error:
@@ -148,38 +142,15 @@ def text_fault(text: str, *, allow_nul: bool = False) -> str | None:
     return None
 
 
-class ValueDecoder:
-    """Decodes values within a text, also those that are JSON in form only, so that the next one is found."""
-
-    def __init__(self) -> None:
-        self._faults: list[str] = []
-        self._decoder = json.JSONDecoder(
-            object_pairs_hook=self._noting(_unique_keys),
-            parse_int=self._noting(_integer),
-            parse_float=self._noting(_float),
-            parse_constant=self._noting(_constant),
-        )
-
-    def decode(self, text: str, position: int) -> tuple[Any, int, str | None]:
-        """The value that begins at a position of a text, the position after it, and why it is not strict JSON, or None.
-
-        Raises:
-            json.JSONDecodeError: if the text is not JSON there, or ends too early.
-            RecursionError: if the value is nested deeper than Python can decode.
-        """
-        self._faults.clear()
-        value, end = self._decoder.raw_decode(text, position)
-        return value, end, self._faults[0] if self._faults else value_fault(value, allow_nul=True)
-
-    def _noting(self, parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def noted(part: Any) -> Any:
-            try:
-                return parse(part)
-            except ValueError as error:
-                self._faults.append(str(error))
-                return None
-
-        return noted
+def parse_json_at(text: str, position: int) -> tuple[Any, int]:
+    """The value that begins at a position of a text, and the position after it. Raises `ValueError`."""
+    try:
+        value, end = _DECODER.raw_decode(text, position)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    if fault := value_fault(value, allow_nul=True):
+        raise ValueError(fault)
+    return value, end
 
 
 def _parse(text: str, decoder: json.JSONDecoder) -> Any:

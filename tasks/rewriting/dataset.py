@@ -21,7 +21,7 @@ from searchlora.data.formats.common import (
 from searchlora.data.splits import connected
 from searchlora.errors import DataError
 from searchlora.eval.text_identity import normalised
-from searchlora.files import read_text
+from searchlora.files import numbered_lines
 from searchlora.records import Format, Option, Options, Record, SourceReport, SourceRow
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.retrieval.feedback import found_titles
@@ -112,7 +112,7 @@ def _with_titles(corpus: Path) -> Callable[[Record], Record]:
 
 
 def _read_words(path: Path) -> list[str]:
-    words = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    words = [line.strip() for _, line in numbered_lines(path)]
     if not words:
         raise DataError("contains no word", where=str(path), fix="Write one word per line.")
     return words

@@ -50,14 +50,6 @@ def test_ids_and_truth_values_of_a_database_are_read(tmp_path):
     assert (record["id"], record["group"], record["needs_rewrite"]) == ("7", "3", True)
 
 
-def test_an_encoding_is_that_of_the_files_that_are_not_utf8(tmp_path):
-    pairs = written(tmp_path / "pairs.csv", "query,document,grade\ncafé,1,3\n", "cp1252")
-    corpus = written(tmp_path / "corpus.csv", "id,title,text\n1,Café crème,Un café\n")
-    data, _ = built(tmp_path, "judgment", pairs, "judgments", corpus=corpus, encoding="latin-1")
-    (record,) = data.records("train")
-    assert (record["query"], record["title"]) == ("café", "Café crème")
-
-
 def test_files_of_options_have_the_encoding_too(tmp_path):
     pairs = written(tmp_path / "pairs.csv", "query,rewrite\ncafé rouge,café crème rouge\n", "latin-1")
     words = written(tmp_path / "brands.txt", "café\n", "latin-1")
