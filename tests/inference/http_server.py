@@ -45,8 +45,8 @@ class Answering:
 
 
 @contextmanager
-def answering(answer: Answer) -> Iterator[Answering]:
-    """The server, and everything it was asked, in order."""
+def answering(answer: Answer, port: int = 0) -> Iterator[Answering]:
+    """The server, at any port unless one is given, and everything it was asked, in order."""
     asked: list[ReceivedRequest] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -74,7 +74,7 @@ def answering(answer: Answer) -> Iterator[Answering]:
         def log_message(self, *arguments: Any) -> None:
             del arguments
 
-    server = _Server(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -16,12 +16,12 @@ from searchlora.inference.sampling import Sampling
 from searchlora.models.load import load_tokenizer
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
+from tests.inference.fake_vllm import FakeVllm
 from tests.inference.http_server import Reply, answering
 from tests.inference.small_models import random_store
 
 CHAT = ({"role": "user", "content": "tent"},)
 SCHEMA = {"type": "object", "properties": {"colour": {"enum": ["red"]}}}
-CARD = {"id": "the-base", "parent": None, "max_model_len": 200}
 
 
 @pytest.fixture(scope="module")
@@ -36,30 +36,14 @@ def renderer(tiny_base):
     return Renderer(load_tokenizer(tiny_base))
 
 
-class LikeVllm:
-    """Generates "red", scores each token by its id and position, and loads adapters if permitted."""
+class LikeVllm(FakeVllm):
+    """Generates "red", and scores each token by its id and position."""
 
-    def __init__(self, renderer, *, loads=True, adapters=()):
+    def __init__(self, renderer, **options):
+        super().__init__(**options)
         self.renderer = renderer
-        self.loads = loads
-        self.adapters = list(adapters)
 
-    def __call__(self, asked):
-        if asked.path == "/v1/models":
-            cards = [CARD, *({"id": name, "parent": "the-base"} for name in self.adapters)]
-            return Reply({"data": [{**card, "owned_by": "vllm"} for card in cards]})
-        if asked.path == "/v1/load_lora_adapter":
-            if not self.loads:
-                return Reply({"detail": "Not Found"}, 404)
-            self.adapters.append(asked.body["lora_name"])
-            return Reply(b"Success")
-        if asked.path == "/v1/unload_lora_adapter":
-            if asked.body["lora_name"] not in self.adapters:
-                return Reply({"error": {"message": "cannot be found"}}, 404)
-            self.adapters.remove(asked.body["lora_name"])
-            return Reply(b"Success")
-        body = asked.body
-        assert asked.path == "/v1/completions"
+    def complete(self, body):
         assert body["repetition_penalty"] == 1
         if "logprob_token_ids" in body:
             assert body["temperature"] == 0
@@ -343,13 +327,7 @@ def test_an_adapter_that_is_no_version_is_loaded_from_its_folder_and_replaced(ti
 @pytest.mark.slow
 def test_an_adapter_is_reloaded_after_a_restart_of_vllm(tiny_base, renderer, store):
     like = LikeVllm(renderer)
-
-    def answer(asked):
-        if asked.path == "/v1/completions" and asked.body["model"] not in ("the-base", *like.adapters):
-            return Reply({"error": {"message": "The model does not exist."}}, 404)
-        return like(asked)
-
-    with answering(answer) as server:
+    with answering(like) as server:
         engine = RemoteEngine(server.url, tiny_base, store, load=True)
         requests = [Request(CHAT, "one@1"), Request(CHAT, "one@2")] * 4
         engine.generate(requests)
@@ -390,10 +368,10 @@ def test_a_missing_adapter_without_permission_to_load_is_an_error(tiny_base, ren
 
 def test_adapters_can_be_mapped_to_server_names(tiny_base, renderer, store):
     with answering(LikeVllm(renderer, adapters=["mine"])) as server:
-        engine = RemoteEngine(server.url, tiny_base, store, names={"one@production": "mine"}, model="other-base")
+        engine = RemoteEngine(server.url, tiny_base, store, names={"one@production": "mine"}, model="the-base")
         engine.generate([Request(CHAT, "one@1")])
         engine.generate([Request(CHAT)])
-        assert [asked.body["model"] for asked in server.asked[1:]] == ["mine", "other-base"]
+        assert [asked.body["model"] for asked in server.asked[1:]] == ["mine", "the-base"]
         without = RemoteEngine(server.url, tiny_base, names={"anything": "mine"})
         without.generate([Request(CHAT, "anything")])
         assert without.pin("one@3") == "one@3"
