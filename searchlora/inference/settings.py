@@ -18,7 +18,7 @@ from searchlora.models.experts import is_mixture_of_experts
 from searchlora.models.load import Precision, Quantization
 from searchlora.models.processor import uses_gpu
 from searchlora.models.resolve import BaseModel
-from searchlora.recipe import MAX_RANK, AnyRecipe, PromptOptions
+from searchlora.recipe import AnyRecipe, PromptOptions
 
 if TYPE_CHECKING:
     from searchlora.adapters.store import Store
@@ -77,7 +77,6 @@ class LocalSettings(_Settings):
     batch_tokens: int = Field(8192, ge=1, description="rows times longest row of one prefill")
     max_prompt_tokens: int = Field(8192, ge=1, description="maximum length of a prompt; a longer one is an error")
     max_loras: int = Field(16, ge=1, description="LoRA slots: adapters that are loaded at once")
-    max_lora_rank: int = Field(MAX_RANK, ge=1, description="maximum rank of an adapter; a larger one is refused")
     adapter_bytes: int = Field(4 << 30, ge=1, description="maximum memory for the weights of all loaded adapters")
     adapter_cache_bytes: int = Field(
         2 << 30, ge=0, description="memory for adapters without a slot, evicted or read ahead, on a CPU; 0 turns it off"

@@ -1,4 +1,4 @@
-"""LoRA slots: loaded adapters, bounded in number, rank and bytes; the least recently used one is evicted first.
+"""LoRA slots: loaded adapters, bounded in number and bytes; the least recently used one is evicted first.
 
 An adapter that was evicted stays packed in memory, within `adapter_cache_bytes`: loading it again sets pointers. What a
 queued request needs is read and packed by a thread of its own while others are computed (`expect`).
@@ -37,7 +37,7 @@ class LoraSlots:
         counts: Counts,
     ) -> None:
         self.count = settings.max_loras
-        self._max_rank, self._max_bytes = settings.max_lora_rank, settings.adapter_bytes
+        self._max_bytes = settings.adapter_bytes
         self._counts = counts
         self._layers = layers
         self._fetch, self._on_unload = fetch, on_unload
@@ -121,14 +121,7 @@ class LoraSlots:
 
     def _checked_size(self, name: str, folder: Path) -> int:
         """Bytes of an adapter in a slot, from the shapes of its weights. Raises `LoadCheckFailed` above a limit."""
-        ranks = read_ranks(folder)
-        rank, size = max(ranks.values(), default=0), self._layers.size(ranks)
-        if rank > self._max_rank:
-            raise LoadCheckFailed(
-                f"has rank {rank}, more than the {self._max_rank} that are served",
-                where=name,
-                fix="Train it with a lower rank, or raise 'max_lora_rank'.",
-            )
+        size = self._layers.size(read_ranks(folder))
         if size > self._max_bytes:
             raise LoadCheckFailed(
                 f"takes {size >> 20:,} MiB, more than the {self._max_bytes >> 20:,} MiB for all adapters",

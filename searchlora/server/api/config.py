@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Keys of the settings of an engine that the server has, too; `max_prompt_tokens` is its `max_prompt`.
 _OF_ENGINE = (
-    *("quantization", "precision", "max_loras", "max_lora_rank", "adapter_bytes", "adapter_cache_bytes"),
+    *("quantization", "precision", "max_loras", "adapter_bytes", "adapter_cache_bytes"),
     *("max_num_seqs", "batch_tokens", "cache_tokens", "prefix_tokens", "batch_invariant"),
 )
 
@@ -145,7 +145,6 @@ class ServeConfig:
     quantization: Literal["none", "nf4"] = _setting("none", "none|nf4", "Quantisation of the base's weights.")
     precision: Literal["bf16", "fp32"] = _setting("bf16", "bf16|fp32", "Precision of the computation.")
     max_loras: int = _setting(16, "N", "LoRA slots: number of adapters that are loaded at once.", min=1)
-    max_lora_rank: int = _setting(1024, "N", "Maximum rank of an adapter; a larger one is refused.", min=1)
     adapter_bytes: int = _setting(4 << 30, "BYTES", "Maximum memory for the weights of all loaded adapters.", min=1)
     adapter_cache_bytes: int = _setting(
         2 << 30, "BYTES", "Memory for adapters without a slot, evicted or read ahead, on a CPU; 0 turns it off."
