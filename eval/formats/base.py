@@ -67,11 +67,7 @@ class Format:
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The objects of a JSON Lines file, each with its place.
-
-    Raises:
-        DataError: naming the line that is not a JSON object.
-    """
+    """The objects of a JSON Lines file, each with its place."""
     with open_bytes(path) as file:
         for row in strict(json_lines(file, str(path))):
             yield row.where, row.data
@@ -84,9 +80,6 @@ def table_rows(
 
     Args:
         quoted: Fields may be quoted, as in CSV; else a quote is a character like any other.
-
-    Raises:
-        DataError: for a header that lacks a required column or repeats one, or a row that does not fit it.
     """
     with open_bytes(path) as file:
         for row in strict(delimited_rows(file, str(path), required, delimiter, quoted=quoted)):

@@ -20,11 +20,6 @@ def collect_qrels(
     Args:
         thresholds: Increasing; a value becomes the number of thresholds it reaches. None: values must be integers.
         topic_ids: Query text -> topic id, for rows that identify a topic by its query.
-
-    Raises:
-        DataError: for a missing id, a value that is not a grade, a document judged twice for a topic, or a query
-            without a topic.
-        UsageError: if the thresholds do not increase.
     """
     check_thresholds(thresholds or ())
     qrels: dict[str, dict[str, int]] = {}
@@ -63,11 +58,7 @@ def judgment(row: TripleRow, thresholds: Sequence[float] | None = None) -> tuple
 
 
 def collect_run(rows: Iterable[TripleRow]) -> dict[str, dict[str, float]]:
-    """Ranked documents as topic -> document -> score.
-
-    Raises:
-        DataError: for a missing id, a score that is not a finite number, or a document ranked twice for a topic.
-    """
+    """Ranked documents as topic -> document -> score."""
     run: dict[str, dict[str, float]] = {}
     for row in rows:
         topic, document = _id(row.topic, "topic", row.where), _id(row.document, "document", row.where)
@@ -85,10 +76,6 @@ def collect_topics(rows: Iterable[TopicRow]) -> dict[str, dict[str, str | float]
     """Topics as id -> fields. A null field counts as missing; booleans become text, and so does a conversation.
 
     A conversation is a list in the field `history`, as queries of a pipeline hold it; it becomes its JSON.
-
-    Raises:
-        DataError: for an id that is missing or repeated, a query that is missing or blank, or a field that is neither
-            text nor a number.
     """
     topics: dict[str, dict[str, str | float]] = {}
     for row in rows:
@@ -108,11 +95,7 @@ def topic_fields(fields: Mapping[str, object], where: str) -> dict[str, str | fl
 
 
 def ids_of_queries(topics: Topics) -> dict[str, str]:
-    """Query text without surrounding white space -> topic id.
-
-    Raises:
-        UsageError: if two topics have the same query, because judgments of that text would belong to either.
-    """
+    """Query text without surrounding white space -> topic id."""
     ids: dict[str, str] = {}
     for topic, fields in topics.items():
         query = str(fields["query"]).strip()
@@ -123,12 +106,7 @@ def ids_of_queries(topics: Topics) -> dict[str, str]:
 
 
 def with_queries(qrels: Qrels, topics: Topics) -> Qrels:
-    """The judgments keyed by query text instead of topic id.
-
-    Raises:
-        DataError: for a judged topic that is not among the topics.
-        UsageError: if two topics have the same query.
-    """
+    """The judgments keyed by query text instead of topic id."""
     texts = {topic: query for query, topic in ids_of_queries(topics).items()}
     missing = [topic for topic in qrels if topic not in texts]
     if missing:

@@ -51,12 +51,7 @@ def _list(holder: Any, name: str, where: str) -> list[Any]:
 
 
 def write_judgment_list(path: Path, qrels: Qrels, topics: Topics) -> None:
-    """Write the body that imports a list. The queries of the topics replace their ids.
-
-    Raises:
-        DataError: for a judged topic that is not among the topics, or a file that cannot be written.
-        UsageError: if two topics have the same query.
-    """
+    """Write the body that imports a list. The queries of the topics replace their ids."""
     body = {
         "name": path.name.split(".")[0],
         "description": "Written by searchlora",

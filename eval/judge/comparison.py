@@ -80,10 +80,6 @@ def compare_judges(
         judges: name -> labels; None and a grade outside the scale are invalid answers and count as the worst.
         correction: `holm` or `bh`.
         resamples: Bootstrap resamples of the intervals; the tests use more for many comparisons.
-
-    Raises:
-        UsageError: for fewer than two judges, or if kappa is undefined for one of them.
-        DataError: when a human grade is outside the scale, or no pair is common to all.
     """
     if len(judges) < 2:
         raise UsageError("a comparison needs two judges")

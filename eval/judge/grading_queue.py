@@ -54,10 +54,6 @@ def grading_queue(
         judged: Qrels that `searchlora judge` wrote; the probabilities beside them are read.
         human: Qrels of people; their pairs are left out.
         top: Number of pairs at most.
-
-    Raises:
-        DataError: naming the file, as `read_labels`; for probabilities of pairs that the qrels do not hold; and if no
-            pair is unsure or disputed.
     """
     labels = [read_labels(path) for path in judged]
     known = {(topic, document) for path in human for topic, grades in read_qrels(path).items() for document in grades}

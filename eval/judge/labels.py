@@ -57,10 +57,6 @@ def read_labels(path: str | Path) -> dict[str, dict[str, int | None]]:
 
     Invalid answers are in `<path>.invalid.jsonl`, which `searchlora judge` writes beside the qrels: rows with `topic`
     and `document`. If that file is missing, the qrels alone are read, unless their card counts invalid answers.
-
-    Raises:
-        DataError: naming file and line, as `read_qrels` and `read_card`; for a malformed row; for a pair with both a
-            grade and an invalid answer; or if the card counts another number of invalid answers.
     """
     labels: dict[str, dict[str, int | None]] = {topic: dict(row) for topic, row in read_qrels(path).items()}
     invalid_file, card = invalid_path(path), read_card(path)
@@ -144,10 +140,6 @@ class Paired:
 
 def pair(human: Qrels, judge: Labels, scale: Sequence[int]) -> Paired:
     """Pair human grades with a judge's labels.
-
-    Raises:
-        UsageError: when the scale has fewer than two grades.
-        DataError: when a human grade is outside the scale, or no pair has both.
 
     Examples:
         >>> paired = pair({"q1": {"d1": 2, "d2": 0}}, {"q1": {"d1": 1, "d2": None, "d3": 2}}, scale=(0, 1, 2))

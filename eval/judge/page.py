@@ -74,9 +74,6 @@ def write_judge_card(
         provenance: What they were made from, label -> value, for example a file and its sha256.
         comparison: Of every two judges, by `compare_judges`.
         curves: Judge -> its `grade_curve`: mean human grade for each grade of the judge.
-
-    Raises:
-        DataError: when the file cannot be written.
     """
     ranked = sorted(cards, key=_kappa, reverse=True)
     reasons = tuple(f"{judge_name(card)}: {why}" for card in ranked for why in card.circular)

@@ -54,12 +54,7 @@ class People:
 def people_agreement(
     raters: Mapping[str, Qrels], scale: Sequence[int], relevant: int, *, resamples: int = 10_000, seed: int = 0
 ) -> People:
-    """Compare raters (name -> qrels of that rater) with each other, with intervals by topic.
-
-    Raises:
-        UsageError: for fewer than two raters, or if no pair has two grades.
-        DataError: for a grade outside the scale.
-    """
+    """Compare raters (name -> qrels of that rater) with each other, with intervals by topic."""
     if len(raters) < 2:
         raise UsageError("the agreement of raters needs two raters")
     for name, qrels in raters.items():
@@ -154,9 +149,6 @@ def ratings_agreement(
     Args:
         ratings: As read by `read_ratings`; the last rating of a rater and pair counts.
         widest: Maximum number of disputed pairs to list.
-
-    Raises:
-        UsageError: when there is no grade.
     """
     rows = standing(ratings)
     graded = by_pair(rows)

@@ -33,10 +33,6 @@ def write_ratings(
         created: Time in ISO 8601, for the card.
         made_from: Name of each input file -> its sha256, for the card.
         rule: How several grades of a pair are merged, see `merged`.
-
-    Raises:
-        UsageError: for an unknown rule, or when there is no grade.
-        DataError: when the folder cannot be written to.
     """
     folder = Path(folder)
     agreement = ratings_agreement(ratings, resamples=resamples, seed=seed)

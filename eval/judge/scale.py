@@ -45,12 +45,7 @@ class Scale:
 
 
 def scale_of(files: Iterable[str | Path], grades: Sequence[int] | None = None) -> Scale:
-    """The scale that the cards of qrels files name, or else `grades`, as the user gives it.
-
-    Raises:
-        UsageError: if the cards name different scales, or another one than the user.
-        DataError: for a malformed card.
-    """
+    """The scale that the cards of qrels files name, or else `grades`, as the user gives it."""
     named = {str(path): card.scale for path in files if (card := read_card(path)) is not None and card.scale}
     expected = as_scale(grades) if grades is not None else next(iter(named.values()), ASSUMED)
     for path, scale in named.items():
@@ -66,12 +61,7 @@ def scale_of(files: Iterable[str | Path], grades: Sequence[int] | None = None) -
 
 
 def relevant_of(files: Iterable[str | Path], scale: Scale, relevant: int | None = None) -> int:
-    """The lowest relevant grade: that of the user, else of the cards, else 2, or the upper half of a scale without 2.
-
-    Raises:
-        UsageError: if the cards name different ones and the user none.
-        DataError: for a malformed card.
-    """
+    """The lowest relevant grade: the user's, else the cards', else 2, or the upper half of a scale without 2."""
     if relevant is not None:
         return relevant
     cards = [card for path in files if (card := read_card(path)) is not None]

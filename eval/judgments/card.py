@@ -141,9 +141,6 @@ def write_judgments(
 
     The card is written before the qrels: after a kill in between, `read_card` reports a changed file, and LLM grades
     are never taken for human ones.
-
-    Raises:
-        DataError: when a file cannot be written.
     """
     target = Path(path)
     with _draft(target) as draft:
@@ -205,11 +202,7 @@ def write_card(path: str | Path, card: JudgmentsCard) -> JudgmentsCard:
 
 
 def read_card(path: str | Path) -> JudgmentsCard | None:
-    """The card of a qrels file or BEIR folder; None without one, so that the source of its grades is unknown.
-
-    Raises:
-        DataError: when the qrels changed since the card was written, or the card is malformed.
-    """
+    """The card of a qrels file or BEIR folder; None without one, so that the source of its grades is unknown."""
     path = qrels_file(Path(path))
     values = _read(JudgmentsCard, path)
     if values is None:
@@ -233,12 +226,7 @@ def _other_graders(card: JudgmentsCard) -> str:
 
 
 def source_of(path: str | Path, declared: Source | None = None) -> Source:
-    """The source of the grades of a qrels file, from its card or else as declared; without both it is unknown.
-
-    Raises:
-        DataError: as `read_card`.
-        UsageError: when the card names another source than the declared one.
-    """
+    """The source of the grades of a qrels file, from its card or else as declared; without both it is unknown."""
     path = qrels_file(Path(path))
     card = read_card(path)
     if card is None:
@@ -276,11 +264,7 @@ def _written_run(target: Path, card: RunCard, run: Path) -> RunCard:
 
 
 def read_run_card(path: str | Path) -> RunCard | None:
-    """The card of a run file; None without one.
-
-    Raises:
-        DataError: as `read_card`.
-    """
+    """The card of a run file; None without one."""
     values = _read(RunCard, path)
     if values is None:
         return None

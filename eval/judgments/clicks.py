@@ -144,11 +144,7 @@ class ClickCounts:
         self.rows = 0
 
     def add(self, impression: Impression) -> None:
-        """Add one impression.
-
-        Raises:
-            DataError: when the position is below 1, or the query or document is empty.
-        """
+        """Add one impression."""
         query, document, position, clicked = impression
         query = clean_query(query)
         if position < 1:
@@ -177,12 +173,7 @@ class ClickCounts:
         return tuple(rows)
 
     def judge(self, *, minimum: int = MINIMUM, thresholds: Sequence[float] = THRESHOLDS) -> ClickJudgments:
-        """Judge every pair with at least `minimum` impressions.
-
-        Raises:
-            UsageError: when the thresholds are not ascending positive numbers, the minimum is below 1, or the log has
-                no click.
-        """
+        """Judge every pair with at least `minimum` impressions."""
         thresholds = _checked(minimum, thresholds)
         positions = self.positions()
         if not self._clicked:
@@ -260,9 +251,6 @@ def click_qrels(clicks: ClickJudgments, topics: Mapping[str, str] | None = None)
     Args:
         topics: Topic id -> query; a query of the log is matched with all topics of the same `clean_query`, other
             queries are left out. None: every query, with the id of `topic_id`.
-
-    Raises:
-        DataError: when no query of the log matches a topic, or no pair was judged.
     """
     ids: dict[str, list[str]] = {}
     for topic, query in (topics or {}).items():
@@ -299,10 +287,6 @@ def write_click_qrels(
         created: Time in ISO 8601.
         topics: As in `click_qrels`.
         made_from: Name of each input file -> its sha256.
-
-    Raises:
-        DataError: as `click_qrels`, and when a file cannot be written.
-        UsageError: as `check_new`.
     """
     check_new(path)
     qrels = click_qrels(clicks, topics)

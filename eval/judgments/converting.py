@@ -35,11 +35,6 @@ def convert_qrels(
         thresholds: As `read_qrels`.
         topics: For a file with queries instead of ids.
         declared: The source of judgments without a card; the target gets one.
-
-    Raises:
-        DataError: when the source cannot be read or was changed since its card was written.
-        UsageError: for a card that names another source than the declared one, OpenSearch without topics, or if invalid
-            answers cannot be copied.
     """
     source_of(source, declared)
     card = read_card(source)

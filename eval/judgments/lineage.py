@@ -98,11 +98,7 @@ def refuse_circular(
     *,
     allow: bool = False,
 ) -> dict[str, str]:
-    """Refuse a circular judge; with `allow`, return the reasons, to be shown beside every figure.
-
-    Raises:
-        UsageError: naming the first circular system and the reason.
-    """
+    """Refuse a circular judge; with `allow`, return the reasons, to be shown beside every figure."""
     reasons = circular(judgments, systems, queries)
     if reasons and not allow:
         system, why = next(iter(reasons.items()))

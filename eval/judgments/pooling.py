@@ -22,9 +22,6 @@ def pool(runs: Mapping[str, Run], depth: int, *, seed: int = 0) -> dict[str, dic
     Documents are ordered by a hash of seed, topic and document, which reveals neither run nor rank. Topics are in the
     order of the runs; a topic without retrieved documents is absent.
 
-    Raises:
-        UsageError: when `depth` is less than 1 or there is no run.
-
     Examples:
         >>> runs = {"a": {"q1": {"d1": 2.0, "d2": 1.0}}, "b": {"q1": {"d1": 3.0, "d3": 2.0}}}
         >>> sorted(pool(runs, depth=2)["q1"].items())
@@ -42,11 +39,7 @@ def pool(runs: Mapping[str, Run], depth: int, *, seed: int = 0) -> dict[str, dic
 
 
 def read_pairs(path: Path) -> dict[str, list[str]]:
-    """Read a file of pairs to judge: topic -> documents. Repeated pairs count once.
-
-    Raises:
-        DataError: as `iterate_pairs`.
-    """
+    """Read a file of pairs to judge: topic -> documents. Repeated pairs count once."""
     pairs: dict[str, dict[str, None]] = {}
     for topic, document in iterate_pairs(path):
         pairs.setdefault(topic, {})[document] = None
@@ -58,9 +51,6 @@ def iterate_pairs(path: Path) -> Iterator[tuple[str, str]]:
 
     A line is `topic document`, a qrels line (its grade is ignored), or a JSON object with `topic` and `document`. A
     Parquet file has these two columns.
-
-    Raises:
-        DataError: naming a malformed line, or when there is no pair.
     """
     pair = None
     if path.name.lower().endswith(".parquet"):

@@ -96,9 +96,6 @@ def read_ratings(path: str | Path) -> list[Rating]:
 
     A malformed last line without line break is what a kill during a write leaves. It was never confirmed to the rater
     and is skipped with a warning.
-
-    Raises:
-        DataError: when the file is missing, is not UTF-8, or any other line, which is named, is malformed.
     """
     with open_bytes(Path(path)) as file:
         data = file.read()
@@ -149,9 +146,6 @@ def merged(ratings: Iterable[Rating], rule: str = "majority") -> dict[str, dict[
     Args:
         rule: `majority`, `median`, `highest` or `lowest`. If grades tie for the majority, or two are in the middle, the
             lower one is taken: a document is not called more relevant than its raters agree on.
-
-    Raises:
-        UsageError: for an unknown rule.
 
     Examples:
         >>> when = "2026-07-01T12:00:00+00:00"

@@ -39,10 +39,6 @@ class DeclaredSources:
         source: The source file or folder.
         format: Its format.
         declared: The source that the user named; None: none.
-
-    Raises:
-        UsageError: for an unknown word, or one that the card of the file or the format contradicts.
-        DataError: when the file was changed since its card was written.
     """
 
     def __init__(self, source: Path, format: Format, declared: str | None) -> None:
@@ -53,12 +49,7 @@ class DeclaredSources:
         self.of_rows: Source = of_file or self.declared or format.graded_by or UNKNOWN
 
     def check_cards(self, files: Iterable[Path]) -> list[JudgmentsCard]:
-        """The cards of the files that were read.
-
-        Raises:
-            UsageError: for a card that the user's declaration contradicts.
-            DataError: for a card that is malformed or of another file.
-        """
+        """The cards of the files that were read."""
         cards = []
         for path in files:
             if has_card(path) and (card := read_card(path)) is not None:

@@ -91,6 +91,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
 #: Messages that send the reader to another verb: module and option -> that verb.
 OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
     ("eval/judge/scale.py", "--relevant"): ("judge-card",),
+    ("eval/policy/decide.py", "--map"): ("data build",),
     ("eval/judge/grading_queue.py", "--generate"): ("judge",),
     ("pipelines/config.py", "--pipeline"): ("index build", "index load"),
     ("pipelines/config.py", "--set"): ("index build", "index load"),

@@ -64,9 +64,6 @@ def load_judgments(
 
     A task that retrieves is measured by the judged pairs, every other task by the grades or labels of its records. A
     qrels file does not replace those, so that both count.
-
-    Raises:
-        DataError: when the file cannot be read, or changed since its card was written.
     """
     if qrels_file is None:
         qrels, data = dataset.qrels(), dataset.fingerprint
@@ -102,11 +99,7 @@ def _retrieves(task: Task, dataset: Dataset, records: Sequence[Record]) -> bool:
 def experiment_qrels(
     spec: Experiment, topics: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, dict[str, int]], tuple[str, ...]]:
-    """The judgments of an experiment's topics, and notes on judgments that are left out.
-
-    Raises:
-        DataError: when no judged topic is among the topics, or no label is on the scale.
-    """
+    """The judgments of an experiment's topics, and notes on judgments that are left out."""
     all_qrels = read_qrels(spec.qrels.path, spec.qrels.format, thresholds=spec.qrels.thresholds, topics=topics)
     qrels = {topic: dict(grades) for topic, grades in all_qrels.items() if topic in topics}
     if not qrels:
@@ -122,12 +115,7 @@ def experiment_qrels(
 
 
 def experiment_sources(spec: Experiment, qrels: Qrels) -> SourceCounts:
-    """The numbers of the judgments by source, from the card of the qrels, or else as the experiment says.
-
-    Raises:
-        DataError: when the qrels changed since their card was written.
-        UsageError: when the card names another source than the experiment.
-    """
+    """The numbers of the judgments by source, from the card of the qrels, or else as the experiment says."""
     return SourceCounts({source_of(spec.qrels.path, spec.qrels.source): sum(map(len, qrels.values()))})
 
 

@@ -27,11 +27,7 @@ class Judge(TaskModel):
     """A model that answers a grading task."""
 
     def record(self, context: SearchContext) -> Record:
-        """The record of a pair.
-
-        Raises:
-            UsageError: when the task makes another number of records of it, or its output is not a grade.
-        """
+        """The record of a pair."""
         records = self.task.records_from(context)
         if len(records) != 1:
             raise UsageError(
@@ -57,11 +53,7 @@ class Judge(TaskModel):
 
 
 def load_judge(**how: Any) -> Judge:
-    """Load an adapter, a bare base or a model of a service as a judge; arguments and errors as `load_task_model`.
-
-    Raises:
-        UsageError: also when the task does not read query and passage.
-    """
+    """Load an adapter, a bare base or a model of a service as a judge; arguments and errors as `load_task_model`."""
     return Judge(**vars(load_task_model(**how, check=_check_reads_pairs)))
 
 

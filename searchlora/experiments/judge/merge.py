@@ -40,12 +40,7 @@ class JudgeResult:
 
 
 def merge_grades(out: str | Path) -> JudgeResult:
-    """Write the files of a judge from the parts of all its shards, read one row at a time, and remove the parts.
-
-    Raises:
-        UsageError: when `out` exists or its extension is not that of a qrels format.
-        DataError: when a shard or a part is missing or damaged, no answer is a grade, or a file cannot be written.
-    """
+    """Write the files of a judge from the parts of all its shards, read one row at a time, and remove the parts."""
     target = Path(out)
     check_new(target)
     check_writable(target)

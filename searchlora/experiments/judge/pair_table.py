@@ -86,9 +86,6 @@ def pair_table(
         pairs: The pairs, read twice.
         inputs: All that the table depends on, as JSON: hashes of the files, and how pairs are chosen.
         folder: Where the table is kept, in a folder of its own.
-
-    Raises:
-        DataError: naming the file that lacks a topic or document, or a document that the corpus has twice.
     """
     fields = read_topics(Path(topics))
     index = index_folder(corpus)

@@ -29,12 +29,7 @@ class QueryPassage:
 
 
 def pairs_to_judge(runs: Sequence[str | Path], depth: int, file: str | Path | None) -> Mapping[str, Iterable[str]]:
-    """Topic -> documents: the pool of the runs, or a file of pairs (`read_pairs`).
-
-    Raises:
-        UsageError: when neither or both are given, or the depth is less than 1.
-        DataError: naming the file and line that cannot be read.
-    """
+    """Topic -> documents: the pool of the runs, or a file of pairs (`read_pairs`)."""
     _check_one(runs, file)
     if file is not None:
         return read_pairs(Path(file))
@@ -58,11 +53,7 @@ def _check_one(runs: Sequence[str | Path], file: str | Path | None) -> None:
 
 
 def load_texts(pairs: Mapping[str, Iterable[str]], topics: str | Path, corpus: Corpus) -> tuple[QueryPassage, ...]:
-    """The pairs (topic -> documents) with query and passage, in the order given. Only these documents are kept.
-
-    Raises:
-        DataError: naming the file that lacks a topic or document, or the corpus that has a document twice.
-    """
+    """The pairs (topic -> documents) with query and passage, in the order given. Only these documents are kept."""
     topic_fields = read_topics(Path(topics))
     check_missing([topic for topic in pairs if topic not in topic_fields], "topic", topics)
     passages = _documents(corpus, {document for documents in pairs.values() for document in documents})

@@ -10,9 +10,9 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.formats import read_qrels
 from searchlora.eval.judge.card import judge_card, to_json
 from searchlora.eval.judge.page import cards_markdown
-from tests.eval.judge import llmjudge
 
 #: grades of people, and of a judge that is right in two of three
 RNG = np.random.default_rng(0)
@@ -27,6 +27,14 @@ def card(judged=JUDGED, human=HUMAN, **more):
     return judge_card(human, judged, resamples=300, **more)
 
 
+def llmjudge(data, name):
+    """The labels of LLMJudge: of people, or of a judge."""
+    path = data / "llmjudge" / name
+    if not path.is_file():
+        pytest.skip(f"no {path.name} of LLMJudge")
+    return read_qrels(path)
+
+
 @pytest.mark.parametrize(
     ("name", "kappa", "binary", "mae"),
     [
@@ -36,7 +44,7 @@ def card(judged=JUDGED, human=HUMAN, **more):
     ],
 )
 def test_published_llmjudge_figures_are_reproduced(real_data, name, kappa, binary, mae):
-    found = card(llmjudge.judge(real_data, name), llmjudge.human(real_data))
+    found = card(llmjudge(real_data, f"judges/{name}.txt"), llmjudge(real_data, "human_test_qrels.txt"))
     assert (found.n, found.queries, found.missing, found.extra) == (4423, 25, 0, 0)
     figures = found.figures
     assert [round(figures[key].value, 3) for key in ("kappa", "kappa_binary", "mae")] == [kappa, binary, mae]
@@ -44,9 +52,9 @@ def test_published_llmjudge_figures_are_reproduced(real_data, name, kappa, binar
 
 
 def test_out_of_range_grades_of_llmjudge_are_invalid_and_not_clipped(real_data):
-    human = llmjudge.human(real_data)
-    assert card(llmjudge.judge(real_data, "RMITIR-llama70B"), human).invalid == {"5": 2}
-    found = card(llmjudge.judge(real_data, "h2oloo-zeroshot2"), human)
+    human = llmjudge(real_data, "human_test_qrels.txt")
+    assert card(llmjudge(real_data, "judges/RMITIR-llama70B.txt"), human).invalid == {"5": 2}
+    found = card(llmjudge(real_data, "judges/h2oloo-zeroshot2.txt"), human)
     assert found.invalid == {"10": 1}
     assert sum(row[-1] for row in found.confusion) == 1
     assert found.figures["invalid"].value == pytest.approx(1 / 4423)
