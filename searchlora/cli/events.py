@@ -12,7 +12,7 @@ from searchlora.cli.options import JsonOption, PeriodOptions, argument, example,
 from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from searchlora.events.export import Search
     from searchlora.events.shadow_figures import Shadow
@@ -258,17 +258,22 @@ def _ratio(ratio: Ratio) -> str:
     return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
 
 
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in counts.items())
+
+
 def _print_summary(name: str, summary: EventSummary) -> None:
     typer.echo(f"{name}: {summary.searches:,} searches of {summary.users:,} users")
+    if summary.outcomes:
+        typer.echo(f"  outcomes          {_counts(summary.outcomes)}")
+    for version, how in summary.unserved.items():
+        typer.echo(f"  {version} did not answer: {_counts(how)}")
     if not summary.searches:
-        typer.echo(f"  failed            {summary.failed:,}")
         return
     typer.echo(f"  a hit was chosen  {_ratio(summary.chosen)}")
     typer.echo(f"  no hits           {_ratio(summary.no_hits)}")
-    if summary.failed:
-        typer.echo(f"  failed            {summary.failed:,} more")
     if summary.actions:
-        typer.echo("  on hits           " + ", ".join(f"{action} {n:,}" for action, n in summary.actions.items()))
+        typer.echo(f"  on hits           {_counts(summary.actions)}")
     if summary.not_shown:
         typer.echo(f"  on other documents, left out: {summary.not_shown:,}")
     typer.echo(f"  milliseconds      median {summary.p50_ms:.0f}, 95% {summary.p95_ms:.0f}, 99% {summary.p99_ms:.0f}")

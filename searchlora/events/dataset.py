@@ -15,7 +15,7 @@ from typing import Any
 
 from searchlora.data.validation import beside
 from searchlora.errors import DataError, UsageError
-from searchlora.events.export import DATASET_FORMS, FAILED, Search, export
+from searchlora.events.export import DATASET_FORMS, Search, export, is_answered
 from searchlora.files.atomic import check_new_folder
 from searchlora.task import Task
 
@@ -101,7 +101,7 @@ class _Counted:
 
     def __iter__(self) -> Iterator[Search]:
         for event, feedback in self._searches:
-            if event.get(FAILED):
+            if not is_answered(event):
                 continue
             self._first, self._last = self._first or event["time"], event["time"]
             self.n += 1

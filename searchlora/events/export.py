@@ -22,10 +22,14 @@ _RowsOfASearch: TypeAlias = Callable[[Mapping[str, Any], Sequence[Feedback]], It
 #: Actions that say that a user chose a hit.
 CHOSEN = frozenset({"click", "cart", "purchase"})
 
-#: Key of the event of a search that ended in an error: it has neither stages nor hits.
-FAILED = "failed"
+#: Key of an event that says how the search ended: `ok`, `fell back` if another version answered than the chosen one, or
+#: one of `UNANSWERED`.
+OUTCOME = "outcome"
 
-#: Key of an event that names the versions that failed, so that another one answered, or none.
+#: Outcomes of searches without an answer: their events have neither stages nor hits.
+UNANSWERED = ("failed", "timed out", "cancelled")
+
+#: Key of an event with the versions that failed, so that another one answered, or none: version -> how.
 UNSERVED = "unserved"
 
 #: Milliseconds without a search after which a user begins another session: the 30 minutes of web analytics.
@@ -61,6 +65,11 @@ def chosen(event: Mapping[str, Any], feedback: Sequence[Feedback]) -> list[str]:
     """
     documents = {each.document for each in feedback if each.action in CHOSEN}
     return [document for document in event["hits"] if document in documents]
+
+
+def is_answered(event: Mapping[str, Any]) -> bool:
+    """Whether a search had an answer."""
+    return event.get(OUTCOME) not in UNANSWERED
 
 
 def session_of(event: Mapping[str, Any]) -> str:

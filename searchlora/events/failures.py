@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.eval.text_identity import normalised
-from searchlora.events.export import FAILED, Search, user_of
+from searchlora.events.export import OUTCOME, UNSERVED, Search, is_answered, user_of
 from searchlora.files import atomic_text, json_line
 
 #: Flags of a stage that say that it went wrong.
@@ -23,7 +23,8 @@ class FailedQuery:
     Attributes:
         searches: How often it was asked.
         failed: Users for whom it went wrong, see `user_of`.
-        reasons: `failed`, `no hits`, or a flag with its stage, such as `invalid: rewriter@3` -> number of searches.
+        reasons: `failed`, `timed out`, `cancelled`, `no hits`, a flag with its stage, such as `invalid: rewriter@3`, or
+            how a version failed, such as `timed out: rewriter@3` -> number of searches.
     """
 
     query: str
@@ -38,7 +39,8 @@ class FailedQuery:
 
 
 def failed_queries(searches: Iterable[Search], top: int | None = None) -> list[FailedQuery]:
-    """The queries without hits, and those for which an output was invalid, skipped or undecided.
+    """The queries without hits or an answer, and those for which an output was invalid, skipped or undecided, or a
+    version failed.
 
     Queries that differ in case, punctuation or spacing only are one.
 
@@ -58,7 +60,8 @@ def failed_queries(searches: Iterable[Search], top: int | None = None) -> list[F
     for event, _ in searches:
         query = found.setdefault(normalised(event["query"]), FailedQuery(event["query"]))
         query.searches += 1
-        reasons = ["failed"] if event.get(FAILED) else ["no hits"] if not event["hits"] else []
+        reasons = [event[OUTCOME]] if not is_answered(event) else ["no hits"] if not event["hits"] else []
+        reasons += [f"{how}: {version}" for version, how in event.get(UNSERVED, {}).items()]
         for stage in event["stages"]:
             flags = {flag.partition(":")[0] for flag in stage["flags"]}
             reasons += [f"{flag}: {stage['label']}" for flag in _FLAGS if flag in flags]

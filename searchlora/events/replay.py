@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from searchlora.errors import DataError, SearchloraError
-from searchlora.events.export import FAILED, Search
+from searchlora.events.export import Search, is_answered
 from searchlora.events.shadow_figures import differs
 from searchlora.events.summary import Ratio, ratio_by_user
 from searchlora.http_client import HttpClient
@@ -90,7 +90,7 @@ def replay(
     Raises:
         EngineError: if a thread cannot send; a search that the server refuses is a row with an `error`.
     """
-    rows = (search for search in searches if not search[0].get(FAILED))
+    rows = (search for search in searches if is_answered(search[0]))
     began, first = time.monotonic(), None
     with ThreadPoolExecutor(concurrency) as threads:
         while batch := list(islice(rows, 8 * concurrency)):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from searchlora.eval.intervals import proportion
-from searchlora.events.export import FAILED, Search, chosen, user_of
+from searchlora.events.export import OUTCOME, UNSERVED, Search, chosen, is_answered, user_of
 
 #: Flags of a stage that are counted, without their reasons.
 _FLAGS = frozenset({"invalid", "skipped", "undecided", "cached"})
@@ -48,7 +48,9 @@ class EventSummary:
 
     Attributes:
         searches, users: Their numbers; see `user_of`.
-        failed: Searches that ended in an error; they count nowhere else.
+        outcomes: `fell back`, `failed`, `timed out`, `cancelled` -> number of searches; the last three count
+            nowhere else.
+        unserved: Version that failed -> how -> number of searches.
         chosen: Searches in which a user clicked, put into a cart or bought a hit that was shown.
         no_hits: Searches without a hit.
         actions: Action -> number of hits that were shown.
@@ -59,7 +61,8 @@ class EventSummary:
 
     searches: int
     users: int
-    failed: int
+    outcomes: Mapping[str, int]
+    unserved: Mapping[str, Mapping[str, int]]
     chosen: Ratio
     no_hits: Ratio
     actions: Mapping[str, int]
@@ -100,13 +103,17 @@ class _Tally:
     no_hits: Counter[str] = field(default_factory=Counter)
     actions: Counter[str] = field(default_factory=Counter)
     not_shown: int = 0
-    failed: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    unserved: dict[str, Counter[str]] = field(default_factory=dict)
     milliseconds: array[float] = field(default_factory=lambda: array("d"))
     stages: dict[str, _Stage] = field(default_factory=dict)
 
     def add(self, event: Mapping[str, Any], feedback: Sequence[Any]) -> None:
-        if event.get(FAILED):
-            self.failed += 1
+        if event.get(OUTCOME, "ok") != "ok":
+            self.outcomes[event[OUTCOME]] += 1
+        for version, how in event.get(UNSERVED, {}).items():
+            self.unserved.setdefault(version, Counter())[how] += 1
+        if not is_answered(event):
             return
         user, shown = user_of(event), set(event["hits"])
         self.sizes[user] += 1
@@ -132,7 +139,8 @@ class _Tally:
         return EventSummary(
             searches=self.sizes.total(),
             users=len(self.sizes),
-            failed=self.failed,
+            outcomes=dict(self.outcomes),
+            unserved={version: dict(how) for version, how in self.unserved.items()},
             chosen=self._ratio(self.chosen),
             no_hits=self._ratio(self.no_hits),
             actions=dict(self.actions),
@@ -150,7 +158,7 @@ class _Tally:
 def went_wrong(event: Mapping[str, Any]) -> bool:
     """Whether a search failed, or a stage of it had an invalid output or was skipped."""
     flags = (flag for stage in event["stages"] for flag in stage["flags"])
-    return bool(event.get(FAILED)) or any(flag.startswith(("invalid", "skipped")) for flag in flags)
+    return not is_answered(event) or any(flag.startswith(("invalid", "skipped")) for flag in flags)
 
 
 def ratio_by_user(values: Iterable[tuple[Mapping[str, Any], bool]]) -> Ratio:

@@ -12,7 +12,7 @@ import pytest
 from searchlora.cli.events import parse_time
 from searchlora.errors import UsageError
 from searchlora.eval.formats import read_qrels
-from searchlora.events.export import FAILED, export
+from searchlora.events.export import OUTCOME, export
 from searchlora.events.failures import failed_queries
 from searchlora.events.log import EventLog, Feedback
 from searchlora.events.summary import summaries
@@ -125,12 +125,12 @@ def test_ubi_is_as_its_schema_says(clicked, tmp_path):
 
 
 def test_a_search_that_failed_counts_as_one_and_nowhere_else(log):
-    written(log, search_event(), {**search_event(hits=()), "stages": [], FAILED: True})
+    written(log, search_event(), {**search_event(hits=()), "stages": [], OUTCOME: "failed"})
     (found,) = summaries(log.searches()).values()
-    assert (found.searches, found.failed, found.no_hits.value) == (1, 1, 0)
+    assert (found.searches, found.outcomes, found.no_hits.value) == (1, {"failed": 1}, 0)
     assert [query.to_json()["reasons"] for query in failed_queries(log.searches())] == [{"failed": 1}]
-    (only,) = summaries([({**search_event(), "id": "1", FAILED: True}, [])]).values()
-    assert (only.searches, only.failed) == (0, 1)
+    (only,) = summaries([({**search_event(), "id": "1", OUTCOME: "failed"}, [])]).values()
+    assert (only.searches, only.outcomes) == (0, {"failed": 1})
 
 
 def test_the_exports_are_read_by_data_build_and_clicks(cli, log, tmp_path):
@@ -172,10 +172,13 @@ def test_the_command_prints_figures(cli, tmp_path):
     as_json = json.loads(cli("events", "stats", tmp_path / "events", "--json", "--since", "1d").out)
     assert as_json["pipelines"]["lexical"]["searches"] == 2
     assert cli("events", "stats", tmp_path / "events", "--until", "1d").out.startswith("There are no searches.")
-    written(EventLog(tmp_path / "events"), {**search_event(hits=()), "pipeline": "down", "stages": [], FAILED: True})
+    down = search_event(hits=(), pipeline="down", stages=[], **{OUTCOME: "failed"})
+    written(EventLog(tmp_path / "events"), down)
     failed = json.loads(cli("events", "stats", tmp_path / "events", "--json").out, parse_constant=pytest.fail)
-    assert (failed["pipelines"]["down"]["failed"], failed["pipelines"]["down"]["p50_ms"]) == (1, None)
-    assert "down: 0 searches of 0 users\n  failed            1\n" in cli("events", "stats", tmp_path / "events").out
+    assert (failed["pipelines"]["down"]["outcomes"], failed["pipelines"]["down"]["p50_ms"]) == ({"failed": 1}, None)
+    assert (
+        "down: 0 searches of 0 users\n  outcomes          failed 1\n" in cli("events", "stats", tmp_path / "events").out
+    )
 
 
 @pytest.mark.usefixtures("clicked")

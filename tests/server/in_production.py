@@ -10,7 +10,7 @@ from typing import NamedTuple
 import yaml
 
 from searchlora.adapters.store import Store
-from searchlora.events.export import FAILED
+from searchlora.events.export import OUTCOME
 from searchlora.events.interleaving import INTERLEAVED
 from searchlora.events.log import EventLog, Feedback
 from searchlora.server.api.service import Service
@@ -48,8 +48,8 @@ def in_production(folder, base, corpus, **more) -> Iterator[Running]:
     _write_searches(log, 1, range(100, 140), time.time() + 2)
     _write_shadows(log)
     _write_interleaved(log)
-    written(log, {**search_event("gone", hits=()), "pipeline": "shop", "stages": [], FAILED: True})
-    written(log, {**search_event("red couch", hits=()), "pipeline": "down", "stages": [], FAILED: True})
+    written(log, {**search_event("gone", hits=()), "pipeline": "shop", "stages": [], OUTCOME: "failed"})
+    written(log, {**search_event("red couch", hits=()), "pipeline": "down", "stages": [], OUTCOME: "failed"})
     settings = {"pipelines": (str(pipeline),), "corpora": (corpus,), "events": str(events)}
     service = made_service(base, store, **settings | more)
     with served(service) as url:

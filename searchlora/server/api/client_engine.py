@@ -27,14 +27,22 @@ class ClientEngine:
     Args:
         metered: Count tokens here. Those of a search are counted by its stages, of shadow searches and explanations
             not at all.
+        seconds: Time limit; None: that of the server.
     """
 
-    def __init__(self, service: Service, client_id: str, *, metered: bool = False) -> None:
+    def __init__(
+        self, service: Service, client_id: str, *, metered: bool = False, seconds: float | None = None
+    ) -> None:
         self.service, self._client_id, self._metered = service, client_id, metered
         self._lock = threading.Lock()
         self._cancelled = False
-        self._deadline = time.monotonic() + service.config.timeout
+        self._deadline = time.monotonic() + (service.config.timeout if seconds is None else seconds)
         self._futures: list[Future[Any]] = []
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether its requests were withdrawn."""
+        return self._cancelled
 
     @property
     def engine_id(self) -> str:

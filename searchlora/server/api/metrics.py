@@ -87,10 +87,17 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+        self.searches = Counter(
+            "searchlora_searches",
+            "Searches, by how they ended: ok, fell back (another version answered), failed, timed out, cancelled.",
+            ["pipeline", "outcome"],
+            registry=self.registry,
+        )
         self.unserved = Counter(
             "searchlora_unserved",
-            "Searches in which a version failed, so that another one answered, or none.",
-            ["version"],
+            "Searches in which a version failed, so that another one answered, or none, by how: failed, timed out,"
+            " cancelled.",
+            ["version", "outcome"],
             registry=self.registry,
         )
         self.stage_seconds = Histogram(

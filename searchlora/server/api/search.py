@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import Response
 
+from searchlora.errors import DeadlineExceeded
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.keys import WRITES
@@ -50,7 +51,7 @@ async def search(http: ApiRequest, body: SearchRequest) -> Response:
         if not body.stream:
             return await _whole(http, body)
         stream = _SearchStream(http, body)
-        admission.callback(stream.cancel)
+        admission.push(stream.end)
         first = await unless_disconnected(http, stream.next())  # an error before the first stage has its own status
         return streamed(stream.from_first(first), _failed, admission.pop_all())
 
@@ -70,6 +71,9 @@ async def _whole(http: ApiRequest, body: SearchRequest) -> Response:
     job = SearchJob(http.service, body, http.client_id)
     try:
         result = await unless_disconnected(http, _executed(http.service, job))
+    except asyncio.CancelledError:
+        job.cancel("timed out")  # the server waits no longer
+        raise
     finally:
         job.cancel()
     return await http.json_response(lambda: _graded(http.service, body, result))
@@ -88,14 +92,18 @@ class _SearchStream:
 
     def __init__(self, http: ApiRequest, body: SearchRequest) -> None:
         self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + http.service.config.timeout
         self._events: asyncio.Queue[str | BaseException | None] = asyncio.Queue()  # None at the end
         self._job = SearchJob(http.service, body, http.client_id, self._put)
+        self._deadline = self._loop.time() + http.service.config.timeout
         self._running = asyncio.ensure_future(self._run(http, body))
 
     async def next(self) -> str | None:
         """The next event; None at the end. Raises what the job raises, and `DeadlineExceeded` at the time limit."""
-        event = await before(self._deadline, self._events.get())
+        try:
+            event = await before(self._deadline, self._events.get())
+        except DeadlineExceeded:
+            self._job.cancel("timed out")
+            raise
         if isinstance(event, BaseException):
             raise event
         return event
@@ -106,9 +114,9 @@ class _SearchStream:
             yield event
             event = await self.next()
 
-    def cancel(self) -> None:
-        """Stop the job."""
-        self._job.cancel()
+    def end(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Stop the job, at the end of a `with` block."""
+        self._job.cancel("timed out" if kind is asyncio.CancelledError else "cancelled")
         self._running.cancel()
 
     async def _run(self, http: ApiRequest, body: SearchRequest) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from searchlora.errors import DeadlineExceeded, EngineBusy, PipelineError, RenderError, SearchloraError
-from searchlora.events.export import FAILED, UNSERVED
+from searchlora.errors import DeadlineExceeded, EngineBusy, PipelineError, RenderError
+from searchlora.events.export import OUTCOME, UNSERVED
 from searchlora.events.interleaving import INTERLEAVED, interleave
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.execution import execute_stage
@@ -24,8 +25,10 @@ from searchlora.pipelines.shared_batches import SharedBatches
 from searchlora.pipelines.stages.stage import Stage
 from searchlora.records import Hit, SearchContext
 from searchlora.server.api.client_engine import ClientEngine, asking, pipeline_asking
+from searchlora.server.api.disconnect import client_disconnected
 from searchlora.server.api.errors import ApiError, public_message
 from searchlora.server.api.served_pipelines import LivePipeline, pipeline_message
+from searchlora.time_limit import run_in_new_thread
 
 if TYPE_CHECKING:
     from searchlora.server.api.search_schemas import SearchRequest
@@ -38,11 +41,33 @@ MAX_REQUESTS = 50
 _UNREADABLE_FIELDS = (TypeError, KeyError, ValueError, AttributeError, IndexError)
 
 
+#: Errors that say nothing about a version: the server is full, or stops.
+_NOT_OF_A_VERSION = (EngineBusy, CancelledError)
+
+
+@dataclass
+class _Attempt:
+    """One execution of a pipeline, with the label of the stage that is executed."""
+
+    pipeline: Pipeline
+    engine: ClientEngine
+    stage: str | None = None
+
+    def suspects(self, error: Exception | None = None) -> list[str]:
+        """The versions that may have failed: that of the stage that did, or all if it has none."""
+        versions = {
+            stage.label: adapter for stage in self.pipeline.stages if (adapter := getattr(stage, "adapter", None))
+        }
+        own = versions.get(getattr(error, "stage", None) or self.stage or "")
+        return [own] if own is not None else list(dict.fromkeys(versions.values()))
+
+
 @dataclass
 class SearchJob:
-    """One search of a client; `on_stage` gets the trace of each stage when it has finished, in the job's thread.
+    """One search of a client, which leaves one event, however it ends.
 
-    `engine` is the server's engine as the client uses it; None: a new one.
+    `on_stage` gets the trace of each stage when it has finished, in the job's thread. A search with an `engine` of its
+    own, a shadow search, is neither counted nor recorded here.
     """
 
     service: Service
@@ -50,21 +75,35 @@ class SearchJob:
     client_id: str
     on_stage: Callable[[dict[str, Any]], object] = lambda _: None
     engine: ClientEngine | None = None
-    _engine: ClientEngine = field(init=False)
+    _began: float = field(init=False)
+    _ended: bool = field(init=False)  # its event is written, or it has none
+    _attempt: _Attempt | None = None
+    _failed: dict[str, str] = field(default_factory=dict)  # version -> how it failed
+    _given_up: str = ""
     _cancelled: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self._engine = self.engine or ClientEngine(self.service, self.client_id)
+        self._began = time.monotonic()
+        self._ended = self.body.explain is not None or self.engine is not None
 
     @property
     def cancelled(self) -> bool:
         """Whether it was cancelled."""
         return self._cancelled.is_set()
 
-    def cancel(self) -> None:
-        """Withdraw all requests to the engine, and stop after the stage that is executed."""
+    def cancel(self, outcome: str = "cancelled") -> None:
+        """Withdraw all requests to the engine, and stop after the stage that is executed.
+
+        Args:
+            outcome: How the search ends, unless it has ended: its client has gone, or it is `timed out`.
+        """
+        self._given_up = outcome
         self._cancelled.set()
-        self._engine.cancel()
+        attempt = self._attempt
+        self._end(outcome, blamed=attempt.suspects() if attempt is not None else ())
+        if attempt is not None:
+            attempt.engine.cancel()
 
     def run(self) -> dict[str, Any]:
         """Execute the pipeline, and return the body of the response.
@@ -74,10 +113,8 @@ class SearchJob:
                 fields that a stage cannot read.
             SearchloraError: what engines and retrievers raise.
         """
-        key = self.body.user or self.body.session
-        live = self.service.pipelines.live(self.body.pipeline, self.body.slots, self.body.weights, key)
         try:
-            return self._answered(live) if self.body.explain is None else self._explained(live.pipeline)
+            return self._answered() if self.body.explain is None else self._explained(self._live().pipeline)
         except PipelineError as error:
             raise ApiError(400, "invalid_value", pipeline_message(error), param="fields") from None
         except RenderError as error:
@@ -89,34 +126,27 @@ class SearchJob:
             message = f"A stage cannot read the fields {', '.join(self.body.fields)}."
             raise ApiError(400, "invalid_value", message, param="fields") from error
 
-    def _answered(self, live: LivePipeline) -> dict[str, Any]:
-        """The result of the pipeline, or of two that are interleaved, recorded if the server records.
+    def _answered(self) -> dict[str, Any]:
+        """The result of the pipeline, or of two that are interleaved.
 
-        A version that an alias was moved to and that fails leaves its place to that of the start.
+        A version that fails, or takes more than half of the time, leaves its place to that in production, and this one
+        to that of the server's start.
         """
-        began = time.perf_counter()
-        failed, interleaved = list(live.failed), None
-        try:
-            found = self._searched(live.pipeline)
-        except SearchloraError as error:
-            if not live.followed or isinstance(error, (EngineBusy, DeadlineExceeded, RenderError)):
-                adapters = [adapter for stage in live.pipeline.stages if (adapter := getattr(stage, "adapter", None))]
-                self._record(failed_search(self.body, began), failed + _suspects(live.pipeline, adapters, error))
-                raise
-            suspects = _suspects(live.pipeline, live.followed, error)
-            self.service.pipelines.log_failed(live.pipeline.name, ", ".join(suspects), error)
-            failed += suspects
-            pipelines = self.service.pipelines
+        found: dict[str, Any] | None = None
+        while found is None:
+            live = self._live()
             try:
-                found = self._searched(pipelines.variant(self.body.pipeline, self.body.slots, self.body.weights))
-            except SearchloraError:
-                self._record(failed_search(self.body, began), failed)  # it is the followed version's failure still
-                raise
+                found = self._tried(live.pipeline, limited=self.engine is None and bool(live.replaceable))
+            except Exception as error:
+                if set(live.replaceable).isdisjoint(self._blamed(error)):
+                    self._end(self._outcome(error))
+                    raise
+        interleaved: dict[str, Any] | None = None
         first, _, second = (self.service.config.interleave or "").partition("=")
         if first == self.body.pipeline and self.body.record and not (self.body.slots or self.body.weights):
             found, interleaved = self._with_another(found, second)
         event = search_event(self.body, found) | ({INTERLEAVED: interleaved} if interleaved else {})
-        id_ = self._record(event, failed)
+        id_ = self._end("fell back" if self._failed else "ok", event)
         if id_ is None:
             return found
         if self.service.shadow is not None and interleaved is None:
@@ -124,24 +154,76 @@ class SearchJob:
             self.service.shadow.offer(id_, self.body, versions)
         return {"id": id_, **found}
 
-    def _record(self, event: Mapping[str, Any], failed: Sequence[str]) -> str | None:
-        """Record an event, if the server records; returns its id."""
-        events = self.service.events
-        if events is None or not self.body.record or self.cancelled:
+    def _live(self) -> LivePipeline:
+        key = self.body.user or self.body.session
+        pipelines, body = self.service.pipelines, self.body
+        try:
+            live = pipelines.live(body.pipeline, body.slots, body.weights, key, self._failed)
+        except ApiError:  # it is refused, and has not begun
+            self._ended = True
+            raise
+        except Exception:
+            self._end("failed")
+            raise
+        self._failed = dict.fromkeys(live.failed, "failed") | self._failed
+        return live
+
+    def _tried(self, pipeline: Pipeline, *, limited: bool) -> dict[str, Any]:
+        """The result of a pipeline; `limited`: within half of the time that is left, after which it goes on unheard."""
+        left = max(0.0, self._began + self.service.config.timeout - time.monotonic())
+        engine = self.engine or ClientEngine(self.service, self.client_id, seconds=left)
+        attempt = self._attempt = _Attempt(pipeline, engine)
+        if self.cancelled:  # meanwhile
+            engine.cancel()
+        if not limited:
+            return self._searched(attempt)
+        future = run_in_new_thread(lambda: self._searched(attempt), "searchlora-candidate")
+        try:
+            return future.result(left / 2)
+        except TimeoutError:
+            if future.done():  # a stage raised it
+                raise
+            engine.cancel()
+            raise DeadlineExceeded(f"took more than {left / 2:.1f} s, half of the time") from None
+
+    def _blamed(self, error: Exception) -> list[str]:
+        """The versions that an error speaks against."""
+        if self.cancelled or isinstance(error, _NOT_OF_A_VERSION) or self._attempt is None:
+            return []
+        versions = self._attempt.suspects(error)
+        self.service.pipelines.log_failed(self._attempt.pipeline.name, ", ".join(versions), error)
+        self._failed |= dict.fromkeys(versions, self._outcome(error))
+        return versions
+
+    def _outcome(self, error: Exception) -> str:
+        if self.cancelled:
+            return self._given_up
+        return "timed out" if isinstance(error, DeadlineExceeded) else "failed"
+
+    def _end(self, outcome: str, event: Mapping[str, Any] | None = None, blamed: Sequence[str] = ()) -> str | None:
+        """Count the search, and record its event if the server records; only the first call does. Returns the id."""
+        with self._lock:
+            if self._ended:
+                return None
+            self._ended = True
+        failed = dict.fromkeys(blamed, outcome) | self._failed
+        metrics, events = self.service.metrics, self.service.events
+        metrics.searches.labels(self.body.pipeline, outcome).inc()
+        for version, how in failed.items():
+            metrics.unserved.labels(version, how).inc()
+        if events is None or not self.body.record:
             return None
-        for version in failed:
-            self.service.metrics.unserved.labels(version).inc()
-        return events.search(
-            {**event, **({UNSERVED: list(failed)} if failed else {})}, self.body.session, self.body.user
-        )
+        event = event or unanswered_event(self.body, time.monotonic() - self._began)
+        more = {OUTCOME: outcome, **({UNSERVED: failed} if failed else {})}
+        return events.search({**event, **more}, self.body.session, self.body.user)
 
     def _with_another(self, one: dict[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """The result with the hits of two pipelines, and what is recorded of it; the first alone if the other fails."""
         try:
             live = self.service.pipelines.live(name, {}, (), self.body.user or self.body.session)
-            return self._interleaved(one, self._searched(live.pipeline))
-        except SearchloraError as error:
-            self.service.pipelines.log_failed(name, "interleaved", error)
+            return self._interleaved(one, self._tried(live.pipeline, limited=True))
+        except Exception as error:
+            self._blamed(error)
             return one, None
 
     def _interleaved(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -162,18 +244,20 @@ class SearchJob:
         recorded = {"other": other["pipeline"], "method": method, "credits": [round(each, 4) for each in credits]}
         return found, recorded | {"adapters": adapters}
 
-    def _searched(self, pipeline: Pipeline) -> dict[str, Any]:
+    def _searched(self, attempt: _Attempt) -> dict[str, Any]:
+        pipeline, engine = attempt.pipeline, attempt.engine
         search = before = self._search
         began = time.perf_counter()
         stages: list[dict[str, Any]] = []
         evidence: dict[str, Any] | None = None
-        shared = SharedBatches([asking(stage, self._engine) for stage in pipeline.stages], pipeline.settings)
+        shared = SharedBatches([asking(stage, engine) for stage in pipeline.stages], pipeline.settings)
         for number, (_, settings) in enumerate(zip_longest(pipeline.stages, pipeline.settings), 1):
-            if self._cancelled.is_set():
-                raise ApiError(499, "client_disconnected", "The client has disconnected.")
             rows: list[Mapping[str, Any]] = []
+            attempt.stage = pipeline.stages[number - 1].label
             stage, earlier = shared.stage(number - 1, [before])
             (after,) = execute_stage(stage, settings, [before], number, rows.append, earlier, public_message)
+            if engine.cancelled:  # nobody waits for it any more
+                raise client_disconnected()
             stages.append(self._shown(rows[0]))
             if self.engine is None:
                 self.service.metrics.stage(pipeline.name, rows[0])
@@ -203,7 +287,8 @@ class SearchJob:
         if pipeline.documents and document not in pipeline.documents:
             message = f"There is no document '{document[:64]}' in the corpus."
             raise ApiError(400, "invalid_value", message, param="explain")
-        executed = pipeline_asking(pipeline, self._engine)
+        self._attempt = _Attempt(pipeline, ClientEngine(self.service, self.client_id))
+        executed = pipeline_asking(pipeline, self._attempt.engine)
         explained = explain(executed, self.body.query, document, public_message, **self.body.fields)
         return {"object": "explanation", "pipeline": pipeline.name, **explained.to_json()}
 
@@ -234,19 +319,10 @@ class SearchJob:
         }
 
 
-def _suspects(pipeline: Pipeline, versions: Sequence[str], error: SearchloraError) -> list[str]:
-    """Those of some versions that may have failed: not the adapters of stages other than the one that did."""
-    named = [(stage.label, getattr(stage, "adapter", None)) for stage in pipeline.stages]
-    failed = {adapter for label, adapter in named if error.stage in (None, label)}
-    others = {adapter for _, adapter in named} - failed
-    return [version for version in versions if version not in others] or list(versions)
-
-
-def failed_search(body: SearchRequest, began: float) -> dict[str, Any]:
-    """What is recorded of a search that failed."""
-    milliseconds = round(1000 * (time.perf_counter() - began), 2)
-    found = {"pipeline": body.pipeline, "stages": [], "hits": [], "total": 0, "milliseconds": milliseconds}
-    return {**search_event(body, found), FAILED: True}
+def unanswered_event(body: SearchRequest, seconds: float) -> dict[str, Any]:
+    """What is recorded of a search without an answer."""
+    found = {"pipeline": body.pipeline, "stages": [], "hits": [], "total": 0, "milliseconds": round(1000 * seconds, 2)}
+    return search_event(body, found)
 
 
 def search_event(body: SearchRequest, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile
-from searchlora.errors import InvalidName, NotInStore, PipelineError, SearchloraError, StoreError, UsageError
+from searchlora.errors import InvalidName, NotInStore, PipelineError, StoreError, UsageError
 from searchlora.inference.engines import Engines
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name
@@ -96,12 +96,12 @@ class LivePipeline:
     """A pipeline with the versions of the present.
 
     Attributes:
-        followed: The versions of aliases that were moved since the start.
-        failed: Versions that cannot be loaded; those of the start are in their place.
+        replaceable: Its versions by an alias whose place another one can take.
+        failed: Versions whose place another one has, since they failed or cannot be loaded.
     """
 
     pipeline: Pipeline
-    followed: tuple[str, ...] = ()
+    replaceable: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
 
 
@@ -296,37 +296,51 @@ class ServedPipelines:
             return self._variants[key]
 
     def live(
-        self, name: str, slots: Mapping[str, str], weights: Sequence[float] = (), key: str | None = None
+        self,
+        name: str,
+        slots: Mapping[str, str],
+        weights: Sequence[float] = (),
+        key: str | None = None,
+        failed: Collection[str] = (),
     ) -> LivePipeline:
         """As `variant`, with the versions that the aliases of its adapters mean now, by their weights for a key.
 
-        A version that cannot be loaded, or for which the stage's `decides` was not fitted, leaves its place to that of
-        the start, so that a request never fails because an alias was moved.
+        A version in `failed`, one that cannot be loaded, and one for which the stage's `decides` was not fitted leaves
+        its place to that which the alias points to, and this one to that of the start.
         """
         served = self.get(name)
         chosen = {slot: choice for slot, choice in slots.items() if choice != "on"}
         start = {slot.name: slot.adapter for slot in served.slots}
-        moved = {
-            slot: version
-            for slot, version in self._versions(served, served.aliases, key).items()
-            if slot not in chosen and version != start[slot]
-        }
-        failed: list[str] = []
-        try:
-            self._check_fitted(served, moved)
-            return LivePipeline(self.variant(name, {**moved, **chosen}, weights), tuple(moved.values()))
-        except (ApiError, SearchloraError):
-            if not moved:
-                raise
-        for slot, version in list(moved.items()):
+        failed = list(failed)
+        while True:
+            versions: dict[str, str] = {}
+            replaceable: list[str] = []
+            for slot, reference in served.aliases.items():
+                if slot not in chosen:
+                    meant = [*self._meant(served.store, reference, key), start[slot] or ""]
+                    left = [version for version in dict.fromkeys(meant) if version not in failed] or meant[-1:]
+                    versions[slot] = left[0]
+                    replaceable += left[:1] if len(left) > 1 else []
+            moved = {slot: version for slot, version in versions.items() if version != start[slot]}
             try:
-                self._check_fitted(served, {slot: version})
-                self.variant(name, {slot: version}, ())
-            except (ApiError, SearchloraError) as error:
-                self.log_failed(name, version, error)
-                failed.append(version)
-                del moved[slot]
-        return LivePipeline(self.variant(name, {**moved, **chosen}, weights), tuple(moved.values()), tuple(failed))
+                self._check_fitted(served, moved)
+                pipeline = self.variant(name, {**moved, **chosen}, weights)
+                return LivePipeline(pipeline, tuple(replaceable), tuple(failed))
+            except Exception:
+                broken = [version for slot, version in moved.items() if not self._can_serve(served, slot, version)]
+                if not broken:
+                    raise
+                failed += broken
+
+    def _can_serve(self, served: ServedPipeline, slot: str, version: str) -> bool:
+        """Whether a version alone can be loaded into a slot."""
+        try:
+            self._check_fitted(served, {slot: version})
+            self.variant(served.pipeline.name, {slot: version}, ())
+        except Exception as error:
+            self.log_failed(served.pipeline.name, version, error)
+            return False
+        return True
 
     def _check_fitted(self, served: ServedPipeline, versions: Mapping[str, str]) -> None:
         """Raise `PipelineError` if a stage's `decides` was fitted for another version than one of these, by slot.
@@ -352,17 +366,15 @@ class ServedPipelines:
             for slot in served.slots
             if slot.adapter is not None and isinstance(_settings_at(served.pipeline.settings, slot), AdapterSettings)
         }
-        return self._versions(served, references)
+        meant = {slot: self._meant(served.store, reference) for slot, reference in references.items()}
+        return {slot: versions[0] for slot, versions in meant.items() if versions}
 
-    def _versions(
-        self, served: ServedPipeline, references: Mapping[str, str], key: str | None = None
-    ) -> dict[str, str]:
-        """The versions that references with an alias mean, by slot; without those of aliases that do not exist."""
-        versions = {}
-        for slot, reference in references.items():
-            with suppress(StoreError):
-                versions[slot] = served.store.choose(reference, key)
-        return versions
+    @staticmethod
+    def _meant(store: Store, reference: str, key: str | None = None) -> list[str]:
+        """The version that an alias means for a key, and that which it points to; empty if there is no such alias."""
+        with suppress(StoreError):
+            return [store.choose(reference, key), store.pin(reference)]
+        return []
 
     def close(self, seconds: float) -> None:
         """Close the engines that stages named."""

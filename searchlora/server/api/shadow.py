@@ -11,15 +11,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from searchlora.errors import SearchloraError
+from searchlora.errors import DeadlineExceeded
+from searchlora.events.export import OUTCOME
 from searchlora.inference.engine import ChoiceScores, Completion, Request
 from searchlora.server.api.client_engine import ClientEngine
-from searchlora.server.api.errors import ApiError
-from searchlora.server.api.search_execution import SearchJob, search_event
+from searchlora.server.api.search_execution import SearchJob, search_event, unanswered_event
+from searchlora.time_limit import within_budget
 
 if TYPE_CHECKING:
     from searchlora.server.api.search_schemas import SearchRequest
@@ -161,19 +161,22 @@ class ShadowSearches:
             if self._live:
                 return "interrupted"
             self._running = job
+        outcome, began = "ok", time.monotonic()
         try:
-            found = job.run()
-        except (CancelledError, ApiError, SearchloraError) as error:
+            event = search_event(job.body, within_budget(job.run, service.config.timeout, 1, "shadow search"))
+        except Exception as error:
             if job.cancelled:
                 return "interrupted"
-            _LOG.error("a shadow search of %s failed: %s", ", ".join(candidates.values()), error)
-            return "failed"
+            job.cancel()
+            _LOG.error("a shadow search of %s failed: %r", ", ".join(candidates.values()), error)
+            outcome = "timed out" if isinstance(error, DeadlineExceeded) else "failed"
+            event = unanswered_event(job.body, time.monotonic() - began)
         finally:
             with self._changed:
                 self._rows -= engine.rows
         if service.events is not None:
-            service.events.shadow(waiting.search, candidates, search_event(job.body, found))
-        return "done"
+            service.events.shadow(waiting.search, candidates, event | {OUTCOME: outcome})
+        return "done" if outcome == "ok" else "failed"
 
 
 class _CountingEngine(ClientEngine):

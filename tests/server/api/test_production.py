@@ -40,7 +40,7 @@ def test_everything_in_production_is_described_and_taken_back(client, running):
     ]
 
     shop = found["pipelines"]["shop"]
-    assert (shop["failed"], shop["searches"]) == (1, 160)  # those of yesterday are left out
+    assert (shop["outcomes"], shop["searches"]) == ({"failed": 1}, 160)  # those of yesterday are left out
     assert shop["stages"]["rewriter@2"]["flags"]["invalid"] == 2
     assert (found["shadow"]["rewriter@3"]["n"], found["shadow"]["rewriter@3"]["changed"]["value"]) == (20, 1)
     (interleaved,) = found["interleaving"]

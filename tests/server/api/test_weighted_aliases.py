@@ -204,9 +204,9 @@ def test_only_the_version_of_the_stage_that_failed_is_blamed(tiny_base, corpus_o
         weights.write_bytes(b"damaged" * 100)
         for name in ("first", "second"):
             other.alias(name, "production", 2)
-        assert version(client) == "first@1"  # the versions of the start answer
+        assert version(client) == "first@2"  # only the failed version is replaced
     (*_, (event, _)) = EventLog(tmp_path / "events").searches()
-    assert event["unserved"] == ["second@2"]
+    assert event["unserved"] == {"second@2": "failed"}
 
 
 def test_a_slot_that_is_on_follows_its_alias(client, store):

@@ -74,11 +74,14 @@ function back(reference, moved) {
 
 function pipelines(found) {
   const rows = Object.entries(found).map(([name, each]) => [
-    name, each.searches, each.failed, each.users, figure(each.chosen), figure(each.no_hits), milliseconds(each.p50_ms), milliseconds(each.p99_ms),
-    made("ul", "", ...Object.entries(each.stages).map(([label, { n, flags }]) => made("li", "", `${label}: ${[`${n} searches`, ...Object.entries(flags).map(([flag, times]) => `${flag} ${times}`)].join(", ")}`))),
+    name, each.searches, listed(each.outcomes), each.users, figure(each.chosen), figure(each.no_hits), milliseconds(each.p50_ms), milliseconds(each.p99_ms),
+    made("ul", "",
+      ...Object.entries(each.stages).map(([label, { n, flags }]) => made("li", "", `${label}: ${listed({ searches: n, ...flags })}`)),
+      ...Object.entries(each.unserved).map(([version, how]) => made("li", "invalid", `${version} did not answer: ${listed(how)}`)),
+    ),
   ]);
   if (!rows.length) return [made("p", "", "There are no searches.")];
-  return [table(["Pipeline", "Searches", "Failed", "Users", "A hit was chosen", "No hits", "Median", "99%", "Stages"], rows, "Pipelines")];
+  return [table(["Pipeline", "Searches", "Outcomes", "Users", "A hit was chosen", "No hits", "Median", "99%", "Stages"], rows, "Pipelines")];
 }
 
 function shadows(found) {
@@ -110,5 +113,6 @@ function queue(found) {
   }))];
 }
 
+const listed = (counts) => Object.entries(counts).map(([name, n]) => `${name} ${n}`).join(", ");
 const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`;
 const moment = (seconds) => new Date(1000 * seconds).toISOString().slice(0, 16).replace("T", " ");
