@@ -150,7 +150,7 @@ def test_undefined_figures_are_null(cli, files):
 def scaled(path, grades, scale, relevant=None):
     """Qrels of a judge whose card names its scale."""
     card = JudgmentsCard("llm", DATE, judge="j@1", judge_lineage=("j@1",), scale=scale, relevant=relevant)
-    write_judgments(path, grades, card, "trec")
+    write_judgments(path, grades, card)
 
 
 @pytest.mark.slow
