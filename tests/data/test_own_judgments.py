@@ -419,3 +419,20 @@ def test_decimals_of_parquet_files_are_numbers(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "c.parquet")
     found = list(read_documents(tmp_path / "c.parquet"))
     assert [document.field("price") for document in found] == ["19.9", "5"]
+
+
+def test_products_of_one_title_are_kept_apart_by_their_id_and_both_causes_are_named(tmp_path):
+    rows = [f"tent,{n},Dome tent,{n % 3}" for n in range(6)] + [f"boot,b{n},Boot {n},{n % 3}" for n in range(6)]
+    source = written(tmp_path / "j.csv", "\n".join(["query,uid,title,grade", *rows]) + "\n")
+    with pytest.raises(RejectedRows, match=r"--map document=COLUMN.*--map rater=COLUMN"):
+        records(source, tmp_path / "out")
+    found = records(source, tmp_path / "out", "document=uid")
+    assert len(found) == 12 and {row["grade"] for row in found.values() if row["query"] == "tent"} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("task", ["judgment", "embedding"])
+def test_a_column_of_text_where_the_id_is_asked_is_named(tmp_path, task):
+    source = written(tmp_path / "j.csv", "query,title,grade\ntent,Dome tent,1\nboot,Warm boot,0\n")
+    with pytest.raises(DataError, match=r"line 2: .*field 'document': 'Dome tent' is not one word.*id") as told:
+        build(task, source, format="judgments", out=tmp_path / "out", fields=parse_field_map(["document=title"]))
+    assert "topics and qrels" not in str(told.value)

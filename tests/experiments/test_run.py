@@ -185,7 +185,7 @@ def test_two_outputs_in_one_file_are_refused(made):
 
 
 def test_nothing_is_left_of_a_run_that_fails_in_its_first_batch(made):
-    (made / "hits.yaml").write_text("name: p\nstages: [{hits: {}}]\n")
+    (made / "hits.yaml").write_text("name: p\nstages: [{from_run: {}}]\n")
     with pytest.raises(PipelineError, match="query q0: has no list 'hits'"):
         _run(made, made / "out", made / "hits.yaml")
     assert list((made / "out").iterdir()) == []

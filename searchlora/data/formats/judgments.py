@@ -139,6 +139,8 @@ def judged_collection(source: Path, options: Options) -> tuple[Judged, list[Reje
             sources[split] = graded_by
         if corpus is None:
             texts.setdefault(data["document"], Document(data["document"], data["passage"], data["title"]))
+    if not qrels and (fault := next((row for row in others if isinstance(row, RejectedRow)), None)) is not None:
+        raise DataError(f"no row is usable; {fault.reason}", where=fault.where)
     documents: Callable[[], Iterable[Document]] = texts.values if corpus is None else lambda: read_documents(corpus)
     return Judged(source.name, queries, documents, qrels, sources=sources), others
 
@@ -291,7 +293,10 @@ class _Reading:
             return _graded(pair, grade)
         if self.judged[key] != grade:
             reason = f"the pair has the grade {grade} here and {self.judged[key]} in an earlier row"
-            return f"{reason}; if they are of several raters, name the column of the raters with --map rater=COLUMN"
+            return (
+                f"{reason}; if they are two documents, name the column of their ids with --map document=COLUMN, and if "
+                "they are of several raters, that of the raters with --map rater=COLUMN"
+            )
         self.counts["repeated judgments left out"] += 1
         return None
 
@@ -334,7 +339,7 @@ class _Reading:
             document = document_id(f"{more['title']} {more['passage']}")
         for name, value in (("topic", topic), ("document", document)):
             if not is_word(value):
-                return f"field '{name}': '{value}' is not one word"
+                return f"field '{name}': '{value[:60]}' is not one word; it needs the column of an id"
         split = split or SPLIT_NAMES.get(_text(data.get("split")).lower())
         if "split" in self.fields and split is None:
             return f"field 'split': '{data['split']}' is not train, dev or test"
