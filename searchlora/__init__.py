@@ -3,7 +3,7 @@
 The verbs of the command line are functions of the same names, imported when first used:
 
     import searchlora
-    searchlora.data.build("rewriting", source, format="canard", out=folder)
+    searchlora.data.build("rewriting", source, format="pairs", out=folder)
     searchlora.train("rewriting", folder, "shop-rewriter")
     searchlora.sweep("rewriting", folder, "shop-rewriter", ["lora.r=1,4,16"])
     searchlora.improve("shop-rewriter@1", folder, "shop-rewriter")

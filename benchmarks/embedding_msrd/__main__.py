@@ -7,8 +7,8 @@ made queries; and from the adapter of both sides as well. Beside it stands a lin
     python -m benchmarks.embedding_msrd --train      train only; a killed training is resumed by the next call
     python -m benchmarks.embedding_msrd --limit 50 --set optim.max_steps=4     trial; no results are written
 
-Queries are split by families of near-variants (`data.formats.msrd`), as for `rewriting_msrd`. Every model but the first
-is trained on the same rows. Adapters are in `benchmarks/work/embedding_msrd/store`.
+Queries are split by families of near-variants (`benchmarks.readers.msrd`), as for `rewriting_msrd`. Every model but
+the first is trained on the same rows. Adapters are in `benchmarks/work/embedding_msrd/store`.
 """
 
 from __future__ import annotations

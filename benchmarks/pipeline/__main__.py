@@ -26,8 +26,8 @@ from benchmarks.common import WORK, parser, print_or_save_speeds, real_data
 from benchmarks.pipeline.adapters import stored_adapters
 from benchmarks.pipeline.measuring import STAGES, Block, measured, with_engine
 from benchmarks.pipeline.peft_engine import PeftEngine
+from benchmarks.readers.msrd import msrd_movies, read_msrd
 from benchmarks.speed import speed_ratio, speed_row
-from searchlora.data.formats.msrd import msrd_movies, read_msrd
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.settings import LocalSettings
 from searchlora.models.resolve import BaseModel, resolve

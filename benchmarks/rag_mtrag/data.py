@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from searchlora.data.formats import formats_of
 from searchlora.errors import DataError
 from searchlora.eval.text_identity import fingerprint
 from searchlora.records import RejectedRow, SourceReport, SourceRow
@@ -26,7 +27,7 @@ Record = Mapping[str, Any]
 def records(format: str, source: Path, options: Mapping[str, str]) -> tuple[list[Record], list[SourceReport]]:
     """All records of a source and the reports of its reader. Raises `DataError` for an invalid row."""
     rows, reports = [], []
-    for row in load_task(TASK).formats[format].read(source, {**SETTINGS, **options}):
+    for row in formats_of(load_task(TASK))[format].read(source, {**SETTINGS, **options}):
         if isinstance(row, RejectedRow):
             raise DataError(row.reason, where=row.where)
         if isinstance(row, SourceRow):

@@ -30,8 +30,8 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.common import header, real_data, save
 from benchmarks.rag_mtrag.data import SEED, MtRag
+from benchmarks.readers import squad
 from searchlora.cli.terminal import print_comparison
-from searchlora.data.formats import squad
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.grade_measures import KAPPA, grade_measures

@@ -20,13 +20,13 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.common import WORK, dataset, real_data, save, training_figures
+from benchmarks.readers.conversations import read_mtrag
 from benchmarks.rewriting_canard.switches import with_switches, without
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.collection import CORPUS_FILE
 from searchlora.data.dataset import Dataset
-from searchlora.data.formats.conversations import read_mtrag
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.experiments.improve.command import improve
 from searchlora.experiments.options import TrainingOptions

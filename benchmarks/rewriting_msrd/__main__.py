@@ -3,7 +3,7 @@
     python -m benchmarks.rewriting_msrd
 
 The adapter is made by `searchlora improve` from the bare base, which learns the best of the rules' rewrites. Queries
-are split by family (`searchlora.data.formats.msrd`). The test queries are searched by BM25 and, with the same rewrites,
+are split by family (`benchmarks.readers.msrd`). The test queries are searched by BM25 and, with the same rewrites,
 by the pipeline `hybrid` (BM25 and dense retrieval, fused); the reward is the mean of both. The rule that leaves out
 listed words learns its list for each retriever from the same training queries.
 `benchmarks/work` is reused, and an interrupted run is resumed.

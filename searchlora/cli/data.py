@@ -296,9 +296,10 @@ def inspect(
 def formats(task: TaskArgument, tasks: TasksOption = None, as_json: JsonOption = False) -> None:
     """List the source formats that a task reads, and their options."""
     from searchlora.cli.terminal import print_json
+    from searchlora.data.formats import formats_of
     from searchlora.task import load_task
 
-    entries = sorted(load_task(task, tasks).formats.items())
+    entries = sorted(formats_of(load_task(task, tasks)).items())
     if as_json:
         print_json(
             [

@@ -16,6 +16,7 @@ from unicodedata import category
 from searchlora import prompts
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, write_collection
 from searchlora.data.dataset import SETTINGS_FILE, DatasetCard, card_warnings, text_statistics
+from searchlora.data.formats import formats_of
 from searchlora.data.grade_sources import (
     DeclaredSources,
     SourceLog,
@@ -127,10 +128,11 @@ def build(
     """
     task = load_task(task) if isinstance(task, str) else task
     source, out = Path(source), Path(out)
-    if format not in task.formats:
-        known = ", ".join(sorted(task.formats))
+    formats = formats_of(task)
+    if format not in formats:
+        known = ", ".join(sorted(formats))
         raise UnknownFormat(f"task '{task.name}' reads no format '{format}'", fix=f"Known formats: {known}.")
-    reader = task.formats[format]
+    reader = formats[format]
     check_ratios(split_ratios)
     if on_leak not in ("refuse", "drop"):
         raise UsageError(f"on_leak is '{on_leak}'", fix="It is 'refuse' or 'drop'.")

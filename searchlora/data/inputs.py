@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from searchlora.data.collection import Corpus, CorpusFile, read_documents, read_judgments
+from searchlora.data.formats import formats_of
 from searchlora.data.formats.judged_collections import CORPUS_HINT
 from searchlora.data.formats.judgments import judged_queries, parse_thresholds
 from searchlora.errors import DataError, UsageError
@@ -230,7 +231,7 @@ def _own_fields(format: Format) -> list[str]:
 
 
 def _with(task: Task, option: str) -> str:
-    names = [name for name, format in task.formats.items() if option in format.options]
+    names = [name for name, format in formats_of(task).items() if option in format.options]
     if not names:
         return f"The task '{task.name}' has no format with it; leave it out."
     return f"Formats with it: {', '.join(sorted(names))}."

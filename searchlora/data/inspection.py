@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from searchlora.data.formats import formats_of
 from searchlora.errors import DataError
 from searchlora.files import EXTENSIONS, RejectedRow, as_text, read_rows
 from searchlora.records import Format
@@ -133,7 +134,7 @@ class Command:
 def inspect_file(path: Path, tasks: Sequence[Task] = ()) -> tuple[Table, list[Command]]:
     """The profile of a table, and the commands by which these tasks build from it. Raises `DataError`."""
     table = read_table(path)
-    builds = (_build(table, task, format) for task in tasks for format in task.formats.values())
+    builds = (_build(table, task, format) for task in tasks for format in formats_of(task).values())
     return table, [*filter(None, builds), *_searches(table)]
 
 

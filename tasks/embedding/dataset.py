@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import shop_collection
-from searchlora.data.formats import judged_collections, judgments, msrd, squad, tables
+from searchlora.data.formats import judged_collections, judgments, tables
 from searchlora.data.formats.common import (
     Converted,
     FormatReader,
@@ -32,7 +32,6 @@ from searchlora.tasks.embedding.collections import (
     CLICKS_OPTIONS,
     CLICKS_RELEVANT,
     DOCUMENTS_OPTIONS,
-    MAX_NEGATIVES,
     collection_of,
     judged_clicks,
     judged_records,
@@ -96,42 +95,19 @@ def _pairs(source: Path, options: Options) -> FormatRows:
         yield SourceRow(record, where, sources[key])
 
 
-def _msrd(source: Path, options: Options) -> FormatRows:
-    """One record per query, in its family of near-variants; movies of grade 0 are its negatives."""
-    del options
-    movies = {movie.id: movie.searchable for movie in msrd.msrd_movies(source)}
-
-    def record(row: SourceRow) -> Converted:
-        grades: Mapping[str, int] = row.data["grades"]
-        positives = [movies[movie] for movie, grade in grades.items() if grade and movie in movies]
-        negatives = [movies[movie] for movie, grade in grades.items() if not grade and movie in movies]
-        if not positives:
-            return "no relevant movie"
-        texts = {"positives": positives, "negatives": negatives[:MAX_NEGATIVES]}
-        return _record(row.data, row.data["group"], row.data["query"], **texts)
-
-    return converted(msrd.read_msrd(source), record)
-
-
-def _record(data: Record, group: Any, query: Any, **more: Any) -> Record:
+def record_of(data: Record, group: Any, query: Any, **more: Any) -> Record:
     """A record with the id and the split of a row."""
     return with_split({"id": str(data["id"]), "group": str(group), "query": query, **more}, data.get("split") or None)
 
 
-def _labelled(data: Record) -> Record:
+def labelled(data: Record) -> Record:
     text = data["text"]
-    return _record(data, normalised(text) or text, text, label=data["label"])
-
-
-def _squad(data: Record) -> Record | None:
-    if data["impossible"]:
-        return None
-    return _record(data, data["article"], data["question"], positives=[data["context"]])
+    return record_of(data, normalised(text) or text, text, label=data["label"])
 
 
 def _shop(data: Record) -> Record:
     more = {name: data[name] for name in ("negatives", "kind") if data.get(name)}
-    return _record(data, data["group"], data["query"], positives=[data["positive"]], **more)
+    return record_of(data, data["group"], data["query"], positives=[data["positive"]], **more)
 
 
 def _relevant(default: int) -> Option:
@@ -168,7 +144,7 @@ def _public(source: judged_collections.CollectionFormat) -> Format:
     )
 
 
-def _with_own_texts(name: str, description: str, read: FormatReader, **more: Any) -> Format:
+def with_own_texts(name: str, description: str, read: FormatReader, **more: Any) -> Format:
     """A format whose documents are the texts of its records."""
     return Format(name, description, read, own_texts=own_texts, **more)
 
@@ -182,23 +158,19 @@ FORMATS: Mapping[str, Format] = {
             as_json=("positives", "negatives"),
             own_texts=own_texts,
         ),
-        _with_own_texts(
+        with_own_texts(
             "pairs",
             "pairs and triples with the columns query, positive and optionally negative",
             _pairs,
             options=PAIR_COLUMNS,
             needs=("query", "positive"),
         ),
-        _with_own_texts(
-            "squad",
-            "SQuAD 1.1 or 2.0: questions with their paragraph; split by article",
-            mapped(lambda source, _: squad.read_squad(source), _squad),
-        ),
-        _with_own_texts(
+        with_own_texts(
             "faq",
             "questions and answers (JSONL, JSON, CSV, TSV, Parquet): questions with their answer",
             mapped(
-                tables.read_faq, lambda data: _record(data, data["group"], data["question"], positives=[data["answer"]])
+                tables.read_faq,
+                lambda data: record_of(data, data["group"], data["question"], positives=[data["answer"]]),
             ),
             options=tables.FAQ_COLUMNS,
             needs=("question", "answer"),
@@ -211,13 +183,6 @@ FORMATS: Mapping[str, Format] = {
             **_judged(judgments.judged_collection),
         ),
         *map(_public, judged_collections.COLLECTIONS),
-        Format(
-            name="msrd",
-            description="MSRD's folder (movies.jsonl, judgments.tsv): movie queries in families of near-variants",
-            read=_msrd,
-            collection=lambda source, _: msrd.msrd_collection(source),
-            passes=2,
-        ),
         Format(
             name="clicks",
             description="a click log (query, document, position, clicked), corrected for position bias; not human "
@@ -237,14 +202,9 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="labelled",
             description="two columns, text and class (such as titles with their category)",
-            read=mapped(tables.read_labelled, _labelled),
+            read=mapped(tables.read_labelled, labelled),
             options=tables.LABEL_COLUMNS,
             needs=("text", "label"),
-        ),
-        Format(
-            name="banking77",
-            description="BANKING77 (train.csv, test.csv): utterances with their intent",
-            read=mapped(lambda source, _: tables.read_labelled(source, tables.BANKING77), _labelled),
         ),
         shop_format(
             "embedding.jsonl",

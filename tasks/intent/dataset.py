@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.formats import tables
-from searchlora.data.formats.clinc150 import read_clinc150
 from searchlora.data.formats.common import Converted, mapped, native_format, shop_format, with_options, with_split
 from searchlora.data.validation import RecordCheck
 from searchlora.errors import UsageError
@@ -68,6 +67,11 @@ def answer_check(options: Options) -> Callable[[Record], Converted]:
     return checked
 
 
+def checked(format: Format) -> Format:
+    """A format whose rows are checked against the label list or the schema."""
+    return with_options(format, OPTIONS, answer_check)
+
+
 def _in_schema_order(schema: Any, value: Any) -> Any:
     """A value with the fields of each object in the order of its schema; fields not in the schema come last."""
     if not isinstance(schema, Mapping):
@@ -81,7 +85,7 @@ def _in_schema_order(schema: Any, value: Any) -> Any:
     return value
 
 
-def _labelled(data: Record) -> Record:
+def labelled(data: Record) -> Record:
     """The record of a labelled text. Texts that differ in case or punctuation only share a group."""
     text = data["text"]
     record = {"id": data["id"], "group": normalised(text), "query": text, "label": data["label"]}
@@ -98,24 +102,14 @@ def _shop_options(source: Path, given: Options) -> Options:
 _NATIVE = native_format(("id", "group", "query"), ("label", "object"), as_json=("labels", "object"))
 
 FORMATS: Mapping[str, Format] = {
-    format.name: with_options(format, OPTIONS, answer_check)
+    format.name: checked(format)
     for format in (
         _NATIVE,
-        Format(
-            name="banking77",
-            description="BANKING77 (train.csv and test.csv with text,category), or one of the files",
-            read=mapped(lambda source, _: tables.read_labelled(source, tables.BANKING77), _labelled),
-        ),
-        Format(
-            name="clinc150",
-            description="CLINC150 (data_full.json and its variants), including its out-of-scope rows (oos)",
-            read=mapped(lambda source, _: read_clinc150(source), _labelled),
-        ),
         Format(
             name="csv",
             description="two columns, text and label (CSV, TSV, JSONL, JSON, Parquet), or a folder with one file "
             "per split",
-            read=mapped(tables.read_labelled, _labelled),
+            read=mapped(tables.read_labelled, labelled),
             options=tables.LABEL_COLUMNS,
             needs=("text", "label"),
         ),

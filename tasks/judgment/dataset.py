@@ -24,7 +24,6 @@ from searchlora.data.formats.common import (
     yes_or_no,
 )
 from searchlora.data.formats.judged_collections import TEACHER_OPTIONS, Judged, graded_pairs
-from searchlora.data.formats.trecdl import read_trecdl
 from searchlora.eval.text_identity import normalised
 from searchlora.outputs import Graded, InvalidOutput
 from searchlora.records import Format, Option, Options, Record, SourceReport
@@ -66,7 +65,7 @@ def _reason_fault(record: Record) -> str | None:
     return f"field 'reason': {parsed.reason}" if isinstance(parsed, InvalidOutput) else None
 
 
-def _record(pair: Record) -> Record:
+def record_of(pair: Record) -> Record:
     """The record of a graded pair (topic, query, document, passage, title, grade, split)."""
     optional = {name: pair[name] for name in ("title", "votes", "kind", "split") if pair.get(name)}
     optional |= {name: pair[name] for name in ("grade", "teacher") if name in pair}
@@ -79,7 +78,7 @@ def _record(pair: Record) -> Record:
     }
 
 
-def _by_guideline(format: Format) -> Format:
+def by_guideline(format: Format) -> Format:
     """A format whose grades, of rows and of single raters, are mapped to the guideline's scale."""
     folded = with_options(format, OPTIONS, lambda options: partial(_folded, guideline_of(options)))
 
@@ -138,10 +137,10 @@ def _folded_ratings(report: SourceReport, guideline: GradeScale) -> SourceReport
 
 def _collection(judged: Callable[[Path, Options], Judged]) -> FormatReader:
     """A reader of records from a reader of a test collection."""
-    return mapped(lambda source, options: graded_pairs(judged(source, options), unjudged=_unjudged(options)), _record)
+    return mapped(lambda source, options: graded_pairs(judged(source, options), unjudged=unjudged(options)), record_of)
 
 
-def _unjudged(options: Options) -> int:
+def unjudged(options: Options) -> int:
     return whole_number(options, "unjudged", 0)
 
 
@@ -151,7 +150,7 @@ def _of_products(source: Path, given: Options) -> Options:
 
 
 FORMATS: Mapping[str, Format] = {
-    format.name: _by_guideline(format)
+    format.name: by_guideline(format)
     for format in (
         Format(
             name="native",
@@ -166,17 +165,11 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="judgments",
             description="your own judgments: a row per query and document with its grade, or a column or row per rater",
-            read=mapped(judgments.read_judgments, _record),
+            read=mapped(judgments.read_judgments, record_of),
             options=judgments.OPTIONS,
             needs=("query", "grade"),
         ),
         shop_format("judgment.jsonl", _native, implied=_of_products),
-        Format(
-            name="trecdl",
-            description="TREC Deep Learning: a folder with the retrieved passages as JSON, and the qrels",
-            read=mapped(lambda source, options: read_trecdl(source, unjudged=_unjudged(options)), _record),
-            options=UNJUDGED,
-        ),
         *(
             Format(
                 name=source.name,
@@ -189,7 +182,7 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="esci",
             description="ESCI, the Shopping Queries Dataset, as one table with the texts of the products",
-            read=mapped(esci.read_esci, _record),
+            read=mapped(esci.read_esci, record_of),
             options=esci.OPTIONS,
             implied=_of_products,
         ),

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ import pytest
 
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset, read_card
+from searchlora.data.formats import formats_of
 from searchlora.errors import DataError, LeakError, RejectedRows, UnknownFormat, UsageError
+from searchlora.plugins import Plugin
+from searchlora.records import Format
 from searchlora.tasks.rewriting import task
 from tests.memory import PEAK
 
@@ -328,3 +332,17 @@ def test_official_splits_without_training_rows_are_refused_with_a_way_out(tmp_pa
     _source(tmp_path, [_row(number) for number in range(9)], "test.jsonl")
     with pytest.raises(DataError, match="Give one of its files"):
         build(task, tmp_path, format="native", out=tmp_path / "out")
+
+
+def test_formats_of_other_packages_are_found_and_replace_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> object:
+        raise ModuleNotFoundError("no benchmarks", name="benchmarks")
+
+    own = Format("ours", "our export", lambda path, options: iter(()))  # noqa: ARG005
+    plugins = {
+        "a wheel": Plugin("x", absent),
+        "ours": Plugin("y", lambda: lambda name: [own, replace(own, name="pairs")] if name == "rewriting" else []),
+    }
+    monkeypatch.setattr("searchlora.data.formats.installed_plugins", lambda group, built_in: plugins)  # noqa: ARG005
+    found = formats_of(task)
+    assert found.keys() - task.formats.keys() == {"ours"} and found["pairs"] is task.formats["pairs"]

@@ -11,8 +11,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from benchmarks.readers import trecdl
 from searchlora.data.collection import CorpusFile
-from searchlora.data.formats import judged_collections, trecdl
+from searchlora.data.formats import judged_collections
 from searchlora.data.formats.esci import read_esci
 from searchlora.data.formats.judged_collections import Judged, graded_pairs, trec_documents
 from searchlora.errors import DataError, UsageError

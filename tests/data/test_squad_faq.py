@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from searchlora.data.formats import squad, tables
+from benchmarks.readers import squad
+from searchlora.data.formats import tables
 from searchlora.data.formats.common import pair_id
 from searchlora.errors import DataError
 from searchlora.records import RejectedRow, SourceRow

@@ -114,9 +114,6 @@ LABEL_COLUMNS: Mapping[str, Option] = {
     "id": Option("the id, one word", "column", "the split, if any, and the number of the row"),
 }
 
-#: Options of `read_labelled` for BANKING77 (Casanueva et al. 2020, arXiv:2003.04807): `train.csv` and `test.csv`.
-BANKING77 = {"label": "category"}
-
 
 def read_labelled(source: Path, options: Options) -> Rows:
     """Labelled texts. Ids are read only if their column is named.

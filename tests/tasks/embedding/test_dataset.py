@@ -9,6 +9,7 @@ import pytest
 
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.data.formats import formats_of
 from searchlora.data.formats.common import document_id
 from searchlora.errors import DataError, RejectedRows, UsageError
 from searchlora.eval.judgments.card import read_card
@@ -30,7 +31,8 @@ def built(source: Path, format: str, out: Path, **options) -> Dataset:
 
 
 def records(source: Path, format: str, **options) -> list:
-    return [row.data for row in FORMATS[format].read(source, options) if isinstance(row, SourceRow)]
+    read = formats_of(load_encoder_task("embedding"))[format].read
+    return [row.data for row in read(source, options) if isinstance(row, SourceRow)]
 
 
 def test_native_records_use_their_texts_as_collection(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
+from searchlora.data.formats import formats_of
 from searchlora.errors import RejectedRows, UsageError
 from searchlora.outputs import CitedAnswer
 from searchlora.records import Record, RejectedRow, SourceReport, SourceRow
@@ -21,7 +22,7 @@ from tests.tasks.rag_answer.made import SUBJECTS, mtrag_row, usual_rows, write_m
 
 
 def _records(format: str, source: Path, **options: str) -> dict[str, Record]:
-    rows = list(task.formats[format].read(source, options))
+    rows = list(formats_of(task)[format].read(source, options))
     assert not [row for row in rows if isinstance(row, RejectedRow)]
     return {row.data["id"]: row.data for row in rows if isinstance(row, SourceRow)}
 
@@ -124,7 +125,9 @@ def test_sections_of_a_wikipedia_article_are_one_document(tmp_path: Path) -> Non
 
 
 def test_the_card_states_rules_and_counts(tmp_path: Path) -> None:
-    rows = list(task.formats["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", usual_rows()), {"missing": "1"}))
+    rows = list(
+        formats_of(task)["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", usual_rows()), {"missing": "1"})
+    )
     (report,) = [row for row in rows if isinstance(row, SourceReport)]
     assert report.counts["underspecified questions left out"] == 1
     assert report.counts[f"rows '{WITHOUT_GOLD}'"] == 11
@@ -144,13 +147,15 @@ def test_the_card_states_rules_and_counts(tmp_path: Path) -> None:
     ],
 )
 def test_a_contradictory_or_malformed_row_is_rejected(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
-    rows = list(task.formats["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", [row]), {}))
+    rows = list(formats_of(task)["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", [row]), {}))
     (refused,) = [row for row in rows if isinstance(row, RejectedRow)]
     assert reason in refused.reason and "line 1" in refused.where
 
 
 def test_too_few_passages_are_reported(tmp_path: Path) -> None:
-    rows = list(task.formats["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", usual_rows()), {"passages": "40"}))
+    rows = list(
+        formats_of(task)["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", usual_rows()), {"passages": "40"})
+    )
     assert all("fewer than 40" in row.reason for row in rows if isinstance(row, RejectedRow))
     assert not [row for row in rows if isinstance(row, SourceRow)]
 

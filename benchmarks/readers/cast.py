@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.readers.conversations import alternating, texts_fault
 from searchlora.data.formats.common import Converted, FormatRows, converted, split_files
-from searchlora.data.formats.conversations import alternating, texts_fault
 from searchlora.data.formats.tables import rewritten
 from searchlora.errors import DataError
 from searchlora.files import Rows, check_file, numbered_lines, read_rows

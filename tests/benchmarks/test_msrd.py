@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from benchmarks.readers.msrd import query_families, read_msrd
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
-from searchlora.data.formats.msrd import query_families, read_msrd
 from searchlora.errors import DataError
 
 MOVIE = {
