@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from searchlora.errors import RecipeError
 from searchlora.experiments import train
 from searchlora.recipe import for_size, load_encoder_recipe, load_recipe
+from tests.docs.blocks import ROOT
 
 
 def test_overrides_take_precedence_over_the_file_and_the_file_over_the_default(tmp_path):
@@ -150,3 +153,18 @@ def test_dropout_is_warned_of_where_it_costs_the_compiled_kernels(monkeypatch, o
     monkeypatch.setattr(train, "uses_gpu", lambda: on_gpu)
     said = train._dropout_warning(load_recipe({}, overrides=overrides))
     assert (said is not None and "`--set lora.dropout=0`" in said) == warned
+
+
+RECIPES = sorted(
+    file.relative_to(ROOT).as_posix()
+    for folder in ("tasks", "benchmarks", "searchlora/scaffold")
+    for file in (ROOT / folder).rglob("*.yaml")
+    if re.search(r"^(optim|lora|improve):", file.read_text(encoding="utf-8"), re.MULTILINE)
+)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_recipes_of_tasks_benchmarks_and_new_tasks_have_known_keys(name, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text((ROOT / name).read_text(encoding="utf-8").replace("$max_new_tokens", "8"), encoding="utf-8")
+    (load_encoder_recipe if re.search("embed|encoder", name) else load_recipe)({}, file)
