@@ -97,10 +97,8 @@ class EventRecorder:
             session, user: Their names, in place of which the log has pseudonyms.
 
         Returns:
-            The id of the search, for feedback; None if it is not in the sample or was dropped.
+            The id of the search, for feedback; None if it was dropped.
         """
-        if not self._is_sampled(user or session):
-            return None
         now = time.time()
         id_ = self.log.new_id(now)
         names = {"session": session, "user": user}
@@ -163,7 +161,8 @@ class EventRecorder:
         if not self._thread.is_alive():
             self.log.close()
 
-    def _is_sampled(self, user: str | None) -> bool:
+    def samples(self, user: str | None) -> bool:
+        """Whether a search of this user, or else session, is in the sample: draws for one of nobody."""
         if self._sample >= 1:
             return True
         if user:  # all of a user's searches or none, since figures and made datasets look at users as a whole

@@ -77,6 +77,7 @@ class SearchJob:
     engine: ClientEngine | None = None
     _began: float = field(init=False)
     _ended: bool = field(init=False)  # its event is written, or it has none
+    _recorded: bool = field(init=False)
     _attempt: _Attempt | None = None
     _failed: dict[str, str] = field(default_factory=dict)  # version -> how it failed
     _given_up: str = ""
@@ -85,6 +86,8 @@ class SearchJob:
 
     def __post_init__(self) -> None:
         self._began = time.monotonic()
+        events, user = self.service.events, self.body.user or self.body.session
+        self._recorded = events is not None and self.body.record and events.samples(user)
         self._ended = self.body.explain is not None or self.engine is not None
 
     @property
@@ -143,7 +146,7 @@ class SearchJob:
                     raise
         interleaved: dict[str, Any] | None = None
         first, _, second = (self.service.config.interleave or "").partition("=")
-        if first == self.body.pipeline and self.body.record and not (self.body.slots or self.body.weights):
+        if first == self.body.pipeline and self._recorded and not (self.body.slots or self.body.weights):
             found, interleaved = self._with_another(found, second)
         event = search_event(self.body, found) | ({INTERLEAVED: interleaved} if interleaved else {})
         id_ = self._end("fell back" if self._failed else "ok", event)
@@ -211,7 +214,7 @@ class SearchJob:
         metrics.searches.labels(self.body.pipeline, outcome).inc()
         for version, how in failed.items():
             metrics.unserved.labels(version, how).inc()
-        if events is None or not self.body.record:
+        if events is None or not self._recorded:
             return None
         event = event or unanswered_event(self.body, time.monotonic() - self._began)
         more = {OUTCOME: outcome, **({UNSERVED: failed} if failed else {})}

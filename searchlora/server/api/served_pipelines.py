@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile
-from searchlora.errors import InvalidName, NotInStore, PipelineError, StoreError, UsageError
+from searchlora.errors import InvalidName, NotInStore, PipelineError, SearchloraError, StoreError, UsageError
 from searchlora.inference.engines import Engines
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name
@@ -356,7 +356,8 @@ class ServedPipelines:
         now = time.monotonic()
         if now - self._logged.get(versions, -math.inf) > _LOG_INTERVAL_S:
             self._logged[versions] = now
-            _LOG.error("%s: %s cannot be served: %s", name, versions, error)
+            trace = None if isinstance(error, SearchloraError) else error
+            _LOG.error("%s: %s cannot be served: %s", name, versions or "a stage", error, exc_info=trace)
 
     def candidates(self, name: str, alias: str) -> dict[str, str]:
         """The slots of a pipeline whose adapter has an alias, such as `candidate`, with the versions that it means."""

@@ -186,7 +186,9 @@ def test_a_replay_says_what_has_changed(client, url, service):
     assert len(list(service.events.log.searches())) == before  # a replay is not recorded
 
 
-def test_two_pipelines_answer_a_search_together(store_of_search, tiny_base, tmp_path, corpus_of_search, monkeypatch):
+def test_two_pipelines_answer_each_search_that_is_recorded(
+    store_of_search, tiny_base, tmp_path, corpus_of_search, monkeypatch
+):
     for name, b in (("old", 0.75), ("new", 0)):
         stages = [{"bm25": {"k": 3, "b": b}}] if name == "old" else [{"bm25": {"k": 3, "b": b, "k1": 3}}]
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"name": name, "stages": stages}), encoding="utf-8")
@@ -205,9 +207,17 @@ def test_two_pipelines_answer_a_search_together(store_of_search, tiny_base, tmp_
         sent(client, {"search": found["id"], "action": "click", "document": found["hits"][0]["document"]})
         event, _ = recorded(tmp_path / "events", found["id"])
         assert (event["interleaved"]["other"], len(event["interleaved"]["credits"])) == ("new", 3)
-        monkeypatch.setattr(SearchJob, "_interleaved", lambda *_: (_ for _ in ()).throw(EngineError("B fails")))
-        assert [hit["document"] for hit in searched(client, "red couch", "old")["hits"]] == alone[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(SearchJob, "_interleaved", lambda *_: (_ for _ in ()).throw(EngineError("B fails")))
+            assert [hit["document"] for hit in searched(client, "red couch", "old")["hits"]] == alone[0]
         plain = searched(client, "red couch", "new")
         assert [hit["document"] for hit in plain["hits"]] == alone[1]
     with pytest.raises(UsageError, match="no pipeline 'other'"):
         made_service(tiny_base, store_of_search, **settings | {"interleave": "old=other"}, pipelines=pipelines)
+    sampled = settings | {"events": str(tmp_path / "sampled"), "events_sample": 0.4}
+    service = made_service(tiny_base, store_of_search, pipelines=pipelines, corpora=(corpus_of_search,), **sampled)
+    with served(service) as url, httpx.Client(base_url=url, timeout=60) as client:
+        answers = [
+            searched(client, "red couch", "old", **more) for more in [{}] * 20 + [{"user": f"{n}"} for n in range(20)]
+        ]
+    assert {("id" in answer, len(answer["stages"])) for answer in answers} == {(True, 2), (False, 1)}
