@@ -22,13 +22,7 @@ EngineNeeds: TypeAlias = dict[tuple[str, str], IndexNeed]
 
 
 def generations(stages: Iterable[StageSettings]) -> dict[str, str | None]:
-    """Index -> the generation that is published now, for the indexes in search engines that stages search.
-
-    Hits depend on it: another load of an index is another collection under the same name.
-
-    Raises:
-        EngineError: if an engine cannot be reached.
-    """
+    """Index -> the generation that is published now, for the indexes in search engines, on which hits depend."""
     shared = Shared()
     try:
         return dict(index for leaf in leaves(stages) for index in leaf.generations(shared).items())
@@ -58,7 +52,15 @@ def load_corpus(
     store = Store.of(store)
     context = BuildContext(store, Engines(store))
     try:
-        needs = _needs(pipelines, overrides, context)
+        needs: EngineNeeds = {}
+        for pipeline, config in read_pipelines(pipelines, overrides):
+            searched = 0
+            for stage in leaves(config.stages):
+                searched += stage.add_to_engines(needs, context)
+            if not searched:
+                what = "no stage searches in an engine that is loaded from here"
+                fix = "Give a pipeline with a stage 'text_search' or 'vector_search'."
+                raise PipelineError(what, where=str(pipeline), fix=fix)
         identity = identity_of(corpus)
         return [
             load_index(
@@ -74,16 +76,3 @@ def load_corpus(
         ]
     finally:
         context.shared.close()
-
-
-def _needs(pipelines: Sequence[str | Path], overrides: Sequence[str], context: BuildContext) -> EngineNeeds:
-    needs: EngineNeeds = {}
-    for pipeline, config in read_pipelines(pipelines, overrides):
-        searched = [stage.add_to_engines(needs, context) for stage in leaves(config.stages)]
-        if not any(searched):
-            raise PipelineError(
-                "no stage searches in an engine that is loaded from here",
-                where=str(pipeline),
-                fix="Give a pipeline with a stage 'text_search' or 'vector_search'.",
-            )
-    return needs

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field, PositiveFloat, StringConstraints, model_validator
 
 from searchlora.http_client import api_key
 from searchlora.models.resolve import public_name
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Fields that are searched where a stage names none.
 DEFAULT_FIELDS = ("title", "text")
+
+#: A value of a filter.
+Value: TypeAlias = Annotated[str, StringConstraints(pattern=r"\S")]
 
 _CONNECTION = ("engine", "url", "api_key_env", "concurrency", "timeout_s")
 
@@ -42,19 +45,11 @@ class EngineSearchSettings(RemoteSettings):
         " `http://host:19530` for Milvus, or the path of a file `.db` of Milvus Lite, relative to the working folder",
     )
     index: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="name of the index in the engine")
-    filter: dict[str, str | tuple[str, ...]] = Field(
+    filter: dict[str, Value | Annotated[tuple[Value, ...], Field(min_length=1)]] = Field(
         default_factory=dict,
         description="field -> value, or a list of values of which one must match, ignoring case; fields are other"
         " columns of the corpus",
     )
-
-    @field_validator("filter")
-    @classmethod
-    def _with_values(cls, filter: dict[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
-        for name, values in filter.items():
-            if not values or not all(value.strip() for value in ((values,) if isinstance(values, str) else values)):
-                raise ValueError(f"the filter of '{name}' has no value")
-        return filter
 
     @model_validator(mode="after")
     def _of_the_engine(self) -> EngineSearchSettings:
@@ -86,7 +81,7 @@ class EngineSearchSettings(RemoteSettings):
         return [*filters, *super().labelled_filters()]
 
     def connection(self, shared: Shared) -> SearchEngine:
-        """The search engine, connected on first use. Raises `PipelineError` without the key, and `EngineError`."""
+        """The search engine, connected on first use."""
         key = ("search engine", self.model_dump_json(include=set(_CONNECTION)))
         return shared.get(key, self._connect)
 
@@ -105,7 +100,6 @@ class EngineSearchSettings(RemoteSettings):
         return OpenSearch(self.url, password=secret, connections=self.concurrency, timeout_s=self.timeout_s)
 
     def build(self, context: BuildContext) -> RetrieveStage:
-        """Connect to the engine. Raises `StaleIndex` if the index was not loaded, or does not fit."""
         retriever = self._retriever(context)
         return EngineStage(retriever, self.k, self.label(*self._inner(context)), self.filter_by, self.kind)
 
@@ -118,13 +112,8 @@ class EngineSearchSettings(RemoteSettings):
     def _retriever(self, context: BuildContext) -> Retriever: ...
 
     def _open(self, context: BuildContext, **wanted: Any) -> OpenIndex:
-        return open_index(
-            self.connection(context.shared),
-            self.index,
-            filters={*self.filter, *self.filter_by},
-            pipeline=context.pipeline,
-            **wanted,
-        )
+        engine, filters = self.connection(context.shared), {*self.filter, *self.filter_by}
+        return open_index(engine, self.index, filters=filters, pipeline=context.pipeline, **wanted)
 
 
 class TextSearchSettings(EngineSearchSettings):
@@ -177,12 +166,6 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
     )
     hnsw_ef_search: int = Field(64, ge=1, le=1000, description="hnsw: candidates per query, at least its hits")
 
-    @model_validator(mode="after")
-    def _of_the_structure(self) -> VectorSearchSettings:
-        if "hnsw_ef_search" in self.model_fields_set and self.structure != "hnsw":
-            raise ValueError("'hnsw_ef_search' is for 'structure: hnsw'")
-        return self
-
     def needs(self) -> Needs:
         return replace(super().needs(), texts_with_hits=True)
 
@@ -191,21 +174,13 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
 
     def _retriever(self, context: BuildContext) -> Retriever:
         index = self._open(context, vectors=self.vector_keys(context), graph=self.structure == "hnsw")
-        return VectorSearch(
-            index,
-            self.encoder(context),
-            self.encoding,
-            filter=self.filter,
-            effort=self.hnsw_ef_search,
-            concurrency=self.concurrency,
-        )
+        search = {"filter": self.filter, "effort": self.hnsw_ef_search, "concurrency": self.concurrency}
+        return VectorSearch(index, self.encoder(context), self.encoding, **search)
 
     def _add_to(self, need: IndexNeed, context: BuildContext) -> None:
         encoder = self.encoder(context)
-        vectors = EngineVectors(
-            **self.encoded(context), dimensions=encoder.vector_dimensions, graph=self.structure == "hnsw"
-        )
-        need.add_vectors(Vectorizer(encoder, vectors))
+        layout = {"dimensions": encoder.vector_dimensions, "graph": self.structure == "hnsw"}
+        need.add_vectors(Vectorizer(encoder, EngineVectors(**self.encoded(context), **layout)))
 
 
 class EngineStage(RetrieveStage):

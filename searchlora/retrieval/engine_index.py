@@ -28,7 +28,7 @@ from searchlora.retrieval.index_manifest import CorpusIdentity, EncodedVectors, 
 from searchlora.retrieval.search_engine import Entry, Layout, OpenIndex, SearchEngine, facets, storable
 
 #: Version of the record. Changes with what engines store of a document.
-SCHEMA: Literal[2] = 2
+SCHEMA: Literal[3] = 3
 
 #: Documents that are encoded and stored at once. Vectors depend on it in their last bits.
 BATCH = 512
@@ -50,7 +50,7 @@ class EngineVectors(EncodedVectors):
 class EngineRecord(FrozenModel):
     """What an index in an engine was loaded from; documents from Python have no corpus. Filters name `facets`."""
 
-    schema_version: Literal[2] = SCHEMA
+    schema_version: Literal[3] = SCHEMA
     created: str
     corpus: CorpusIdentity | None
     documents: int
@@ -115,14 +115,14 @@ class IndexNeed:
     vectorizer: Vectorizer | None = None
 
     def add_text(self, keys: TextKeys) -> None:
-        """Add fields of a full-text search. Raises `PipelineError` for another analyser than that of the others."""
+        """Add fields of a full-text search, which must have the analyser of the others."""
         if self.text is not None and self.text.analyzer != keys.analyzer:
             raise self._conflict(f"the analysers {self.text.analyzer} and {keys.analyzer}")
         fields = dict.fromkeys((*(self.text.fields if self.text else ()), *keys.fields))
         self.text = TextKeys(fields=tuple(fields), analyzer=keys.analyzer)
 
     def add_vectors(self, vectorizer: Vectorizer) -> None:
-        """Add vectors. Raises `PipelineError` for others than those that are needed already."""
+        """Add vectors, which must be those that are needed already."""
         own = self.vectorizer or vectorizer
         if (own.vectors.keys, own.vectors.graph) != (vectorizer.vectors.keys, vectorizer.vectors.graph):
             raise self._conflict("different vectors")
@@ -147,11 +147,6 @@ def load_index(
 
     An index that was published before is searched until then, and deleted. One that holds the same stays. `documents`
     is called twice.
-
-    Raises:
-        DataError: for two documents with the same id, an id that is not one word, a collection without text, a field
-            that no document has, a document that the engine cannot hold, or a corpus that changes meanwhile.
-        EngineError: if the engine cannot be reached, or refuses.
     """
     count, names = _scan(documents(), text.fields if text is not None else ())
     record = EngineRecord(
@@ -165,11 +160,9 @@ def load_index(
     generation, published = record.generation(index), engine.published(index)
     if corpus is not None and published is not None and published.generation == generation:
         _drop_others(engine, index, generation)
-        return LoadedIndex(index, generation, parse_record(published.record, index, engine.where), loaded=False)
-    if published is None or published.generation == generation:  # documents from Python have no hash
-        _drop_others(engine, index, "")
-    else:
-        _drop_others(engine, index, published.generation)  # what killed loads left
+        return LoadedIndex(index, generation, record, loaded=False)
+    # What killed loads left goes, and what has the same name: documents from Python have no hash.
+    _drop_others(engine, index, published.generation if published and published.generation != generation else "")
     engine.create(index, generation, record.layout, record.model_dump_json())
     done, unread = 0, iter(documents())
     while batch := list(islice(unread, BATCH)):
@@ -203,22 +196,24 @@ def open_index(
 ) -> OpenIndex:
     """Open an index for searching, if it has what a search needs; `filters` are the fields that filters name.
 
-    Raises:
-        StaleIndex: if there is no such index, it was loaded from other settings, models or weights, or its corpus
-            changed since; names the command that loads it for the pipeline. A corpus that is no longer there is not
-            compared.
+    A `StaleIndex` names the command that loads it for the pipeline. A corpus that is no longer there is not compared.
     """
-    published = engine.published(index)
-    record = parse_record(published.record, index, engine.where) if published is not None else None
-    corpus = record.corpus if record is not None else None
-    file = "CORPUS" if corpus is None else shlex.join([corpus.path, *corpus.map_options])
+    file = "CORPUS"
 
     def stale(what: str) -> StaleIndex:
         fix = f"Load it: searchlora index load {file} {pipeline}"
         return StaleIndex(what, where=f"{engine.where}, {index}", fix=fix)
 
-    if published is None or record is None:
+    published = engine.published(index)
+    if published is None:
         raise stale("there is no such index, or it was not loaded completely")
+    try:
+        record = EngineRecord.model_validate_json(published.record)
+    except ValidationError:
+        raise stale("the record of the index cannot be read") from None
+    corpus = record.corpus
+    if corpus is not None:
+        file = shlex.join([corpus.path, *corpus.map_options])
     if corpus is not None and corpus.changed():
         raise stale(f"the corpus {corpus.path} was changed after the index was loaded")
     if text is not None:
@@ -246,17 +241,8 @@ def open_index(
     return OpenIndex(engine, published.generation, record.layout)
 
 
-def parse_record(record: str, index: str, where: str) -> EngineRecord:
-    """The record of an index. Raises `DataError` if it is damaged, or of another schema version."""
-    try:
-        return EngineRecord.model_validate_json(record)
-    except ValidationError:
-        fix = "Load the index again with `searchlora index load`."
-        raise DataError("the record of the index cannot be read", where=f"{where}, {index}", fix=fix) from None
-
-
 def _scan(documents: Iterable[Document], fields: Sequence[str]) -> tuple[int, tuple[str, ...]]:
-    """The number of documents and the names of their further fields. Raises `DataError` as `load_index`."""
+    """The number of documents, which must have text and the fields, and the names of their further fields."""
     ids: set[str] = set()
     names: dict[str, None] = {}
     missing = set(fields) - {"title", "text"}

@@ -2,22 +2,20 @@
 
 Each searched field has a sparse vector that Milvus' BM25 function makes of it; the score of a document is the sum of
 the fields' BM25 scores, weighted by their boosts. Milvus returns the best of one field at a time and breaks ties as it
-likes, so hits are requested until ties at rank k are settled, see `searchlora.retrieval.threshold`. BM25's statistics
-are those of a segment of the collection.
+likes, so hits are requested until ties at rank k are settled. BM25's statistics are those of a segment of the
+collection.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any
-from weakref import finalize
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -25,6 +23,7 @@ from pymilvus import DataType, Function, FunctionType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from searchlora.errors import DataError, EngineError
+from searchlora.eval.trec import ranked
 from searchlora.records import Hit
 from searchlora.retrieval.nearest import inner_products
 from searchlora.retrieval.search_engine import (
@@ -39,17 +38,12 @@ from searchlora.retrieval.search_engine import (
     engine_failure,
     fetched_hit,
     one_line,
-    storable,
     stored_fields,
 )
-from searchlora.retrieval.threshold import best_by_sum
 from searchlora.server_url import server_url
 
-#: Maximum length of a text in bytes.
-_MOST_BYTES = 65_535
-
-#: Maximum length of an id in bytes.
-_ID_BYTES = 512
+#: Maximum length of a text and of an id in bytes.
+_MOST_BYTES, _ID_BYTES = 65_535, 512
 
 #: Milvus' defaults; given, because the embedded version has others.
 _K1, _B = 1.2, 0.75
@@ -57,14 +51,20 @@ _K1, _B = 1.2, 0.75
 #: Documents per request; one may have twice 64 kB, and a request 64 MB.
 _PUT = 128
 
-#: Ids in one filter.
-_IDS = 1_000
-
 #: Least time limit of a write, and of loading a collection into memory, in seconds: they may take long.
 _WRITE_S = 600.0
 
 _REGISTRY = "searchlora_indexes"
 _OUTPUT = ["id", "title", "text", "metadata"]
+
+#: Returns the n best hits by one field, best first.
+BestOf: TypeAlias = Callable[[str, int], Sequence[Hit]]
+
+#: Returns the scores by one field of those of the documents that it matches.
+ScoresOf: TypeAlias = Callable[[str, Sequence[str]], Mapping[str, float]]
+
+#: Hits beyond k that are requested first, so that ties at rank k rarely need a second request.
+_MARGIN = 32
 
 
 class Milvus(SearchEngine):
@@ -100,26 +100,24 @@ class Milvus(SearchEngine):
         # Milvus Lite's server closes connections that it finds pinged too often, as a client's idle ones are.
         options = {"grpc_options": {"grpc.keepalive_time_ms": 2**31 - 1}} if self._is_embedded else {}
         with _errors(self.where):
-            client = MilvusClient(self._address, token=self._token, timeout=self._timeout_s, **options)
-        self._finalizer = finalize(self, client.close)
-        return client
+            return MilvusClient(self._address, token=self._token, timeout=self._timeout_s, **options)
 
     def published(self, index: str) -> Published | None:
         if self._is_embedded and not Path(self._address).exists():
             return None
-        rows = [row for row in self._registered(index) if row["published"] > 0]
-        if not rows:
-            return None
-        latest = max(rows, key=lambda row: int(row["published"]))
-        return Published(latest["generation"], latest["record"])
+        latest = max(self._registered(index), key=lambda row: int(row["published"]), default={"published": 0})
+        return Published(latest["generation"], latest["record"]) if latest["published"] else None
 
     def generations(self, index: str) -> list[str]:
         return sorted(row["generation"] for row in self._registered(index))
 
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
         if not self._call("has_collection", _REGISTRY):
-            self._create(_REGISTRY, *_registry_schema())
-        self._create(generation, *self._schema(layout))
+            # A collection needs a vector; the other columns are dynamic.
+            columns = {"primary_field_name": "generation", "vector_field_name": "nothing", "dimension": 2}
+            self._create(_REGISTRY, id_type="string", max_length=_ID_BYTES, metric_type="IP", **columns)
+        schema, indexes = self._schema(layout)
+        self._create(generation, schema=schema, index_params=indexes)
         self._register({"generation": generation, "index": index, "record": record, "published": 0})
 
     def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
@@ -147,12 +145,8 @@ class Milvus(SearchEngine):
             return self._by_text(generation, layout, field, query, condition, count)
 
         def scores(field: str, ids: Sequence[str]) -> dict[str, float]:
-            of_documents: dict[str, float] = {}
-            for start in range(0, len(ids), _IDS):
-                part = ids[start : start + _IDS]
-                hits = self._by_text(generation, layout, field, query, _any_of("id", part), len(part))
-                of_documents |= {hit.document: hit.score for hit in hits}
-            return of_documents
+            hits = self._by_text(generation, layout, field, query, _any_of("id", ids), len(ids))
+            return {hit.document: hit.score for hit in hits}
 
         return best_by_sum(boosts, best, scores, k, self.most_hits)
 
@@ -177,8 +171,8 @@ class Milvus(SearchEngine):
         return best_by_sum({"vector": 1.0}, best, lambda *_: {}, k, self.most_hits, error)
 
     def close(self) -> None:
-        if self.__dict__.pop("_client", None) is not None:
-            self._finalizer()
+        if client := self.__dict__.pop("_client", None):
+            client.close()
             self._in_memory.clear()
 
     def _call(self, method: str, collection: str, *values: Any, writes: bool = False, **options: Any) -> Any:
@@ -229,40 +223,23 @@ class Milvus(SearchEngine):
             schema.add_field(name, DataType.JSON)
         for number in range(len(layout.fields)):
             field, words = f"field_{number}", f"words_{number}"
-            analyzer = {"type": layout.analyzer or self.default_analyzer}
-            schema.add_field(
-                field, DataType.VARCHAR, max_length=_MOST_BYTES, enable_analyzer=True, analyzer_params=analyzer
-            )
+            analyzed = {"enable_analyzer": True, "analyzer_params": {"type": layout.analyzer or self.default_analyzer}}
+            schema.add_field(field, DataType.VARCHAR, max_length=_MOST_BYTES, **analyzed)
             schema.add_field(words, DataType.SPARSE_FLOAT_VECTOR)
-            schema.add_function(
-                Function(
-                    name=f"bm25_{number}",
-                    function_type=FunctionType.BM25,
-                    input_field_names=[field],
-                    output_field_names=[words],
-                )
-            )
-            indexes.add_index(
-                words,
-                index_type="SPARSE_INVERTED_INDEX",
-                metric_type="BM25",
-                params=self._index_parameters({"bm25_k1": _K1, "bm25_b": _B}),
-            )
+            schema.add_function(Function(f"bm25_{number}", FunctionType.BM25, [field], [words]))
+            options = self._index_parameters({"bm25_k1": _K1, "bm25_b": _B})
+            indexes.add_index(words, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25", params=options)
         if layout.dimensions is not None:
             schema.add_field("has_vector", DataType.BOOL)
             schema.add_field("vector", DataType.FLOAT_VECTOR, dim=layout.dimensions)
-            if layout.graph:
-                options = self._index_parameters({"M": GRAPH_M, "efConstruction": GRAPH_CANDIDATES})
-                indexes.add_index("vector", index_type="HNSW", metric_type="IP", params=options)
-            else:
-                indexes.add_index("vector", index_type="FLAT", metric_type="IP")
+            options = {"M": GRAPH_M, "efConstruction": GRAPH_CANDIDATES} if layout.graph else {}
+            kind, options = "HNSW" if layout.graph else "FLAT", self._index_parameters(options)
+            indexes.add_index("vector", index_type=kind, metric_type="IP", params=options)
         return schema, indexes
 
     def _index_parameters(self, parameters: Mapping[str, float]) -> dict[str, Any]:
         """Parameters of an index; Milvus Lite reads them as JSON under `params`, as older clients sent them."""
         return {"params": dict(parameters)} if self._is_embedded else dict(parameters)
-
-    # The registry: a collection with a row for each generation.
 
     def _registered(self, index: str) -> list[dict[str, Any]]:
         if not self._call("has_collection", _REGISTRY):
@@ -276,48 +253,55 @@ class Milvus(SearchEngine):
         self._call("upsert", _REGISTRY, [{**row, "nothing": [0.0, 0.0]}], writes=True)
         self._call("flush", _REGISTRY, writes=True)
 
-    def _create(self, collection: str, schema: Any, indexes: Any) -> None:
-        options = {"schema": schema, "index_params": indexes, "consistency_level": "Strong"}
-        self._call("create_collection", collection, **options, writes=True)
+    def _create(self, collection: str, **options: Any) -> None:
+        self._call("create_collection", collection, consistency_level="Strong", **options, writes=True)
 
 
-def _registry_schema() -> tuple[Any, Any]:
-    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("generation", DataType.VARCHAR, is_primary=True, max_length=_ID_BYTES)
-    schema.add_field("index", DataType.VARCHAR, max_length=_ID_BYTES)
-    schema.add_field("record", DataType.VARCHAR, max_length=_MOST_BYTES)
-    schema.add_field("published", DataType.INT64)
-    schema.add_field("nothing", DataType.FLOAT_VECTOR, dim=2)  # a collection needs a vector
-    indexes = MilvusClient.prepare_index_params()
-    indexes.add_index("nothing", index_type="FLAT", metric_type="IP")
-    return schema, indexes
+def best_by_sum(
+    weights: Mapping[str, float], best: BestOf, scores: ScoresOf, k: int, most: int, error: float = 0.0
+) -> list[Hit]:
+    """The k best documents by the sum over fields of weight × score, from the best hits by each field.
+
+    More hits of each field are requested until no document that was not seen can be among the k best, ties included:
+    the threshold algorithm of Fagin, Lotem and Naor ("Optimal aggregation algorithms for middleware", PODS 2001). The
+    engine returns at most `most` hits, and orders them with a rounding error of at most `error`.
+    """
+    count = min(k + _MARGIN, most)
+    while True:
+        lists = {field: best(field, count) for field in weights}
+        partial = {field: {hit.document: hit.score for hit in hits} for field, hits in lists.items()}
+        open_fields = [field for field, hits in lists.items() if len(hits) >= count]
+        seen = {hit.document: hit for hits in lists.values() for hit in hits}
+        for field in open_fields if len(weights) > 1 else ():
+            unknown = sorted(seen.keys() - partial[field].keys())
+            if unknown:
+                partial[field] |= scores(field, unknown)
+        sums = {
+            document: float(sum(weights[field] * partial[field].get(document, 0.0) for field in weights))
+            for document in seen
+        }
+        order = ranked(sums)[:k]
+        # A document that was not seen scores at most the last of each list that goes on.
+        bound = sum(weights[field] * lists[field][-1].score for field in open_fields) + error
+        settled = len(order) == k and np.float32(sums[order[-1]]) > np.float32(bound)
+        if not open_fields or settled or count >= most:
+            return [Hit(document, sums[document], seen[document].fetched) for document in order]
+        count = min(count * 4, most)
 
 
 def _row(layout: Layout, entry: Entry) -> dict[str, Any]:
-    document, row = entry.document, stored_fields(entry.document)
-    for number, field in enumerate(layout.fields):
-        row[f"field_{number}"] = storable(document.field(field))
-    lengths = {name: len(value.encode()) for name, value in row.items() if isinstance(value, str)}
-    lengths |= {name: len(json.dumps(row[name], ensure_ascii=False).encode()) for name in ("metadata", "facets")}
-    longest = max(lengths, key=lambda name: lengths[name])
-    if lengths["id"] > _ID_BYTES or lengths[longest] > _MOST_BYTES:
-        most = _ID_BYTES if lengths["id"] > _ID_BYTES else _MOST_BYTES
-        raise DataError(
-            f"Milvus cannot hold the document: its {longest} has {lengths[longest]:,} bytes, more than {most:,}",
-            where=f"document {document.id}",
-            fix="Split it into passages.",
-        )
+    row = stored_fields(layout, entry.document)
+    if any(isinstance(value, str) and len(value.encode()) > _MOST_BYTES for value in row.values()):
+        what = f"Milvus cannot hold the document: a field has more than {_MOST_BYTES:,} bytes"
+        raise DataError(what, where=f"document {entry.document.id}", fix="Split it into passages.")
     if layout.dimensions is not None:
         row["has_vector"] = entry.vector is not None
         row["vector"] = [0.0] * layout.dimensions if entry.vector is None else entry.vector.tolist()
     return row
 
 
-# The expression language of Milvus. Every value of a filter is written by `_string`.
-
-
 def _condition(where: Filter) -> str:
-    """A filter as an expression."""
+    """A filter as an expression. Every value is written by `_string`."""
     return " and ".join(
         "(" + " or ".join(f"facets[{_string(field)}] == {_string(value)}" for value in values) + ")"
         for field, values in where.items()
@@ -325,7 +309,6 @@ def _condition(where: Filter) -> str:
 
 
 def _any_of(field: str, values: Sequence[str]) -> str:
-    """An expression for the rows whose field has one of some values."""
     return f"{field} in [{', '.join(map(_string, values))}]"
 
 

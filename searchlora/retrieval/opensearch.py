@@ -7,7 +7,6 @@ exactly by a script, or in a graph (HNSW). An index is published as an alias, an
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,20 +30,12 @@ from searchlora.retrieval.search_engine import (
     engine_failure,
     fetched_hit,
     one_line,
-    storable,
     stored_fields,
 )
-from searchlora.retrieval.threshold import best_by_sum
 from searchlora.server_url import server_url
-
-#: Largest number of hits of a search (`index.max_result_window`).
-_MOST_HITS = 10_000
 
 #: Maximum length of a value that filters compare, in characters.
 _MOST_FACET = 2_000
-
-#: Maximum length of an id in bytes.
-_ID_BYTES = 512
 
 #: Bytes of a bulk request; services refuse more than 10 MB.
 _BULK_BYTES = 5_000_000
@@ -61,19 +52,10 @@ class OpenSearch(SearchEngine):
     """
 
     default_analyzer = "standard"
-    most_hits = _MOST_HITS
+    most_hits = 10_000  # `index.max_result_window`
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        password: str | None = None,
-        connections: int = 8,
-        timeout_s: float = 30.0,
-    ) -> None:
-        parts = server_url(url, example="https://localhost:9200")
-        if parts.query or parts.fragment:
-            raise EngineError(f"{url!r} is not the address of a server", fix="Write it as in https://localhost:9200.")
+    def __init__(self, url: str, *, password: str | None = None, connections: int = 8, timeout_s: float = 30.0) -> None:
+        server_url(url, example="https://localhost:9200")
         self.where = url
         self._client = opensearchpy.OpenSearch(
             hosts=[url],
@@ -89,15 +71,10 @@ class OpenSearch(SearchEngine):
         mappings = self._mappings(index)
         if not mappings:
             return None
-        if len(mappings) > 1 or index in mappings:
-            raise EngineError(
-                f"'{index}' is an index or alias that searchlora did not load",
-                where=self.where,
-                fix="Choose another name as 'index' of the stage, or search it by a stage 'http'.",
-            )
-        ((generation, record),) = mappings.items()
-        if record is None:
-            raise EngineError(f"the alias '{index}' is not of searchlora", where=self.where, fix="Choose another name.")
+        generation, record = next(iter(mappings.items()))
+        if record is None or len(mappings) > 1:
+            what = f"'{index}' is an index or alias that searchlora did not load"
+            raise EngineError(what, where=self.where, fix="Choose another 'index', or search it by a stage 'http'.")
         return Published(generation, record)
 
     def generations(self, index: str) -> list[str]:
@@ -110,7 +87,8 @@ class OpenSearch(SearchEngine):
         analyzed = {"type": "text", "analyzer": layout.analyzer or self.default_analyzer}
         stored = {"type": "text", "index": False}
         properties: dict[str, Any] = {"id": {"type": "keyword"}, "title": stored, "text": stored}
-        properties |= {"metadata": {"type": "object", "enabled": False}, "facets": {"type": "object", "dynamic": True}}
+        properties["metadata"] = {"type": "object", "enabled": False}
+        properties["facets"] = {"type": "keyword", "ignore_above": _MOST_FACET}
         properties |= {f"field_{number}": analyzed for number in range(len(layout.fields))}
         if layout.dimensions is not None:
             properties["vector"] = {"type": "knn_vector", "dimension": layout.dimensions}
@@ -118,15 +96,7 @@ class OpenSearch(SearchEngine):
             parameters = {"m": GRAPH_M, "ef_construction": GRAPH_CANDIDATES}
             method = {"name": "hnsw", "engine": "faiss", "space_type": "innerproduct", "parameters": parameters}
             properties["vector"]["method"] = method
-        values = {"match_mapping_type": "string", "path_match": "facets.*"}
-        template = {"facets": {**values, "mapping": {"type": "keyword", "ignore_above": _MOST_FACET}}}
-        mappings = {
-            "_meta": {_META: record},
-            "dynamic": False,
-            "date_detection": False,  # a facet whose first value is a date would refuse any other text
-            "dynamic_templates": [template],
-            "properties": properties,
-        }
+        mappings = {"_meta": {_META: record}, "dynamic": False, "properties": properties}
         settings = {"index": {"knn": True}} if layout.graph else {}  # exact search needs no graph
         with _errors(self.where):
             self._client.indices.create(index=generation, body={"settings": settings, "mappings": mappings})
@@ -137,19 +107,12 @@ class OpenSearch(SearchEngine):
             for entry in entries
         )
         with _errors(self.where):
-            for succeeded, item in helpers.streaming_bulk(
-                self._client,
-                actions,
-                max_chunk_bytes=_BULK_BYTES,
-                max_retries=4,
-                raise_on_error=False,
-                raise_on_exception=True,
-            ):
+            options = {"max_chunk_bytes": _BULK_BYTES, "max_retries": 4, "raise_on_error": False}
+            for succeeded, item in helpers.streaming_bulk(self._client, actions, **options):
                 if not succeeded:
-                    ((_, result),) = item.items()
-                    error = result.get("error") or {}
-                    reason = error.get("reason", "no reason given") if isinstance(error, Mapping) else str(error)
-                    raise DataError(f"the engine refuses the document ({reason})", where=f"document {result['_id']}")
+                    result = item["index"]
+                    what = f"the engine refuses the document ({result['error']['reason']})"
+                    raise DataError(what, where=f"document {result['_id']}")
 
     def publish(self, index: str, generation: str, layout: Layout) -> None:
         del layout
@@ -185,13 +148,11 @@ class OpenSearch(SearchEngine):
             scored = {"script_score": {"query": with_vector, "script": script}}
             return _inner_products(self._search(generation, {"query": scored}, k))
 
-        def best(_: str, count: int) -> list[Hit]:
-            knn: dict[str, Any] = {"vector": values, "k": count, "method_parameters": {"ef_search": max(effort, count)}}
-            if filters:
-                knn["filter"] = {"bool": {"filter": filters}}
-            return self._search(generation, {"query": {"knn": {"vector": knn}}}, count)
-
-        return _inner_products(best_by_sum({"vector": 1.0}, best, lambda *_: {}, k, _MOST_HITS))
+        count = max(k, effort)
+        knn: dict[str, Any] = {"vector": values, "k": count, "method_parameters": {"ef_search": count}}
+        if filters:
+            knn["filter"] = {"bool": {"filter": filters}}
+        return _inner_products(self._search(generation, {"query": {"knn": {"vector": knn}}}, k))
 
     def close(self) -> None:
         self._client.close()
@@ -207,14 +168,7 @@ class OpenSearch(SearchEngine):
             response = self._client.search(index=generation, body=request, params=whole)
         if response.get("timed_out"):
             raise DeadlineExceeded("the search was not done in time", where=self.where, fix="Set a longer timeout_s.")
-        try:
-            return [_hit(row) for row in response["hits"]["hits"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise EngineError(
-                f"the answer is not that of a search ({type(error).__name__}: {error})",
-                where=self.where,
-                fix="Check the address.",
-            ) from None
+        return [fetched_hit(row["_id"], row["_score"], row["_source"]) for row in response["hits"]["hits"]]
 
     def _mappings(self, name: str) -> dict[str, str | None]:
         """Index -> its record; None for an index that is not of searchlora."""
@@ -225,31 +179,15 @@ class OpenSearch(SearchEngine):
 
 
 def _row(layout: Layout, entry: Entry) -> dict[str, Any]:
-    document = entry.document
-    if len(document.id.encode()) > _ID_BYTES:
-        raise DataError(f"the id has more than {_ID_BYTES} bytes", where=f"document {document.id}")
-    row = stored_fields(document)
-    row["facets"] = {_key(name): value for name, value in row["facets"].items()}
-    row |= {f"field_{number}": storable(document.field(field)) for number, field in enumerate(layout.fields)}
+    row = stored_fields(layout, entry.document)
+    row["facets"] = [f"{name}\t{value}" for name, value in row["facets"].items()]
     if entry.vector is not None:
         row["vector"] = entry.vector.tolist()
     return row
 
 
 def _filters(where: Filter) -> list[dict[str, Any]]:
-    return [{"terms": {f"facets.{_key(field)}": list(values)}} for field, values in where.items()]
-
-
-def _key(field: str) -> str:
-    """A field's name as a key, in which a dot would be a level; other names have other keys."""
-    return field.replace("%", "%25").replace(".", "%2E")
-
-
-def _hit(row: Mapping[str, Any]) -> Hit:
-    score = float(row["_score"])
-    if not math.isfinite(score):
-        raise ValueError("a score that is not finite")
-    return fetched_hit(str(row["_id"]), score, row["_source"])
+    return [{"terms": {"facets": [f"{field}\t{value}" for value in values]}} for field, values in where.items()]
 
 
 def _inner_products(hits: Sequence[Hit]) -> list[Hit]:
@@ -263,23 +201,14 @@ def _errors(where: str) -> Iterator[None]:
     try:
         yield
     except exceptions.ConnectionTimeout:
-        raise DeadlineExceeded(
-            "the server did not answer in time", where=where, fix="Set a longer timeout_s."
-        ) from None
+        what = "the server did not answer in time"
+        raise DeadlineExceeded(what, where=where, fix="Set a longer timeout_s.") from None
     except exceptions.ConnectionError as error:
         raise engine_failure(where, f"the server cannot be reached ({one_line(error.error)})") from None
     except exceptions.TransportError as error:
         status = error.status_code
         kind = RequestRefused if status in OF_ONE_REQUEST else EngineError
-        what = f"the server refuses ({status}: {_reason(error)})"
+        what = f"the server refuses ({one_line(error)})"
         raise engine_failure(where, what, key=status in (401, 403), gone=status == 404, kind=kind) from None
     except exceptions.OpenSearchException as error:
         raise engine_failure(where, f"the server's answer cannot be read ({error})") from None
-
-
-def _reason(error: Any) -> str:
-    information = error.info
-    if isinstance(information, Mapping):
-        cause = information.get("error", information)
-        information = cause.get("reason", cause) if isinstance(cause, Mapping) else cause
-    return one_line(information or error.error)

@@ -8,7 +8,6 @@ inner product, exactly or in a graph (HNSW).
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -32,7 +31,6 @@ from searchlora.retrieval.search_engine import (
     engine_failure,
     fetched_hit,
     one_line,
-    storable,
     stored_fields,
 )
 from searchlora.server_url import postgres_parameters
@@ -42,9 +40,6 @@ _REFUSED = (psycopg.errors.ProgramLimitExceeded, psycopg.DataError)
 
 #: Labels of positions in a tsvector, so at most as many fields; the order of `ts_rank_cd`'s weights is the reverse.
 _LABELS = "ABCD"
-
-#: Divides by 1 + the logarithm of the length, see "Ranking Search Results" in PostgreSQL's manual.
-_NORMALIZATION = 1
 
 _REGISTRY = "searchlora_indexes"
 _CREATE_REGISTRY = """
@@ -74,28 +69,23 @@ class Postgres(SearchEngine):
         self._parameters = postgres_parameters(url)
         # Given, if empty, so that libpq does not send PGPASSWORD to an address that a file names.
         self._parameters["password"] = password or ""
+        self._parameters |= {"connect_timeout": int(timeout_s), "options": "-c client_min_messages=warning"}
         self._timeout_s = timeout_s
         self._idle: list[psycopg.Connection] = []
-        self._lock = threading.Lock()
         finalize(self, _close, self._idle)
 
     def published(self, index: str) -> Published | None:
         with self._connected() as connection:
             if connection.execute("SELECT to_regclass(%s)", [_REGISTRY]).fetchone() == (None,):
                 return None
-            row = connection.execute(
-                "SELECT generation, record FROM searchlora_indexes WHERE index = %s AND published IS NOT NULL"
-                " ORDER BY published DESC LIMIT 1",
-                [index],
-            ).fetchone()
+            select = "SELECT generation, record FROM searchlora_indexes WHERE index = %s AND published IS NOT NULL"
+            row = connection.execute(select + " ORDER BY published DESC LIMIT 1", [index]).fetchone()
         return Published(*row) if row is not None else None
 
     def generations(self, index: str) -> list[str]:
         with self._connected() as connection:
             connection.execute(_CREATE_REGISTRY)
-            rows = connection.execute(
-                "SELECT generation FROM searchlora_indexes WHERE index = %s ORDER BY generation", [index]
-            )
+            rows = connection.execute("SELECT generation FROM searchlora_indexes WHERE index = %s", [index])
             return [row[0] for row in rows]
 
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
@@ -113,10 +103,8 @@ class Postgres(SearchEngine):
                 connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             connection.execute(_CREATE_REGISTRY)
             connection.execute(_of_table("CREATE TABLE {} (" + columns + ")", generation))
-            connection.execute(
-                "INSERT INTO searchlora_indexes (generation, index, record) VALUES (%s, %s, %s)",
-                [generation, index, record],
-            )
+            insert = "INSERT INTO searchlora_indexes (generation, index, record) VALUES (%s, %s, %s)"
+            connection.execute(insert, [generation, index, record])
 
     def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
         statement, rows = _insertion(generation, layout), [_row(layout, entry) for entry in entries]
@@ -129,17 +117,15 @@ class Postgres(SearchEngine):
                 try:
                     cursor.execute(statement, row)
                 except _REFUSED as error:
-                    raise DataError(
+                    what, where = (
                         f"PostgreSQL cannot hold the document ({_said(error)})",
-                        where=f"document {entry.document.id}",
-                        fix="Split it into passages.",
-                    ) from None
+                        f"document {entry.document.id}",
+                    )
+                    raise DataError(what, where=where, fix="Split it into passages.") from None
 
     def publish(self, index: str, generation: str, layout: Layout) -> None:
         del index  # the registry has it
-        structures = {"0": "gin (facets jsonb_path_ops)"}
-        if layout.fields:
-            structures["1"] = "gin (words)"
+        structures = {"0": "gin (facets jsonb_path_ops)", "1": "gin (words)"}
         if layout.graph:
             options = f"m = {GRAPH_M}, ef_construction = {GRAPH_CANDIDATES}"
             structures["hnsw"] = f"hnsw (vector vector_ip_ops) WITH ({options})"
@@ -148,9 +134,8 @@ class Postgres(SearchEngine):
                 create = "CREATE INDEX IF NOT EXISTS {} ON {} USING " + structure
                 connection.execute(_of_table(create, f"{generation}_{name}", generation))
             connection.execute(_of_table("ANALYZE {}", generation))
-            connection.execute(
-                "UPDATE searchlora_indexes SET published = clock_timestamp() WHERE generation = %s", [generation]
-            )
+            update = "UPDATE searchlora_indexes SET published = clock_timestamp() WHERE generation = %s"
+            connection.execute(update, [generation])
 
     def drop(self, generation: str) -> None:
         with self._connected() as connection, connection.transaction():
@@ -167,7 +152,7 @@ class Postgres(SearchEngine):
         statement = (
             "WITH query AS MATERIALIZED (" + _QUERY + ")"
             " SELECT id, title, text, metadata,"
-            " ts_rank_cd(%(weights)s::real[], d.words, query.words, %(norm)s) AS score"
+            " ts_rank_cd(%(weights)s::real[], d.words, query.words, 1) AS score"
             " FROM {} AS d, query WHERE d.words @@ query.words"
             + condition
             + " ORDER BY score DESC, id DESC LIMIT %(k)s"
@@ -177,7 +162,6 @@ class Postgres(SearchEngine):
             "analyzer": layout.analyzer or self.default_analyzer,
             "labels": "".join(sorted(weights)),
             "weights": [weights.get(label, 0.0) for label in reversed(_LABELS)],
-            "norm": _NORMALIZATION,
             "k": k,
             **values,
         }
@@ -199,13 +183,12 @@ class Postgres(SearchEngine):
         return self._search(_of_table(statement, generation), parameters, settings)
 
     def close(self) -> None:
-        with self._lock:
-            _close(self._idle)
+        _close(self._idle)
 
     def _search(
         self, statement: sql.Composed, parameters: Mapping[str, Any], settings: Mapping[str, Any] | None = None
     ) -> list[Hit]:
-        limits = {"statement_timeout": max(int(1000 * self._timeout_s), 1), **(settings or {})}
+        limits = {"statement_timeout": int(1000 * self._timeout_s), **(settings or {})}
         with self._connected() as connection, connection.transaction():
             for name, value in limits.items():
                 connection.execute("SELECT set_config(%s, %s, true)", [name, str(value)])
@@ -218,24 +201,18 @@ class Postgres(SearchEngine):
     @contextmanager
     def _connected(self) -> Iterator[psycopg.Connection]:
         """A connection: an idle one that the server has not closed, or a new one."""
-        with self._lock:
-            connection = self._idle.pop() if self._idle else None
         with _errors(self.where, self._timeout_s):
-            if connection is not None:
-                try:
-                    connection.execute("")
-                except psycopg.OperationalError:
-                    connection = None
+            connection = None
+            with suppress(IndexError, psycopg.OperationalError):
+                idle = self._idle.pop()
+                idle.execute("")
+                connection = idle
             if connection is None:
-                seconds = max(int(self._timeout_s), 2)  # libpq's least
-                connection = psycopg.connect(**self._parameters, connect_timeout=seconds, autocommit=True)
-                connection.execute("SET client_min_messages = warning")
+                connection = psycopg.connect(**self._parameters, autocommit=True)
             try:
                 yield connection
             finally:
-                if not connection.closed:
-                    with self._lock:
-                        self._idle.append(connection)
+                self._idle.append(connection)
 
 
 def _close(connections: list[psycopg.Connection]) -> None:
@@ -250,26 +227,22 @@ def _of_table(statement: str, *names: str) -> sql.Composed:
 
 def _insertion(generation: str, layout: Layout) -> sql.Composed:
     """The statement that stores a document; parameters as `_row` makes them."""
-    parts = [
-        f"setweight(to_tsvector(%s::regconfig, %s), '{label}')"
-        for _, label in zip(layout.fields, _LABELS, strict=False)
+    words = [
+        f"setweight(to_tsvector(%(analyzer)s::regconfig, %(field_{number})s), '{label}')"
+        for number, label in enumerate(_LABELS[: len(layout.fields)])
     ]
-    words = " || ".join(parts) or "NULL"
-    columns, values = ["id", "title", "text", "metadata", "facets", "words"], ["%s"] * 5 + [words]
+    columns = {name: f"%({name})s" for name in ("id", "title", "text", "metadata", "facets")}
+    columns["words"] = " || ".join(words) or "NULL"
     if layout.dimensions is not None:
-        columns.append("vector")
-        values.append("%s::vector")
-    return _of_table(f"INSERT INTO {{}} ({', '.join(columns)}) VALUES ({', '.join(values)})", generation)
+        columns["vector"] = "%(vector)s::vector"
+    return _of_table(f"INSERT INTO {{}} ({', '.join(columns)}) VALUES ({', '.join(columns.values())})", generation)
 
 
-def _row(layout: Layout, entry: Entry) -> list[Any]:
-    stored = stored_fields(entry.document)
-    row: list[Any] = [Jsonb(value) if isinstance(value, dict) else value for value in stored.values()]
-    for field in layout.fields:
-        row += [layout.analyzer or Postgres.default_analyzer, storable(entry.document.field(field))]
-    if layout.dimensions is not None:
-        row.append(None if entry.vector is None else _literal(entry.vector))
-    return row
+def _row(layout: Layout, entry: Entry) -> dict[str, Any]:
+    stored = stored_fields(layout, entry.document)
+    row = {name: Jsonb(value) if isinstance(value, dict) else value for name, value in stored.items()}
+    vector = None if entry.vector is None else _literal(entry.vector)
+    return {**row, "analyzer": layout.analyzer or Postgres.default_analyzer, "vector": vector}
 
 
 def _condition(where: Filter) -> tuple[str, dict[str, Any]]:
@@ -294,9 +267,8 @@ def _errors(where: str, timeout_s: float) -> Iterator[None]:
     try:
         yield
     except psycopg.errors.QueryCanceled:
-        raise DeadlineExceeded(
-            f"the database did not answer within {timeout_s:g} seconds", where=where, fix="Set a longer timeout_s."
-        ) from None
+        what = f"the database did not answer within {timeout_s:g} seconds"
+        raise DeadlineExceeded(what, where=where, fix="Set a longer timeout_s.") from None
     except _REFUSED as error:
         raise RequestRefused(f"the database refuses the query ({_said(error)})", where=where) from None
     except psycopg.Error as error:
@@ -305,9 +277,5 @@ def _errors(where: str, timeout_s: float) -> Iterator[None]:
         raise engine_failure(where, f"{what} ({said})", key="password" in said, gone=gone) from None
 
 
-def _said(error: BaseException) -> str:
-    """The message of an error in one line."""
-    text = str(error)
-    with suppress(AttributeError):
-        text = error.diag.message_primary or text  # type: ignore[attr-defined]
-    return one_line(text) or type(error).__name__
+def _said(error: psycopg.Error) -> str:
+    return one_line(error.diag.message_primary or error)

@@ -7,7 +7,6 @@ is a *generation*: a table, collection or index of its own, published under the 
 from __future__ import annotations
 
 import math
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,14 +35,7 @@ GRAPH_M, GRAPH_CANDIDATES = 16, 200
 
 @dataclass(frozen=True)
 class Layout:
-    """What an index in an engine can search.
-
-    Attributes:
-        fields: Fields of the full-text search, in the order in which the engine numbers them; empty: none.
-        analyzer: The engine's name of the analyser of their texts; None: its default.
-        dimensions: Of the vectors; None: there are none.
-        graph: Whether vectors are searched approximately, in a graph (HNSW).
-    """
+    """What an index can search: fields, numbered in this order, and vectors, exactly or in a `graph` (HNSW)."""
 
     fields: tuple[str, ...]
     analyzer: str | None = None
@@ -66,17 +58,11 @@ class Published(NamedTuple):
 
 
 class SearchEngine(ABC):
-    """A search engine. Its methods are safe for threads, and raise `EngineError` naming the address if it fails.
+    """A search engine. Its methods are safe for threads, and raise `EngineError` naming the address if it fails."""
 
-    Attributes:
-        where: Its address, for error messages.
-        default_analyzer: Its name of the analyser that splits any language into words.
-        most_hits: Maximum number of hits of a search.
-    """
-
-    where: str
-    default_analyzer: ClassVar[str]
-    most_hits: ClassVar[float] = math.inf
+    where: str  # its address
+    default_analyzer: ClassVar[str]  # splits any language into words
+    most_hits: ClassVar[float] = math.inf  # of a search
 
     @abstractmethod
     def published(self, index: str) -> Published | None:
@@ -88,7 +74,7 @@ class SearchEngine(ABC):
 
     @abstractmethod
     def create(self, index: str, generation: str, layout: Layout, record: str) -> None:
-        """Create an empty generation. Raises `UsageError` for a layout that the engine cannot hold."""
+        """Create an empty generation."""
 
     @abstractmethod
     def put(self, generation: str, layout: Layout, entries: Sequence[Entry]) -> None:
@@ -142,14 +128,16 @@ def one_line(message: object) -> str:
     return " ".join(str(message).split())[:300]
 
 
-def stored_fields(document: Document) -> dict[str, Any]:
-    """What every engine stores of a document: id, title, text, and metadata for hits and for filters."""
+def stored_fields(layout: Layout, document: Document) -> dict[str, Any]:
+    """What every engine stores: id, title, text, metadata for hits and, folded, for filters, and searched fields."""
+    searched = {f"field_{number}": storable(document.field(field)) for number, field in enumerate(layout.fields)}
     return {
         "id": document.id,
         "title": storable(document.title),
         "text": storable(document.text),
         "metadata": {storable(name): storable(value) for name, value in document.metadata.items()},
         "facets": facets(document),
+        **searched,
     }
 
 
@@ -161,7 +149,7 @@ def fetched_hit(document: str, score: float, fields: Mapping[str, Any]) -> Hit:
 
 @dataclass(frozen=True)
 class OpenIndex:
-    """A generation of an index that is searched. A later load does not change it, but ends with its deletion."""
+    """A generation of an index that is searched. A later load deletes it."""
 
     engine: SearchEngine
     generation: str
@@ -178,34 +166,24 @@ class EngineSearch(ABC):
     def __init__(self, index: OpenIndex, filter: Mapping[str, str | Sequence[str]] | None, concurrency: int) -> None:
         self._index = index
         self._filter = folded_filter(filter or {})
-        self._concurrency, self._in_flight = concurrency, threading.BoundedSemaphore(concurrency)
+        self._pool = ThreadPoolExecutor(concurrency)
 
     def search(
         self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
     ) -> list[list[Hit]]:
-        """At most `k` hits per query, best first, with their texts; a blank query has no hits.
-
-        Raises:
-            UsageError: for a k or a filter that the engine cannot answer.
-            EngineError: if the engine cannot be reached, refuses, or the index was replaced since it was opened.
-        """
+        """At most `k` hits per query, best first, with their texts; a blank query has no hits."""
         check_k(k)
         if k > self._index.engine.most_hits:
             raise UsageError(f"{k} hits are requested, and the engine returns at most {self._index.engine.most_hits:,}")
         wheres = [_where(self._filter, filter) for filter in filters or [{}] * len(queries)]
-        prepared = list(self._prepared([storable(query) for query in queries]))
 
         def hits(query: Any, where: Filter | None) -> list[Hit]:
             if query is None or where is None:
                 return []
-            with self._in_flight:
-                by_id = {hit.document: hit for hit in self._ask(query, where, k)}
+            by_id = {hit.document: hit for hit in self._ask(query, where, k)}
             return [by_id[name] for name in ranked({name: hit.score for name, hit in by_id.items()})[:k]]
 
-        if len(prepared) < 2 or self._concurrency == 1:
-            return list(map(hits, prepared, wheres))
-        with ThreadPoolExecutor(min(self._concurrency, len(prepared))) as pool:
-            return list(pool.map(hits, prepared, wheres))
+        return list(self._pool.map(hits, self._prepared([storable(query) for query in queries]), wheres))
 
     @abstractmethod
     def _prepared(self, queries: Sequence[str]) -> Iterable[Any]:
@@ -267,10 +245,7 @@ def _where(constant: Filter, filter: FieldFilter) -> Filter | None:
     where = dict(constant)
     for name, test in filter.items():
         field = storable(name)
-        if test.equals is None:
-            what = f"a search engine can only test whether '{field}' equals a value"
-            raise UsageError(what, fix="Use a stage 'filter' for others.")
-        values = {case_folded(storable(value)) for value in test.equals}
+        values = {case_folded(storable(value)) for value in test.equals or ()}
         where[field] = tuple(sorted(values.intersection(where[field]) if field in where else values))
         if not where[field]:
             return None

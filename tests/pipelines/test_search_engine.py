@@ -194,9 +194,9 @@ def test_what_was_computed_on_an_index_is_not_used_for_the_next_load_of_it(
         ("text_search", {"index": "products; drop table x"}, "'index'"),
         ("text_search", {"fields": {}}, "'fields': .*at least 1"),
         ("text_search", {"fields": {"title": 0}}, "'fields.title': .*greater than 0"),
-        ("text_search", {"filter": {"brand": " "}}, "the filter of 'brand' has no value"),
+        ("text_search", {"filter": {"brand": " "}}, "'filter.brand"),
         ("text_search", {"analyzer": "x'y"}, "'analyzer'"),
-        ("vector_search", {"model": "m", "hnsw_ef_search": 8}, "'hnsw_ef_search' is for 'structure: hnsw'"),
+        ("vector_search", {"model": "m", "hnsw_ef_search": 0}, "'hnsw_ef_search'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(kind, settings, says):

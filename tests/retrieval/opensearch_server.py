@@ -1,8 +1,7 @@
 """What OpenSearch answers to the requests of `searchlora.retrieval.opensearch`, in memory.
 
 The forms are those of their published APIs. The score of a text is the number of its words that the query has, times
-the boost of the field. A facet whose first value looks like a date is mapped as a date, and refuses other values,
-unless the mapping says `date_detection: false`.
+the boost of the field.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ class Cluster:
     """Indexes with their mappings and documents, and aliases.
 
     Attributes:
-        dates: (index, facet) -> whether it is mapped as a date.
         refused: Id of a document that a bulk request refuses -> the reason.
         unready: Number of requests that are answered with 503 first.
         failed_shard: Why one shard answers no search; empty if all do. It holds no document.
@@ -30,7 +28,6 @@ class Cluster:
     indexes: dict[str, dict[str, Any]] = field(default_factory=dict)
     documents: dict[str, dict[str, Any]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
-    dates: dict[tuple[str, str], bool] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     unready: int = 0
     failed_shard: str = ""
@@ -89,23 +86,13 @@ class Cluster:
         for action, source in zip(body[::2], body[1::2], strict=True):
             target = action["index"]
             name, identifier = target["_index"], target["_id"]
-            reason = self.refused.get(identifier) or self._mapped(name, source)
-            if reason:
+            if reason := self.refused.get(identifier):
                 error = {"type": "mapper_parsing_exception", "reason": reason}
                 items.append({"index": {"_index": name, "_id": identifier, "status": 400, "error": error}})
                 continue
             self.documents[name][identifier] = source
             items.append({"index": {"_index": name, "_id": identifier, "result": "created", "status": 201}})
         return Reply({"took": 1, "errors": any("error" in each["index"] for each in items), "items": items})
-
-    def _mapped(self, name: str, source: dict[str, Any]) -> str:
-        """Map the facets of a document dynamically; returns why one is refused, or nothing."""
-        detects = self.indexes[name].get("mappings", {}).get("date_detection", True)
-        for key, value in source.get("facets", {}).items():
-            is_date = detects and re.fullmatch(r"\d{4}-\d\d(-\d\d)?", value) is not None
-            if self.dates.setdefault((name, key), is_date) and not is_date:
-                return f"failed to parse field [facets.{key}] of type [date]"
-        return ""
 
     def _search(self, name: str, body: dict[str, Any]) -> Reply:
         assert body["sort"] == [{"_score": "desc"}, {"id": "desc"}]
@@ -164,8 +151,7 @@ def _near(vector: list[float], filters: list[Any], row: dict[str, Any]) -> float
 
 
 def _fits(filters: list[Any], row: dict[str, Any]) -> bool:
-    conditions = [item for each in filters for item in each["terms"].items()]
-    return all(row["facets"].get(name.removeprefix("facets.")) in values for name, values in conditions)
+    return all(set(row["facets"]) & set(each["terms"]["facets"]) for each in filters)
 
 
 def _words(text: str) -> list[str]:

@@ -11,9 +11,9 @@ from searchlora.errors import DataError, StaleIndex
 from searchlora.eval.trec import ranked
 from searchlora.records import Document, Hit
 from searchlora.retrieval.engine_index import TextKeys, load_index, open_index
+from searchlora.retrieval.milvus import best_by_sum
 from searchlora.retrieval.opensearch import OpenSearch
 from searchlora.retrieval.search_engine import TextSearch
-from searchlora.retrieval.threshold import best_by_sum
 from tests.inference.http_server import answering
 from tests.retrieval.opensearch_server import Cluster
 from tests.retrieval.vectorizers import FINGERPRINT, found, identity, vectorizer_of

@@ -93,8 +93,6 @@ def test_each_query_has_its_filter_beside_that_of_the_stage(shop, encoder):
         first, second, blank, last = searching.search(queries, 10, filters=filters)
         assert {hit.document for hit in first} == {hit.document for hit in last} == {"d1", "d4"}
         assert second == blank == []  # no document can be of both brands; a blank query
-        with pytest.raises(UsageError, match="can only test whether 'brand' equals a value"):
-            searching.search(["tent"], 10, filters=[{"brand": FieldTest((("prefix", frozenset({"a"})),))}])
     plain = TextSearch(shop)
     assert {hit.document for hit in plain.search(["tent boots shoes"], 10, filters=[north])[0]} == {"d3"}
 
@@ -236,7 +234,6 @@ def test_a_language_of_postgres_stems(postgres_url):
         (Milvus, "http://user:secret@host:19530", "the address holds a password"),
         (Milvus, "shop.sqlite", "A file ends with .db"),
         (OpenSearch, "https://user:secret@host:9200", "holds a password"),
-        (OpenSearch, "https://host?x=1", "is not the address of a server"),
     ],
 )
 def test_an_address_that_cannot_be_used(engine, url, says):
