@@ -71,22 +71,13 @@ class PipelineFile(Settings):
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """A pipeline as configured, with parameters substituted.
-
-    Attributes:
-        name: Its name, for run tags.
-        source: What it was read as: a file or a name, for errors.
-        stages: The settings of the stages, in order.
-        corpus: The documents that the file names, or None.
-        parameters: Parameter -> value.
-        overrides: The parameters that were changed, `name=value`.
-    """
+    """A pipeline as configured, with parameters substituted."""
 
     name: str
     source: str
     stages: Sequence[StageSettings]
-    corpus: Corpus | None = None
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    corpus: Corpus | None = None  # the documents that the file names, or None
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)  # parameter -> value
     overrides: Sequence[str] = ()
 
     @property
@@ -110,15 +101,6 @@ def read_pipeline(
     pipeline: str | Path, overrides: Sequence[str] = (), engine: EngineSettings | None = None
 ) -> PipelineConfig:
     """Read a pipeline file or a built-in pipeline.
-
-    Args:
-        pipeline: A YAML file, the name of a built-in pipeline, or the name of a YAML file in the working folder without
-            its `.yaml`.
-        overrides: Parameters of the pipeline, `name=value`.
-        engine: Replaces the engine at the top of the file.
-
-    Raises:
-        PipelineError: for an invalid file; names the file, the stage and the key.
 
     Examples:
         >>> rerank = read_pipeline("rerank", ["depth=50"])
@@ -160,11 +142,7 @@ def _read(pipeline: str | Path) -> tuple[Path, PipelineFile]:
 def read_pipelines(
     pipelines: Sequence[str | Path], overrides: Sequence[str] = ()
 ) -> Iterator[tuple[str | Path, PipelineConfig]]:
-    """Read several pipelines; an override is for those that have its parameter. Arguments as `read_pipeline`.
-
-    Raises:
-        PipelineError: as `read_pipeline`, and for an override of a parameter that none has.
-    """
+    """Read several pipelines; an override is for those that have its parameter. Arguments as `read_pipeline`."""
     # Defaults of parameters need not be valid, so no stage is read yet.
     parameters = {pipeline: _read(pipeline)[1].parameters.keys() for pipeline in pipelines}
     for pipeline in pipelines:
@@ -195,12 +173,7 @@ def parse_stages(
 ) -> list[StageSettings]:
     """The settings of the stages in the list `stages` of a pipeline file, without empty slots, see `is_empty_slot`.
 
-    Args:
-        where: The file, for error messages.
-        parameters: Parameter name -> value.
-
-    Raises:
-        PipelineError: for an invalid stage; names `where`, the stage and the key. Also if no stage is left.
+    `parameters`: Parameter name -> value.
 
     Examples:
         >>> stages = [{"adapter": {"name": "$judge"}}, {"bm25": {"k": 10}}]

@@ -38,17 +38,6 @@ def execute_stage(
 
     A search for which the stage is skipped keeps its fields, and gets the reason as `skipped[label]`. A stage that
     retrieves leaves no hits then, unless an earlier one did, and a `passages` stage no passages.
-
-    Args:
-        settings: None: the stage may take any time, and an error is raised.
-        number: Number of the stage in its pipeline, from 1, for the trace.
-        trace: Gets a row for each search, see `trace_row`. None: nothing is kept.
-        earlier: Milliseconds that were spent for the stage before, see `SharedBatches`.
-        describe: The reason why a stage is skipped, of the error. A server leaves paths and addresses out.
-
-    Raises:
-        DeadlineExceeded: if the stage takes longer than its budget, unless failures are skipped.
-        SearchloraError: whatever the stage raises, unless failures are skipped.
     """
     if trace is None:
         return _applied(stage, settings, searches, describe)

@@ -191,11 +191,7 @@ _BATCH = 256
 
 
 def own_corpus(config: PipelineConfig) -> Corpus | None:
-    """The file of documents that a pipeline names; None if it names none and no stage reads documents.
-
-    Raises:
-        PipelineError: if it names none and a stage needs them.
-    """
+    """The file of documents that a pipeline names; None if it names none and no stage reads documents."""
     if config.corpus is None and needs_of(config.stages).corpus:
         raise PipelineError(
             "the pipeline needs documents, and none are given",

@@ -20,19 +20,6 @@ NOT_FIELDS = ("id", "query", "stages", "input", "hits", "invalid")
 def result(search: SearchContext, executed: SearchContext, stages: Sequence[str]) -> dict[str, Any]:
     """What a pipeline did with one search, as a JSON object.
 
-    Args:
-        search: The search before the first stage.
-        executed: The search after the last stage.
-        stages: Labels of the stages, with pinned versions.
-
-    Returns:
-        `id`; `query`, as it was searched with; `stages`; `input`, the fields of the search; each field that a stage
-        wrote, such as `grades`, `intent` or `answer`, with `hits` as `rank`, `document` and `score`, and `passages`
-        without their texts; and `invalid`, task -> the reason of each output that did not parse, if there is one.
-
-    Raises:
-        DataError: for a value that JSON cannot represent; names the query and the field.
-
     Examples:
         >>> executed = {"id": "q1", "query": "red sofa", "hits": [Hit("d3", 2.5)]}
         >>> result({"id": "q1", "query": "red couch"}, executed, ["shop-rewriter@1", "bm25"])["hits"]

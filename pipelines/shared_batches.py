@@ -24,12 +24,7 @@ _Asked: TypeAlias = tuple[Request, tuple[str, ...]]
 
 
 class SharedBatches:
-    """The stages of a pipeline for one batch of searches; neighbours that are independent share calls of the engine.
-
-    Args:
-        stages: In their order.
-        settings: Their settings; fewer, or none, where stages were built without.
-    """
+    """The stages of a pipeline for one batch of searches; neighbours that are independent share calls of the engine."""
 
     def __init__(self, stages: Sequence[Stage], settings: Sequence[StageSettings]) -> None:
         self._stages = list(stages)
@@ -39,11 +34,7 @@ class SharedBatches:
     def stage(self, index: int, searches: Sequence[SearchContext]) -> tuple[Stage, float]:
         """A stage, which knows the answers that were computed for it with those of an earlier one.
 
-        Args:
-            searches: What the stage is about to be applied to.
-
-        Returns:
-            The stage, and its share of the time that computing them took, in milliseconds.
+        Returns the stage, and its share of the time that computing them took, in milliseconds.
         """
         if index in self._ends:
             self._ask(index, self._ends[index], searches)

@@ -27,17 +27,11 @@ def place_key(place: Place) -> str:
 
 @dataclass(frozen=True)
 class Slot:
-    """A stage, or a part of a `fuse`, that a variant of the pipeline can change.
-
-    Attributes:
-        name: Unique in the pipeline: the name of the adapter of an adapter stage, else the kind of the stage.
-        place: Where it stands in the pipeline.
-        adapter: Its pinned adapter; None without one.
-    """
+    """A stage, or a part of a `fuse`, that a variant of the pipeline can change."""
 
     name: str
     place: Place
-    adapter: str | None
+    adapter: str | None  # its pinned adapter; None without one
 
     @property
     def key(self) -> str:
@@ -47,21 +41,12 @@ class Slot:
 
 @dataclass(frozen=True)
 class Variant:
-    """A pipeline with changed slots.
-
-    Attributes:
-        name: As tables print it.
-        stages: The settings of its stages, with pinned adapters.
-        kind: What the slots are changed to; None for the unchanged pipeline.
-        slots: Names of the changed slots: none, or one.
-        shown: What is in the place of the slot, in a few words.
-        adapter: The version in the place of the slot's, for `older`.
-    """
+    """A pipeline with changed slots."""
 
     name: str
     stages: tuple[StageSettings, ...]
     kind: Literal["off", "base", "older"] | None = None
-    slots: tuple[str, ...] = ()
+    slots: tuple[str, ...] = ()  # names of the changed slots: none, or one
     shown: str = FULL
     adapter: str = ""
 
@@ -87,11 +72,7 @@ def find_slots(stages: Sequence[StageSettings]) -> tuple[Slot, ...]:
 
 
 def without(stages: Sequence[StageSettings], *slots: Slot) -> Variant:
-    """The pipeline without one slot or two.
-
-    Raises:
-        PipelineError: if nothing retrieves any more, or a stage lacks the hits that it reads.
-    """
+    """The pipeline without one slot or two."""
     left: list[StageSettings] = []
     for index, stage in enumerate(stages):
         remaining = _without(stage, (index,), {slot.place for slot in slots})
@@ -116,12 +97,7 @@ def fusion_place(stages: Sequence[StageSettings]) -> int | None:
 
 
 def with_weights(stages: Sequence[StageSettings], weights: Sequence[float], *off: Slot) -> tuple[StageSettings, ...]:
-    """The pipeline with other weights of its first fusion, and without some slots; a part of weight 0 is left out.
-
-    Raises:
-        PipelineError: if nothing fuses, for another number of weights than parts, for weights that are negative or all
-            0, and as `without`.
-    """
+    """The pipeline with other weights of its first fusion, and without some slots; a part of weight 0 is left out."""
     index = fusion_place(stages)
     if index is None:
         raise PipelineError("no stage fuses, so there are no weights to change")

@@ -115,12 +115,7 @@ class AdapterSettings(AnsweringSettings):
         return True
 
     def build(self, context: BuildContext) -> AdapterStage:
-        """Load the adapter.
-
-        Raises:
-            PipelineError: for a task without a prompt, or a tuned value that it does not have.
-            BaseModelError, NotInStore, LoadCheckFailed: if the base or the adapter is missing or fails its load check.
-        """
+        """Load the adapter."""
         stored = context.store.get(self.name)
         manifest = stored.manifest
         task = self._task(stored, context)
@@ -191,16 +186,6 @@ class AdapterStage(AnsweringStage):
 
     Parsed outputs, including `InvalidOutput`, are stored under `outputs[task name]`, one list per search. The task's
     fallback replaces an invalid output; without a fallback the search is unchanged.
-
-    Args:
-        adapter: A pinned reference, `name@3`; None: the base model zero-shot.
-        constrained: Constrain the output: choices are scored completely, with probabilities, and a grammar restricts
-            generation. False: the model generates freely and the text is parsed.
-        continue_after_choice: Generate the text that follows a scored choice, such as the reason of a grade, or the
-            answer where the model does not abstain. It follows the choice after tuning.
-        fuse_rewrite: Where the task rewrites the query, let retrievers search with the one before, too.
-        decides: The lowest probability of an answer that is acted on; None: every answer is.
-        only_undecided: Only searches are answered for which no earlier stage of the task has decided.
     """
 
     task: GenerationTask

@@ -49,14 +49,10 @@ class AnsweringStage(Stage):
 
     Outputs, including `InvalidOutput`, are stored under `outputs[task name]`, one list per search. The task's fallback
     replaces an invalid output; without a fallback the search is unchanged.
-
-    Attributes:
-        decides: The lowest probability of an answer that is acted on; None: every answer is.
-        only_undecided: Only searches are answered for which no earlier stage of the task has decided.
     """
 
     task: GenerationTask
-    decides: Decides | None
+    decides: Decides | None  # the lowest probability of an answer that is acted on; None: every answer is
     only_undecided: bool
 
     @abstractmethod

@@ -50,14 +50,7 @@ class ClassicalSettings(AnsweringSettings, EncoderSettings):
         return not self.only_undecided and load_dataset(self.data).card.task == task
 
     def build(self, context: BuildContext) -> ClassicalStage:
-        """Learn the model.
-
-        Raises:
-            PipelineError: for a task without such a model, an adapter for queries only, or a rule that was fitted for
-                another model.
-            DataError: if the dataset does not exist, or was changed after it was built.
-            BaseModelError, NotInStore, LoadCheckFailed: if encoder or adapter is missing or fails its load check.
-        """
+        """Learn the model."""
         dataset = unchanged_dataset(self.data)
         task = load_generation_task(dataset.card.task, context.tasks).bound(dataset.settings)
         stored = self.stored_adapter(context.store)
@@ -91,14 +84,7 @@ def unchanged_dataset(folder: str | Path) -> Dataset:
 
 
 def learned_model(task: GenerationTask, dataset: Dataset, encode: Encode) -> EncoderBaseline:
-    """The classical model of a task, learned from the training rows of a dataset.
-
-    Args:
-        task: With the settings of the dataset.
-
-    Raises:
-        PipelineError: if the task has no such model that answers one record alone, or there is no training row.
-    """
+    """The classical model of a task, learned from the training rows of a dataset."""
     model = next((each for each in task.encoder_baselines() if each.serves), None)
     where = str(dataset.folder)
     if model is None:
@@ -112,11 +98,7 @@ def learned_model(task: GenerationTask, dataset: Dataset, encode: Encode) -> Enc
 
 @dataclass(frozen=True)
 class ClassicalStage(AnsweringStage):
-    """A fitted model answers the task.
-
-    Args:
-        encode: The encoder that the model has learned with.
-    """
+    """A fitted model answers the task."""
 
     task: GenerationTask
     model: EncoderBaseline

@@ -27,14 +27,7 @@ class Decides(Settings):
     )
 
     def check(self, adapter: str | None, task: GenerationTask, *, constrained: bool) -> None:
-        """Check that the rule fits its stage.
-
-        Args:
-            adapter: The version that answers; None: the base model zero-shot.
-
-        Raises:
-            PipelineError: for a rule that was fitted for another adapter, and for outputs without a probability.
-        """
+        """Check that the rule fits its stage."""
         check_decides(task, f"{adapter or 'zero-shot'}, decides", constrained=constrained)
         self.check_fitted(adapter)
 
@@ -100,9 +93,6 @@ def with_decision(
     """A search after a stage that answered, or with the fallback of the task where the stage may not decide.
 
     The output is kept among `outputs` in either case. An invalid one is not undecided, but what was undecided stays so.
-
-    Args:
-        decides: None: the stage decides always, so the task is no longer undecided.
     """
     outputs = after["outputs"][task.name]
     if any(isinstance(output, InvalidOutput) for output in outputs):

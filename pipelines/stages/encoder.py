@@ -78,12 +78,7 @@ class EncoderSettings(StageSettings):
         return Needs(encoders=(self.model,)) if self.adapter is None else Needs(adapters=(self.adapter,))
 
     def encoder(self, context: BuildContext) -> Encoder | RemoteEncoder:
-        """The encoder, loaded on first use.
-
-        Raises:
-            EngineError: if its server cannot be asked, or does not have it.
-            BaseModelError, NotInStore, LoadCheckFailed: if the model or the adapter is missing or fails its load check.
-        """
+        """The encoder, loaded on first use."""
         from searchlora.retrieval.encoder import Encoder
 
         if (server := self.server) is not None:

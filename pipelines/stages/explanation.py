@@ -15,17 +15,10 @@ Describe: TypeAlias = Callable[[SearchloraError], str]
 
 @dataclass(frozen=True)
 class Sought:
-    """The document that an explanation is about.
-
-    Attributes:
-        document: Its id.
-        content: None where only a search engine has the document.
-        skipped: Label -> reason of the parts of a fusion that were skipped in the search.
-        describe: The messages of errors.
-    """
+    """The document that an explanation is about."""
 
     document: str
-    content: Document | None = None
+    content: Document | None = None  # none where only a search engine has the document
     skipped: Mapping[str, str] = field(default_factory=dict)
     describe: Describe = str
 
@@ -38,29 +31,16 @@ class Sought:
 
 @dataclass(frozen=True)
 class Retrieved:
-    """Where one retriever ranks the document, beyond the hits that it returns if need be.
-
-    Attributes:
-        retriever: Its kind, such as `bm25`, or `fuse`.
-        k: Number of hits that it returns.
-        rank: From 1; None if the document is not among the first `searched`.
-        score: None without a rank.
-        searched: Number of hits that were looked through.
-        terms: Word of the query -> what it adds to the score; 0: the document does not contain it. For BM25 only.
-        parts: The retrievers that it fuses, or the queries whose hits are fused.
-        failed: Why it could not be asked; empty if it could.
-        skipped: Why the fusion went on without it for this query, such as for being late; its rank is that of the
-            explanation, which waits for it. Empty if its hits were fused.
-    """
+    """Where one retriever ranks the document, beyond the hits that it returns if need be."""
 
     retriever: str
     k: int
-    rank: int | None
-    score: float | None
+    rank: int | None  # from 1; None if the document is not among the first `searched`
+    score: float | None  # none without a rank
     searched: int
     terms: Mapping[str, float] = field(default_factory=dict)
     parts: tuple[Retrieved, ...] = ()
-    failed: str = ""
+    failed: str = ""  # why it could not be asked; empty if it could
     skipped: str = ""
 
     @property

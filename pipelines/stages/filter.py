@@ -57,9 +57,6 @@ class FilterStage(Stage):
     """`hits` -> `hits`: filtered and boosted by fields of the documents that fit what earlier stages wrote.
 
     The score s of a hit becomes s + (factor - 1) · |s|, once for each field of `boost` that matches.
-
-    Raises:
-        PipelineError: if a search has no hits, or the corpus does not have the document of a hit.
     """
 
     documents: Mapping[str, Document]

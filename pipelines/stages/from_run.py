@@ -44,12 +44,7 @@ class FromRunSettings(StageSettings):
 class FromRunStage(Stage):
     """The hits of a run, or of the field `hits` of the search; at most k, best first.
 
-    Args:
-        run: Topic -> document -> score; None: the hits are in the search. A topic without results has no hits.
-        name: The run's name, for the label.
-
-    Raises:
-        PipelineError: if a search has no `hits`, or they are not ids or objects with `document` and `score`.
+    `run`: Topic -> document -> score; None: the hits are in the search. A topic without results has no hits.
     """
 
     run: Run | None
@@ -83,9 +78,6 @@ def supplied_hits(search: SearchContext) -> list[Hit]:
     """The hits in a query row: document ids, best first, or objects with `document` and `score`.
 
     Ids get the scores n, n - 1, ... 1. Hits with scores are ranked by them, with ties as trec_eval orders them.
-
-    Raises:
-        PipelineError: naming the query, if there are none, one is malformed, or a document is repeated.
 
     Examples:
         >>> supplied_hits({"id": "q1", "hits": ["d7", "d2"]})

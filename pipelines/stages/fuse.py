@@ -117,11 +117,7 @@ class FuseSettings(RetrieveSettings):
         return self.of_parts([part for part in built if isinstance(part, RetrieveStage)], documents)
 
     def of_parts(self, parts: Sequence[RetrieveStage], documents: Mapping[str, Document] = {}) -> FuseStage:
-        """The stage that fuses the hits of built parts, one for each of `of`.
-
-        Args:
-            documents: Whose texts and fields a ranking model reads.
-        """
+        """The stage that fuses the hits of built parts, one for each of `of`."""
         sources = [
             Source(part.retriever, part.k, weight, name, own.on_failure == "skip", own.budget_s)
             for part, name, weight, own in zip(parts, _labels(parts), self.part_weights, self.of, strict=True)

@@ -37,15 +37,7 @@ def stage_names() -> list[str]:
 
 
 def stage_class(kind: str, where: str = "") -> type[StageSettings]:
-    """The settings of a kind of stage; no other kind is imported.
-
-    Args:
-        where: The place in a file, for messages.
-
-    Raises:
-        PipelineError: for an unknown kind.
-        UsageError: for a plugin that cannot be used.
-    """
+    """The settings of a kind of stage; no other kind is imported."""
     if kind not in _plugins():
         known = ", ".join(_plugins()) or "none; install searchlora again"
         raise PipelineError(f"there is no stage '{kind}'", where=where or None, fix=f"Kinds: {known}.")
@@ -53,11 +45,7 @@ def stage_class(kind: str, where: str = "") -> type[StageSettings]:
 
 
 def stage_classes(skipped: Callable[[UsageError], None] | None = None) -> dict[str, type[StageSettings]]:
-    """The settings of all kinds by name.
-
-    Args:
-        skipped: Called with the error of each plugin that cannot be used; without it the first such error is raised.
-    """
+    """The settings of all kinds by name."""
     classes = {}
     for kind in _plugins():
         try:

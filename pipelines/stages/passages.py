@@ -30,11 +30,7 @@ class PassagesSettings(StageSettings):
 
 @dataclass(frozen=True)
 class PassagesStage(Stage):
-    """`hits` -> `passages`: the texts of the first k hits, best first, each with `id`, `title`, `text` and `score`.
-
-    Raises:
-        PipelineError: if a search has no hits, because no earlier stage retrieves.
-    """
+    """`hits` -> `passages`: the texts of the first k hits, best first, each with `id`, `title`, `text` and `score`."""
 
     documents: Mapping[str, Document]
     k: int

@@ -90,9 +90,8 @@ class RetrieveStage(Stage):
 
     Where an earlier stage lets several queries be searched, their hits are fused by reciprocal rank fusion.
 
-    Args:
-        filter_by: Field of a document -> its condition; only documents that fulfil all of them are searched. A
-            condition whose paths have no values in the search filters nothing.
+    `filter_by`: Field of a document -> its condition; only documents that fulfil all of them are searched. A condition
+    whose paths have no values in the search filters nothing.
     """
 
     retriever: Retriever

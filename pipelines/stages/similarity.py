@@ -42,9 +42,6 @@ class SimilarityStage(Stage):
     """`passages` -> `grades`: of each passage its `id`, and as `relevance` its cosine with the query, from 0 to 1.
 
     A cosine c is written as (1 + c) / 2, so that rules for probabilities of relevance take it. It is no probability.
-
-    Raises:
-        PipelineError: if a search has no passages.
     """
 
     encoder: TextEncoder

@@ -44,13 +44,7 @@ class TitlesSettings(StageSettings):
 
 @dataclass(frozen=True)
 class TitlesStage(Stage):
-    """`query` and `history` -> `titles`: those of the first k passages, the most frequent first.
-
-    Args:
-        documents: The searched documents by id.
-        k: Number of passages.
-        titles: Maximum number of titles.
-    """
+    """`query` and `history` -> `titles`: those of the first k passages, the most frequent first."""
 
     retriever: Retriever
     documents: Mapping[str, Document]

@@ -24,20 +24,12 @@ _SERVER_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
-
-    Attributes:
-        name: What was checked.
-        status: "ok"; "missing": not available on this machine; "broken": present, but unusable.
-        detail: Version, capability, or reason.
-        fix: The command or action that changes the status; empty if there is none.
-        required: Whether the check must be "ok" for the exit code to be 0.
-    """
+    """The result of one check."""
 
     name: str
     status: Literal["ok", "missing", "broken"]
     detail: str
-    fix: str = ""
+    fix: str = ""  # the command or action that changes the status; empty if there is none
     required: bool = False
 
 
@@ -84,14 +76,7 @@ def diagnose(
     base: str | None = None,
     store: Path | None = None,
 ) -> Iterator[Check]:
-    """Run the checks one by one; a check never raises for what it finds.
-
-    Args:
-        server: URL of a server that must answer; None: none is checked.
-        api_key_env: Environment variable with the server's key.
-        base: A base model that must be on this machine; None: the default base is looked for.
-        store: An adapter store that must be readable; None: the default store is looked for.
-    """
+    """Run the checks one by one; a check never raises for what it finds."""
     yield _python()
     yield _core_packages()
     yield from _extras()

@@ -35,12 +35,7 @@ def example(*lines: str) -> str:
 
 
 def option(declaration: str, help: str, **more: Any) -> Any:
-    """An option of a command.
-
-    Args:
-        declaration: The option and, unless it is a flag, what its value is: `--out FOLDER`.
-        more: Further arguments of `typer.Option`, such as `min`.
-    """
+    """An option of a command."""
     name, _, metavar = declaration.partition(" ")
     return typer.Option(name, metavar=metavar or None, help=help, **more)
 
@@ -377,10 +372,6 @@ def parse_key_values(texts: Sequence[str], option: str) -> dict[str, str]:
 
 def parse_named_files(texts: Sequence[str], what: str) -> dict[str, str]:
     """Name to file of several `NAME=FILE` texts.
-
-    Args:
-        texts: The option's values.
-        what: What the files are, in the plural, for the error message.
 
     Examples:
         >>> parse_named_files(["umbrela=umbrela.qrels"], "judges")

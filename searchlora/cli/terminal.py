@@ -138,11 +138,7 @@ def print_rules(results: Sequence[RuleResult]) -> None:
 
 
 def print_stages(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the stages of one search, with the time and the tokens of each and what it has to tell.
-
-    Args:
-        rows: Of the trace, see `pipelines.execution.trace_row`.
-    """
+    """Print the stages of one search, with the time and the tokens of each and what it has to tell."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -157,13 +153,7 @@ def print_stages(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_result(result: Mapping[str, Any], documents: Mapping[str, Document], top: int) -> None:
-    """Print the result of one search: what its stages wrote, and the first hits with titles and grades.
-
-    Args:
-        result: In the form of `pipelines.results.result`.
-        documents: The corpus by id; a hit that is not in it is printed without text.
-        top: Number of hits.
-    """
+    """Print the result of one search: what its stages wrote, and the first hits with titles and grades."""
     from rich.markup import escape
     from rich.table import Table
 

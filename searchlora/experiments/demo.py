@@ -183,12 +183,7 @@ def demo_all(
     engine: EngineSettings | None = None,
     topics: int = TOPICS,
 ) -> AllDemosResult:
-    """The demo for every installed task that reads the shop, their adapters in one pipeline, and an overview page.
-
-    Args:
-        overrides: Recipe overrides for a task.
-        topics: Number of test queries of the ablation. The other arguments are those of `demo`, whose work is reused.
-    """
+    """The demo for every installed task that reads the shop, their adapters in one pipeline, and an overview page."""
     root = Path(folder)
     results: dict[str, DemoResult] = {}
     for name, task in load_tasks(skipped=lambda error: log(f"left out: {error}")).items():

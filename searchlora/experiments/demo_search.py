@@ -49,14 +49,7 @@ MEASURES = ("nDCG@10", "MRR(rel=2)@10", "Recall(rel=2)@100")
 
 @dataclass(frozen=True)
 class SearchDemoResult:
-    """The pipeline, its ablation, and what a server needs to show it.
-
-    Attributes:
-        report: Of the ablation.
-        pipeline: The pipeline file; it names the index folder as its corpus.
-        base: Base model of the adapters that generate.
-        topics, qrels: The sampled test queries, and judgments, of which theirs are used.
-    """
+    """The pipeline, its ablation, and what a server needs to show it."""
 
     ablation: Ablation
     report: Path
@@ -93,13 +86,7 @@ def demo_search(
 ) -> SearchDemoResult:
     """Write the pipeline of the demo's adapters, save its index, and ablate it on a sample of test queries.
 
-    Args:
-        root: The folder of the demo; the store is in it, and files are written to its folder `search`.
-        shop: The synthetic shop.
-        adapters: Task -> its adapter. The slot of a task without an adapter is empty.
-        dataset: Its test records are the queries, with judgments.
-        topics: Number of queries of the ablation.
-        engine: Where adapter stages are computed; None: in this process.
+    `adapters`: Task -> its adapter. The slot of a task without an adapter is empty.
     """
     folder, store = root / "search", Store(root / "store")
     pipeline = _write_pipeline(folder / f"{PIPELINE}.yaml", adapters)

@@ -29,11 +29,7 @@ from searchlora.training.training_run import TrainingResult
 
 @dataclass(frozen=True)
 class EncoderJob(TrainingJob):
-    """Contrastive training of an encoder task.
-
-    Attributes:
-        store: That of the teacher.
-    """
+    """Contrastive training of an encoder task."""
 
     task: EncoderTask
     recipe: EncoderRecipe

@@ -25,24 +25,11 @@ from searchlora.task import EncoderTask, GenerationTask
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The result of `evaluate`.
-
-    Attributes:
-        comparison: The figures; the evaluated adapter is the candidate.
-        systems: System name -> its outputs and evaluation.
-        adapters: The evaluated adapter, followed by the adapters it is compared with.
-        judgments: The relevance judgments and their source.
-        reused: Names of systems whose outputs were reused from an earlier evaluation.
-        learned: What the task's baselines learned from.
-        baselines: Names of the systems that are no LLMs: rules and classical methods, without the upper bounds.
-        left_out: Baseline over a frozen encoder -> why it is not compared.
-        seen: Ids of rows that are left out, since the adapter was trained on their queries.
-        engines: The engines that computed the models' outputs, none for encoders.
-    """
+    """The result of `evaluate`."""
 
     task: GenerationTask | EncoderTask
     comparison: Comparison
-    systems: Mapping[str, SystemResult]
+    systems: Mapping[str, SystemResult]  # system name -> its outputs and evaluation
     records: Sequence[Record]
     dataset: Dataset
     split: str
@@ -53,7 +40,7 @@ class EvaluationResult:
     baselines: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     seen: tuple[str, ...] = ()
-    engines: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()  # the engines that computed the models' outputs, none for encoders
 
     @property
     def adapter(self) -> StoredAdapter:

@@ -47,9 +47,7 @@ def changes(spec: Experiment, now: Mapping[str, str], earlier: Path) -> tuple[st
     Compared are topics, qrels and their card, corpus, the baseline and the measurement settings, since figures are
     comparable only if these are equal. Other systems are expected to change.
 
-    Args:
-        now: Label -> sha256, from `hashes`, and `system NAME` for each system whose run is computed.
-        earlier: The `experiment.json` of the earlier result.
+    `now`: Label -> sha256, from `hashes`, and `system NAME` for each system whose run is computed.
     """
     then = _read_result(earlier)
     watched = ["topics", "qrels", "card of the qrels", "corpus", f"run of {spec.baseline}", f"system {spec.baseline}"]

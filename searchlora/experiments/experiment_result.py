@@ -35,16 +35,10 @@ RESULT = "experiment.json"
 
 @dataclass(frozen=True)
 class Topics:
-    """The judged topics of an experiment.
-
-    Attributes:
-        fields: Topic -> fields.
-        graded: The numbers of judgments by source.
-        notes: What is unknown about the judgments, and which of them are left out.
-    """
+    """The judged topics of an experiment."""
 
     spec: Experiment
-    fields: Mapping[str, Mapping[str, Any]]
+    fields: Mapping[str, Mapping[str, Any]]  # topic -> fields
     qrels: Qrels
     graded: SourceCounts
     notes: tuple[str, ...]
@@ -78,23 +72,14 @@ class Topics:
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """The result of an experiment.
-
-    Attributes:
-        topics: The judged topics.
-        inputs: Label -> sha256 of the input files.
-        runs: System -> run file.
-        measurement: The figures, and each system's costs and evaluation; the runs are in the files.
-        results: The result of each rule of the policy; empty without a policy.
-        accepted: Descriptions of the accepted changes of inputs.
-    """
+    """The result of an experiment."""
 
     spec: Experiment
     topics: Topics
-    inputs: Mapping[str, str]
-    runs: Mapping[str, Source]
+    inputs: Mapping[str, str]  # label -> sha256 of the input files
+    runs: Mapping[str, Source]  # system -> run file
     measurement: Measurement
-    results: tuple[RuleResult, ...] = ()
+    results: tuple[RuleResult, ...] = ()  # the result of each rule of the policy; empty without a policy
     accepted: tuple[str, ...] = ()
 
     @property
@@ -119,11 +104,7 @@ class ExperimentResult:
 
 
 class RunFolder:
-    """The runs of systems as files, and the cache of their results; nothing is written before a system is run.
-
-    Attributes:
-        files: System -> run file.
-    """
+    """The runs of systems as files, and the cache of their results; nothing is written before a system is run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -31,12 +31,7 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class WeightsScore:
-    """The measure under one choice of weights over all judged topics.
-
-    Attributes:
-        weights: One per part, adding up to 1.
-        value: Mean over n topics, with its 95% interval (nan with a single topic).
-    """
+    """The measure under one choice of weights over all judged topics."""
 
     weights: tuple[float, ...]
     value: float
@@ -47,17 +42,11 @@ class WeightsScore:
 
 @dataclass(frozen=True)
 class FusionHits:
-    """What is known of a pipeline's first fusion once its parts were searched.
-
-    Attributes:
-        settings: Of the `fuse` stage: method, constant and k.
-        searches: The searches as they are before that stage.
-        hits: Topic -> the hits of each part.
-    """
+    """What is known of a pipeline's first fusion once its parts were searched."""
 
     settings: StageSettings
     searches: Sequence[SearchContext]
-    hits: Mapping[str, PartHits]
+    hits: Mapping[str, PartHits]  # topic -> the hits of each part
 
 
 def search_parts(pipeline: Pipeline, searches: Sequence[SearchContext], progress: Progress = silent) -> FusionHits:
@@ -100,12 +89,7 @@ def measure_weights(
 ) -> list[WeightsScore]:
     """The mean measure of a fusion under each choice of weights, with its interval; a topic without hits counts 0.
 
-    Args:
-        qrels: Topic -> document -> grade.
-        weights: The choices; None: all of `weight_grid`.
-
-    Returns:
-        The choices in their order. The best of them was chosen on these topics: on others it is worse.
+    `qrels`: Topic -> document -> grade.
     """
     parse_measure(measure)
     choices = weight_grid(len(searched.settings.parts)) if weights is None else weights

@@ -61,23 +61,15 @@ class Prices:
 
 @dataclass(frozen=True)
 class LabelResult:
-    """Result of `label`.
-
-    Attributes:
-        card: The card beside the rows.
-        labelled, invalid: Numbers of rows.
-        outputs: Label, grade or other short output -> number of rows; empty for texts.
-        prompt_tokens, output_tokens: Of all rows; None for a service that does not report them.
-        cost: By the given prices; None where it is unknown.
-    """
+    """Result of `label`."""
 
     card: JudgmentsCard
     labelled: int
     invalid: int
-    outputs: Mapping[str, int]
+    outputs: Mapping[str, int]  # label, grade or other short output -> number of rows; empty for texts
     prompt_tokens: int | None
     output_tokens: int | None
-    cost: float | None
+    cost: float | None  # by the given prices; None where it is unknown
 
 
 def label(
@@ -103,29 +95,8 @@ def label(
 
     A killed run resumes when it is started again.
 
-    Args:
-        task: A prompted task.
-        rows: A file with the fields that the task reads, such as `query`; targets that are there are replaced. JSONL,
-            JSON, CSV, TSV or Parquet.
-        out: The JSONL file of labelled rows. Written beside it: `<out>.card.json`, which names the teacher;
-            `<out>.answers.jsonl`, with the prompt, and the output with its probabilities, of each row; and
-            `<out>.invalid.jsonl`, if an output does not parse.
-        adapter, base, teacher: The teacher, see `load_task_model`.
-        settings: Without an adapter, a dataset folder whose labels, grades or other settings are used.
-        generate: Let the teacher write labels and grades instead of scoring them. A service always writes labels.
-        fields: Field -> its columns in `rows`; None: columns are named like the fields.
-        sample: Label only some of the rows; None: all.
-        prices: What tokens cost.
-
-    Returns:
-        The result; None for a shard alone, whose rows `merge_labels` joins with those of the others.
-
-    Raises:
-        UsageError: when `out` exists or is not a JSONL file, the teacher is not given in one of its three ways, or
-            outputs of the task are no targets.
-        DataError, RenderError: when the rows cannot be read, or lack a field that the prompt needs, before anything is
-            asked; when no output parses.
-        NotInStore, LoadCheckFailed, BaseModelError, EngineError: when the teacher cannot be used.
+    `fields`: Field -> its columns in `rows`; None: columns are named like the fields. Returns the result; None for a
+    shard alone, whose rows `merge_labels` joins with those of the others.
     """
     target = Path(out)
     if target.suffix != ".jsonl":
@@ -238,12 +209,7 @@ def _labelled(model: TaskModel, rows: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def merge_labels(out: str | Path) -> LabelResult:
-    """Write the labelled rows and what is beside them from the parts of all shards, and remove the parts.
-
-    Raises:
-        UsageError: when `out` exists.
-        DataError: when a shard or a part is missing or damaged, or no output parses.
-    """
+    """Write the labelled rows and what is beside them from the parts of all shards, and remove the parts."""
     target = Path(out)
     check_new(target)
     check_writable(target)

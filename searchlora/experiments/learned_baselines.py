@@ -41,23 +41,13 @@ _LEARNED_FROM = ("train", "validation")
 
 @dataclass(frozen=True)
 class LearnedBaselines:
-    """The baselines of an evaluation.
+    """The baselines of an evaluation."""
 
-    Attributes:
-        outputs: Baseline -> one output per record.
-        too_few: Baseline that learns -> why a comparison with it says little; empty if it learned from enough rows. A
-            baseline that could not learn at all is here and not in `outputs`.
-        training, validation: The rows that baselines learn from, without evaluated ones.
-        why_too_few: Why these rows are too few for a baseline to be worth comparing; empty if they are enough.
-        other: The dataset of these rows, if it is not the evaluated one.
-        notes: What else they learned from, for the report.
-    """
-
-    outputs: Mapping[str, Sequence[Any]]
+    outputs: Mapping[str, Sequence[Any]]  # baseline -> one output per record
     too_few: Mapping[str, str]
     training: Sequence[Record]
     validation: Sequence[Record] = ()
-    why_too_few: str = ""
+    why_too_few: str = ""  # why these rows are too few for a baseline to be worth comparing; empty if they are enough
     other: Dataset | None = None
     notes: tuple[str, ...] = ()
 
@@ -78,10 +68,6 @@ def learn_baselines(
     """The outputs of a task's baselines, which learn from the training split of the dataset or of another one.
 
     Training and validation rows with the input or the group of an evaluated record are left out.
-
-    Args:
-        records: The evaluated records, of `split` of the dataset.
-        baseline_data: Folder of the other dataset.
     """
     learned = task.learned_baselines(records)
     if not _needs_rows(task, records, learned):
@@ -116,29 +102,17 @@ def learn_baselines(
 
 @dataclass(frozen=True)
 class EncoderBaselines:
-    """The baselines of a task over a frozen encoder.
-
-    Attributes:
-        systems: They learn when they are run.
-        left_out: Name -> why it is not compared.
-        note: Why there is none, if the encoder is missing.
-    """
+    """The baselines of a task over a frozen encoder."""
 
     systems: Sequence[System] = ()
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    note: str | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)  # name -> why it is not compared
+    note: str | None = None  # why there is none, if the encoder is missing
 
 
 def encoder_baselines(
     task: GenerationTask, records: Sequence[Record], learned: LearnedBaselines, encoder: str | None, store: Store
 ) -> EncoderBaselines:
-    """The baselines of a task over a frozen encoder, where there are enough training rows.
-
-    Args:
-        records: The evaluated records.
-        learned: What they learn from.
-        encoder: Catalogue name, folder or hub id; None: they are left out. `DEFAULT_ENCODER` may be missing.
-    """
+    """The baselines of a task over a frozen encoder, where there are enough training rows."""
     baselines = task.encoder_baselines()
     if not baselines:
         return EncoderBaselines()

@@ -39,14 +39,7 @@ from searchlora.systems.system import BASE
 
 @dataclass(frozen=True)
 class PromotionResult:
-    """The result of `promote`.
-
-    Attributes:
-        move: The entry in the adapter's history; a refusal moves no alias.
-        results: The result of each rule of the policy.
-        evaluated: The evaluation that the decision is based on.
-        incumbent: Name of the system to replace: the alias's version, or the base without one.
-    """
+    """The result of `promote`."""
 
     move: AliasMove
     results: Sequence[RuleResult]

@@ -72,12 +72,7 @@ def _titles(documents: Iterable[Document]) -> dict[str, str]:
 def write_evaluation(
     evaluated: EvaluationResult, folder: Path, *, rules: Sequence[RuleResult] = (), forced: str = ""
 ) -> Path:
-    """Write all result files of an evaluation, and the runs; returns the path of the HTML report.
-
-    Args:
-        rules: The results of a promotion policy's rules.
-        forced: The reason of a promotion that was forced against the policy.
-    """
+    """Write all result files of an evaluation, and the runs; returns the path of the HTML report."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, system in evaluated.systems.items():
         if system.raw.run is not None:
@@ -281,11 +276,7 @@ def write_decision(
     junit: Path | None = None,
     summary: Path | None = None,
 ) -> None:
-    """Write the results of a policy's rules as JUnit XML and as a Markdown summary, for continuous integration.
-
-    Args:
-        reason: The reason of a forced promotion.
-    """
+    """Write the results of a policy's rules as JUnit XML and as a Markdown summary, for continuous integration."""
     if junit is not None:
         write_junit(junit, title, results)
     if summary is not None:

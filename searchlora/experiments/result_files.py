@@ -31,14 +31,7 @@ def header(name: str) -> Header:
 def write_figures(
     folder: Path, stem: str, comparison: Comparison, about: Header, more: Mapping[str, Any], *, head: str = ""
 ) -> None:
-    """Write `stem.json`, `stem.md` and `per_query.jsonl` into a folder, each atomically.
-
-    Args:
-        stem: File name without extension.
-        about: The provenance of the figures.
-        more: Further top-level keys of the JSON.
-        head: Markdown in front of the tables.
-    """
+    """Write `stem.json`, `stem.md` and `per_query.jsonl` into a folder, each atomically."""
     write_json(folder / f"{stem}.json", {**to_json(comparison, about), **more})
     with atomic_text(folder / f"{stem}.md") as out:
         out.write(f"{head}\n\n{to_markdown(comparison)}" if head else to_markdown(comparison))

@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 class RowSample:
     """A number of rows, and how they are chosen.
 
-    Attributes:
-        encoder: Whose vectors say what rows are about.
-        seed: Another one gives another sample.
-
     Examples:
         >>> RowSample.parse("diverse=500")
         RowSample(kind='diverse', size=500, encoder='all-minilm-l6-v2', seed=0)
@@ -50,11 +46,7 @@ class RowSample:
         return cls(cast(Literal["random", "diverse"], match[1]), int(match[2]))
 
     def choose(self, records: Sequence[Record], task: GenerationTask) -> list[int]:
-        """The chosen rows in ascending order; all where there are no more than `size`.
-
-        Args:
-            records: With the fields that the task reads.
-        """
+        """The chosen rows in ascending order; all where there are no more than `size`."""
         rows = range(len(records))
         if len(rows) <= self.size:
             return list(rows)
@@ -69,8 +61,7 @@ def diverse_rows(vectors: Vectors, size: int, seed: int = 0) -> list[int]:
 
     A row that is nearest to two centres counts once, so there may be fewer.
 
-    Args:
-        vectors: What rows are about, shape (rows, dimensions).
+    `vectors`: What rows are about, shape (rows, dimensions).
     """
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.metrics import pairwise_distances_argmin

@@ -161,14 +161,7 @@ def _from(folder: Path, file: Path) -> str:
 
 
 def merge_run(out: str | Path) -> tuple[str, int]:
-    """Write the files of a run from the parts of all its shards, and remove the parts; see `run`.
-
-    Args:
-        out: The first output.
-
-    Raises:
-        DataError: when a shard or a part is missing or damaged, or a file cannot be written.
-    """
+    """Write the files of a run from the parts of all its shards, and remove the parts; see `run`."""
     target, parts = Path(out), Parts.beside(out)
     merged = parts.merged()
     about = merged.about
@@ -248,12 +241,7 @@ def _queries(path: Path) -> Iterator[Record]:
 
 
 def _check_queries(path: Path) -> int:
-    """The number of queries, after all rows were checked; 8 bytes of memory each.
-
-    Raises:
-        RowError: for an invalid row.
-        PipelineError: for a repeated id.
-    """
+    """The number of queries, after all rows were checked; 8 bytes of memory each."""
     hashes = array("q", (hash(str(search["id"])) for search in _queries(path)))
     ordered = np.sort(np.asarray(hashes))
     suspected = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())

@@ -24,19 +24,9 @@ Work: TypeAlias = Callable[[Shard, Progress], None]
 
 @dataclass(frozen=True)
 class Sharding:
-    """How a job is divided.
+    """How a job is divided."""
 
-    Attributes:
-        shard: The only shard that is computed; another command merges it with the others. None: all.
-        shards: Number of shards that are computed at once, each with an engine of its own.
-        on: `here`: on this machine, in this process or, for several shards, in one for each; `ray`: on a Ray cluster.
-        gpus_per_shard: GPUs that Ray reserves for a shard.
-
-    Raises:
-        UsageError: for settings that exclude each other.
-    """
-
-    shard: Shard | None = None
+    shard: Shard | None = None  # the only shard that is computed; another command merges it with the others. None: all
     shards: int = 1
     on: Literal["here", "ray"] = "here"
     gpus_per_shard: float = 0.0

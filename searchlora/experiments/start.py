@@ -23,11 +23,7 @@ _OF_THE_WEIGHTS = ("base", "method", "lora", "prompt", "sides")
 
 @dataclass(frozen=True)
 class Start:
-    """A stored adapter that is trained further.
-
-    Attributes:
-        recipe: That it was trained with.
-    """
+    """A stored adapter that is trained further."""
 
     adapter: StoredAdapter
     recipe: AnyRecipe

@@ -35,25 +35,14 @@ from searchlora.task import GenerationTask, load_generation_task
 
 @dataclass(frozen=True)
 class TaskModel:
-    """A task with the engine and the model that answer it.
-
-    Attributes:
-        adapter: Pinned reference of the adapter; None for a bare model.
-        base: Public name of the base model, or the service's name of its model.
-        lineage: References of the model and its ancestors, its own first.
-        queries: Hashes of the queries that it was trained on; None if unknown.
-        generate: Generate the answer and parse it, instead of scoring the choices of a closed set.
-        engine_id: The engine, see `Engine.engine_id`.
-        conditions: All that an answer depends on besides the prompt, as JSON.
-        served: Names of other models that the service says it used; it grows with the answers.
-    """
+    """A task with the engine and the model that answer it."""
 
     task: GenerationTask
     engine: Engine
-    adapter: str | None
+    adapter: str | None  # pinned reference of the adapter; None for a bare model
     base: str
     lineage: tuple[str, ...]
-    queries: tuple[str, ...] | None
+    queries: tuple[str, ...] | None  # hashes of the queries that it was trained on; None if unknown
     generate: bool
     max_new_tokens: int
     engine_id: str
@@ -73,8 +62,7 @@ class TaskModel:
     def card(self, made_from: Mapping[str, str]) -> JudgmentsCard:
         """The card of what it grades or labels, without what only the answers tell.
 
-        Args:
-            made_from: Name of each input file -> its sha256.
+        `made_from`: Name of each input file -> its sha256.
         """
         return JudgmentsCard(
             source="llm",
@@ -89,11 +77,7 @@ class TaskModel:
         )
 
     def ask(self, records: Sequence[Record], engine: Engine | None = None) -> list[Any]:
-        """One output per record, in order, computed as one batch; `InvalidOutput` for a text that does not parse.
-
-        Args:
-            engine: Answers in place of the model's own, such as the same one with a meter.
-        """
+        """One output per record, in order, computed as one batch; `InvalidOutput` for a text that does not parse."""
         stage = AdapterStage(
             self.task, engine or self.engine, self.adapter, self.max_new_tokens, constrained=not self.generate
         )
@@ -120,17 +104,7 @@ def load_task_model(
     tasks: str | Path | None = None,
     check: Callable[[GenerationTask], None] | None = None,
 ) -> TaskModel:
-    """Load an adapter (with its load check), a bare base, or a model of a service.
-
-    Args:
-        adapter, base, teacher: A reference of an adapter, the name or path of a bare base, or the name of a model of
-            the service that `engine` reaches; the latter two need a `task`.
-        generate: See `TaskModel`.
-        settings: Without an adapter, a dataset folder whose settings are used; None: the task's defaults.
-        engine: Where the model is computed; None: in this process, in the precision of the recipe.
-        tasks: Folder of further task plugins.
-        check: Raises `UsageError` for a task that the caller cannot use, before anything is loaded.
-    """
+    """Load an adapter (with its load check), a bare base, or a model of a service."""
     if sum(given is not None for given in (adapter, base, teacher)) != 1:
         raise UsageError("the model is an adapter, a bare base, or a model of a service", fix="Give one of the three.")
     if adapter is not None:

@@ -110,13 +110,7 @@ def _job(
     steps: Steps,
     log: Callable[[str], None] | None = None,
 ) -> TrainingJob:
-    """The training job of a task.
-
-    Raises:
-        UsageError: for several datasets of an encoder task, a task without a prompt and an encoder, or an
-            adapter to start from that is of another task.
-        RecipeError, DataError, BaseModelError.
-    """
+    """The training job of a task."""
     store = Store.of(store)
     plugin = load_task(task, tasks)
     if not isinstance(plugin, EncoderTask):
@@ -191,12 +185,7 @@ def _plan(job: TrainingJob) -> str:
 
 @dataclass(frozen=True)
 class PromptedJob(TrainingJob):
-    """Supervised fine-tuning of a prompted task, validated and tuned with an engine that has its own base.
-
-    Attributes:
-        more: Further datasets for training, and the weight of their rows.
-        log: Receives a sentence about smaller batches, after memory ran out.
-    """
+    """Supervised fine-tuning of a prompted task, validated and tuned with an engine that has its own base."""
 
     task: GenerationTask
     recipe: Recipe
@@ -260,9 +249,6 @@ class PromptedJob(TrainingJob):
         """With an engine of its own, whose memory is free when both are forgotten; None without validation rows.
 
         Rows without an expected completion, such as passages with a teacher's score alone, have no loss.
-
-        Args:
-            in_place: Validate by the model that is trained instead.
         """
         records = self.dataset.records("validation")
         expected = [record for record in records if self.task.has_completion(record)]

@@ -141,11 +141,7 @@ class TrainingJob(ABC):
 
 @dataclass(frozen=True)
 class TrainingRunFolder:
-    """The folder of a training run, `.runs/NAME` in the store.
-
-    Attributes:
-        id: Unique; recorded in the manifest of the version that the run stores.
-    """
+    """The folder of a training run, `.runs/NAME` in the store."""
 
     path: Path
     id: str
@@ -165,16 +161,7 @@ class TrainingRunFolder:
 def train_and_store(
     job: TrainingJob, name: str, store: Store, options: TrainingOptions, log: Callable[[str], None] | None = None
 ) -> StoredAdapter:
-    """Train, verify and store the next version of `name`; exactly one version, however often it is killed and resumed.
-
-    Args:
-        log: With `options.reuse`, receives a sentence about what is reused, resumed or done.
-
-    Raises:
-        TrainingError: for an unfinished run without `resume` or `restart`, one with another identity, or a training
-            process that was killed.
-        LoadCheckFailed: for a trained adapter that does not pass verification; its run is kept.
-    """
+    """Train, verify and store the next version of `name`; exactly one, however often it is killed and resumed."""
     check_name(name)
     log = log if log is not None and options.reuse else no_log
     if options.reuse:
@@ -209,9 +196,6 @@ def train_in(
 
     After memory ran out, a further process continues from the last checkpoint in smaller batches, with the same rows
     per step. transformers' `auto_find_batch_size` would change the rows of a step, and begin anew with trained weights.
-
-    Raises:
-        TrainingError: for memory that ran out with the smallest batches; also as `run_in_child`.
     """
     from searchlora.inference.out_of_memory import is_out_of_memory
 
@@ -331,15 +315,7 @@ def _exclusive_run(store: Store, name: str) -> Iterator[None]:
 
 
 def _run_folder(store: Store, name: str, options: TrainingOptions, identity: Mapping[str, Any]) -> TrainingRunFolder:
-    """The folder of a new run, or of an interrupted run that may be resumed.
-
-    Args:
-        identity: Recorded for a new run; must equal that of a resumed one.
-
-    Raises:
-        TrainingError: for an unfinished run without `resume` or `restart`, one with another identity, none to resume,
-            or a folder that cannot be written.
-    """
+    """The folder of a new run, or of an interrupted run that may be resumed."""
     file = _run_file(store, name)
     folder = file.parent
     if options.restart:
@@ -379,11 +355,7 @@ def _run_file(store: Store, name: str) -> Path:
 
 
 def _read_run(file: Path) -> dict[str, Any] | None:
-    """The content of a `run.json`; None if there is none.
-
-    Raises:
-        TrainingError: for a file that cannot be read.
-    """
+    """The content of a `run.json`; None if there is none."""
     try:
         return dict(parse_json(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
@@ -410,12 +382,7 @@ def recipe_for(
     start: Start | None = None,
     parameters: int | None = None,
 ) -> AnyRecipe:
-    """A task's recipe, overridden by a user's file and by `key=value` settings. Raises `RecipeError`.
-
-    Args:
-        start: The adapter to train further, whose settings the recipe keeps.
-        parameters: Those of the base, which choose the default learning rate.
-    """
+    """A task's recipe, overridden by a user's file and by `key=value` settings. Raises `RecipeError`."""
     load = load_encoder_recipe if isinstance(task, EncoderTask) else load_recipe
     default = task.default_recipe if start is None else start.default(task.default_recipe)
     recipe = load(default if parameters is None else for_size(default, parameters), file, overrides)

@@ -32,15 +32,7 @@ SEED = 13
 
 @dataclass(frozen=True)
 class RiskResult:
-    """What `tune_risk` wrote.
-
-    Attributes:
-        path: The pipeline file.
-        adapter: The stage's adapter, with its version; or its classical model.
-        rule: Threshold, bound, and the rows on which they were fitted.
-        invalid: Number of further rows, whose output is invalid: they are never decided, and are not in `rule.rows`.
-        unknown: Whether it is unknown what the adapter was trained on, so that the rows may be among it.
-    """
+    """What `tune_risk` wrote."""
 
     path: Path
     adapter: str
@@ -69,13 +61,6 @@ def tune_risk(
 
     One row of each group counts, drawn at random. Rows on which the adapter was trained or tuned would make the model
     look surer than it is; they are refused.
-
-    Args:
-        pipeline: A YAML file, the name of a built-in pipeline, or what `read_pipeline` made of one.
-        data: A labelled dataset of the stage's task.
-        out: The YAML file to write.
-        risk: Highest error rate among the decisions, with 95% confidence.
-        split: The split of `data` whose rows are used.
     """
     out, store = Path(out), Store.of(store)
     check_writable(out)

@@ -40,20 +40,7 @@ _MAX_LABELLED = 2000
 
 
 class Validator:
-    """Measures an adapter folder of a prompted task, or a model folder; the `validate` callback of training.
-
-    Args:
-        engine: With its own copy of the base. Where all weights are trained, a function that loads a model folder. None
-            where training always gives its model to `use`.
-        records: For the loss.
-        generated: Records that are also answered; empty measures the loss alone.
-        measures: Of the answers.
-        max_new_tokens: Of an answer.
-        in_place: Makes an engine of the model that is trained; None: `engine` is used.
-
-    Attributes:
-        less_is_better: Names of measures for which a lower value is better; known after the first call.
-    """
+    """Measures an adapter folder of a prompted task, or a model folder; the `validate` callback of training."""
 
     def __init__(
         self,
@@ -97,11 +84,7 @@ class Validator:
         return measures
 
     def tune(self, adapter: Path, records: Sequence[Record], progress: Progress = silent) -> Mapping[str, Any]:
-        """The values that `Task.tune` chooses on validation records.
-
-        Args:
-            adapter: A plain PEFT folder.
-        """
+        """The values that `Task.tune` chooses on validation records."""
         engine, name = self._loaded(adapter)
         # Text after the choices, such as a reason, is not generated: no value is tuned on it and it takes longest.
         system = EngineSystem(
@@ -146,15 +129,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 class EncoderValidator:
-    """Measures an adapter folder of an encoder task, or a model folder where all weights are trained.
-
-    Args:
-        records: Validation records. Their positives are the only documents searched.
-        labelled: Training records, for a task with labels.
-
-    Raises:
-        TrainingError: for records without two pairs.
-    """
+    """Measures an adapter folder of an encoder task, or a model folder where all weights are trained."""
 
     def __init__(
         self,

@@ -37,11 +37,7 @@ class AdapterFolders:
         self._locks: dict[str, threading.Lock] = {}  # of names, so that callers at the same time hash files once
 
     def check(self, name: str) -> None:
-        """Check the files of an adapter (a pinned version, or a name in `folders`) unless they were checked.
-
-        Raises:
-            NotInStore, LoadCheckFailed: for an adapter that is missing or must not be loaded.
-        """
+        """Check the files of an adapter (a pinned version, or a name in `folders`) unless they were checked."""
         if name not in self._folders and not self._is_unchanged(name):
             with self._locks.setdefault(name, threading.Lock()):
                 self._check(required_store(self._store).get(name))

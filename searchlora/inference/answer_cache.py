@@ -26,15 +26,7 @@ _KINDS: Mapping[str, TypeAdapter[Any]] = {"completion": TypeAdapter(Completion),
 
 
 class AnswerCache(ResultCache):
-    """A file with the answers of engines, for several processes at a time. It may be deleted at any time.
-
-    Args:
-        file: The file, made if it is missing; one that is not a cache is refused, since a user named it.
-        max_bytes: Size of the file; the answers that were used least recently are removed.
-
-    Raises:
-        DataError, UsageError: as `ResultCache`.
-    """
+    """A file with the answers of engines, for several processes at a time. It may be deleted at any time."""
 
     def __init__(self, file: Path, max_bytes: int = MAX_BYTES) -> None:
         super().__init__(file, max_bytes=max_bytes, refuse_foreign=True)

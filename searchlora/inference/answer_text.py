@@ -14,14 +14,6 @@ class AnswerText:
     A few tokens are decoded at each step, after the last complete piece: some decoders treat the first token of a text
     differently.
 
-    Args:
-        decode: Token ids to text, without special tokens.
-        stop: Strings that end the answer.
-
-    Attributes:
-        complete: The text so far, without an incomplete character at the end and without what follows a stop string.
-        stopped: Whether a stop string has ended the text.
-
     Examples:
         >>> text = AnswerText(lambda ids: "".join(map(chr, ids)), ("END",))
         >>> for token in map(ord, "a tent EN"):

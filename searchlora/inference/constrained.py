@@ -34,12 +34,7 @@ _KINDS = {"json_schema": "JSON Schema", "regex": "regular expression", "lark": "
 
 
 class Constraints:
-    """Compiles grammars to matchers over the tokenizer's vocabulary.
-
-    Args:
-        vocabulary: Number of logits of the model; larger than the tokenizer's vocabulary if the model is padded.
-        stop_id: The token that ends an answer; a grammar allows it where the answer is complete.
-    """
+    """Compiles grammars to matchers over the tokenizer's vocabulary."""
 
     def __init__(self, tokenizer: Any, vocabulary: int, stop_id: int) -> None:
         from llguidance.hf import from_tokenizer
@@ -47,11 +42,7 @@ class Constraints:
         self._vocabulary = from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)), eos_token=stop_id)
 
     def matchers(self, grammars: Sequence[Grammar | None]) -> list[LLMatcher | None]:
-        """A new matcher for each grammar, None for None; equal grammars are compiled once.
-
-        Raises:
-            RequestRefused: for the first request whose grammar llguidance rejects, or that allows no answer.
-        """
+        """A new matcher for each grammar, None for None; equal grammars are compiled once."""
         compiled: dict[Grammar, LLMatcher] = {}
         matchers: list[LLMatcher | None] = []
         for row, grammar in enumerate(grammars):
@@ -110,9 +101,8 @@ def _source(grammar: Grammar) -> str:
 def mask_logits(matchers: Mapping[int, LLMatcher], logits: torch.Tensor) -> dict[int, RequestRefused]:
     """Set logits (rows, vocabulary) of the tokens that the matcher of a row does not allow next to -inf, in place.
 
-    Returns:
-        Row -> the error of a matcher that gave up, for example at a limit of its lexer. Its mask then allows the stop
-        token alone, which would end the answer as if it were complete.
+    Returns row -> the error of a matcher that gave up, for example at a limit of its lexer. Its mask then allows the
+    stop token alone, which would end the answer as if it were complete.
     """
     import numpy as np
     import torch

@@ -20,16 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class AnswerState:
-    """An answer that is being generated.
-
-    Attributes:
-        ids: The tokens so far, the stop token included.
-        error: Why it cannot go on.
-        stopped: Whether it ended at the stop token or a stop string.
-    """
+    """An answer that is being generated."""
 
     request: GenerateRequest
-    ids: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)  # the tokens so far, the stop token included
     error: Exception | None = None
     stopped: bool = False
 
@@ -64,11 +58,7 @@ class AnswerState:
 
 
 def append_tokens(answers: Sequence[AnswerState], logits: torch.Tensor, stop_id: int) -> None:
-    """Choose and append the next token of each answer, as `_append_tokens`.
-
-    Raises:
-        EngineError: if memory runs out. Unlike a forward pass this cannot be repeated: grammars may have moved on.
-    """
+    """Choose and append the next token of each answer, as `_append_tokens`."""
     try:
         _append_tokens(answers, logits, stop_id)
     except Exception as error:

@@ -23,15 +23,7 @@ if TYPE_CHECKING:
 
 
 class InputProcessor:
-    """Turns an engine's requests into the scheduler's work items.
-
-    Args:
-        pin: Returns the exact version of an adapter reference.
-        context: Context length in tokens; None for unbounded positions.
-        vocabulary: Number of logits of the model.
-        max_choice_tokens: Maximum number of tokens of one request's choices together.
-        own: Exact reference of the stored version that the model itself is; requests that name it get no adapter.
-    """
+    """Turns an engine's requests into the scheduler's work items."""
 
     def __init__(
         self,

@@ -38,18 +38,7 @@ _Asked: TypeAlias = tuple[Request, tuple[str, ...]]
 
 
 class MeteredEngine:
-    """An engine that counts tokens and answers equal requests once.
-
-    Args:
-        engine: Answers; its answers depend on the request alone.
-        answers: Answers to earlier requests of the same engine; new ones are added. None: every request is computed.
-        listener: Called with each request and its answer, in order.
-        ahead: Keys of the answers that were computed ahead for requests of this engine: they do not count as known.
-
-    Attributes:
-        reused: Number of requests whose answer was there before.
-        uncounted: Number of answers of a server that reports no numbers of tokens.
-    """
+    """An engine that counts tokens and answers equal requests once."""
 
     def __init__(
         self,

@@ -138,14 +138,8 @@ def sample(
 ) -> list[int | None]:
     """Draw the next token of each row, by inverting the distribution function at a random number.
 
-    Args:
-        logits: Shape (rows, vocabulary), after grammar and penalties; a token at -inf is never drawn.
-        samplers: One per drawn row; none of them greedy.
-        rows: The rows to draw tokens for; None for all.
-
-    Returns:
-        One token id per drawn row; None for a row with NaN or infinity, or whose logits are all -inf. It depends on
-        that row only.
+    Returns one token id per drawn row; None for a row with NaN or infinity, or whose logits are all -inf. It depends on
+    that row only.
     """
     import torch
 
@@ -188,9 +182,7 @@ def _sample(logits: torch.Tensor, settings: Sequence[tuple[float, int, float, fl
 def token_logprobs(logits: torch.Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[LogprobsById]:
     """Log-probabilities of chosen tokens, and as many of the most likely ones as `counts` says for each row.
 
-    Args:
-        logits: The model's logits, shape (rows, vocabulary).
-        tokens: The chosen token of each row.
+    `logits`: The model's logits, shape (rows, vocabulary).
     """
     from searchlora.cpu import backend
 

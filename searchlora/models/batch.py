@@ -17,9 +17,8 @@ def collate(examples: Iterable[Example], pad_id: int) -> dict[str, torch.Tensor]
     The model then computes logits for the last columns only. With prompts of 200 tokens and completions of 20, this
     saves nine tenths of the work of the output layer.
 
-    Returns:
-        `input_ids`, `attention_mask`, `position_ids` of shape (rows, longest example); `labels` of shape
-        (rows, longest completion), the last columns of `input_ids` with `IGNORED` at prompt tokens.
+    Returns `input_ids`, `attention_mask`, `position_ids` of shape (rows, longest example); `labels` of shape (rows,
+    longest completion), the last columns of `input_ids` with `IGNORED` at prompt tokens.
     """
     import torch
 
@@ -60,8 +59,7 @@ FAST_MODEL = "searchlora_fast_model"
 def completion_log_probabilities(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Log-probabilities of the completion tokens of a batch from `collate`, in nats, fp32.
 
-    Returns:
-        Shape of `labels`; 0 where the label is `IGNORED`.
+    Returns shape of `labels`; 0 where the label is `IGNORED`.
     """
     fast: FastModel | None = getattr(model, FAST_MODEL, None)
     if fast is not None:

@@ -27,9 +27,6 @@ def chosen_gpu(log: Callable[[str], None]) -> Iterator[None]:
     Enter it before anything asks PyTorch for GPUs: CUDA reads the variable once in a process. Without
     `CUDA_VISIBLE_DEVICES` it is the one with the most free memory, else the first that it names. transformers would
     spread the batch over all GPUs that it sees, in threads, which TRL refuses.
-
-    Args:
-        log: Receives a sentence that names it.
     """
     gpus, given = visible_gpus(), os.environ.get(VISIBLE)
     if len(gpus) <= 1:
@@ -48,16 +45,11 @@ def chosen_gpu(log: Callable[[str], None]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as its driver describes it.
-
-    Attributes:
-        id: Its UUID, as `CUDA_VISIBLE_DEVICES` takes it.
-        free: Bytes.
-    """
+    """A GPU as its driver describes it."""
 
     id: str
     name: str
-    free: int
+    free: int  # bytes
 
 
 def visible_gpus() -> list[str]:

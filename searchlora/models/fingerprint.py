@@ -48,32 +48,19 @@ _Plain = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9_.?-]{0,128}\z")
 
 
 class Fingerprint(PydanticModel):
-    """Two folders with equal fingerprints hold the same base, sharded or not, from the hub or from disk.
-
-    Attributes:
-        architecture: Class name of the model.
-        tensors: sha256 over names, dtypes, shapes and bytes of all tensors.
-        tokenizer: sha256 of the content of `tokenizer.json` that turns text into ids.
-        template: sha256 of the chat template.
-        config: sha256 of the settings that change the logits, and of the modules after a text encoder's transformer.
-    """
+    """Two folders with equal fingerprints hold the same base, sharded or not, from the hub or from disk."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: _Plain
-    tensors: _Plain
+    tensors: _Plain  # sha256 over names, dtypes, shapes and bytes of all tensors
     tokenizer: _Plain
     template: _Plain
     config: _Plain
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """The fingerprint of a base in a local folder. Hashes are cached by path, size and modification time of the files.
-
-    Raises:
-        BaseModelMoved: if the folder is not there.
-        BaseModelError: for a folder without weights or tokenizer, or with damaged files.
-    """
+    """The fingerprint of a base in a local folder. Hashes are cached by path, size and modification time."""
     config = read_json_object(folder / "config.json")
     return Fingerprint(
         architecture=str((architectures_of(config) or [config.get("model_type", "?")])[0]),
@@ -154,9 +141,6 @@ def _tensors(folder: Path, tied: bool) -> str:
 def tensor_shapes(folder: Path, *, tied: bool) -> dict[str, list[int]]:
     """Name -> shape of every tensor in the safetensors of a folder, read from the headers; without a copy of the
     embedding as output layer where both are `tied`.
-
-    Raises:
-        BaseModelError: for a folder without safetensors, or with a damaged file.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:

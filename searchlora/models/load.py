@@ -44,12 +44,7 @@ _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 
 
 def load_tokenizer(base: BaseModel) -> Any:
-    """The tokenizer of a base; its end-of-text token pads if it has no padding token.
-
-    Raises:
-        BaseModelMoved: if the folder is not there.
-        BaseModelError: for a tokenizer that cannot be loaded, or has neither token.
-    """
+    """The tokenizer of a base; its end-of-text token pads if it has no padding token."""
     from transformers import AutoTokenizer
 
     check_exists(base.path)
@@ -91,19 +86,6 @@ def load_model(
 
     bitsandbytes repacks 4-bit weights in the first eval-mode forward on CPU. Gradients computed after that are wrong,
     and so is a merge; load a separate copy to train or merge.
-
-    Args:
-        quantization: "nf4" is 4-bit NormalFloat with double quantisation (arXiv:2305.14314).
-        precision: Of the computation, and of weights that are not quantised; see `computed_in`.
-        device: "cpu", "cuda", ...; by default the GPU if there is one.
-        to_write: Hold the weights in `precision` even where the processor does not compute in it, to write them.
-        to_serve: Hold the weights of a bf16 decoder like Llama's in bf16 where the processor computes in fp32. Each
-            product converts its weight, until the engine packs it; see `hold_in_fp32`.
-
-    Raises:
-        BaseModelMoved: if the folder is not there.
-        BaseModelError: for a folder without a causal language model that transformers can load (it would load an
-            encoder with a random output layer), or with missing weights.
     """
     choose_threads()
     import torch
@@ -197,11 +179,6 @@ def load_encoder(base: BaseModel, *, quantization: Quantization = "none", device
 
     A folder without `modules.json` is a plain transformer; the mean of its token vectors is the vector of a text.
     `quantization` is of the transformer's linear layers, to train on.
-
-    Raises:
-        BaseModelMoved: if the folder is not there.
-        BaseModelError: for a folder that names a module other than the usual ones of sentence-transformers, has
-            weights that are not safetensors, lacks weights, or cannot be loaded.
     """
     choose_threads()
     import torch

@@ -14,11 +14,7 @@ from searchlora.threads import control_groups
 
 
 def base_parameters(folder: Path) -> int:
-    """The parameters of the base in a folder, from the headers of its files; tied embeddings count once.
-
-    Raises:
-        BaseModelError: for a folder without weights, or with damaged files.
-    """
+    """The parameters of the base in a folder, from the headers of its files; tied embeddings count once."""
     config = read_json_object(folder / "config.json")
     shapes = tensor_shapes(folder, tied=bool(config.get("tie_word_embeddings")))
     return sum(math.prod(shape) for shape in shapes.values())

@@ -56,9 +56,6 @@ def cpu_name() -> str:
 def chosen_instruction_set() -> str | None:
     """The name of the instruction set that the kernels are compiled for; None if they are switched off.
 
-    Raises:
-        UsageError: for a name that is unknown, or of instructions that this processor lacks.
-
     Examples:
         >>> import os
         >>> os.environ["SEARCHLORA_NATIVE"] = "baseline"

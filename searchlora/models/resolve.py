@@ -22,19 +22,12 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A base model on this machine.
-
-    Attributes:
-        name: As the user named it; recorded in manifests.
-        path: A folder with `config.json`, safetensors and a tokenizer.
-        revision: The commit on the hub, if it came from the hub.
-        version: Exact reference of the stored version that the model is; None for any other model.
-    """
+    """A base model on this machine."""
 
     name: str
     path: Path
     revision: str | None = None
-    version: str | None = None
+    version: str | None = None  # exact reference of the stored version that the model is; None for any other model
 
 
 @dataclass(frozen=True)
@@ -104,13 +97,6 @@ def resolve(name: str, revision: str | None = None, *, ask_hub: bool = True) -> 
 
     The hub is contacted only for a hub id, or a catalogue name of one, that is not in the local cache. A cached base is
     not updated, so its adapters keep working when the repository changes.
-
-    Args:
-        revision: Commit on the hub that an adapter was trained on; ignored for other bases.
-        ask_hub: False uses only what is on this machine.
-
-    Raises:
-        BaseModelError: for a base that does not exist, is incomplete or cannot be read.
     """
     entry = CATALOGUE.get(name)
     if isinstance(entry, PackagedWeights):
@@ -181,11 +167,7 @@ class EncoderModule:
 
 
 def read_modules(folder: Path) -> list[EncoderModule]:
-    """The modules of a text encoder; empty for a plain transformer.
-
-    Raises:
-        BaseModelError: for a damaged `modules.json`, or a path that leaves the folder.
-    """
+    """The modules of a text encoder; empty for a plain transformer."""
     file = folder / "modules.json"
     if not file.is_file():
         return []

@@ -39,21 +39,9 @@ _STEP = 1_000
 class BM25Index:
     """A BM25 index: built in memory, or memory-mapped from a folder by `load`.
 
-    Args:
-        documents: Read once; ids must be unique.
-        fields: Field -> boost, a whole number: the field counts as if it stood in the document so often (Robertson,
-            Zaragoza and Taylor, "Simple BM25 Extension to Multiple Weighted Fields", CIKM 2004). None: title and text,
-            once each.
-        k1: Term-frequency saturation, at least 0.
-        b: Length normalisation, from 0 to 1.
-        analyzer: Applied to documents and queries.
-        spool: A folder in which the terms of the documents wait for bm25s, 4 bytes each, in a file without a name.
-            None: in memory. bm25s itself needs about 40 bytes of memory per document and distinct term while it builds.
-        progress: Called for every thousand documents.
-
-    Raises:
-        DataError: if there are no documents, two have the same id, or no document has one of the fields.
-        UsageError: if k1, b or a boost is out of range.
+    `fields`: Field -> boost, a whole number: the field counts as if it stood in the document so often (Robertson,
+    Zaragoza and Taylor, "Simple BM25 Extension to Multiple Weighted Fields", CIKM 2004). None: title and text, once
+    each.
 
     Examples:
         >>> index = BM25Index([Document("1", "rain jacket"), Document("2", "wool socks")])
@@ -94,14 +82,7 @@ class BM25Index:
 
     @classmethod
     def load(cls, folder: Path, documents: IndexedDocuments, analyzer: Analyzer) -> BM25Index:
-        """The index that `save` wrote, memory-mapped; its hits are those of the saved index.
-
-        Args:
-            analyzer: The one of the saved index.
-
-        Raises:
-            OSError, ValueError: if a file is missing or damaged.
-        """
+        """The index that `save` wrote, memory-mapped; its hits are those of the saved index."""
         import bm25s
 
         index = cls.__new__(cls)
@@ -116,14 +97,7 @@ class BM25Index:
         return index
 
     def save(self, folder: Path) -> int:
-        """Write the matrix and the vocabulary into a folder, as bm25s saves them.
-
-        Returns:
-            The number of terms.
-
-        Raises:
-            OSError: if a file cannot be written.
-        """
+        """Write the matrix and the vocabulary into a folder, as bm25s saves them."""
         self._scorer.save(folder, show_progress=False)
         return len(self._vocabulary)
 
@@ -149,11 +123,7 @@ class BM25Index:
         *,
         filters: Sequence[FieldFilter] | None = None,
     ) -> list[list[Hit]]:
-        """At most `k` hits per query, best first; a document without a query term is never a hit.
-
-        Raises:
-            UsageError: if k is less than 1; for a filter of an index that is not `filterable`.
-        """
+        """At most `k` hits per query, best first; a document without a query term is never a hit."""
         check_k(k)
         hits = []
         for query, rows in zip(queries, rows_of(self._documents.columns, filters, len(queries)), strict=True):
@@ -165,9 +135,6 @@ class BM25Index:
         """What each word of a query adds to the score of a document, in order; 0 for a word that it does not have.
 
         A word that the query repeats counts each time, so the sum is the score. Stop words are left out.
-
-        Raises:
-            ValueError: if the document is not in the index.
 
         Examples:
             >>> index = BM25Index([Document("1", "rain jacket"), Document("2", "wool socks")])

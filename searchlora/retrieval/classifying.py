@@ -20,15 +20,7 @@ def classify(
 
     All vectors are normalised to length 1 first, so that the nearest vector has the largest cosine similarity.
 
-    Args:
-        known: Labelled vectors, shape (texts, dimensions).
-        labels: The label of each of them.
-        vectors: Vectors to classify, shape (texts, dimensions).
-        method: `centroid`: the class with the nearest mean vector; `knn`: a vote of the nearest vectors, weighted by
-            inverse distance; `linear`: multinomial logistic regression with C = 10. All are scikit-learn's.
-
-    Raises:
-        UsageError: if there are fewer than two classes.
+    `known`: Labelled vectors, shape (texts, dimensions). `vectors`: Vectors to classify, shape (texts, dimensions).
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier, NearestCentroid

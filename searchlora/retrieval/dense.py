@@ -28,21 +28,6 @@ class DenseIndex:
 
     A document is truncated to the first `encoder.max_tokens` tokens of title and text. Documents with equal texts have
     equal scores. A document without text is never a hit, and a query without text has no hits.
-
-    Args:
-        documents: Read once; ids must be unique. Title and text are encoded together.
-        encoder: Encodes documents and queries.
-        encoding: How it does.
-        graph: Searches approximately; None: exact search. Scores are exact inner products in either case.
-        effort: Candidates per query of the approximate search.
-        progress: Called for each batch.
-
-    Attributes:
-        encoder: Encodes queries.
-        vectors: Of the documents with text, in the order of the documents. Shape: (documents with text, dimensions).
-
-    Raises:
-        DataError: if there are no documents, two have the same id, or the encoder returns a vector that is not finite.
     """
 
     def __init__(
@@ -77,11 +62,7 @@ class DenseIndex:
     ) -> DenseIndex:
         """An index of vectors that were encoded before, in the same way; only queries are encoded.
 
-        Args:
-            documents: All documents, with and without text.
-            vectors: Of the documents with text, shape (documents with text, dimensions).
-            rows: The number of the document of each, ascending.
-            nearest: Searches the vectors.
+        `vectors`: Of the documents with text, shape (documents with text, dimensions).
         """
         index = cls.__new__(cls)
         index.encoder, index._encoding = encoder, encoding
@@ -89,11 +70,7 @@ class DenseIndex:
         return index
 
     def searched_by(self, encoder: TextEncoder, encoding: TextEncoding | None = None) -> DenseIndex:
-        """The same vectors, with queries by another encoder, which must encode documents as the first one does.
-
-        Args:
-            encoding: Of the queries; None: as before.
-        """
+        """The same vectors, with queries by another encoder, which must encode documents as the first one does."""
         index = copy.copy(self)
         index.encoder, index._encoding = encoder, encoding or self._encoding
         return index
@@ -126,10 +103,6 @@ class DenseIndex:
 
         A filtered search is exact, also where the index has a graph for approximate search: that would miss
         documents behind those that the filter removes.
-
-        Raises:
-            UsageError: if k is less than 1; for a filter of an index that is not `filterable`.
-            DataError: if the encoder returns a vector that is not finite.
         """
         check_k(k)
         passing = rows_of(self._documents.columns, filters, len(queries))

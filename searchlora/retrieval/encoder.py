@@ -60,19 +60,7 @@ class TextEncoder(Protocol):
 class Encoder:
     """A sentence-transformers model that turns texts into vectors. Safe for threads: forward passes take turns.
 
-    Args:
-        model: A loaded `SentenceTransformer`, or one that several encoders share.
-        name: The name in reports; with an adapter, its pinned reference.
-        dimensions: Truncate vectors to this many dimensions and normalise them, for encoders trained for it
-            (Matryoshka, arXiv:2205.13147); None: full vectors.
-        adapter: The adapter of a shared model, by its reference; None: the model as it is.
-        query_only: Whether that adapter is for queries only (`sides: query` of the recipe), so that documents are
-            encoded without it.
-
     Prompts in the model's folder are not applied; pass them as prefixes.
-
-    Raises:
-        UsageError: if the vectors have fewer dimensions.
     """
 
     def __init__(
@@ -107,17 +95,7 @@ class Encoder:
         revision: str | None = None,
         shared: Callable[[Path, Callable[[], SharedModel]], SharedModel] | None = None,
     ) -> Encoder:
-        """Load an encoder by catalogue name, folder or hub id, see `searchlora.models.resolve`.
-
-        Args:
-            revision: Of a model of the hub without an adapter; an adapter names its own.
-            adapter: An adapter of this encoder, or a version that is a whole encoder, loaded after its load check.
-            shared: Returns the model of a folder that other encoders have loaded, or loads it; None: loads a copy.
-
-        Raises:
-            BaseModelError: if the model does not exist or cannot be loaded.
-            LoadCheckFailed: if the adapter fails its load check.
-        """
+        """Load an encoder by catalogue name, folder or hub id, see `searchlora.models.resolve`."""
         from searchlora.models.load import load_encoder
 
         base = encoder_base(name, adapter, revision)
@@ -166,8 +144,7 @@ class Encoder:
         The text is cut where it has more than twice `max_tokens`, between two words if there are any, so the tokens
         that are left after truncation are those of the whole text; else at 256 characters per token of `max_tokens`.
 
-        Returns:
-            The beginning, or the whole text if it is not much longer, and its length in tokens, as `tokens`.
+        Returns the beginning, or the whole text if it is not much longer, and its length in tokens, as `tokens`.
         """
         limit = self.max_tokens
         if limit is None:
@@ -187,12 +164,7 @@ class Encoder:
         precision: Precision = "fp32",
         progress: Progress = silent,
     ) -> Vectors:
-        """Encode documents: as `encode`, but without an adapter that is for queries only.
-
-        Args:
-            precision: Of weights and activations, see `SharedModel.encode`; with bf16 a component of a vector differs
-                by up to about 1% of the largest. The vectors are float32.
-        """
+        """Encode documents: as `encode`, but without an adapter that is for queries only."""
         return self._encode(texts, None if self.query_only else self.adapter, batch_size, precision, progress)
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: Progress = silent) -> Vectors:
@@ -201,21 +173,12 @@ class Encoder:
         The vector of a text depends on its batch by about 1e-7, the rounding of float32. Texts are taken by length in
         characters, 16 batches at a time, and those 16 batches by length in tokens.
 
-        Args:
-            batch_size: Texts per forward pass. On a GPU, as many more short texts share a pass as have the tokens of a
-                batch of the longest ones.
-
-        Returns:
-            Vectors, shape (texts, dimensions).
+        Returns vectors, shape (texts, dimensions).
         """
         return self._encode(texts, self.adapter, batch_size, "fp32", progress)
 
     def encode_together(self, texts: Sequence[str], check: Callable[[], object] = lambda: None) -> Vectors:
-        """Encode a few queries, in a pass with those of other threads, which may use other adapters of the model.
-
-        Args:
-            check: Called before the texts are computed; what it raises is raised here.
-        """
+        """Encode a few queries, in a pass with those of other threads, which may use other adapters of the model."""
         return truncated(self.shared.submit(texts, self.adapter, check).result(), self.dimensions)
 
     def _encode(
@@ -268,10 +231,7 @@ def truncated(vectors: Vectors, dimensions: int | None) -> Vectors:
 def token_batches(tokens: NDArray[np.int64], batch_size: int, max_tokens: int | None = None) -> list[NDArray[np.intp]]:
     """Batches of texts of similar lengths, the longest first.
 
-    Args:
-        tokens: Length of each text, shape (texts,).
-        batch_size: Texts of a batch.
-        max_tokens: Tokens of a batch, padding included, in place of the number of texts.
+    `tokens`: Length of each text, shape (texts,).
 
     Examples:
         >>> token_batches(np.array([2, 9, 3, 8]), 2)
@@ -292,22 +252,13 @@ def token_batches(tokens: NDArray[np.int64], batch_size: int, max_tokens: int | 
 def by_length(lengths: NDArray[np.int64]) -> NDArray[np.intp]:
     """The order in which texts are encoded: the longest first, so that texts of a batch have similar lengths.
 
-    Args:
-        lengths: Lengths in characters, shape (texts,).
+    `lengths`: Lengths in characters, shape (texts,).
     """
     return np.argsort(-lengths, kind="stable")
 
 
 def encoder_base(name: str, adapter: StoredAdapter | None = None, revision: str | None = None) -> BaseModel:
-    """The model folder that `Encoder.load` loads: the base, or the version if it is a whole encoder.
-
-    Args:
-        revision: Of a model of the hub without an adapter; an adapter names its own.
-
-    Raises:
-        BaseModelError: if the model does not exist.
-        TamperedAdapter: for a version that is a whole encoder and was changed.
-    """
+    """The model folder that `Encoder.load` loads: the base, or the version if it is a whole encoder."""
     if adapter is not None and adapter.is_full:
         from searchlora.adapters.full_model import model_of
 

@@ -19,16 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextEncoding:
-    """How an encoder encodes documents and queries.
-
-    Attributes:
-        batch_size: Documents per forward pass.
-        query_batch_size: Queries per forward pass. With 1 the vector of a query does not depend on other queries;
-            larger batches are faster, and round vectors differently in their last bits.
-        normalise: Normalise vectors to length 1, so that inner products are cosine similarities, from -1 to 1.
-        query_prefix, document_prefix: Prefixes that the encoder was trained with, such as "query: ".
-        precision: Of the matrix products with which documents are encoded; queries are encoded in fp32.
-    """
+    """How an encoder encodes documents and queries."""
 
     batch_size: int = 32
     query_batch_size: int = 1
@@ -38,11 +29,7 @@ class TextEncoding:
     precision: Precision = "fp32"
 
     def queries(self, encoder: TextEncoder, queries: Sequence[str]) -> Iterator[Vectors | None]:
-        """The vector of each query, shape (dimensions,); None for a blank one. Encoded batch by batch, as needed.
-
-        Raises:
-            DataError: if the encoder returns a vector that is not finite.
-        """
+        """The vector of each query, shape (dimensions,); None for a blank one. Encoded batch by batch, as needed."""
         step = self.query_batch_size * encoder.at_once
         for start in range(0, len(queries), step):
             batch = queries[start : start + step]
@@ -64,11 +51,7 @@ class TextEncoding:
 
         Equal texts are encoded once: in another batch, a vector differs in its last bits.
 
-        Args:
-            texts: Id of a document -> its text, which is not blank; at least one.
-
-        Raises:
-            DataError: if the encoder returns a vector that is not finite; names the first document with the text.
+        `texts`: Id of a document -> its text, which is not blank; at least one.
         """
         first: dict[str, str] = {}
         for name, text in texts.items():

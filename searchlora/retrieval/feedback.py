@@ -49,17 +49,7 @@ def found_titles(
 ) -> list[list[str]]:
     """The titles of the passages that each conversation finds, the most frequent first; of equal ones the first found.
 
-    Args:
-        documents: The searched documents by id.
-        conversations: The turns as `history`, and the `query`.
-        passages: Number of first passages whose titles are counted.
-        titles: Maximum number of titles of each conversation.
-
-    Returns:
-        One list per conversation; empty where no passage with a title is found.
-
-    Raises:
-        KeyError: for a hit that is not in `documents`.
+    Returns one list per conversation; empty where no passage with a title is found.
     """
     found = retriever.search([conversation_text(each) for each in conversations], passages)
     of_hits = [[plain_title(documents[hit.document].title) for hit in hits] for hits in found]

@@ -21,12 +21,7 @@ Operator: TypeAlias = Literal["equals", "contains", "prefix", "min", "max"]
 
 @dataclass(frozen=True)
 class FieldTest:
-    """What the text of a field must be.
-
-    Attributes:
-        values: Operator -> case-folded values, one of which must be fulfilled, as pairs; all operators must hold. A
-            bound that is no number is left out.
-    """
+    """What the text of a field must be."""
 
     values: tuple[tuple[Operator, frozenset[str]], ...]
 
@@ -55,13 +50,6 @@ FieldFilter: TypeAlias = Mapping[str, FieldTest]
 
 class FieldColumns:
     """Fields of all documents of an index, for filters. In memory are 4 bytes per document and field, and each value.
-
-    Args:
-        documents: In the order of the index.
-        fields: The fields by which searches are filtered.
-
-    Raises:
-        DataError: if no document has one of the fields.
 
     Examples:
         >>> documents = [Document("1", "jacket", metadata={"brand": "Acme"}), Document("2", "socks")]
@@ -95,11 +83,7 @@ class FieldColumns:
 def rows_of(
     columns: FieldColumns | None, filters: Sequence[FieldFilter] | None, queries: int
 ) -> Iterator[NDArray[np.bool_] | None]:
-    """For each query which documents it may find; None: all. Computed one after the other, as they are needed.
-
-    Raises:
-        UsageError: for a filter of an index without columns.
-    """
+    """For each query which documents it may find; None: all. Computed one after the other, as they are needed."""
     if filters is None or not any(filters):
         return repeat(None, queries)
     if columns is None:

@@ -36,14 +36,6 @@ def fuse(
       list. If all scores of a list are equal, each counts as 1.
     * `combmnz`: combsum times the number of lists that contain the document.
 
-    Args:
-        rankings: Each best first, with distinct documents.
-        weights: One positive weight per list; default: all 1.
-        rrf_k: Constant of `rrf`, at least 0; larger values give less weight to the first ranks.
-
-    Raises:
-        UsageError: for an unknown method, or weights or `rrf_k` out of range.
-
     Examples:
         >>> fused = fuse([[Hit("a", 3.0), Hit("b", 1.0)], [Hit("b", 9.0)]])
         >>> [hit.document for hit in fused]
@@ -65,20 +57,14 @@ def fuse(
 
 @dataclass(frozen=True)
 class Source:
-    """A retriever of a fusion, with the number of hits that are fused and its weight.
-
-    Attributes:
-        label: Its name, for failures.
-        optional: Whether the others are fused without it where it fails.
-        budget_s: Seconds per query, after which it has failed; None: no limit.
-    """
+    """A retriever of a fusion, with the number of hits that are fused and its weight."""
 
     retriever: Retriever
     depth: int = 100
     weight: float = 1.0
     label: str = ""
     optional: bool = False
-    budget_s: float | None = None
+    budget_s: float | None = None  # seconds per query, after which it has failed; None: no limit
 
 
 #: The label of a source that failed for a query, and the error.
@@ -86,18 +72,7 @@ Failure: TypeAlias = tuple[str, SearchloraError]
 
 
 class Fused:
-    """A retriever that fuses several retrievers over the same documents.
-
-    Args:
-        sources: Each retrieves its own depth whatever k is, so that the hits for a smaller k are a prefix.
-        method, rrf_k: As in `fuse`.
-
-    Attributes:
-        sources: As given.
-
-    Raises:
-        UsageError: as `fuse`; also without a source, or for a depth below 1.
-    """
+    """A retriever that fuses several retrievers over the same documents."""
 
     def __init__(self, sources: Sequence[Source], *, method: str = "rrf", rrf_k: float = 60) -> None:
         if not sources:
@@ -118,12 +93,7 @@ class Fused:
     def search_with_failures(
         self, queries: Sequence[str], k: int, filters: Sequence[FieldFilter] | None = None
     ) -> list[tuple[list[Hit], list[Failure]]]:
-        """For each query the hits as of `search`, and the optional sources that failed, which are not among them.
-
-        Raises:
-            UsageError: if k is less than 1.
-            SearchloraError: of a source that is not optional, or if all sources fail for a query.
-        """
+        """For each query the hits as of `search`, and the optional sources that failed, which are not among them."""
         check_k(k)
         by_source = [self._ask(source, queries, filters) for source in self.sources]
         results = []

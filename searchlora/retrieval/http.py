@@ -23,20 +23,12 @@ from searchlora.server_url import server_url
 
 @dataclass(frozen=True)
 class ResponsePaths:
-    """Where hits and their fields stand in a response: keys joined by dots.
-
-    Attributes:
-        hits: Path of the list of hits, best first.
-        id: Path of the id in a hit.
-        score: Path of the score in a hit; a hit without one is scored by its rank.
-        title: Path of the title in a hit, or None.
-        text: Paths of the text in a hit; their values are joined by a blank.
-    """
+    """Where hits and their fields stand in a response: keys joined by dots."""
 
     hits: str
     id: str
     score: str | None = None
-    title: str | None = None
+    title: str | None = None  # path of the title in a hit, or None
     text: tuple[str, ...] = ()
 
 
@@ -62,18 +54,7 @@ def engine_defaults(engine: str | None) -> tuple[Mapping[str, Any], ResponsePath
 
 
 class HttpRetriever:
-    """A retriever that asks a search engine. Thread-safe.
-
-    Args:
-        url: Address that searches, without a query string.
-        body: JSON body of a request. `{query}` in a text stands for the query; a value `{k}` for the number of hits.
-        paths: Where hits stand in a response.
-        api_key, auth, timeout_s, retries: As `HttpClient`.
-        concurrency: Number of requests at a time.
-
-    Raises:
-        EngineError: for a URL that is not http or https, or that contains a password.
-    """
+    """A retriever that asks a search engine. Thread-safe."""
 
     def __init__(
         self,
@@ -106,12 +87,7 @@ class HttpRetriever:
     def search(
         self, queries: Sequence[str], k: int, *, filters: Sequence[FieldFilter] | None = None
     ) -> list[list[Hit]]:
-        """At most `k` hits per query, best first, each with the document that the engine returned.
-
-        Raises:
-            UsageError: if k is less than 1, or for a filter, since the request is the user's own.
-            EngineError: if the engine cannot be reached, refuses, or answers in another form; names the URL.
-        """
+        """At most `k` hits per query, best first, each with the document that the engine returned."""
         check_k(k)
         if filters and any(filters):
             raise UsageError("a query by HTTP takes no filters", fix="Put a filter into its body, or match its hits.")

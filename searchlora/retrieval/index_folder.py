@@ -41,21 +41,7 @@ Part = TypeVar("Part", Bm25Part, DensePart)
 
 
 class IndexFolder:
-    """An index that is opened for searching.
-
-    Args:
-        folder: A folder that `searchlora index build` wrote.
-        pipeline: Options of the command that builds it for the pipeline in use, for error messages.
-
-    Attributes:
-        manifest: What the index was built from.
-        documents: The documents, read on demand.
-
-    Raises:
-        DataError: if the folder is not an index, or a newer version of searchlora built it.
-        StaleIndex: if a file is missing or has another size, or the corpus changed since the index was built. A corpus
-            that is no longer there is not compared.
-    """
+    """An index that is opened for searching."""
 
     def __init__(self, folder: Path, pipeline: str = "--pipeline PIPELINE") -> None:
         self.folder = folder
@@ -82,12 +68,7 @@ class IndexFolder:
         graph: Hnsw | None = None,
         effort: int = 64,
     ) -> DenseIndex:
-        """The index of the vectors with these settings, memory-mapped. Raises `StaleIndex` without them or the graph.
-
-        Args:
-            encoder, encoding: Of the queries.
-            graph, effort: Of an approximate search, as of `DenseIndex`.
-        """
+        """The index of the vectors with these settings, memory-mapped.."""
         part = self._part(self.manifest.dense, keys, "vectors")
         if graph is not None and graph not in part.structures:
             built = ", ".join(map(str, part.structures)) or "none"
@@ -102,11 +83,7 @@ class IndexFolder:
         return DenseIndex.load(self._indexed, vectors, rows, nearest, encoder, encoding)
 
     def verify(self, progress: Progress = silent) -> None:
-        """Hash every file.
-
-        Raises:
-            StaleIndex: naming a file that is missing, changed, or not in the manifest.
-        """
+        """Hash every file."""
         for number, (name, expected) in enumerate(self.manifest.files.items(), 1):
             if file_sha256(self.folder / name) != expected.sha256:
                 raise self._stale(f"the file {name} was changed after the index was built (its sha256 differs)")
@@ -149,11 +126,7 @@ class IndexFolder:
 
 
 def identity_of(corpus: Corpus) -> CorpusIdentity:
-    """The identity of a corpus; that of an index folder is the one of the file that it was built from.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
+    """The identity of a corpus; that of an index folder is the one of the file that it was built from."""
     folder = index_folder(corpus)
     if folder is not None:
         return read_manifest(folder).corpus

@@ -53,25 +53,14 @@ class Bm25Keys(FrozenModel):
 
 
 class ServedModel(FrozenModel):
-    """An encoder of a server. Other weights under the same names are not noticed.
-
-    Attributes:
-        name: The server's name of the model.
-        version: What the name stood for: the exact version of an adapter, or the name.
-    """
+    """An encoder of a server. Other weights under the same names are not noticed."""
 
     name: str
     version: str
 
 
 class VectorKeys(FrozenModel):
-    """What the vectors of documents depend on, besides the documents.
-
-    Attributes:
-        encoder: Fingerprint of the model, or the names of one that a server computes.
-        adapter: File -> sha256 of the adapter's weights; None without one, or with one that is for queries only.
-        max_tokens: Length at which texts are truncated.
-    """
+    """What the vectors of documents depend on, besides the documents."""
 
     encoder: Fingerprint | ServedModel
     adapter: dict[str, str] | None
@@ -91,14 +80,7 @@ class Bm25Part(FrozenModel):
 
 
 class EncodedVectors(FrozenModel):
-    """Vectors of documents.
-
-    Attributes:
-        model: Name of the encoder.
-        adapter: Exact reference of its adapter, `name@version`.
-        batch_size: Documents per forward pass; it changes the last bits of vectors.
-        dimensions: Of the vectors.
-    """
+    """Vectors of documents."""
 
     model: str
     adapter: str | None
@@ -108,13 +90,7 @@ class EncodedVectors(FrozenModel):
 
 
 class DensePart(EncodedVectors):
-    """Vectors in an index folder.
-
-    Attributes:
-        vectors: Number of documents with text.
-        longest: Length of the longest vector.
-        structures: Structures for approximate search.
-    """
+    """Vectors in an index folder."""
 
     folder: PartName
     vectors: _Count
@@ -123,19 +99,13 @@ class DensePart(EncodedVectors):
 
 
 class CorpusIdentity(FrozenModel):
-    """The corpus of an index.
-
-    Attributes:
-        path: The file, absolute.
-        modified_ns: Its time of modification, in nanoseconds.
-        columns: Field -> the columns that hold it.
-    """
+    """The corpus of an index."""
 
     path: str
     sha256: str
     bytes: int
-    modified_ns: int
-    columns: dict[str, tuple[str, ...]]
+    modified_ns: int  # its time of modification, in nanoseconds
+    columns: dict[str, tuple[str, ...]]  # field -> the columns that hold it
 
     @property
     def content(self) -> tuple[str, dict[str, tuple[str, ...]]]:
@@ -185,11 +155,7 @@ class IndexManifest(FrozenModel):
 
 
 def read_manifest(folder: Path) -> IndexManifest:
-    """The manifest of an index folder.
-
-    Raises:
-        DataError: if there is none, it is damaged, or it has another schema version.
-    """
+    """The manifest of an index folder."""
     file = folder / INDEX_FILE
     try:
         content = parse_json(read_bounded(file, _MAX_MANIFEST).decode("utf-8"))

@@ -21,12 +21,7 @@ from searchlora.retrieval.retriever import Retriever
 
 @dataclass(frozen=True)
 class MiningQuery:
-    """A query for which negatives are mined.
-
-    Attributes:
-        positives: The relevant texts.
-        judged: Ids of the documents that were judged relevant to any degree.
-    """
+    """A query for which negatives are mined."""
 
     id: str
     query: str
@@ -47,10 +42,6 @@ def mine(
     Not candidates are documents judged relevant, documents equal to a positive or a chosen negative (ignoring case and
     punctuation), and documents above the margin, since they may be relevant without being judged; without a positive
     among the candidates, none. A query may get fewer negatives than requested, or none.
-
-    Args:
-        documents: The documents that the retrievers search.
-        retrievers: Used in turn.
     """
     texts = {document.id: document.searchable for document in documents}
     queries = [query.query for query in sought]

@@ -25,12 +25,7 @@ _BLOCK = 8_192
 
 
 def inner_products(vectors: NDArray[Any], vector: Vectors) -> NDArray[np.float64]:
-    """Inner products of rows with a vector, of which each depends on its row only: a library's depend on its place.
-
-    Args:
-        vectors: Shape (rows, dimensions).
-        vector: Shape (dimensions,).
-    """
+    """Inner products of rows with a vector, of which each depends on its row only: a library's depend on its place."""
     products: NDArray[np.float64] = (vectors * vector.astype(np.float64)).sum(axis=1)
     return products
 
@@ -38,11 +33,7 @@ def inner_products(vectors: NDArray[Any], vector: Vectors) -> NDArray[np.float64
 class Nearest:
     """Searches vectors: all of them, as faiss' flat index does, or by a graph, which may miss some of the nearest.
 
-    Args:
-        vectors: In memory or memory-mapped, shape (documents, dimensions).
-        longest: Length of the longest vector.
-        graph: What `Hnsw.build` or `read_graph` returned; None: all vectors are compared.
-        effort: Candidates per query in a graph, at least as many as hits. More find more, and take longer.
+    `vectors`: In memory or memory-mapped, shape (documents, dimensions).
     """
 
     def __init__(self, vectors: Vectors, longest: float, graph: Any = None, effort: int = 64) -> None:
@@ -52,11 +43,7 @@ class Nearest:
         self._effort = effort
 
     def candidates(self, vector: Vectors, k: int) -> NDArray[np.int64]:
-        """Rows of all vectors that may be among the k nearest, given the rounding error of the scores.
-
-        Args:
-            vector: Shape (1, dimensions).
-        """
+        """Rows of all vectors that may be among the k nearest, given the rounding error of the scores."""
         total = len(self._vectors)
         count = min(k + _MARGIN, total)
         error = self._error(vector)
@@ -67,12 +54,7 @@ class Nearest:
             count = min(2 * count, total)
 
     def among(self, rows: NDArray[np.int64], vector: Vectors, k: int) -> NDArray[np.int64]:
-        """Those of some rows that may be among their k nearest; all of them are compared.
-
-        Args:
-            rows: Distinct.
-            vector: Shape (1, dimensions).
-        """
+        """Those of some rows that may be among their k nearest; all of them are compared."""
         if len(rows) <= k:
             return rows
         scores = np.empty(len(rows), dtype=np.float32)
@@ -103,12 +85,7 @@ class Nearest:
 
 
 class Hnsw(BaseModel):
-    """A graph of neighbours (HNSW).
-
-    Attributes:
-        m: Neighbours per vector and layer; the lowest layer has twice as many.
-        ef_construction: Candidates considered for a vector while the graph is built.
-    """
+    """A graph of neighbours (HNSW)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -145,11 +122,7 @@ def write_graph(index: Any, file: Path) -> None:
 
 
 def read_graph(file: Path) -> Any:
-    """Open what `write_graph` wrote, memory-mapped; on Windows it is read.
-
-    Raises:
-        ValueError: if the file is missing or damaged.
-    """
+    """Open what `write_graph` wrote, memory-mapped; on Windows it is read."""
     import faiss
 
     flag = 0 if sys.platform == "win32" else faiss.IO_FLAG_MMAP_IFC  # faiss maps files on POSIX systems only

@@ -32,13 +32,6 @@ class RemoteEncoder:
 
     A server of another kind than `searchlora` and vLLM must truncate long texts by its own settings, as Text Embeddings
     Inference does with `--auto-truncate`.
-
-    Args:
-        client: The server.
-        name: The server's name of the model.
-        dimensions: Truncate vectors to this many dimensions and normalise them; None: full vectors.
-        concurrency: Requests in flight.
-        listed: The server's entry of the model; empty for a server that lists none.
     """
 
     client: HttpClient
@@ -49,11 +42,7 @@ class RemoteEncoder:
 
     @classmethod
     def open(cls, client: HttpClient, name: str, dimensions: int | None = None, concurrency: int = 8) -> RemoteEncoder:
-        """Look the model up.
-
-        Raises:
-            EngineError: if the server cannot be reached, or lists models without this one.
-        """
+        """Look the model up."""
         try:
             entries = client.get("/v1/models")["data"]
             models = {str(entry["id"]): entry for entry in entries}
@@ -98,25 +87,14 @@ class RemoteEncoder:
         precision: str = "fp32",
         progress: Progress = silent,
     ) -> Vectors:
-        """Encode documents: as `encode`, and without an adapter for queries only if the server is of this project.
-
-        Args:
-            precision: Ignored: the server has its own.
-        """
+        """Encode documents: as `encode`, and without an adapter for queries only if the server is of this project."""
         del precision
         return self._encode(texts, batch_size, progress, "document")
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: Progress = silent) -> Vectors:
         """Encode texts; texts of similar lengths share a request.
 
-        Args:
-            batch_size: Texts per request.
-
-        Returns:
-            Vectors, shape (texts, dimensions).
-
-        Raises:
-            EngineError: if the server fails, refuses, or does not return a vector of the same length for each text.
+        Returns vectors, shape (texts, dimensions).
         """
         return self._encode(texts, batch_size, progress, "query")
 

@@ -46,26 +46,16 @@ def tie_order(ids: Sequence[str]) -> NDArray[np.intp]:
 
 @dataclass(frozen=True)
 class IndexedDocuments:
-    """The documents of an index of ours, by their rows.
-
-    Attributes:
-        ids: In the order in which they were indexed.
-        order: Their `tie_order`.
-        columns: Their fields, for filters; None: searches cannot be filtered.
-    """
+    """The documents of an index of ours, by their rows."""
 
     ids: Sequence[str]
     order: NDArray[np.intp]
-    columns: FieldColumns | None = None
+    columns: FieldColumns | None = None  # their fields, for filters; None: searches cannot be filtered
 
     def hits(self, rows: NDArray[np.intp], scores: NDArray[np.floating[Any]], k: int) -> list[Hit]:
         """The k best of some rows. Scores that are equal in single precision are ties, as in `eval.trec.ranked`.
 
-        Args:
-            scores: Of these rows, shape (rows,).
-
-        Raises:
-            ValueError: if a score is not finite.
+        `scores`: Of these rows, shape (rows,).
         """
         if not np.isfinite(scores).all():
             raise ValueError("a score is not finite")

@@ -34,24 +34,15 @@ _DEFAULT, _BASE = "default", "__base__"
 
 @dataclass(eq=False)
 class _Copy:
-    """The model in one precision, with the adapters that are attached to it, the least recently used first.
-
-    Attributes:
-        adapted: The `PeftModel` around its transformer; None before the first adapter.
-        attached: Reference of an adapter -> its name in `adapted`.
-    """
+    """The model in one precision, with the adapters that are attached to it, the least recently used first."""
 
     model: Any
-    adapted: Any = None
+    adapted: Any = None  # the `PeftModel` around its transformer; None before the first adapter
     attached: OrderedDict[str, str] = field(default_factory=OrderedDict)
     number: int = 0
 
     def attach(self, adapter: StoredAdapter, max_adapters: int, dtype: Any = None) -> None:
-        """Attach an adapter, in the place of the least recently used one if there are `max_adapters`.
-
-        Args:
-            dtype: Of its weights; None: float32.
-        """
+        """Attach an adapter, in the place of the least recently used one if there are `max_adapters`."""
         from searchlora.adapters.attach import attach
 
         if adapter.reference not in self.attached:
@@ -92,13 +83,7 @@ class _Call(Future[Vectors]):
 
 
 class SharedModel:
-    """A sentence-transformers model, and any number of adapters of it. Safe for threads: forward passes take turns.
-
-    Args:
-        model: A loaded `SentenceTransformer`.
-        adapted: The `PeftModel` in it, if an adapter was attached or is being trained: `DEFAULT` names its adapter.
-        max_adapters: Adapters that stay attached; others are attached again when they are used.
-    """
+    """A sentence-transformers model, and any number of adapters of it. Safe for threads: forward passes take turns."""
 
     #: The adapter of a model that was given with one.
     DEFAULT = _DEFAULT
@@ -113,11 +98,7 @@ class SharedModel:
         self._thread = ThreadPoolExecutor(1, "searchlora-encoder")
 
     def add(self, adapter: StoredAdapter) -> None:
-        """Attach a stored adapter, whose load check has passed; rows name it by its reference.
-
-        Raises:
-            MissingKey, UnexpectedKey: naming weights that do not fit the model.
-        """
+        """Attach a stored adapter, whose load check has passed; rows name it by its reference."""
         with self._lock:
             self._copies["fp32"].attach(adapter, self._max_adapters)
             self._adapters[adapter.reference] = adapter
@@ -149,13 +130,8 @@ class SharedModel:
     def encode(self, texts: Sequence[str], adapters: Sequence[str | None], precision: Precision = "fp32") -> Any:
         """The vectors of texts by one forward pass.
 
-        Args:
-            adapters: The reference of each text's adapter; None: none.
-            precision: Of weights and activations. With bf16 there is a second copy of the weights, made on first use;
-                a processor that cannot multiply bf16 computes in fp32.
-
-        Returns:
-            A float32 tensor on the model's device, shape (texts, dimensions). On a GPU the pass may still be running.
+        Returns A float32 tensor on the model's device, shape (texts, dimensions). On a GPU the pass may still be
+        running.
         """
         import torch
         from sentence_transformers.util import batch_to_device
@@ -182,9 +158,6 @@ class SharedModel:
 
         A vector depends on the other rows of its pass by the rounding of float32. Passes are computed in a thread of
         this model, in the order of the requests.
-
-        Args:
-            check: Called before the texts are computed; raises what the future then raises instead.
         """
         call = _Call(texts, adapter, check)
         self._waiting.append(call)

@@ -30,37 +30,23 @@ _BLOCK = 8_192
 def open_vectors(folder: Path) -> tuple[Vectors, NDArray[np.int64]]:
     """Open what `write_vectors` wrote, memory-mapped.
 
-    Returns:
-        The vectors of the documents with text, shape (documents with text, dimensions), and the number of the document
-        of each, ascending.
-
-    Raises:
-        OSError, ValueError: if a file is missing or is not a plain array.
+    Returns the vectors of the documents with text, shape (documents with text, dimensions), and the number of the
+    document of each, ascending.
     """
     return mapped_array(folder / VECTORS), mapped_array(folder / ROWS)
 
 
 @dataclass(frozen=True)
 class DistinctTexts:
-    """The texts of documents, equal ones once, in the order in which `DenseIndex` encodes them.
+    """The texts of documents, equal ones once, in the order in which `DenseIndex` encodes them."""
 
-    Attributes:
-        rows: Number of each document with text, ascending, shape (documents with text,).
-        encoded: Number of the first document with each text, the longest text first, shape (texts,).
-        places: Of each document with text, the place of its text in `encoded`.
-    """
-
-    rows: NDArray[np.int64]
-    encoded: NDArray[np.int64]
+    rows: NDArray[np.int64]  # number of each document with text, ascending, shape (documents with text,)
+    encoded: NDArray[np.int64]  # number of the first document with each text, the longest text first, shape (texts,)
     places: NDArray[np.int64]
 
     @classmethod
     def of(cls, documents: Iterable[Document]) -> DistinctTexts:
-        """Read documents once, in about 100 bytes of memory each. Texts are compared by 128 bits of their hash.
-
-        Raises:
-            DataError: if no document contains text.
-        """
+        """Read documents once, in about 100 bytes of memory each. Texts are compared by 128 bits of their hash."""
         rows, lengths, hashes = array("q"), array("q"), bytearray()
         for number, document in enumerate(documents):
             text = document.searchable
@@ -91,17 +77,6 @@ def write_vectors(
     """Encode texts into a folder, in the order of the documents, in memory for 16 batches at a time.
 
     Vectors have the bytes of those in `DenseIndex`.
-
-    Args:
-        folder: An existing folder.
-        at: The document of a number.
-
-    Returns:
-        The length of the longest vector.
-
-    Raises:
-        DataError: for a vector that is not finite, which names its document.
-        OSError: if a file cannot be written.
     """
     file, size = folder / _ENCODED, encoding.batch_size * BATCHES_OF_A_WINDOW
     with file.open("wb") as out:

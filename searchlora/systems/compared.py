@@ -54,11 +54,7 @@ def generating_systems(
 def encoder_data(
     task: EncoderTask, dataset: Dataset, records: Sequence[Record], qrels: Qrels | None, labelled: Sequence[Record]
 ) -> EncoderData:
-    """What encoders are evaluated on: the documents of a dataset, or training rows with labels.
-
-    Args:
-        labelled: Training rows from which the classes of records with labels are predicted.
-    """
+    """What encoders are evaluated on: the documents of a dataset, or training rows with labels."""
     if task.label(records[0]) is not None:
         if not labelled:
             raise DataError(

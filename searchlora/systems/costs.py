@@ -36,11 +36,7 @@ class Answers:
 
 @dataclass
 class TimedRetriever:
-    """A retriever that measures its time.
-
-    Attributes:
-        seconds: Of all calls.
-    """
+    """A retriever that measures its time."""
 
     retriever: Retriever
     seconds: float = 0.0
@@ -59,9 +55,6 @@ class CostedPipeline(PipelineSystem):
     """A pipeline whose stages are executed and measured one by one.
 
     A stage that repeats a request of an earlier pipeline has no milliseconds; its tokens are counted.
-
-    Args:
-        answers: Shared by the pipelines that are compared.
     """
 
     batch_size = None  # what a later batch repeats is not what an earlier pipeline had asked

@@ -32,18 +32,10 @@ DEPTH = 100
 
 @dataclass(frozen=True, eq=False)
 class EncoderData:
-    """What encoders are measured on: documents that they rank, or records with labels from which they predict classes.
-
-    Attributes:
-        documents: Searched documents; empty for records with labels.
-        labelled: Training records of the classifier, for records with labels.
-        models: Folder of an encoder -> the copy in memory that it and its adapters share.
-        indexes: Folder of an encoder -> the documents as it encodes them without an adapter, which it and its adapters
-            for queries search. Others are used once and not kept: they may take gigabytes.
-    """
+    """What encoders are measured on: documents that they rank, or records with labels to predict."""
 
     task: EncoderTask
-    documents: Sequence[Document] = ()
+    documents: Sequence[Document] = ()  # searched documents; empty for records with labels
     labelled: Sequence[Record] = ()
     models: dict[Path, SharedModel] = field(default_factory=dict)
     indexes: dict[Path, DenseIndex] = field(default_factory=dict)
@@ -73,12 +65,7 @@ class RetrieverSystem(System):
 
 
 class EncoderSystem(System):
-    """An encoder.
-
-    Args:
-        load: Loads it.
-        classifier: Predicts the class of a vector, see `retrieval.classifying`.
-    """
+    """An encoder."""
 
     def __init__(
         self, name: str, data: EncoderData, load: Callable[[], Encoder], classifier: Classifier = "centroid"
@@ -110,14 +97,7 @@ class EncoderSystem(System):
 
 
 class StoredEncoder(EncoderSystem):
-    """An encoder by the name or folder of its model, with or without an adapter.
-
-    Args:
-        model: Of the adapter, its base.
-        lineage: The models that take part.
-        fingerprint: Of the model, by which results are cached; None: they are not.
-        revision: Of a model on the hub.
-    """
+    """An encoder by the name or folder of its model, with or without an adapter."""
 
     def __init__(
         self,

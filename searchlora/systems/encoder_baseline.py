@@ -28,15 +28,7 @@ from searchlora.task import GenerationTask
 
 @dataclass(eq=False)
 class FrozenEncoder:
-    """An encoder that several baselines share. It is loaded on first use, and keeps the vectors that they learn from.
-
-    Args:
-        model: Catalogue name, folder or hub id.
-        adapter: An adapter of the encoder.
-
-    Raises:
-        BaseModelError: if the model does not exist.
-    """
+    """An encoder that several baselines share. Loaded on first use; keeps the vectors that they learn from."""
 
     model: str
     adapter: StoredAdapter | None = None
@@ -66,12 +58,7 @@ def system_name(encoder: str, baseline: EncoderBaseline) -> str:
 
 
 class EncoderBaselineSystem(System):
-    """A baseline of a task over a frozen encoder.
-
-    Args:
-        rows: All rows that will be measured: a feature may compare the passages of a query.
-        training, validation: The rows that it learns from.
-    """
+    """A baseline of a task over a frozen encoder."""
 
     def __init__(
         self,

@@ -19,13 +19,8 @@ from searchlora.task import GenerationTask
 class FixedResults(System):
     """Outputs or hits that were made elsewhere: by a rule, a classical method, or a reference.
 
-    Args:
-        rows: Rows with an `id`.
-        outputs: One per row; empty for a system that only retrieves.
-        run: Row id -> document -> score; None for a system that does not retrieve.
-        invalid: Row id -> why its output is not valid; None: unknown.
-        task: The task of the model that made the outputs; None: that of the measures.
-        costs: Mean costs of a row.
+    `run`: Row id -> document -> score; None for a system that does not retrieve. `invalid`: Row id -> why its output is
+    not valid; None: unknown.
     """
 
     def __init__(

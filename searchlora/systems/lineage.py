@@ -97,8 +97,7 @@ def _queries_outside(store: Store, adapter: StoredAdapter, dataset: Dataset) -> 
     Parents are followed as long as they were trained on the dataset: another one may have seen its test rows. The
     queries of a parent that is not in the store are among those that the adapter lists itself.
 
-    Returns:
-        None if they are unknown.
+    Returns None if they are unknown.
     """
     queries: set[str] = set()
     visited: set[str] = set()

@@ -41,14 +41,7 @@ class Cache(Protocol):
 
 @dataclass(frozen=True)
 class SystemResult:
-    """A measured system.
-
-    Attributes:
-        name: In tables.
-        raw: What it did with the rows.
-        evaluation: The values of each row.
-        reused: Whether an earlier measurement had computed all rows.
-    """
+    """A measured system."""
 
     name: str
     raw: Outputs
@@ -63,17 +56,11 @@ class SystemResult:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The result of `measure`.
-
-    Attributes:
-        comparison: The figures.
-        results: System -> result, in the order of the systems.
-        left_out: Optional system -> why it could not be run.
-    """
+    """The result of `measure`."""
 
     comparison: Comparison
-    results: Mapping[str, SystemResult]
-    left_out: Mapping[str, str]
+    results: Mapping[str, SystemResult]  # system -> result, in the order of the systems
+    left_out: Mapping[str, str]  # optional system -> why it could not be run
 
     @property
     def reused(self) -> tuple[str, ...]:
@@ -97,22 +84,6 @@ def measure(
     steps: Steps = no_progress,
 ) -> Measurement:
     """Run systems on rows, and compare their measures pairwise.
-
-    Args:
-        systems: Each has a name of its own.
-        rows: Records or topics, each with an `id`.
-        measures: How outputs are measured.
-        cache: Outputs of earlier measurements; new ones are added. None: everything is computed.
-        candidate, baseline, also_tested, correction: See `compare`. A single system is compared with nothing.
-        allow_circular: Accept a judge that took part in a system; its figures are marked as circular.
-        notes: In front of the notes of the comparison.
-        measured: Called with each system when it has been measured; returns what is kept of the result, for example
-            without the run.
-        steps: Progress of each system.
-
-    Raises:
-        UsageError: for two systems of one name, or a circular judge; nothing has been run then.
-        SearchloraError: what a system raises.
 
     Examples:
         >>> from searchlora.systems.fixed import FixedResults
@@ -271,18 +242,13 @@ def _means(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 class _CachedRow(BaseModel):
-    """What a system did with one row, as it is cached.
-
-    Attributes:
-        invalid: Why the output is not valid; empty if it is, None if that is unknown.
-        machine: On which the costs were measured.
-    """
+    """What a system did with one row, as it is cached."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     output: Any
     hits: list[tuple[str, float]] | None
-    invalid: str | None
+    invalid: str | None  # why the output is not valid; empty if it is, None if that is unknown
     machine: str
     costs: dict[str, float]
     parts: dict[str, dict[str, float]]

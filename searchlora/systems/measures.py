@@ -49,15 +49,7 @@ class Measures(ABC):
 
 @dataclass(frozen=True)
 class TaskMeasures(Measures):
-    """The measures of a task on records of a dataset.
-
-    Args:
-        task: The task with the settings by which outputs are measured.
-        qrels: Relevance judgments, for a task that is measured by retrieval.
-        relevant: The lowest grade that counts as relevant in binary measures.
-        retrieve: The stage that searches with the outputs of a task that writes the query; None for other tasks.
-        card: Provenance of the judgments.
-    """
+    """The measures of a task on records of a dataset."""
 
     task: GenerationTask | EncoderTask
     qrels: Qrels | None = None
@@ -103,14 +95,7 @@ class TaskMeasures(Measures):
 class RetrievalMeasures(Measures):
     """Measures of ir-measures over judged topics.
 
-    Args:
-        qrels: Topic -> document -> grade.
-        names: Measures, the headline first.
-        tested: Measures whose differences are tested; empty: all.
-        slices, cluster: Topic fields, see `evaluate_run`.
-        relevant: The lowest grade that counts as relevant in binary measures.
-        card: Provenance of the judgments.
-        unjudged: Whether to measure under other assumptions about unjudged documents, too.
+    `qrels`: Topic -> document -> grade.
     """
 
     qrels: Qrels

@@ -47,16 +47,7 @@ def ask_in_batches(stage: Stage, records: Sequence[Record], size: int, progress:
 
 
 class EngineSystem(System):
-    """A model that an engine has loaded answers the records of a task.
-
-    Args:
-        task: The task, with the settings and tuned values of the model.
-        engine: Generates and scores.
-        adapter: A name that the engine knows; None: its base model.
-        max_new_tokens: Maximum length of an output in tokens.
-        constrained: Constrain outputs to the task's form, see `AdapterStage`.
-        continue_after_choice: Generate the text after a scored choice, such as a reason.
-    """
+    """A model that an engine has loaded answers the records of a task."""
 
     task: GenerationTask
 
@@ -104,17 +95,7 @@ class EngineSystem(System):
 
 
 class AdapterSystem(EngineSystem):
-    """An adapter of the store; its engine is loaded when the first record is answered.
-
-    Args:
-        task: The plugin, without the settings of an adapter.
-        engines: Make the engine of the adapter's base, in its precision and with its prompt options.
-        name: None: the reference.
-        constrained: As for `EngineSystem`.
-
-    Raises:
-        UsageError: for an adapter of another task.
-    """
+    """An adapter of the store; its engine is loaded when the first record is answered."""
 
     def __init__(
         self,

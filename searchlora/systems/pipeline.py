@@ -42,14 +42,7 @@ from searchlora.task import GenerationTask, Task, load_generation_task, load_tas
 
 @dataclass(frozen=True)
 class Plan:
-    """Which pipeline a system is.
-
-    Attributes:
-        pipeline: The name of the pipeline.
-        stages: The settings of its stages, with pinned adapters.
-        sha256: Hash of the settings, the weights of adapters and encoders, the versions of the adapters' tasks, and the
-            generations of indexes in search engines.
-    """
+    """Which pipeline a system is."""
 
     pipeline: str
     stages: Sequence[StageSettings]
@@ -57,13 +50,7 @@ class Plan:
 
 
 class PipelineSystem(System):
-    """A pipeline that retrieves.
-
-    Args:
-        build: Builds the pipeline; called when a row is to be searched.
-        corpus: Hash of the documents; None without any.
-        topics: The file of the rows, for errors; None: it is unknown.
-    """
+    """A pipeline that retrieves."""
 
     def __init__(
         self,

@@ -19,20 +19,10 @@ BASE = "base zero-shot"
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a system did with rows.
-
-    Attributes:
-        outputs: One per row: a parsed output, `InvalidOutput`, or a class; None for a system that only retrieves.
-        run: Row id -> document -> score, best first; None for a system that does not retrieve.
-        invalid: Row id -> why an output is not valid, or which stage was skipped; None: unknown.
-        costs: Mean costs of a row, for example `ms per query`; empty if they were not measured on this machine.
-        parts: Part of the system -> its mean costs of a row.
-        passing: Ids of rows that may get another output the next time, such as those without a stage that was too slow.
-            They are not cached.
-    """
+    """What a system did with rows."""
 
     outputs: Sequence[Any]
-    run: Run | None = None
+    run: Run | None = None  # row id -> document -> score, best first; None for a system that does not retrieve
     invalid: Mapping[str, str] | None = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

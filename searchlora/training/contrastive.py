@@ -36,24 +36,7 @@ def train_encoder(
     start: Path | None = None,
     progress: Progress = silent,
 ) -> TrainingResult:
-    """Train with sentence-transformers' trainer and the multiple negatives ranking loss.
-
-    Args:
-        rows: Training rows from `pairs.pair_rows`.
-        encode_documents: Encodes documents with the unchanged base, for `sides = query`.
-        teach: Encodes queries and documents with the teacher of the query side.
-        start: The adapter to train further, a plain PEFT folder with the LoRA settings of the recipe; None: a new one.
-        Otherwise as `TrainingRun`.
-
-    Returns:
-        The adapter as a plain PEFT folder, or a model folder where `recipe.method` is full; `summary` also has
-        `peak_memory_gb` and `parameters`, the number of all parameters of the model.
-
-    Raises:
-        RecipeError: for target modules that the base does not have, or `sides = query` for records with
-            labels, which have no documents.
-        TrainingError: for a loss that is not finite.
-    """
+    """Train with sentence-transformers' trainer and the multiple negatives ranking loss."""
     with quiet(), off_the_hub():  # the trainers import bitsandbytes
         from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 

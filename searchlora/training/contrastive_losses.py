@@ -68,10 +68,7 @@ def in_batch_loss(
 def masked_cross_entropy(scores: torch.Tensor, masked: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of each row's positive among the documents that are not masked; the positive never is.
 
-    Args:
-        scores: Shape (rows, documents).
-        masked: Documents to leave out, shape (rows, documents).
-        positives: Place of each row's positive, shape (rows,).
+    `masked`: Documents to leave out, shape (rows, documents). `positives`: Place of each row's positive, shape (rows,).
     """
     masked = masked.scatter(1, positives[:, None], False)
     return torch.nn.functional.cross_entropy(scores.masked_fill(masked, float("-inf")), positives)
@@ -87,11 +84,7 @@ class FrozenDocumentsLoss(torch.nn.Module):
     A teacher that encodes both sides adds the cross-entropy to its probabilities of all documents, of which none is
     masked: what its documents have learned, the queries learn (distillation, arXiv:1503.02531).
 
-    Args:
-        model: The `SentenceTransformer` that is trained; it encodes the queries.
-        encode: Encodes the documents as an index of the base does, on another copy of it; shape (texts, dimensions).
-        teach: Encodes queries and documents with the teacher; None: without a teacher.
-        weight: Of the teacher.
+    `encode`: Encodes the documents as an index of the base does, on another copy of it; shape (texts, dimensions).
     """
 
     def __init__(

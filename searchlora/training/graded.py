@@ -24,23 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GradedRows:
-    """The graded targets of training rows, which share one scale.
+    """The graded targets of training rows, which share one scale."""
 
-    Attributes:
-        position: Number of completion tokens before the one that tells the grades apart.
-        token_ids, grades: That token and the value of each grade, shape (grades,).
-        groups: Hash of the group of each row, shape (rows,); 63 bits, which torch holds.
-        shares: Share of raters for each grade, shape (rows, grades); zeros for a row without a grade.
-        teacher: Score of a teacher, shape (rows,); nan for a row without one.
-        relevant: Number of grades below the lowest relevant one.
-    """
-
-    position: int
+    position: int  # number of completion tokens before the one that tells the grades apart
     token_ids: tuple[int, ...]
     grades: tuple[float, ...]
-    groups: list[int]
+    groups: list[int]  # hash of the group of each row, shape (rows,); 63 bits, which torch holds
     shares: list[tuple[float, ...]]
-    teacher: list[float] = field(default_factory=list)
+    teacher: list[float] = field(default_factory=list)  # score of a teacher, shape (rows,); nan for a row without one
     relevant: int = 1
 
     @property
@@ -49,12 +40,7 @@ class GradedRows:
 
 
 def graded_rows(task: GenerationTask, renderer: Renderer, records: Sequence[Record]) -> GradedRows:
-    """The graded targets of records; that of a record with a chosen `completion` is its grade alone.
-
-    Raises:
-        TrainingError: for a record whose completion is no grade, records of two scales, or grades that no single token
-            tells apart.
-    """
+    """The graded targets of records; that of a record with a chosen `completion` is its grade alone."""
     first: GradedTarget | None = None
     groups, shares, teacher = [], [], []
     for record in records:
@@ -86,9 +72,6 @@ def graded_rows(task: GenerationTask, renderer: Renderer, records: Sequence[Reco
 def choice_tokens(completions: Sequence[Sequence[int]]) -> tuple[int, tuple[int, ...]]:
     """Where completions differ: number of tokens that all begin with, and the next token of each.
 
-    Raises:
-        TrainingError: if two completions have the same token there, or one ends before it.
-
     Examples:
         >>> choice_tokens([[7, 1, 2], [7, 3, 2]])
         (1, (1, 3))
@@ -110,9 +93,7 @@ def choice_columns(labels: torch.Tensor, position: int) -> torch.Tensor:
 def choice_log_probabilities(logits: torch.Tensor, columns: torch.Tensor, token_ids: Sequence[int]) -> torch.Tensor:
     """Log-probability over the vocabulary of each choice's token, fp32, shape (rows, grades).
 
-    Args:
-        logits: Shape (rows, columns, vocabulary).
-        columns: Column of each row, shape (rows,).
+    `columns`: Column of each row, shape (rows,).
     """
     import torch
 
@@ -134,11 +115,9 @@ def ranking_loss(
     (Hofstätter et al. 2020, arXiv:2010.02666): mean over pairs of the squared difference between the model's margin and
     the target's.
 
-    Args:
-        scores: The model's scores divided by the temperature, shape (rows,).
-        expected: The targets, mean grades or a teacher's scores, divided by the temperature, shape (rows,).
-        groups: Group of each row, shape (rows,).
-        weights: Weight of each row, shape (rows,). A pair counts with the mean of its rows.
+    `scores`: The model's scores divided by the temperature, shape (rows,). `expected`: The targets, mean grades or a
+    teacher's scores, divided by the temperature, shape (rows,). `groups`: Group of each row, shape (rows,). `weights`:
+    Weight of each row, shape (rows,). A pair counts with the mean of its rows.
     """
     import torch
 

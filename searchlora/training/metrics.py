@@ -16,10 +16,6 @@ class MetricsLog:
 
     Lines after `resumed_step`, the step of the checkpoint that training resumes from, are removed: they were written
     between that checkpoint and the interruption.
-
-    Attributes:
-        paused: Seconds of this process spent on validation, not on training.
-        tokens_before, seconds_before: Of training before this process started.
     """
 
     def __init__(self, path: Path, resumed_step: int = 0) -> None:

@@ -16,16 +16,7 @@ from searchlora.task import EncoderTask
 
 @dataclass(frozen=True)
 class PairRow:
-    """A row of contrastive training.
-
-    Attributes:
-        positive: A text that the anchor should rank first.
-        negatives: Texts that the anchor should rank below the positive.
-        relevant: Keys of all positives of the anchor in the dataset, or the key of its label.
-        shown: Keys of the positive and of each negative, in this order; a text whose key is relevant to the anchor of
-            another row is no negative of it.
-        labelled: Whether the positive is another text of the same label, not a document.
-    """
+    """A row of contrastive training."""
 
     anchor: str
     positive: str
@@ -56,15 +47,8 @@ def pair_rows(
 ) -> list[PairRow]:
     """One row per positive of a record; for a record with a label, one row with another text of that label.
 
-    Args:
-        records: Training records of the task.
-        mined: Record id -> hard negatives, used after the record's own.
-        judged: Record id -> keys of further relevant texts.
-        negatives: Number per row if any record has some. Missing ones are filled with positives of other records.
-        seed: For the choice among the texts of a label.
-
-    Raises:
-        TrainingError: for fewer than two rows, or if only some records have a label.
+    `mined`: Record id -> hard negatives, used after the record's own. `judged`: Record id -> keys of further relevant
+    texts.
     """
     labelled = [task.label(record) is not None for record in records]
     if any(labelled) and not all(labelled):

@@ -35,16 +35,7 @@ def start(environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
 
 
 def run_in_child(work: Callable[[Steps], Result], steps: Steps, *, where: str) -> Result:
-    """What `work` returns in a child process.
-
-    Args:
-        work: Picklable, as its result is; called with `steps` of the child, which report to those of this process.
-        where: The folder of the training run, for messages.
-
-    Raises:
-        TrainingError: for a child that was killed or ended without a result.
-        Whatever `work` raises.
-    """
+    """What `work` returns in a child process."""
     # An interactive Python, and `python -c`, name the working directory by an empty text.
     child = start({"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)})
     run = _Run(steps, where)

@@ -24,19 +24,12 @@ _LOOKAHEAD = 64
 
 @dataclass(frozen=True)
 class Rows:
-    """Rendered training rows.
+    """Rendered training rows."""
 
-    Attributes:
-        examples: Token ids of each row, 4 bytes each.
-        dropped: Ids of records dropped because they are too long.
-        weights: Weight of each row in the loss.
-        graded: Graded targets, for a ranking loss or soft labels; else None.
-    """
-
-    examples: list[Example]
+    examples: list[Example]  # token ids of each row, 4 bytes each
     dropped: list[str]
     weights: list[float]
-    graded: GradedRows | None = None
+    graded: GradedRows | None = None  # graded targets, for a ranking loss or soft labels; else None
 
 
 def render_rows(
@@ -46,16 +39,7 @@ def render_rows(
     recipe: Recipe,
     weights: Sequence[float] | None = None,
 ) -> Rows:
-    """Render records for training.
-
-    Args:
-        weights: Weight of each record in the loss; None: all 1.
-
-    Raises:
-        TrainingError: for no rows, a target that the task cannot parse, or a row above `max_length` unless the recipe
-            has `too_long: drop`; with a ranking loss or soft labels, also as `graded_rows`.
-        RenderError: for a record that cannot be rendered or has no tokens to train on; names the record.
-    """
+    """Render records for training."""
     examples: list[Example] = []
     dropped, kept, kept_weights = [], [], []
     for record, weight in zip(records, weights or [1.0] * len(records), strict=True):

@@ -37,23 +37,7 @@ def train_adapter(
     start: Path | None = None,
     progress: Progress = silent,
 ) -> TrainingResult:
-    """Train an adapter of a causal language model, or all of its weights where the recipe's method is full.
-
-    Args:
-        weights: Weight of each record in the loss; None: all 1.
-        start: The adapter to train further, a plain PEFT folder with the LoRA settings of the recipe; None: a new one.
-        Otherwise as `TrainingRun`.
-
-    Returns:
-        The adapter as a plain PEFT folder, or a model folder; `summary` also has the ids of rows dropped for their
-        length (`rows_dropped`), `peak_memory_gb`, `parameters`, the number of all parameters of the model, and
-        `fused_layers`, whether the CPU backend computed the layers.
-
-    Raises:
-        TrainingError: for a row above `max_length`, no rows to train on, or a loss that is not finite; with a ranking
-            loss or soft labels, also for a task whose completions are no grades.
-        RenderError: for a record that cannot be rendered; names the record.
-    """
+    """Train an adapter of a causal language model, or all of its weights where the recipe's method is full."""
     import torch
     from datasets import Dataset
     from trl import SFTConfig

@@ -25,16 +25,7 @@ _STATE = "trainer_state.json"
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished training run.
-
-    Attributes:
-        adapter: A plain PEFT folder (a model folder where all weights were trained): the best validated step, or the
-            last step if there was no validation.
-        folder: The folder of the training run, with `metrics.jsonl` and `loss.svg`.
-        summary: `training` in the manifest; its seconds are over all parts of a resumed run, without validation.
-        files: Further files to store beside the weights.
-        validated: Quantisation of the base in validation.
-    """
+    """A finished training run."""
 
     adapter: Path
     folder: Path
@@ -44,15 +35,7 @@ class TrainingResult:
 
 
 class TrainingRun:
-    """A training run in a folder of its own. Creating it seeds all random generators.
-
-    Args:
-        folder: Holds checkpoints, metrics and the result. Nothing is written elsewhere.
-        validate: Measures an adapter folder (`callbacks.Validate`). None trains without validation.
-        resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none. Otherwise
-            what an earlier run has left in `folder` is deleted.
-        progress: Receives steps, loss, speed and memory.
-    """
+    """A training run in a folder of its own. Creating it seeds all random generators."""
 
     def __init__(
         self,
@@ -121,17 +104,7 @@ class TrainingRun:
     def execute(
         self, trainer: Any, save: Callable[[Path], None], *, loss_unit: str, details: Mapping[str, Any]
     ) -> TrainingResult:
-        """Train to the end and keep the best step.
-
-        Args:
-            trainer: A `transformers.Trainer` with `tokens_seen`, the tokens that it has trained on.
-            save: Writes the weights being trained into a folder.
-            loss_unit: For the plot.
-            details: Further entries of the summary.
-
-        Raises:
-            TrainingError: for a loss that is not finite, or a disk that is full.
-        """
+        """Train to the end and keep the best step."""
         from transformers import PrinterCallback
 
         from searchlora.training.callbacks import MetricsCallback, ValidationCallback

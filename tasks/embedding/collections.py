@@ -74,9 +74,6 @@ def judged_records(judged: Judged, relevant: int) -> FormatRows:
 
     Only the judged texts are held in memory. Topics without a relevant document with text are left out and counted in
     a final report.
-
-    Raises:
-        DataError: if no topic of the judgments has a query.
     """
     texts = _texts(judged)
     if not any(topic in judged.queries for qrels in judged.qrels.values() for topic in qrels):
@@ -111,10 +108,6 @@ def judged_clicks(source: Path, options: Options) -> tuple[Judged, Sequence[Reje
 
     These judgments are weaker than human ones; `searchlora.eval.judgments.clicks` documents the correction for position
     bias and what it does not correct. The dataset's judgments carry a card that says so.
-
-    Raises:
-        UsageError: if the option `documents` is missing or `minimum` is not a number.
-        DataError: if a file cannot be read.
     """
     if "documents" not in options:
         raise UsageError("a click log has document ids only", fix="Give the documents: --corpus FILE.")
@@ -138,10 +131,6 @@ def made_queries(source: Path, options: Options) -> Judged:
     """Documents as a test collection whose queries are made of them: the title of each, and those of `made_query`.
 
     All queries of documents with the same title are in one split.
-
-    Raises:
-        UsageError: if the option `queries` is not a number.
-        DataError: if the file cannot be read, or a row is not a document.
     """
     file, count = corpus_file(source, options), whole_number(options, "queries", 1)
     queries: dict[str, str] = {}

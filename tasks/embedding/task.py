@@ -53,9 +53,6 @@ class EmbeddingTask(EncoderTask):
         Classification:
             macro-F1 (headline): unweighted mean of the F1 of each class in the records.
             accuracy: 1 where the class is right.
-
-        Args:
-            inputs: For classification, outputs are class names or `InvalidOutput`; for retrieval they are not used.
         """
         labelled = inputs.records and "label" in inputs.records[0]
         return _evaluate_classes(inputs) if labelled else _evaluate_run(inputs)

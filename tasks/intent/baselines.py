@@ -76,11 +76,7 @@ def encoder_baselines(settings: Mapping[str, Any]) -> Sequence[EncoderBaseline]:
 
 
 class LogisticRegressionBaseline(EncoderBaseline):
-    """Multinomial logistic regression, with temperature and out-of-scope threshold tuned as for an adapter.
-
-    Args:
-        settings: Of the task. Only its labels are predicted.
-    """
+    """Multinomial logistic regression, with temperature and out-of-scope threshold tuned as for an adapter."""
 
     name = "+ logistic regression"
 

@@ -21,9 +21,6 @@ def answer_check(options: Options) -> Callable[[Record], Converted]:
     """A check of rows, one by one: all have the same kind of answer, and it fits the label set or the schema.
 
     It returns the record with its single answer in canonical order, or the reason why it is rejected.
-
-    Raises:
-        UsageError, DataError: for unusable options.
     """
     kind = requested = requested_kind(options)
     labels = None

@@ -36,10 +36,6 @@ def evaluate(settings: Mapping[str, Any], inputs: EvaluationInput) -> Evaluation
         out-of-scope recall, precision, F1: where the schema has an out-of-scope value and some records have it.
     All kinds:
         invalid: 1 where the output does not fit the label set or the schema.
-
-    Args:
-        settings: The task's settings (`IntentTask`).
-        inputs: Outputs are `Label` for kind "label", a list of strings for "labels", a JSON object for "object".
     """
     kind = settings["kind"]
     predicted = inputs.valid

@@ -35,17 +35,7 @@ DEFAULT_OOS_LABEL = "oos"
 
 
 def settings_from(options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
-    """The settings of a dataset: kind, labels, out-of-scope label, schema; see `IntentTask`.
-
-    Args:
-        options: Options of the dataset builder, see `OPTIONS`.
-        records: The records of the training split.
-
-    Raises:
-        DataError: if a file cannot be used, or there are fewer than two labels.
-        UsageError: if answers are objects and no schema was given or none of its fields has the out-of-scope value;
-            or if an out-of-scope label is given for records with several labels.
-    """
+    """The settings of a dataset: kind, labels, out-of-scope label, schema; see `IntentTask`."""
     kind = None
     labels: set[str] = set()
     for record in records:
@@ -96,11 +86,7 @@ def read_labels(path: Path) -> list[str]:
 
 
 def read_schema(path: Path) -> dict[str, Any]:
-    """The JSON Schema of an object answer.
-
-    Raises:
-        DataError: if the file is not a JSON Schema of an object, or constrained decoding does not support it.
-    """
+    """The JSON Schema of an object answer."""
     from llguidance import LLMatcher
 
     try:
@@ -155,11 +141,7 @@ def prompt_fields(settings: Mapping[str, Any], record: Record) -> Mapping[str, A
 
 
 def target_text(record: Record) -> str:
-    """The completion to train on: the label itself, or compact JSON.
-
-    Raises:
-        UsageError: for a record without an answer.
-    """
+    """The completion to train on: the label itself, or compact JSON."""
     kind = kind_of(record)
     if kind is None:
         raise UsageError("has no answer to train on", where=f"record {record.get('id')}")

@@ -19,13 +19,6 @@ def tuned(settings: Mapping[str, Any], records: Sequence[Record], outputs: Seque
     The threshold is on the highest probability of an in-scope label after temperature scaling: below it the prediction
     is the out-of-scope label. The chosen threshold maximises the F1 of that label; of several it is the lowest, and 0
     where no threshold helps.
-
-    Args:
-        records: Validation records with their true labels.
-        outputs: One output per record; outputs without probabilities are skipped.
-
-    Returns:
-        `temperature`; and `out_of_scope_below` where the records include both in-scope and out-of-scope queries.
     """
     scored = [
         (record["label"], output.probabilities)

@@ -35,9 +35,6 @@ def fitted_baselines(
     * `commonest grade`: always the most frequent grade of the training rows.
     * `BM25 score, cut`: the BM25 score of query and passage divided by the query's highest score, since scores of
       different queries are not comparable; thresholded for the best kappa on the training rows.
-
-    Args:
-        score: Computes the BM25 score of each pair; None: over the passages of `training` and `records` together.
     """
     training = [record for record in training if "grade" in record]  # others have a teacher's score
     if not training:

@@ -34,11 +34,7 @@ _BOOSTING = {"max_iter": 50, "learning_rate": 0.05, "max_leaf_nodes": 7, "min_sa
 
 
 class _CutBaseline(EncoderBaseline):
-    """A score of each pair, cut into grades by thresholds.
-
-    Args:
-        scale: The grades in ascending order.
-    """
+    """A score of each pair, cut into grades by thresholds."""
 
     serves = False  # a grade without probabilities orders too little, and features depend on the other pairs
 
@@ -79,8 +75,7 @@ class CosineBaseline(_CutBaseline):
 class BoostingBaseline(_CutBaseline):
     """Gradient-boosted trees over classical features of a pair (`features`), cut into grades.
 
-    Args:
-        more: Further features of records, shape (records, features); of training records as of unknown ones.
+    `more`: Further features of records, shape (records, features); of training records as of unknown ones.
     """
 
     name = "+ boosting"

@@ -40,11 +40,6 @@ def evaluate(inputs: EvaluationInput, *, scale: Sequence[int], relevant: int) ->
         calibration error, raters: the same against the share of raters for whom the passage is relevant, over the
             outputs with probabilities of records with several raters.
         invalid: 1 where the output is not a grade.
-
-    Args:
-        inputs: Outputs are `Grade` or `InvalidOutput`.
-        scale: The grades in ascending order.
-        relevant: The lowest grade that counts as relevant.
     """
     valid = inputs.valid
     gold = {str(record["id"]): int(record["grade"]) for record in inputs.records}

@@ -54,12 +54,7 @@ _KEYS = {"grade", "name", "meaning", "from"}
 
 @dataclass(frozen=True)
 class GradeMeaning:
-    """One grade of a scale.
-
-    Attributes:
-        grade: A digit, as which the grade is written.
-        covers: The grades of the source that are mapped to this grade.
-    """
+    """One grade of a scale."""
 
     grade: int
     name: str
@@ -86,12 +81,7 @@ class GradeScale:
 
 
 def guideline_of(options: Options) -> GradeScale:
-    """The guideline selected by a builder's options.
-
-    Raises:
-        UsageError: if the options contradict each other or the file.
-        DataError: if the file cannot be read or defines no valid scale; names the line or field.
-    """
+    """The guideline selected by a builder's options."""
     name, grades = options.get("guideline"), options.get("grades")
     if name is not None and grades is not None:
         raise UsageError("a guideline defines the grades itself", where="--option grades", fix="Leave it out.")
@@ -109,9 +99,6 @@ def settings_of(options: Options) -> dict[str, Any]:
     """The task settings selected by a builder's options.
 
     The key `reason` is present only where reasons are requested, so that settings without reasons do not change.
-
-    Raises:
-        UsageError, DataError: as `guideline_of`, and for an option with an invalid value.
     """
     characters = whole_number(options, "characters", CHARACTERS, minimum=1)
     reason = {"reason": True} if yes_or_no(options, "reason", "no") else {}
@@ -119,12 +106,7 @@ def settings_of(options: Options) -> dict[str, Any]:
 
 
 def read_guideline(path: Path) -> GradeScale:
-    """Read a guideline file, YAML (`.yaml`, `.yml`) or Markdown (any other name).
-
-    Raises:
-        DataError: if it cannot be read or defines no valid scale; names the file and the line or field.
-        UsageError: if `relevant` leaves no relevant or no non-relevant grade.
-    """
+    """Read a guideline file, YAML (`.yaml`, `.yml`) or Markdown (any other name)."""
     text = read_text(path)
     if path.suffix.lower() in (".yaml", ".yml"):
         return _from_yaml(text, str(path))

@@ -43,23 +43,7 @@ def reranked(
     weight: float = 0.0,
     rank_by: str = EXPECTED_GRADE,
 ) -> Mapping[str, Any]:
-    """The fields that reranking writes to a search context.
-
-    Args:
-        context: Its `passages` are in ranked order, best first.
-        outputs: The grade of each passage, in the same order.
-        scale: The grades in ascending order.
-        relevant: The lowest grade that counts as relevant.
-        weight: Weight of the first stage's score, standardised over the passages of the search (mean 0, deviation 1),
-            which is added to the judge's score.
-        rank_by: The judge's score: `EXPECTED_GRADE`, or `LOG_ODDS` of a relevant grade, standardised likewise.
-
-    Returns:
-        `passages` by the judge's score, with a weight by the sum, which becomes their `score`; `hits` likewise,
-        followed by the hits without a passage in their previous order and with lower scores; `grades`: for each passage
-        its `id`, `grade`, `expected` grade, `relevance`, the probability that it is relevant, `probabilities` (one
-        per grade, or None) and `reason` (or None). The sort is stable.
-    """
+    """The fields that reranking writes to a search context."""
     first_stage = _standardised(_first_stage(context)) if weight else [0.0] * len(outputs)
     own = [expected_grade(output, scale) for output in outputs]
     if rank_by == LOG_ODDS:

@@ -149,11 +149,7 @@ class JudgmentTask(GenerationTask):
         return Graded({str(grade): grade for grade in self.grades}, reasoned=self.reasoned)
 
     def records_from(self, context: SearchContext) -> list[Record]:
-        """One record per passage of a search, or a single one for a context with one `passage`.
-
-        Raises:
-            PipelineError: if the context has neither.
-        """
+        """One record per passage of a search, or a single one for a context with one `passage`."""
         if "passages" in context:
             return reranking.passage_records(context)
         if "passage" not in context:
@@ -209,11 +205,7 @@ class JudgmentTask(GenerationTask):
         ]
 
     def evaluate(self, inputs: EvaluationInput) -> Evaluation:
-        """Measure the outputs of records with a grade; those with a teacher's score alone say nothing.
-
-        Raises:
-            UsageError: if no record has a grade.
-        """
+        """Measure the outputs of records with a grade; those with a teacher's score alone say nothing."""
         pairs = [pair for pair in zip(inputs.records, inputs.outputs, strict=True) if "grade" in pair[0]]
         if not pairs:
             raise UsageError("no record has a grade to compare with", fix="Give a dataset with human grades.")

@@ -40,17 +40,7 @@ _SEED = 0
 def tuned(
     records: Sequence[Record], outputs: Sequence[Grade | InvalidOutput], scale: Sequence[int]
 ) -> Mapping[str, Any]:
-    """The tuned values of a judge; empty where the validation split is too small.
-
-    Args:
-        records: Validation records with human grades.
-        outputs: One output per record; outputs without probabilities are skipped.
-        scale: The grades in ascending order.
-
-    Returns:
-        `temperature`; `thresholds`, if they help; and `validation`: the numbers of rows and queries, and the
-        cross-validated kappa without and with thresholds.
-    """
+    """The tuned values of a judge; empty where the validation split is too small."""
     rows = [
         (record, output)
         for record, output in zip(records, outputs, strict=True)
@@ -94,9 +84,6 @@ def with_tuning(output: Grade, values: Mapping[str, Any], scale: Sequence[int]) 
     """An output with tuned values applied; an output without probabilities is returned unchanged.
 
     A reason is dropped if the thresholds change the grade that it explains.
-
-    Args:
-        values: `temperature` and `thresholds`, both optional. Manifests up to schema version 3 call the latter `cuts`.
     """
     if output.probabilities is None:
         return output
@@ -135,14 +122,7 @@ def grade_of(score: float, thresholds: Sequence[float], scale: Sequence[int]) ->
 def best_thresholds(
     scores: Sequence[float], gold: Sequence[int], groups: Sequence[str], scale: Sequence[int]
 ) -> tuple[float, ...]:
-    """Ascending thresholds, one fewer than there are grades; two equal thresholds skip the grade between them.
-
-    Args:
-        scores: One score per row.
-        gold: The human grade of each row.
-        groups: The query of each row; resampling keeps the rows of a query together.
-        scale: The grades in ascending order.
-    """
+    """Ascending thresholds, one fewer than there are grades; two equal thresholds skip the grade between them."""
     values = np.asarray(scores, dtype=float)
     inner = np.quantile(values, np.linspace(0, 1, _QUANTILES + 2)[1:-1])
     candidates = np.unique(np.concatenate([[values.min() - 1], inner, [values.max() + 1]]))

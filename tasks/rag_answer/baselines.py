@@ -62,9 +62,6 @@ def fitted_baselines(
       the threshold maximises the mean of abstention and answering F1 on the training rows. Only where these include
       both answerable and unanswerable rows.
     * `first passage`: the first three sentences of passage 1, cited.
-
-    Args:
-        abstention: The text of an abstention.
     """
     index = _PassageIndex([*training, *records])
     best = [index.best(record) for record in records]
@@ -132,14 +129,6 @@ class QuotingBaseline(EncoderBaseline):
     standard error of the best, as more sentences are longer to read. Each cited passage is quoted at least once, and no
     sentence twice without need. Where all training rows are answerable, or none is, it never abstains, and quotes the
     nearest passage.
-
-    Args:
-        abstention: The text of an abstention.
-        citations: Whether answers cite.
-
-    Attributes:
-        rules: What was learned: the number of `sentences`, and, where it learned to abstain, `abstain` and `cite` as in
-            a pipeline file.
     """
 
     name = "+ quoting"

@@ -116,9 +116,6 @@ def support(sentence: str, passage: str) -> float | None:
 
     The number of a list item, as in `2. Click Save.`, is no content word and no number that a passage may lack.
 
-    Args:
-        sentence: Without citation marks.
-
     Examples:
         >>> support("It weighs 2 kg.", "The tent weighs 2 kg."), support("It weighs 3 kg.", "The tent weighs 2 kg.")
         (1.0, 0.0)
@@ -140,11 +137,7 @@ def supported(sentence: str, passages: Sequence[str]) -> bool | None:
 
 
 def evidence(text: str, passages: Sequence[Mapping[str, str]]) -> tuple[Evidence, ...]:
-    """Each sentence of an answer with its citations, whether they support it, and where in the cited passages.
-
-    Args:
-        passages: `text` and optionally `title` of each passage, in the order of their numbers.
-    """
+    """Each sentence of an answer with its citations, whether they support it, and where in the cited passages."""
     full = [titled(passage) for passage in passages]
     evidence = []
     for sentence in sentences(text):
@@ -192,19 +185,14 @@ def reference_sentences(reference: str) -> list[str]:
 
 
 def leading_supported(reference: Sequence[str], passages: Sequence[str], max_sentences: int) -> list[str]:
-    """The first `max_sentences` sentences that a passage supports; where there is none, the first sentence.
-
-    Args:
-        passages: The gold passages as truncated in the prompt.
-    """
+    """The first `max_sentences` sentences that a passage supports; where there is none, the first sentence."""
     return [sentence for sentence in reference if supported(sentence, passages)][:max_sentences] or list(reference[:1])
 
 
 def cited(answer: Sequence[str], passages: Mapping[int, str]) -> str:
     """The sentences as one text, each with citations of the passages that support it.
 
-    Args:
-        passages: Passage number -> full text, of the gold passages only.
+    `passages`: Passage number -> full text, of the gold passages only.
     """
     return " ".join(cited_sentences(answer, passages))
 

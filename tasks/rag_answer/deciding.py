@@ -58,13 +58,7 @@ _FIX = "Fit its thresholds: searchlora tune PIPELINE --data DATA --out TUNED.yam
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule with its thresholds.
-
-    Attributes:
-        by: `answer`, `judge`, `support` or `quotes`.
-        numbers: Key -> value. `from`: the probability of abstaining, or the relevance of a passage to cite, from which
-            it is done; `below`: the highest relevance below which to abstain.
-    """
+    """A rule with its thresholds."""
 
     by: str
     numbers: Mapping[str, float]
@@ -81,11 +75,7 @@ def decider(tuned: Mapping[str, Any], kind: str) -> object:
 
 
 def rule_of(tuned: Mapping[str, Any], kind: str) -> Rule | None:
-    """The rule of a kind of `KINDS` in tuned values; None where the answering model decides as it does without a rule.
-
-    Raises:
-        UsageError: for an unknown rule, or one without its thresholds.
-    """
+    """The rule of a kind of `KINDS` in tuned values; None where the answering model decides."""
     value, by = tuned.get(kind), decider(tuned, kind)
     if value is None or value == ANSWER:
         return None
@@ -121,12 +111,7 @@ def relevances(record: Record) -> list[float] | None:
 
 
 def abstention(rule: Rule, own: float | None, relevance: float) -> tuple[bool, str]:
-    """Whether to abstain, and why.
-
-    Args:
-        own: The answering model's probability of the abstention; the rule `answer` needs it.
-        relevance: The highest probability of relevance of a passage.
-    """
+    """Whether to abstain, and why."""
     if rule.by == JUDGE:
         below = rule.numbers["below"]
         return relevance < below, f"judge: highest relevance {relevance:.3f}, threshold {below:.3f}"

@@ -35,19 +35,12 @@ WITHOUT_GOLD_SUFFIX = "_without_gold"
 
 @dataclass(frozen=True)
 class SourceQuestion:
-    """A question of a source collection.
-
-    Attributes:
-        reference: The published answer; None for an unanswerable question.
-        passages: Its gold passages; for an unanswerable question, passages that are shown all the same.
-        related: Ids of further passages that may contain the answer although they are not labelled as gold.
-        where: Its place in the source, for error messages.
-    """
+    """A question of a source collection."""
 
     id: str
     group: str
     question: str
-    reference: str | None
+    reference: str | None  # the published answer; None for an unanswerable question
     passages: Sequence[Document]
     kind: str
     source: str
@@ -150,11 +143,7 @@ class PassagePool:
 def make_rows(
     questions: Sequence[SourceQuestion], pool: PassagePool, plan: RecordPlan, counts: Counter[str]
 ) -> Iterator[SourceRow | RejectedRow]:
-    """The records of the questions of one pool, each followed by its variant without gold passages, if drawn.
-
-    Args:
-        counts: Counters for the dataset card, updated in place.
-    """
+    """The records of the questions of one pool, each followed by its variant without gold passages, if drawn."""
     for question in questions:
         rng = random.Random(f"{plan.shuffle}:{question.id}")
         yield _counted(_row(question, pool, plan, rng), counts)

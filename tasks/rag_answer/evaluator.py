@@ -103,10 +103,6 @@ def evaluate(inputs: EvaluationInput, *, citations: bool = True) -> Evaluation:
         words: length of the answer.
         cites what was not given: 1 where the output is invalid because it cites a passage number out of range.
         invalid: 1 where the output could not be parsed.
-
-    Args:
-        inputs: Outputs are `CitedAnswer` or `InvalidOutput`.
-        citations: Whether answers cite; otherwise citations are not measured.
     """
     rows = [_Row(record, output) for record, output in zip(inputs.records, inputs.outputs, strict=True)]
     values = {
@@ -153,9 +149,6 @@ def reward(record: Record, output: CitedAnswer | InvalidOutput, *, citations: bo
     the gold passages, left out where the record names none; the share of its sentences that the passages which they
     cite support, where a sentence that cites none counts as unsupported; and token F1 with the reference, without
     which any quotation of a gold passage would be as good as an answer.
-
-    Args:
-        citations: Whether answers cite; otherwise citations have no value, and any passage may support a sentence.
     """
     if isinstance(output, InvalidOutput):
         return INVALID

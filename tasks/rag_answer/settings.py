@@ -42,12 +42,7 @@ _TOKENS = Analyzer(stemmer="english", shortest=1)
 
 
 def settings_from(options: Options) -> Mapping[str, Any]:
-    """The settings selected by a builder's options.
-
-    Raises:
-        UsageError: if a value is out of range.
-        DataError: if the style file cannot be used.
-    """
+    """The settings selected by a builder's options."""
     abstention = " ".join(options.get("abstention", DEFAULT["abstention"]).split())
     if not abstention or "[" in abstention:
         raise UsageError("must be a sentence without square brackets", where="--option abstention")
@@ -73,11 +68,7 @@ def _read_style(path: Path) -> str:
 
 
 def passage_texts(record: Record, words: int = WORDS_PER_PASSAGE) -> list[str]:
-    """The passages of a record as the prompt shows them: `title: excerpt`, with square brackets made round.
-
-    Args:
-        words: Maximum length of an excerpt in words.
-    """
+    """The passages of a record as the prompt shows them: `title: excerpt`, with square brackets made round."""
     query_terms = frozenset(_TOKENS(search_text(record)))
     return [_passage(passage, query_terms, words) for passage in record["passages"]]
 
@@ -89,11 +80,7 @@ def search_text(record: Record) -> str:
 
 
 def excerpt(text: str, query_terms: frozenset[str], length: int) -> str:
-    """The window of `length` words that starts at a sentence and contains the most distinct query terms.
-
-    Args:
-        query_terms: Stems of the question's words.
-    """
+    """The window of `length` words that starts at a sentence and contains the most distinct query terms."""
     words = text.split()
     if len(words) <= length:
         return " ".join(words)

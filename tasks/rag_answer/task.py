@@ -120,12 +120,7 @@ class RagAnswerTask(GenerationTask):
         return CitedAnswer(text, () if abstains else output.citations, abstains, output.abstention_probability, why)
 
     def records_from(self, context: SearchContext) -> list[Record]:
-        """A single record.
-
-        Raises:
-            PipelineError: if a judge is to decide and no stage has graded passages, or if quotations are to be added
-                and no stage has answered.
-        """
+        """A single record."""
         failed = any(isinstance(each, InvalidOutput) for its in context.get("outputs", {}).values() for each in its)
         if deciding.needs_judge(self.tuned) and "grades" not in context and not failed:
             raise PipelineError(

@@ -34,16 +34,7 @@ FOLDS = 5
 
 
 def tuned(records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutput]) -> dict[str, Any]:
-    """The abstention threshold with the best `mean_f1`; empty unless scored records are of both kinds.
-
-    Args:
-        records: Validation records.
-        outputs: One output per record; outputs without an abstention probability are skipped.
-
-    Returns:
-        `abstain_from`: the probability from which to abstain, at most `MAX_THRESHOLD`, the highest of equally good
-        ones; and `validation`: the number of rows, and the mean F1 at the threshold.
-    """
+    """The abstention threshold with the best `mean_f1`; empty unless scored records are of both kinds."""
     scored = [
         (output.abstention_probability, not record["answerable"])
         for record, output in zip(records, outputs, strict=True)
@@ -77,20 +68,10 @@ def tuned_rules(
 ) -> dict[str, Any]:
     """The rules that a pipeline asks for, with thresholds fitted on validation records that a judge has graded.
 
-    Args:
-        records: Validation records with `grades`.
-        outputs: One output per record, with the probability of the abstention.
-        wanted: `abstain` and `cite` -> who decides.
-
-    Returns:
-        `abstain` and `cite` as in a pipeline file; and `validation`: the number of rows, of unanswerable ones, and the
-        mean F1 of each rule of abstention, cross-validated by group.
-
-    Raises:
-        DataError: if no record has grades and a probability, or if these records are all of one kind.
-
     The rule `judge` abstains below the relevance, and the rule `answer` from the probability, with the best `mean_f1`.
     Passages are cited from the relevance with the best F1 of citations over the rows that are answered.
+
+    `wanted`: `abstain` and `cite` -> who decides.
     """
     rows = [
         _Row(
@@ -135,11 +116,7 @@ def _abstains(rule: Rule, row: _Row) -> bool:
 
 
 def _best_threshold(scores: NDArray[np.float64], unanswerable: NDArray[np.bool_], greatest: float = math.inf) -> float:
-    """The score from which abstaining has the best `mean_f1`, midway between two; the highest of equally good ones.
-
-    Args:
-        greatest: The greatest threshold that may be chosen.
-    """
+    """The score from which abstaining has the best `mean_f1`, midway between two; the highest of equally good ones."""
     steps = np.unique(scores)
     candidates = [float(steps[-1]) + 1e-6, *((steps[1:] + steps[:-1]) / 2)[::-1], float(steps[0])]
     candidates = list(dict.fromkeys(min(threshold, greatest) for threshold in candidates))
@@ -177,12 +154,7 @@ def _citation_f1(rows: Sequence[_Row], least: float) -> float:
 
 
 def mean_f1(predicted: NDArray[np.bool_], gold: NDArray[np.bool_]) -> float:
-    """The mean of the F1 of abstaining and the F1 of answering; the former alone often favours always abstaining.
-
-    Args:
-        predicted: Shape `(rows,)`, true where the system abstains.
-        gold: Shape `(rows,)`, true where the question is unanswerable.
-    """
+    """The mean of the F1 of abstaining and the F1 of answering; the former alone often favours always abstaining."""
     return (_f1(predicted, gold) + _f1(~predicted, ~gold)) / 2
 
 

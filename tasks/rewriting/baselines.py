@@ -40,9 +40,6 @@ def baseline_outputs(records: Sequence[Record], dataset: Path | None = None) -> 
       names. BM25 counts a word as often as the query has it, so the name decides more.
     * `query + found title twice`: the same with the first of the record's `titles`, where records have them.
     * `reference rewrite`: the gold rewrite (human, synthetic or mined), where every record has one.
-
-    Args:
-        dataset: The dataset folder.
     """
     outputs: dict[str, Sequence[str]] = {"raw query": [record["query"] for record in records]}
     vocabulary = dataset / "vocabulary.json" if dataset is not None else None

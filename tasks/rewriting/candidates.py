@@ -108,11 +108,7 @@ def _titles(record: Record, context: RewardContext) -> Iterator[tuple[str, str]]
 
 
 def _named(title: str, known: set[str], *, in_part: bool) -> str:
-    """The words of a title that the input names, others could only be guessed; "" for none but stop words.
-
-    Args:
-        in_part: Whether some of its words are enough.
-    """
+    """The words of a title that the input names, others could only be guessed; "" for none but stop words."""
     named = [word for word in title.split() if (of_word := words(word)) and known.issuperset(of_word)]
     enough = in_part or known.issuperset(words(title))
     return " ".join(named) if enough and not ENGLISH.issuperset(words(" ".join(named))) else ""

@@ -28,9 +28,6 @@ def evaluate(inputs: EvaluationInput) -> Evaluation:
             reference share.
         invalid: 1 where the output could not be parsed.
         BLEU: corpus BLEU against the reference rewrites, as sacrebleu computes it; an aggregate.
-
-    Args:
-        inputs: Outputs are strings or `InvalidOutput`.
     """
     records, ids, run = inputs.records, inputs.ids, inputs.run
     texts = [

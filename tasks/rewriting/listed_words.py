@@ -34,10 +34,6 @@ def listed_words(records: Sequence[Record], context: RewardContext) -> list[str]
     """Words, in lower case, whose removal raises the reward of the queries that have them, the most frequent first.
 
     Queries with a conversation, and those without a relevant document, do not count.
-
-    Raises:
-        UsageError: for an unknown measure.
-        ValueError: for a context without retriever.
     """
     gains: dict[str, list[float]] = {}
     for start in range(0, len(records), _BATCH):

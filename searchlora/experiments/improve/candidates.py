@@ -31,12 +31,7 @@ _QUEUED, _BATCH = 512, 128
 
 @dataclass
 class Rewarder:
-    """Rewards completions of records; a pair of record and text is rewarded once.
-
-    Args:
-        task: The task.
-        context: The retriever and the judgments.
-    """
+    """Rewards completions of records; a pair of record and text is rewarded once."""
 
     task: GenerationTask
     context: RewardContext
@@ -70,11 +65,6 @@ def sample(
     """The sampled completions of each record, a text and how it ended. A log holds those of an interrupted call.
 
     The answers to a record share one prefill, and their random numbers depend on the record and the salt only.
-
-    Args:
-        adapter: A name that the engine knows; None: the base model.
-        salt: Of the random numbers: the seed and the round.
-        file: The log.
     """
     settings = recipe.improve
     size = max(1, max(_QUEUED, engine.call_size) // settings.samples)
@@ -107,12 +97,7 @@ def gather(
     rewarder: Rewarder,
     progress: Progress = silent,
 ) -> Iterator[Row]:
-    """The rows of a round, with a reward for each candidate.
-
-    Args:
-        rules: The candidates of each record that need no model.
-        samples: The samples of each record, a text and how it ended; empty without sampling.
-    """
+    """The rows of a round, with a reward for each candidate."""
     sampled = samples or [()] * len(records)
     for start in range(0, len(records), _BATCH):
         part = slice(start, start + _BATCH)

@@ -40,14 +40,7 @@ def retrieve_stage(
     steps: Steps = no_progress,
     query_batch_size: int = 1,
 ) -> RetrieveStage:
-    """The last retrieve stage of a pipeline over documents.
-
-    Args:
-        query_batch_size: Queries that an encoder encodes together.
-
-    Raises:
-        PipelineError: for a pipeline that retrieves nothing.
-    """
+    """The last retrieve stage of a pipeline over documents."""
     config = read_pipeline(pipeline)
     stages = [stage for stage in pinned(config.stages, store.pin) if stage.fusible]
     if not stages:
@@ -69,19 +62,13 @@ def _in_batches(stage: StageSettings, size: int) -> StageSettings:
 
 @dataclass(frozen=True)
 class ImproveJob(PromptedJob):
-    """Rounds of rejection-sampling fine-tuning as one training run.
-
-    Attributes:
-        pipelines: The pipelines whose retrievers reward rewrites; the rewards of several are averaged.
-        index: An index folder of the documents; None: they are indexed for this run.
-        engine: Where candidates are sampled and rounds are validated.
-    """
+    """Rounds of rejection-sampling fine-tuning as one training run."""
 
     verb: ClassVar[str] = "improved"
 
     store: Store = field(default_factory=Store, compare=False)
     pipelines: Sequence[str] = (DEFAULT_PIPELINE,)
-    index: Path | None = None
+    index: Path | None = None  # an index folder of the documents; None: they are indexed for this run
     engine: EngineSettings = field(default_factory=LocalSettings)
 
     def train(self, folder: Path, resume: bool) -> TrainingResult:

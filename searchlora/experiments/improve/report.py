@@ -30,13 +30,7 @@ def write_report(
     start: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> tuple[Path, ...]:
-    """Write `improve.json` and `improve.md` into a folder; returns their paths.
-
-    Args:
-        records: The training records.
-        start: Validation figures before the first round, and under `fixed` rewards of candidates that need no model.
-        about: What else the JSON says: parent, retriever, the chosen round.
-    """
+    """Write `improve.json` and `improve.md` into a folder; returns their paths."""
     figures = {**about, "start": dict(start), "rounds": [dict(done.figures) for done in rounds]}
     with atomic_text(folder / JSON_FILE) as out:
         out.write(json.dumps(figures, indent=1) + "\n")

@@ -47,17 +47,11 @@ ROUND, START, SAMPLES, CANDIDATES = "round.json", "start.json", "samples.jsonl",
 
 @dataclass(frozen=True)
 class Round:
-    """A completed round.
-
-    Attributes:
-        number: From 1.
-        folder: Its folder.
-        figures: What `round.json` holds: `candidates`, `winners`, `validation`, `training`, `seconds`.
-    """
+    """A completed round."""
 
     number: int
     folder: Path
-    figures: Mapping[str, Any]
+    figures: Mapping[str, Any]  # what `round.json` holds: `candidates`, `winners`, `validation`, `training`, `seconds`
 
     @property
     def adapter(self) -> Path:
@@ -76,13 +70,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Rounds:
-    """The rounds of one run.
-
-    Args:
-        folder: Holds a folder for each round.
-        parent: The name of the adapter to improve in the engine, and its folder; None: the bare base.
-        context: Retrievers and judgments of training and validation rows; none of test rows.
-    """
+    """The rounds of one run."""
 
     task: GenerationTask
     recipe: Recipe
@@ -95,14 +83,7 @@ class Rounds:
     parent: tuple[str, Path] | None = None
 
     def run(self) -> tuple[list[Round], dict[str, Any]]:
-        """Execute the rounds that are not complete.
-
-        Returns:
-            All rounds, and the validation figures before the first one.
-
-        Raises:
-            TrainingError: if no row can be rewarded.
-        """
+        """Execute the rounds that are not complete."""
         settings = self.recipe.improve
         self.folder.mkdir(parents=True, exist_ok=True)
         start = self._start()

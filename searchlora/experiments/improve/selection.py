@@ -25,19 +25,11 @@ _RIDGE = 1.0
 
 @dataclass(frozen=True)
 class Candidate:
-    """One candidate completion of a training row.
-
-    Attributes:
-        name: Where it comes from: `unchanged`, `reference`, `sample: 3`, the name of a rule.
-        text: The completion.
-        reward: The task's reward; None where the row cannot be rewarded.
-        valid: Whether the task can parse it.
-        kept: Whether it keeps the protected words.
-    """
+    """One candidate completion of a training row."""
 
     name: str
     text: str
-    reward: float | None
+    reward: float | None  # the task's reward; None where the row cannot be rewarded
     valid: bool = True
     kept: bool = True
 
@@ -57,13 +49,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Row:
-    """A training row with its candidates.
-
-    Attributes:
-        id: Id of the record.
-        candidates: All candidates, each text once.
-        sampled, valid_samples: Numbers of samples, before equal ones became one, and of those that parse.
-    """
+    """A training row with its candidates."""
 
     id: str
     candidates: tuple[Candidate, ...]

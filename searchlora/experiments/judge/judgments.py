@@ -24,17 +24,10 @@ from searchlora.task import EncoderTask, GenerationTask, Task
 
 @dataclass(frozen=True)
 class Judgments:
-    """Qrels with their provenance.
+    """Qrels with their provenance."""
 
-    Attributes:
-        qrels: topic -> document -> grade; None for a dataset without judgments.
-        card: Provenance of the grades that the figures are measured by; None if unknown.
-        data: Fingerprint of the dataset together with these judgments.
-        graded: The numbers of those grades by source: of the judged pairs, of the records' own grades, or of both.
-    """
-
-    qrels: Qrels | None
-    card: JudgmentsCard | None
+    qrels: Qrels | None  # topic -> document -> grade; None for a dataset without judgments
+    card: JudgmentsCard | None  # provenance of the grades that the figures are measured by; None if unknown
     data: str
     graded: tuple[SourceCounts, ...] = ()
 

@@ -22,18 +22,10 @@ from searchlora.files.shards import Merged, Parts
 
 @dataclass(frozen=True)
 class JudgeResult:
-    """Result of `judge`.
-
-    Attributes:
-        card: The card beside the qrels.
-        grades: Grade -> number of pairs.
-        invalid: Number of invalid answers; they are in `<out>.invalid.jsonl` and not in the qrels.
-        circular: System -> reason why figures from these qrels are circular; only with `allow_circular`.
-        doubts: What is unknown about judge and systems.
-    """
+    """Result of `judge`."""
 
     card: JudgmentsCard
-    grades: Mapping[int, int]
+    grades: Mapping[int, int]  # grade -> number of pairs
     invalid: int
     circular: Mapping[str, str]
     doubts: tuple[str, ...]

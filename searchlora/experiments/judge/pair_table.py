@@ -36,11 +36,7 @@ class PairTable:
 
     Eight bytes a pair are memory-mapped, and the topics are in memory.
 
-    Args:
-        topics: Topic -> its fields.
-        documents: The passages.
-        pairs: Number of the topic in the order of its id, times the number of documents, plus that of the document;
-            ascending. Shape: (pairs,).
+    `topics`: Topic -> its fields.
     """
 
     def __init__(
@@ -81,11 +77,6 @@ def pair_table(
 
     The documents of an index folder are read there. Of a file, those of the pairs are copied. The table is made once
     for all processes with the same inputs; the others read no pairs.
-
-    Args:
-        pairs: The pairs, read twice.
-        inputs: All that the table depends on, as JSON: hashes of the files, and how pairs are chosen.
-        folder: Where the table is kept, in a folder of its own.
     """
     fields = read_topics(Path(topics))
     index = index_folder(corpus)

@@ -23,14 +23,7 @@ class PackedAdapter:
 
 
 class AdapterCache:
-    """Packed adapters by name; any thread may use it.
-
-    Args:
-        read: Reads and packs an adapter.
-        max_bytes: Memory for adapters without a slot, besides the one that is being read. Beyond it, the least recently
-            used one that no request waits for is dropped. 0: none is kept or read ahead.
-        max_reading: Number of adapters that wait to be read ahead.
-    """
+    """Packed adapters by name; any thread may use it."""
 
     def __init__(self, read: Callable[[str], PackedAdapter], max_bytes: int, max_reading: int) -> None:
         self._read, self._max_bytes, self._max_reading = read, max_bytes, max_reading

@@ -69,14 +69,6 @@ class Admission:
 
     A client of `submit` leaves a few rows and LoRA slots free for clients that hold none, and while others wait it
     takes no more than its share. Requests of `finish` are not limited: nobody waits for one of them alone.
-
-    Args:
-        prefiller: Knows which tokens of a prompt are in the prefix cache.
-        adapters: The adapters that are in use.
-        reading: Adapters that are being read. While others are computed, their requests are not admitted, because all
-            rows would wait for the reading.
-        long: Requests whose long prompts are being computed.
-        waiting: Clients with queued requests.
     """
 
     def __init__(

@@ -43,14 +43,8 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """softmax(scaling · Q Kᵀ + mask) V, with keys shared by groups of query heads.
 
-    Args:
-        query: Shape (rows, heads, new, size).
-        key, value: Shape (rows, key heads, columns, size); `key heads` divides `heads`.
-        attention_mask: Added to the scores; shape (rows, 1, new, columns).
-        scaling: Factor of the scores; 1/√size if None.
-
-    Returns:
-        Shape (rows, new, heads, size), and None in the place of the attention weights.
+    `attention_mask`: Added to the scores; shape (rows, 1, new, columns). Returns shape (rows, new, heads, size), and
+    None in the place of the attention weights.
     """
     del module
     rows, heads, new, size = query.shape

@@ -37,15 +37,7 @@ _CACHED_TREE = 1024
 def score_choices(
     prefiller: Prefiller, prompts: Sequence[Prompt], choices: Sequence[tuple[TokenIds, ...]], margin: float | None
 ) -> list[ChoiceScores]:
-    """Score all choices of each prompt in one batch; shared prefixes of prompts are computed once.
-
-    Args:
-        choices: Token ids of each prompt's choices, at least one choice.
-        margin: The `prune_margin` of `Engine.score`.
-
-    Raises:
-        NonFinitePrompts: if hidden states of some prompts are not finite.
-    """
+    """Score all choices of each prompt in one batch; shared prefixes of prompts are computed once."""
     trees = {choice_ids: _tree(choice_ids) for choice_ids in set(choices)}
     searches = [PrunedSearch(trees[choice_ids], margin) for choice_ids in choices]
     prefiller.compute_shared_prefixes(prompts)

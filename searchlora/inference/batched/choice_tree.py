@@ -20,20 +20,13 @@ class ChoiceTree:
     """Nodes are tokens that the model reads after the prompt; steps are tokens whose probability is computed.
 
     Every token of a choice is a step; all but its last are nodes too. Ancestors come before their descendants.
-
-    Attributes:
-        tokens, depths: Token of each node, and its distance from the end of the prompt, from 0. Shape: (nodes,).
-        sources: The node after which each step is computed, -1 for the end of the prompt. Shape: (steps,).
-        targets: Token of each step. Shape: (steps,).
-        above: [i, j]: node j is node i or an ancestor of it. Shape: (nodes, nodes).
-        steps_of, nodes_of: The steps and the nodes of each choice. Shape: (choices, steps), (choices, nodes).
     """
 
     tokens: Ints
     depths: Ints
-    sources: Ints
-    targets: Ints
-    above: Bools
+    sources: Ints  # the node after which each step is computed, -1 for the end of the prompt. Shape: (steps,)
+    targets: Ints  # token of each step. Shape: (steps,)
+    above: Bools  # [i, j]: node j is node i or an ancestor of it. Shape: (nodes, nodes)
     steps_of: Bools
     nodes_of: Bools
 

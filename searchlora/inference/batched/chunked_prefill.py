@@ -18,19 +18,12 @@ from searchlora.inference.scheduling.requests import AnyModelRequest
 
 @dataclass
 class _Progress:
-    """What is computed of a long prompt.
-
-    Attributes:
-        cache: KV cache of one row.
-        start: Number of tokens in the cache.
-        computed: Number of tokens that were computed; the others came from the prefix cache.
-        shared: Lengths of prefixes that other prompts share, in ascending order; those not cached yet.
-    """
+    """What is computed of a long prompt."""
 
     request: AnyModelRequest
     cache: KVCache
-    start: int
-    computed: int
+    start: int  # number of tokens in the cache
+    computed: int  # number of tokens that were computed; the others came from the prefix cache
     shared: list[int]
 
 
@@ -39,9 +32,6 @@ class ChunkedPrefill:
 
     Chunks end at multiples of `Prefiller.chunk` tokens, so that they depend on the prompt only. No pass needs a mask of
     more than a chunk times the length of the prompt.
-
-    Attributes:
-        current: The prompt that was looked at last.
     """
 
     def __init__(self, prefiller: Prefiller) -> None:

@@ -31,11 +31,7 @@ class BatchRow(AnswerState):
 
 
 class DecodeBatch:
-    """The generating rows, in the order of their KV cache.
-
-    Attributes:
-        max_rows: Rows of one pass; halved when memory runs out in a pass.
-    """
+    """The generating rows, in the order of their KV cache."""
 
     def __init__(self, prefiller: Prefiller, stop_id: int) -> None:
         self.rows: list[BatchRow] = []

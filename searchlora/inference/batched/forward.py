@@ -20,13 +20,7 @@ from searchlora.models.text_model import computing_dtype, text_model
 
 
 class Forward:
-    """Runs a model. Its linear layers are replaced, so nobody else may use the model afterwards.
-
-    Args:
-        model: A base model from `models.load.load_model` of which `check_batching` says that it shares batches.
-        batch_invariant: Compute each row with the same operations in the same order, whatever the other rows are and
-            however a prompt is split over passes, so that its results are equal to the last bit.
-    """
+    """Runs a model. Its linear layers are replaced, so nobody else may use the model afterwards."""
 
     def __init__(self, model: Any, *, batch_invariant: bool = False) -> None:
         self.batch_invariant = batch_invariant
@@ -63,12 +57,9 @@ class Forward:
     ) -> torch.Tensor:
         """The last layer's hidden states, shape (rows, new, hidden size), which may hold NaN.
 
-        Args:
-            ids, positions: Token ids and positions, shape (rows, new).
-            visible: Whether each new token attends to each column of the cache; bool, shape (rows, new, columns).
-            slots: LoRA slot of each row.
-            cache: A cache that `KVCache.begin_pass` has prepared for this pass.
-            columns: Position of the token in each column, shape (rows, columns); None: the number of the column.
+        `ids`, `positions`, shape (rows, new). `visible`: Whether each new token attends to each column of
+        the cache; bool, shape (rows, new, columns). `columns`: Position of the token in each column, shape (rows,
+        columns); None: the number of the column.
         """
         if self._rotary is not None:
             self._rotary.reserve(cache.columns)
@@ -115,17 +106,9 @@ def _take_head(model: Any, batch_invariant: bool) -> FrozenLinear:
 
 @dataclass(frozen=True)
 class BatchingCheck:
-    """Whether a base computes rows with different adapters in one batch, and the numbers that decided it.
+    """Whether a base computes rows with different adapters in one batch, and the numbers that decided it."""
 
-    Attributes:
-        refusal: Why it does not; empty if it does.
-        difference: Largest difference of a logit between `Forward` and the model itself; None if not computed.
-        noise: Largest difference of a logit between two ways in which the model itself computes it, in the same
-            precision: with another attention function, and with more tokens in the batch.
-        spread: Standard deviation of the logits.
-    """
-
-    refusal: str = ""
+    refusal: str = ""  # why it does not; empty if it does
     difference: float | None = None
     noise: float | None = None
     spread: float | None = None

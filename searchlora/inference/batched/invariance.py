@@ -29,11 +29,6 @@ class RotaryTable(torch.nn.Module):
 
     PyTorch computes the last elements of a thread's share without vector instructions, and so with another rounding.
     Some models (Gemma 3) have other frequencies in layers with a sliding window: they have a table for each kind.
-
-    Args:
-        rotary: The model's own embeddings.
-        x: An empty tensor with the dtype of the tables.
-        kinds: Names of the kinds of layers; None where all are of one kind.
     """
 
     _BLOCK = 1024
@@ -83,11 +78,7 @@ class RotaryTable(torch.nn.Module):
 
 
 def rotary_table(model: Any) -> RotaryTable | None:
-    """A table in place of a model's rotary embeddings; None if it has none.
-
-    Raises:
-        ValueError: for embeddings that depend on more than the position and the kind of layer.
-    """
+    """A table in place of a model's rotary embeddings; None if it has none."""
     backbone = text_model(model)
     rotary = getattr(backbone, "rotary_emb", None)
     if rotary is None:

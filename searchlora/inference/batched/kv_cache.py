@@ -38,10 +38,7 @@ class KVCache(Cache):  # type: ignore[misc]
     def begin_pass(self, rows: slice, start: int | torch.Tensor, columns: int) -> None:
         """Set what the next forward pass writes and reads.
 
-        Args:
-            rows: The rows of the pass.
-            start: Column of the first new token, one for all rows or one per row (shape (rows,)).
-            columns: Number of columns that attention reads, from the first.
+        `start`: Column of the first new token, one for all rows or one per row (shape (rows,)).
         """
         self._rows, self._start, self.columns = rows, start, columns
         self._views = []

@@ -35,12 +35,7 @@ _MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 @dataclass(frozen=True)
 class LoraMapping:
-    """The slots of a batch's rows.
-
-    Attributes:
-        adapter_rows: Slots and the rows that use them, in ascending order, without the base model's.
-        derived: What slots have computed from the mapping, by keys of their own.
-    """
+    """The slots of a batch's rows."""
 
     adapter_rows: Sequence[tuple[int, list[int]]]
     derived: dict[Any, Any] = field(default_factory=dict)
@@ -152,16 +147,7 @@ class ActiveMapping:
 class LoraLayerGroup:
     """Linear layers with the same input.
 
-    Args:
-        layers: Module path of each layer -> the layer.
-        active: The mapping of the current pass, shared by all groups of a model.
-        like: A tensor with the dtype of A and B.
-        batch_invariant: Compute each row of the base independently of the others, to the last bit; slots always do.
-
-    Attributes:
-        spans: Output columns of each layer.
-        base: The frozen product of all layers.
-        slots: A and B of the adapters.
+    `layers`: Module path of each layer -> the layer.
     """
 
     def __init__(

@@ -22,11 +22,7 @@ from searchlora.inference.settings import LocalSettings
 
 
 class LoraSlots:
-    """Loaded adapters by name; used by the computing thread only.
-
-    Attributes:
-        loaded: Names of the loaded adapters; any thread may read it.
-    """
+    """Loaded adapters by name; used by the computing thread only."""
 
     def __init__(
         self,
@@ -63,13 +59,7 @@ class LoraSlots:
                 self._cache.expect(request.adapter, request.result, is_loaded=request.adapter in self.loaded)
 
     def acquire(self, name: str | None) -> int:
-        """The slot of an adapter (None: of the base model); it is loaded if needed, and stays until `release`.
-
-        Raises:
-            StoreError: from `fetch`, or for an adapter that does not fit the base or exceeds a limit; nothing was
-                changed, and no weights were read.
-            EngineBusy: when running rows use all slots or too much of the memory.
-        """
+        """The slot of an adapter (None: of the base model); it is loaded if needed, and stays until `release`."""
         if name is None:
             return BASE_SLOT
         slot = self.load(name)

@@ -17,13 +17,7 @@ _PARTS = {".lora_A.weight": "a", ".lora_B.weight": "b"}
 
 
 def read_lora_weights(folder: Path, layers: LoraLayers) -> dict[str, LoraWeights]:
-    """The weights of an adapter, by module path of the layers that it changes.
-
-    Raises:
-        MissingKey: for an A without its B, or a folder without weights.
-        UnexpectedKey: for a weight without a place in the base model, or of another shape.
-        LoadCheckFailed: for an adapter of a layer that rows with different adapters cannot share (the output layer).
-    """
+    """The weights of an adapter, by module path of the layers that it changes."""
     config, paths = read_config(folder), layers.paths
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in read_weights(folder).items():

@@ -31,17 +31,10 @@ class ComputedPrefix:
 
 @dataclass(eq=False)
 class Prompt:
-    """A prompt and the adapter that computes it.
-
-    Attributes:
-        adapter: Name of the adapter; None is the bare base model.
-        slot: LoRA slot of the adapter.
-        keep_prefix: Keep its KV cache: the same prompt follows again soon.
-        prefix: What is computed of it already.
-    """
+    """A prompt and the adapter that computes it."""
 
     ids: TokenIds
-    adapter: str | None
+    adapter: str | None  # name of the adapter; None is the bare base model
     slot: int
     keep_prefix: bool = False
     prefix: ComputedPrefix | None = None
@@ -64,13 +57,7 @@ class NonFinitePrompts(Exception):
 
 @dataclass
 class Prefiller:
-    """Computes prompts with a model.
-
-    Attributes:
-        scratch: KV cache for prompts that are not generated from, such as those whose choices are scored.
-        chunk: Tokens of one chunk of a long prompt. Longer prompts are not computed here, but their last chunk.
-        pass_limits: The limits of one pass; a single prompt may have more tokens.
-    """
+    """Computes prompts with a model."""
 
     forward: Forward
     prefixes: PrefixCache
@@ -88,11 +75,7 @@ class Prefiller:
     def prefill(self, prompts: Sequence[Prompt], cache: KVCache, first: int) -> torch.Tensor:
         """Compute prompts into the rows of a cache from `first` on; prompts of similar length are best neighbours.
 
-        Returns:
-            The hidden state of each prompt's last token, shape (prompts, hidden size).
-
-        Raises:
-            NonFinitePrompts: if hidden states of some prompts are not finite.
+        Returns the hidden state of each prompt's last token, shape (prompts, hidden size).
         """
         self.compute_shared_prefixes(prompts)
         starts = self.paste_prefixes(prompts, cache, first)

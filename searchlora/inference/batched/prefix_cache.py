@@ -50,11 +50,7 @@ def _common(one: TokenIds, other: TokenIds) -> int:
 
 @dataclass
 class PrefixCache:
-    """Keys and values of prefixes, by adapter and token ids; `budget` in tokens.
-
-    Attributes:
-        changes: Number of prefixes that were added or removed.
-    """
+    """Keys and values of prefixes, by adapter and token ids; `budget` in tokens."""
 
     budget: int
     changes: int = 0

@@ -17,14 +17,9 @@ _KNOWN = frozenset({"full_attention", "sliding_attention"})
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """The window of a model.
+    """The window of a model."""
 
-    Attributes:
-        tokens: Its length; None for full attention in every layer.
-        by_kind: Whether the model takes a mask for each kind of layer, as some of its layers may have full attention.
-    """
-
-    tokens: int | None
+    tokens: int | None  # its length; None for full attention in every layer
     by_kind: bool
 
     @classmethod
@@ -56,12 +51,9 @@ class SlidingWindow:
     ) -> Any:
         """What the model takes as its attention mask.
 
-        Args:
-            visible: Whether each new token attends to each column of the cache in layers with full attention; bool,
-                shape (rows, new, columns).
-            positions: Of the new tokens, shape (rows, new).
-            columns: Position of each column of the cache, shape (rows, columns); None: its number.
-            mask: Makes what attention adds to its scores of what is visible.
+        `visible`: Whether each new token attends to each column of the cache in layers with full attention; bool, shape
+        (rows, new, columns). `positions`: Of the new tokens, shape (rows, new). `columns`: Position of each column of
+        the cache, shape (rows, columns); None: its number.
         """
         windowed = visible
         if self.tokens is not None and visible.shape[2] > self.tokens:

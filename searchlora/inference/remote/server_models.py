@@ -24,10 +24,7 @@ class ServerModels:
     `settings.model`, `dialect` and `load` apply. A missing model is the name that `searchlora serve` uses, or the first
     that another server lists; a missing dialect is detected from `owned_by` of its models.
 
-    Args:
-        base: The base model that the server should have.
-        store: Where adapters are found that are loaded on the server.
-        names: Pinned reference -> the server's name of the adapter; others are called by their reference.
+    `names`: Pinned reference -> the server's name of the adapter; others are called by their reference.
     """
 
     def __init__(
@@ -88,12 +85,7 @@ class ServerModels:
         return ", ".join(known)
 
     def name(self, pinned: str | None) -> str:
-        """The server's name of an adapter, or of the base model; the adapter is loaded if that is allowed.
-
-        Raises:
-            EngineError: if the server lists no base model, or if vLLM does not have the adapter and may not load it.
-            Refused, LoadCheckFailed, NotInStore: if it cannot be loaded.
-        """
+        """The server's name of an adapter, or of the base model; the adapter is loaded if that is allowed."""
         if pinned is None:
             return self._base_name
         name = self._names.get(pinned, pinned)
@@ -120,12 +112,7 @@ class ServerModels:
             self.name(pinned)
 
     def load_folder(self, name: str, folder: Path) -> None:
-        """Let the server load the adapter in a folder under a name, in place of one that it has by that name.
-
-        Raises:
-            EngineError: for a server that loads no folders, and a folder outside the store of `searchlora serve`.
-            Refused: if it cannot be loaded.
-        """
+        """Let the server load the adapter in a folder under a name, in place of one that it has by that name."""
         if self.dialect == "searchlora":
             root = None if self._store is None else self._store.root.resolve()
             if root is None or not folder.resolve().is_relative_to(root):
@@ -147,11 +134,7 @@ class ServerModels:
             self.forget()
 
     def unload(self, pinned: str) -> bool:
-        """Let the server unload an adapter; False if it was not loaded.
-
-        Raises:
-            EngineError: if that is not allowed, or the server cannot do it.
-        """
+        """Let the server unload an adapter; False if it was not loaded."""
         name = self._names.get(pinned, pinned)
         if self.dialect == "searchlora":
             return bool(self._client.post("/v1/adapters/unload", {"adapter": name})["was_loaded"])

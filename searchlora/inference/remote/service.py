@@ -32,13 +32,6 @@ class ServiceEngine:
 
     The service renders the chat with its own template, so this is for models that were not trained here: teachers and
     zero-shot judges. The answer to a request is what the service says; it need not be the same twice.
-
-    Args:
-        settings: Where the service is, and how many requests are in flight.
-        model: The service's name of the model.
-
-    Attributes:
-        served: Names of the models that the service says it used, where they are others.
     """
 
     def __init__(self, settings: ServerSettings, model: str) -> None:
@@ -72,9 +65,6 @@ class ServiceEngine:
 
         A request that the service refuses alone, as by a filter of contents, has an empty answer, and a warning tells
         why.
-
-        Raises:
-            EngineError: if the service cannot be asked, or for an answer that is to go on behind a beginning.
         """
         if any(request.answer_prefix for request in requests):
             raise EngineError(
@@ -92,10 +82,6 @@ class ServiceEngine:
         Tokens that begin a choice and no other count for it, whatever their case and blanks; a choice without such a
         token gets that of the least likely token. Where no token begins a choice, as when the model writes something
         else first, and for a request that is refused alone, all scores are nan: the output is invalid.
-
-        Raises:
-            EngineError: if choices cannot be told apart by their first characters, or the service gives no
-                log-probabilities.
         """
         del prune_margin
         return self._each(lambda pair: self._score(*pair), list(zip(requests, choices, strict=True)))

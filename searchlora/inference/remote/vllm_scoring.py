@@ -30,17 +30,11 @@ _MAX_STEPS = 8
 
 @dataclass(frozen=True)
 class TreeCall:
-    """Prompts of one call, and what they are asked.
+    """Prompts of one call, and what they are asked."""
 
-    Attributes:
-        prefixes: Choice tokens behind the prompt of the request, one sequence for each prompt.
-        tokens: The tokens whose log-probabilities are returned at each step, at most 128.
-        steps: Number of tokens to generate.
-    """
-
-    prefixes: Sequence[tuple[int, ...]]
-    tokens: Sequence[int]
-    steps: int
+    prefixes: Sequence[tuple[int, ...]]  # choice tokens behind the prompt of the request, one sequence for each prompt
+    tokens: Sequence[int]  # the tokens whose log-probabilities are returned at each step, at most 128
+    steps: int  # number of tokens to generate
 
 
 #: What a prompt returns at each step: the chosen token, and token -> log-probability.
@@ -50,15 +44,7 @@ Steps: TypeAlias = Sequence[tuple[int, Mapping[int, float]]]
 def score_tree(
     ask: Callable[[TreeCall], Sequence[Steps]], choices: Sequence[tuple[int, ...]], prune_margin: float | None
 ) -> tuple[tuple[float, ...], int]:
-    """The log-probability of each choice, exact or an upper bound as `Engine.score` says, and the count of known steps.
-
-    Args:
-        ask: Sends a call and returns the steps of each prompt in order.
-        choices: Token ids of each choice.
-
-    Raises:
-        UnusableAnswer: if a log-probability is not finite.
-    """
+    """The log-probability of each choice, exact or an upper bound, and the count of known steps."""
     written = [ids for ids in choices if ids]
     if not written:
         return (0.0,) * len(choices), 0

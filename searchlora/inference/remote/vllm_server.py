@@ -65,9 +65,6 @@ class VllmServer:
 
     It ends with this object, and with this process however that ends. Raises `EngineError` with the end of its log if
     it does not start.
-
-    Attributes:
-        url, key: Where it listens, and its API key.
     """
 
     def __init__(self, settings: VllmSettings, base: BaseModel) -> None:

@@ -21,20 +21,14 @@ _AT_EXIT = 1.0
 
 @dataclass
 class Counts:
-    """Counters of a model runner since its creation.
-
-    Attributes:
-        decode_steps, decoded_rows: Decode passes, and the sum of their rows.
-        cached_prompt_tokens: Prompt tokens that came from the prefix cache.
-        slot_hits, slot_misses, slot_evictions: Adapters found loaded, adapters loaded, adapters evicted.
-    """
+    """Counters of a model runner since its creation."""
 
     decode_steps: int = 0
     decoded_rows: int = 0
     generated_tokens: int = 0
     scored_requests: int = 0
     prompt_tokens: int = 0
-    cached_prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0  # prompt tokens that came from the prefix cache
     slot_hits: int = 0
     slot_misses: int = 0
     slot_evictions: int = 0
@@ -42,12 +36,7 @@ class Counts:
 
 @dataclass
 class Stats(Counts):
-    """The counters and the current state of an engine.
-
-    Attributes:
-        generating: Requests that generate, or whose long prompt is being computed.
-        refused: Requests refused because the queue was full.
-    """
+    """The counters and the current state of an engine."""
 
     waiting: int = 0
     generating: int = 0

@@ -43,11 +43,6 @@ class FairQueue:
 
         A client that was served goes to the end of the rotation. `admitted` receives the requests one by one, so that
         an interrupt loses none.
-
-        Args:
-            fits: Whether a request has room beside those already admitted.
-            may_take: Whether the client of a request may have more now. If not, its request is passed over without
-                being overtaken.
         """
         first = self._starving_client(may_take)
         turn = deque(self._queues) if first is None else deque([first, *self._needing_no_room(first)])

@@ -23,15 +23,7 @@ TokenIds = tuple[int, ...]
 
 @dataclass(eq=False, kw_only=True)
 class QueuedRequest(Generic[Result]):
-    """What every work item of the scheduler has.
-
-    Attributes:
-        deadline: Time on the monotonic clock after which the result is no longer wanted.
-        overtaken: Number of times that later requests were admitted because they fitted and this one did not.
-        client: In whose queue it waits.
-        interactive: Whether the client waits for this very request (`submit`), not for all of a call (`finish`).
-        result: The result, or the error that ended the request. Cancelling it withdraws the request.
-    """
+    """What every work item of the scheduler has."""
 
     deadline: float | None = None
     overtaken: int = 0
@@ -65,17 +57,10 @@ class QueuedRequest(Generic[Result]):
 
 @dataclass(eq=False, kw_only=True)
 class ModelRequest(QueuedRequest[Result]):
-    """A request that the model runner computes.
-
-    Attributes:
-        adapter: Pinned name of the adapter; None is the bare base model.
-        keep_prefix: Keep the KV cache of the prompt: the same prompt follows again soon.
-        cached_tokens: Tokens of the prompt that came from the prefix cache; set when it is computed.
-        looked_up: State of the prefix cache when it was last looked up, and the length of the cached prefix then.
-    """
+    """A request that the model runner computes."""
 
     ids: TokenIds
-    adapter: str | None = None
+    adapter: str | None = None  # pinned name of the adapter; None is the bare base model
     keep_prefix: bool = False
     cached_tokens: int = field(default=0, init=False)
     looked_up: tuple[int, int] | None = None
@@ -92,25 +77,14 @@ AnyModelRequest: TypeAlias = ModelRequest[Any]
 
 @dataclass(eq=False, kw_only=True)
 class GenerateRequest(ModelRequest[list[int]]):
-    """Generate one answer; the result is its token ids, the stop token included.
+    """Generate one answer; the result is its token ids, the stop token included."""
 
-    Attributes:
-        max_new_tokens: Maximum number of generated tokens.
-        matcher: State of the grammar; None means unconstrained.
-        sampler: How tokens are chosen; None means greedy.
-        text: The growing text, if it is streamed or may end at a stop string.
-        logprobs: Log-probabilities of the tokens that were passed on.
-        ignore_stop: Generate on after the stop token, up to `max_new_tokens` (for speed measurements).
-        on_token: Called with all tokens so far after each token, by the computing thread; it must be fast. An exception
-            that it raises fails this request.
-    """
-
-    max_new_tokens: int
-    matcher: LLMatcher | None = None
-    sampler: TokenSampler | None = None
+    max_new_tokens: int  # maximum number of generated tokens
+    matcher: LLMatcher | None = None  # state of the grammar; None means unconstrained
+    sampler: TokenSampler | None = None  # how tokens are chosen; None means greedy
     text: AnswerText | None = None
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    ignore_stop: bool = False
+    logprobs: list[TokenLogprob] = field(default_factory=list)  # log-probabilities of the tokens that were passed on
+    ignore_stop: bool = False  # generate on after the stop token, up to `max_new_tokens` (for speed measurements)
     on_token: Callable[[list[int]], None] | None = None
 
     @property
@@ -156,19 +130,11 @@ class CallbackRequest(QueuedRequest[Result]):
 
 @dataclass(frozen=True)
 class Limits:
-    """Upper bounds on what is computed and stored at once.
-
-    Attributes:
-        rows: Rows that generate at once, and rows of one prefill or scoring pass.
-        cache_tokens: KV cache of the generating rows: number of rows times the longest.
-        pass_tokens: Tokens of one prefill or scoring pass: number of rows times the longest, choices included.
-        waiting: Requests in the queue.
-        waiting_per_client: Requests of one client in the queue; None: a quarter of `waiting`, but at least 256.
-    """
+    """Upper bounds on what is computed and stored at once."""
 
     rows: int
     cache_tokens: int
-    pass_tokens: int
+    pass_tokens: int  # tokens of one prefill or scoring pass: number of rows times the longest, choices included
     waiting: int
     waiting_per_client: int | None = None
 

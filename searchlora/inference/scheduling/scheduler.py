@@ -70,9 +70,6 @@ class Scheduler:
     """The queue of all clients and the thread that computes it.
 
     No thread outlives the work, so an engine without references can be garbage-collected.
-
-    Attributes:
-        refused: Number of requests refused because the queue was full.
     """
 
     def __init__(self, runner: ModelRunner, limits: Limits) -> None:
@@ -98,12 +95,7 @@ class Scheduler:
         return len(self._queue) + sum(id(request) not in begun for request in open_)
 
     def submit(self, requests: Sequence[AnyRequest], client: Hashable) -> None:
-        """Queue requests, all or none, and return at once; a thread computes them.
-
-        Raises:
-            EngineBusy: when the queue or the client's share of it has no room for all, no thread can be started, or the
-                engine is closed.
-        """
+        """Queue requests, all or none, and return at once; a thread computes them."""
         late: list[AnyRequest] = []
         try:
             with self._changed:
@@ -136,10 +128,6 @@ class Scheduler:
         If no thread computes, the calling thread does, for all clients, until its own requests are done: OpenMP keeps
         worker threads for each thread that computes, and a step takes half as long again beside those of another one.
         At most half of the queue's places are used at once, so that others find room.
-
-        Raises:
-            EngineBusy: when the engine is closed.
-            EngineError: when called from a callback of the engine, whose thread would wait for itself.
         """
         client = object()
         left, open_ = deque(requests), _Countdown(len(requests))
