@@ -105,16 +105,9 @@ def tune_ranking(
     card = model.with_suffix(".json")
     check_writable(out, model, card)
     without = {"fields": tuple(dict.fromkeys(fields)), "model": None, "model_parts": None}
+    options: dict[str, Any] = {"corpus": corpus, "allow_circular": allow_circular, "store": store, "tasks": tasks}
     fusion = judged_fusion(
-        config,
-        topics,
-        qrels,
-        check=lambda settings: settings.model_copy(update=without),
-        corpus=corpus,
-        allow_circular=allow_circular,
-        store=store,
-        tasks=tasks,
-        steps=steps,
+        config, topics, qrels, check=lambda own: own.model_copy(update=without), steps=steps, **options
     )
     settings = fusion.settings
     if not isinstance(settings, FuseSettings):
@@ -136,21 +129,17 @@ def tune_ranking(
     shares = {name: gain / total for name, gain in sorted(gains.items(), key=lambda item: -item[1])}
     pair, judged_by = comparison.comparisons[0], read_card(qrels)
     written = {"model": str(model), "model_parts": list(part_names(settings)), "fields": list(settings.fields)}
-    about = {
-        **written,
-        "queries": sorted({query_hash(query) for topic in read for query in topic.queries}),
-        "judge_lineage": judged_by.judge_lineage if judged_by is not None else (),
-        "cross_validation": vars(pair),
-    }
-    write_json(card, about)
+    lineage = judged_by.judge_lineage if judged_by is not None else ()
+    queries = sorted({query_hash(query) for topic in read for query in topic.queries})
+    write_json(card, {**written, "queries": queries, "judge_lineage": lineage, "cross_validation": vars(pair)})
     origin = f"model: {measure} {pair.difference:+.4f} ({pair.low:+.4f} to {pair.high:+.4f}) in cross-validation"
     write_tuned(out, config, fusion.stages, fusion.place, written, f"{origin} over {pair.n} topics")
     return TuneRankingResult(out, model, comparison, trees, shares, fusion.circular)
 
 
 def _topics(fusion: JudgedFusion, features: RankingFeatures) -> list[Topic]:
-    scale = sorted({max(0, grade) for row in fusion.grades.values() for grade in row.values()} | {0})
     # Grades by their order, since LambdaMART doubles the gain with each; LightGBM knows 31 of them.
+    scale = sorted({max(0, grade) for row in fusion.grades.values() for grade in row.values()} | {0})
     step = max(1.0, (len(scale) - 1) / 30)
     read = []
     for search in fusion.searched.searches:
@@ -167,10 +156,7 @@ def _topics(fusion: JudgedFusion, features: RankingFeatures) -> list[Topic]:
 def cross_validated(
     topics: Sequence[Topic], names: Sequence[str], grades: Qrels, measure: str, k: int
 ) -> tuple[int, Comparison]:
-    """The median of the folds' numbers of trees, and the comparison of models with the fusion.
-
-    A fold's number of trees is the one that is best on the next fold, of a model that has seen neither.
-    """
+    """The median of the folds' best numbers of trees on the next fold, and the comparison with the fusion."""
     groups = sorted({topic.group for topic in topics})
     random.Random(0).shuffle(groups)
     of_fold = [set(groups[fold::FOLDS]) for fold in range(FOLDS)]
@@ -185,10 +171,8 @@ def cross_validated(
         run |= {topic.id: _scores(booster, topic, chosen[-1], k) for topic in folds[fold]}
     runs: dict[str, Run] = {FUSION: {topic.id: topic.fused for topic in topics}, LEARNED: run}
     clusters = {topic.id: topic.group for topic in topics}  # topics with one query are no two observations
-    evaluated = {
-        name: replace(evaluate_run(own, grades, measures=(measure,), unjudged=False), clusters=clusters)
-        for name, own in runs.items()
-    }
+    evaluated = {name: evaluate_run(own, grades, measures=(measure,), unjudged=False) for name, own in runs.items()}
+    evaluated = {name: replace(own, clusters=clusters) for name, own in evaluated.items()}
     return median_high(chosen), compare(evaluated, candidate=LEARNED)
 
 
@@ -203,7 +187,6 @@ def _best_number(booster: Any, topics: Sequence[Topic], grades: Qrels, measure: 
 
 
 def _scores(booster: Any, topic: Topic, trees: int, k: int) -> dict[str, float]:
-    """The first k documents with their scores."""
     values = booster.predict(topic.features, num_iteration=trees, num_threads=1) if topic.documents else []
     scores = dict(zip(topic.documents, map(float, values), strict=True))
     return {document: scores[document] for document in ranked(scores)[:k]}
@@ -215,12 +198,8 @@ def trained(topics: Sequence[Topic], names: Sequence[str], trees: int) -> Any:
 
     useful = [topic for topic in topics if any(topic.grades)]
     grades = [grade for topic in useful for grade in topic.grades]
-    data = lightgbm.Dataset(
-        np.concatenate([topic.features for topic in useful]),
-        label=grades,
-        group=[len(topic.grades) for topic in useful],
-        feature_name=list(names),
-        params={"verbosity": -1},
-    )
+    matrix, sizes = np.concatenate([topic.features for topic in useful]), [len(topic.grades) for topic in useful]
+    quiet = {"verbosity": -1}
+    data = lightgbm.Dataset(matrix, label=grades, group=sizes, feature_name=list(names), params=quiet)
     least = min(50, max(5, len(grades) // 40))  # few documents would not fill one leaf
     return lightgbm.train({**_SETTINGS, "min_data_in_leaf": least}, data, num_boost_round=trees)

@@ -83,10 +83,9 @@ def _of_part(hits: Sequence[Hit]) -> dict[str, tuple[float, float, float]]:
 
 def _number(text: str) -> float:
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
         return math.nan
-    return value if math.isfinite(value) else math.nan
 
 
 def _plain(name: str) -> str:
