@@ -174,7 +174,7 @@ class VectorSearchSettings(EncodingSettings, EngineSearchSettings):
 
     def _retriever(self, context: BuildContext) -> Retriever:
         index = self._open(context, vectors=self.vector_keys(context), graph=self.structure == "hnsw")
-        search = {"filter": self.filter, "effort": self.hnsw_ef_search, "concurrency": self.concurrency}
+        search: dict[str, Any] = {"filter": self.filter, "effort": self.hnsw_ef_search, "concurrency": self.concurrency}
         return VectorSearch(index, self.encoder(context), self.encoding, **search)
 
     def _add_to(self, need: IndexNeed, context: BuildContext) -> None:

@@ -105,8 +105,9 @@ class Milvus(SearchEngine):
     def published(self, index: str) -> Published | None:
         if self._is_embedded and not Path(self._address).exists():
             return None
-        latest = max(self._registered(index), key=lambda row: int(row["published"]), default={"published": 0})
-        return Published(latest["generation"], latest["record"]) if latest["published"] else None
+        rows = [row for row in self._registered(index) if row["published"]]
+        latest = max(rows, key=lambda row: int(row["published"]), default=None)
+        return Published(latest["generation"], latest["record"]) if latest else None
 
     def generations(self, index: str) -> list[str]:
         return sorted(row["generation"] for row in self._registered(index))

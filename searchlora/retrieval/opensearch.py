@@ -107,7 +107,7 @@ class OpenSearch(SearchEngine):
             for entry in entries
         )
         with _errors(self.where):
-            options = {"max_chunk_bytes": _BULK_BYTES, "max_retries": 4, "raise_on_error": False}
+            options: dict[str, Any] = {"max_chunk_bytes": _BULK_BYTES, "max_retries": 4, "raise_on_error": False}
             for succeeded, item in helpers.streaming_bulk(self._client, actions, **options):
                 if not succeeded:
                     result = item["index"]

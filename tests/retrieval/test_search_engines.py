@@ -264,7 +264,7 @@ def test_each_request_to_milvus_has_a_time_limit(tmp_path):
     load_index(engine, "limits", lambda: numbered(3), text=keys(engine, ("text",)))
     load_index(engine, "limits", lambda: numbered(2), text=keys(engine, ("text",)))
     assert len(found(TextSearch(open_index(engine, "limits")), "tent")) == 2
-    engine.close()
+    client.close()
     lookups, writes = ("has_collection", "query", "search"), ("upsert", "flush", "delete")
     assert limits == {
         **{name: {20} for name in lookups},
