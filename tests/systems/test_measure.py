@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -287,8 +286,8 @@ def test_a_system_that_fails_ends_the_measurement_unless_it_is_optional():
 
 def test_run_files_and_existing_results_are_systems(tmp_path):
     run = {row["id"]: {"d1": 1.0} for row in ROWS}
-    file = tmp_path / "run.json"
-    file.write_text(json.dumps(run))
+    file = tmp_path / "run.txt"
+    file.write_text("".join(f"{row['id']} Q0 d1 1 1.0 run\n" for row in ROWS))
     systems = [RunFile("file", file), FixedResults("fixed", ROWS, run=run)]
     comparison = measure(systems, ROWS, MEASURES, baseline="file").comparison
     assert comparison.values["MRR@10"]["file"] == comparison.values["MRR@10"]["fixed"]
