@@ -75,7 +75,9 @@ def test_an_engine_is_local_or_a_server(tmp_path):
     assert engine_of(local) == LocalSettings(
         quantization="nf4", precision="bf16", max_loras=8, max_num_seqs=4, prefix_tokens=0
     )
-    assert engine_of("{kind: server, url: 'http://a'}") == ServerSettings(url="http://a") == engine_of("{url: 'http://a'}")
+    assert (
+        engine_of("{kind: server, url: 'http://a'}") == ServerSettings(url="http://a") == engine_of("{url: 'http://a'}")
+    )
 
 
 def test_a_stage_has_an_engine_of_its_own_with_parameters(tmp_path):
