@@ -88,10 +88,6 @@ def write_training_queries(folder: Path, queries: Iterable[str], hashes: Iterabl
 def _family(store: Store, start: str, *, weights_only: bool = False) -> Iterator[tuple[str, VersionSummary | None]]:
     """Breadth-first walk over the ancestors of an exact version, each once: reference and summary, None if it is not in
     the store.
-
-    Args:
-        weights_only: Skip the parents of an adapter that lists its own training queries: those of its parents are
-            among them, but not those of an adapter merged into its base.
     """
     seen: set[str] = {start}
     waiting = _parents(store, start, store.summary(start), weights_only)

@@ -269,11 +269,7 @@ def _check_reproduced(
     then: Sequence[Sequence[float]],
     tolerance: float,
 ) -> None:
-    """Compare outputs, `rows`, with the base's, `plain`, both of shape (records, size), and values `now` with `then`.
-
-    Raises:
-        GoldenMismatch: with the name of what differs from the stored value, one of `names`.
-    """
+    """Compare outputs (`rows`) with those of the base (`plain`), shape (records, size), and `now` with `then`."""
     if not abs(rows - plain).max() > 0:  # NaN fails too
         raise GoldenMismatch(
             "the outputs on all golden records equal the base's, or are not numbers",

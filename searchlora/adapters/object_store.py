@@ -149,11 +149,7 @@ class ObjectStore(Store):
         return super()._has_version(name, version)
 
     def _complete(self, stored: StoredAdapter) -> None:
-        """Copy the files of a version that are missing here; one process at a time.
-
-        Raises:
-            TamperedAdapter: for a file that is missing or does not match its hash in the manifest.
-        """
+        """Copy the files of a version that are missing here; one process at a time."""
         from filelock import FileLock
 
         def missing() -> list[str]:
@@ -187,9 +183,6 @@ class ObjectStore(Store):
 
         What is known is looked up in a thread. If the object store does not answer, callers go on with what is known,
         and do not wait until it has answered again.
-
-        Raises:
-            StoreError: if the first look-up of a name fails, unless one has failed before and the name is in the copy.
         """
         in_copy = self._is_silent and (self.root / name).is_dir()  # by an earlier process
         last = self._looked_up.get(name, -math.inf if in_copy else None)
@@ -246,12 +239,7 @@ class ObjectStore(Store):
             return [str(found).removeprefix(f"{self._remote}/") for found in self._system.find(path)]
 
     def _copy(self, name: str, files: Sequence[str], here: Sequence[str]) -> None:
-        """Copy what is new among the files of a name.
-
-        Args:
-            here: Versions that were copied before the files were listed; one that is not among them was removed. A
-                later one may have been stored by another process since.
-        """
+        """Copy what is new among the files of a name."""
         folder = self.root / name
         versions = {path.partition("/")[0] for path in files if path.endswith(f"/{MANIFEST}")}
         for number in filter(is_version, versions):
@@ -288,11 +276,7 @@ class ObjectStore(Store):
                 raise
 
     def _copy_records(self, name: str, kind: _Kind, count: int) -> None:
-        """Copy the records of a name that are not here yet.
-
-        Args:
-            count: Number of records in the object store, when it was listed.
-        """
+        """Copy the records of a name that are not here yet."""
         here = self._records(name, kind)
         if count < len(here):  # the copy is newer than the list, or records were removed by hand
             count = len(self._find(f"{name}/{kind}"))

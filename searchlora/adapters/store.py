@@ -445,11 +445,7 @@ class Store:
         check: Callable[[StoredAdapter], None] | None = None,
         training_run: str | None = None,
     ) -> StoredAdapter:
-        """Write a version into a temporary folder with `fill`, check it, then rename the folder into place.
-
-        Args:
-            requested: Manifest of a version that must have its number; None: the next one.
-        """
+        """Write a version into a temporary folder with `fill`, check it, then rename the folder into place."""
         with self._locked(name):
             self.check_task(name, task)
             if training_run is not None and (existing := self.stored_by(name, training_run)) is not None:

@@ -98,9 +98,6 @@ def _by_query(qrels: Qrels, records: Iterable[tuple[str, Sequence[str]]], source
     """Judgments of the records whose query is judged. Queries that differ in case or punctuation only are one.
 
     Judgments of other queries follow, with a topic that is no id of a record, so that they are counted.
-
-    Raises:
-        DataError: for a document with two grades for one query.
     """
     judged: dict[str, dict[str, int]] = {}
     for query, grades in qrels.items():

@@ -43,11 +43,7 @@ class Database:
 
     @contextmanager
     def transaction(self, *, alone: bool = False) -> Iterator[Execute]:
-        """A transaction: committed and on disk at the end of the block, or not written at all.
-
-        Args:
-            alone: Wait for all other such transactions: of two that create a table of PostgreSQL at once, one fails.
-        """
+        """A transaction: committed and on disk at the end of the block, or not written at all."""
         with self._lock, self._errors():
             if self._writer is None or getattr(self._writer, "closed", False):
                 self._writer = self._connect()
@@ -130,17 +126,7 @@ class _Postgres(Database):
 
 
 def open_database(place: str | Path, *, create: bool = True) -> Database:
-    """The database at a folder, or at the address `postgresql://user@host/database`.
-
-    Args:
-        create: Make the folder and its file.
-
-    Raises:
-        UsageError: for a folder without a log, unless it is made.
-        DataError: for a folder that cannot be written.
-        EngineError: for an address that is none, and a database that cannot be reached.
-        MissingExtra: for PostgreSQL without the extra `postgres`.
-    """
+    """The database at a folder, or at the address `postgresql://user@host/database`."""
     if isinstance(place, str) and "://" in place:
         return _Postgres(place)
     file = Path(place) / FILE

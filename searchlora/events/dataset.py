@@ -25,30 +25,17 @@ EVENTS_FILE = "events.jsonl"
 
 @dataclass(frozen=True)
 class EventSource:
-    """An export for `data build`.
-
-    Attributes:
-        path: Of the rows, JSONL, beside the dataset.
-        format: The format of the task that reads them.
-        options: Of its reader.
-        judgments_source: Who graded; None: the format says it.
-        origin: For the card: `place` of the log, number of `searches`, `first` and `last` (milliseconds since 1970),
-            and `versions`: label of a stage, with the version of its adapter -> number of its searches.
-    """
+    """An export for `data build`."""
 
     path: Path
     format: str
     options: Mapping[str, str]
-    judgments_source: str | None
+    judgments_source: str | None  # who graded; None: the format says it
     origin: Mapping[str, Any]
 
 
 def form_for(task: Task, format: str | None) -> str:
-    """The format of a task that reads events: the named one, or the only one.
-
-    Raises:
-        UsageError: if there is none, or there are several and none is named.
-    """
+    """The format of a task that reads events: the named one, or the only one."""
     readable = [form for form in DATASET_FORMS if form in task.formats]
     if not readable:
         raise UsageError(
@@ -67,12 +54,7 @@ def form_for(task: Task, format: str | None) -> str:
 def event_source(
     task: Task, searches: Iterable[Search], place: str, out: Path, format: str | None
 ) -> Iterator[EventSource]:
-    """Export searches beside the folder `out`, in which the block builds a dataset of a task; an error removes them.
-
-    Raises:
-        UsageError: for a task or a format that reads no events.
-        DataError: if there are no searches, none gives a row, or `out` or the file of the export is in use.
-    """
+    """Export searches beside the folder `out`, in which the block builds a dataset of a task; an error removes them."""
     form = form_for(task, format)
     check_new_folder(out)
     path = beside(out, EVENTS_FILE)

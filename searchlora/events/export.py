@@ -39,15 +39,7 @@ _UBI_ACTIONS = {"click": "click", "cart": "add_to_cart", "purchase": "purchase",
 
 
 def export(searches: Iterable[Search], form: str, out: Path) -> int:
-    """Write searches in one of `FORMS`, as JSONL and atomically.
-
-    Returns:
-        The number of rows.
-
-    Raises:
-        KeyError: for an unknown form.
-        DataError: if the file cannot be written; it keeps its old content.
-    """
+    """Write searches in one of `FORMS`, as JSONL and atomically."""
     count = 0
     with atomic_text(out) as file:
         for row in FORMS[form](searches):

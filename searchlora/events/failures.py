@@ -18,14 +18,7 @@ _FLAGS = ("invalid", "skipped", "undecided")
 
 @dataclass
 class FailedQuery:
-    """A query, in the way in which it was first typed.
-
-    Attributes:
-        searches: How often it was asked.
-        failed: Users for whom it went wrong, see `user_of`.
-        reasons: `failed`, `timed out`, `cancelled`, `no hits`, a flag with its stage, such as `invalid: rewriter@3`, or
-            how a version failed, such as `timed out: rewriter@3` -> number of searches.
-    """
+    """A query, in the way in which it was first typed."""
 
     query: str
     searches: int = 0
@@ -43,12 +36,6 @@ def failed_queries(searches: Iterable[Search], top: int | None = None) -> list[F
     version failed.
 
     Queries that differ in case, punctuation or spacing only are one.
-
-    Args:
-        top: Number of queries at most.
-
-    Returns:
-        Those that went wrong for most users first.
 
     Examples:
         >>> stage = {"label": "shop-rewriter@3", "flags": ["invalid: is empty"]}

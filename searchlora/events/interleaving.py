@@ -36,12 +36,7 @@ INTERLEAVED = "interleaved"
 
 
 class Interleaved(NamedTuple):
-    """Hits of two systems in one ranking.
-
-    Attributes:
-        documents: Best first, without repetition.
-        credits: Of each, from -1 (A) to 1 (B).
-    """
+    """Hits of two systems in one ranking."""
 
     documents: list[str]
     credits: list[float]
@@ -53,11 +48,6 @@ def interleave(
     """Interleave two rankings of one query.
 
     The hits with which both begin have no credit: a click on them says nothing, and would only add noise.
-
-    Args:
-        a, b: Document ids, best first.
-        k: Number of hits at most.
-        rng: Source of randomness; None: the system's.
 
     Examples:
         >>> found = interleave(["x", "y", "z"], ["z", "y", "w"], 3, rng=random.Random(1))
@@ -128,11 +118,7 @@ def preference_for(
 ) -> Preference | None:
     """The preference for the pipelines with a candidate, as B, over those with the incumbent.
 
-    Args:
-        incumbent: None: there is none, and the other pipeline is any without the candidate.
-
-    Returns:
-        None without such searches.
+    Returns None without such searches.
     """
     tally = _Tally()
     for event, feedback in searches:

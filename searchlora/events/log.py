@@ -58,37 +58,18 @@ _TABLES = (
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a user did with a hit of a search.
-
-    Attributes:
-        search: Id of the search.
-        action: See `ACTIONS`.
-        document: Id of the hit.
-        grade: Of the action `grade`; None otherwise.
-        rater: Who graded; empty otherwise.
-        time: Milliseconds since 1970.
-    """
+    """What a user did with a hit of a search."""
 
     search: str
     action: str
     document: str
-    grade: int | None = None
-    rater: str = ""
-    time: int = 0
+    grade: int | None = None  # of the action `grade`; None otherwise
+    rater: str = ""  # who graded; empty otherwise
+    time: int = 0  # milliseconds since 1970
 
 
 class EventLog:
     """Searches and feedback, in one database that several processes share. Thread-safe.
-
-    Args:
-        place: A folder, made if it is missing, or `postgresql://user@host/database`.
-        max_days: Days after which a search is removed; None: never.
-        max_mb: Megabytes (2^20 bytes) of events beyond which the oldest are removed; None: no limit.
-        create: Make a log where there is none. False, for readers: a folder without one is an error.
-
-    Raises:
-        UsageError: for a folder without a log, unless it is made.
-        DataError, EngineError: if the log cannot be opened, read or written, here and in every method.
 
     Examples:
         >>> import tempfile
@@ -124,11 +105,7 @@ class EventLog:
     # Ids
 
     def new_id(self, now: float | None = None) -> str:
-        """An id for a search of this moment: 40 hexadecimal digits, ordered by time.
-
-        Args:
-            now: Seconds since 1970; None: of the clock.
-        """
+        """An id for a search of this moment: 40 hexadecimal digits, ordered by time."""
         body = _microseconds(now).to_bytes(_TIME) + secrets.token_bytes(_RANDOM)
         return (body + self._signature(body)).hex()
 
@@ -160,18 +137,7 @@ class EventLog:
         feedback: Sequence[Feedback],
         counts: Mapping[str, int] | None = None,
     ) -> list[bool]:
-        """Write events in one transaction; on return they are on disk.
-
-        Args:
-            searches: JSON objects with an `id` from `new_id`, or the id of another search as `shadow`: what its
-                `candidates` made of it.
-            feedback: Its ids were checked with `issued`. Without a time, it is of this moment.
-            counts: What is counted but not kept, by name, such as events that were dropped.
-
-        Returns:
-            Whether each feedback is new. The same action of the same rater on the same hit counts once; a grade that is
-            given again replaces the earlier one.
-        """
+        """Write events in one transaction; on return they are on disk."""
         now = time.time()
         new: list[bool] = []
         with self._database.transaction() as execute:
@@ -241,14 +207,7 @@ class EventLog:
     def searches(
         self, since: float | None = None, until: float | None = None
     ) -> Iterator[tuple[dict[str, Any], list[Feedback]]]:
-        """Each search with its feedback, oldest first.
-
-        Args:
-            since, until: Seconds since 1970: from the first, before the second. None: no limit.
-
-        Raises:
-            DataError: for a damaged event; names its id.
-        """
+        """Each search with its feedback, oldest first."""
         feedback = self._feedback(since, until)
         waiting = next(feedback, None)
         for id_, text in self._rows("searches", "id", "id, event", since, until):

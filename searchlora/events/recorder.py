@@ -62,14 +62,7 @@ class Refusal:
 
 
 class EventRecorder:
-    """Writes the events of a server to a log. Thread-safe.
-
-    Args:
-        log: The log, which `close` closes.
-        sample: Share of the searches that are recorded, from 0 to 1. All searches of a session, or none.
-        window_s: Seconds after a search within which its feedback counts.
-        dropped: Called with the number of searches that were dropped, for metrics.
-    """
+    """Writes the events of a server to a log. Thread-safe."""
 
     def __init__(
         self,
@@ -92,12 +85,7 @@ class EventRecorder:
     def search(self, event: Mapping[str, Any], session: str | None = None, user: str | None = None) -> str | None:
         """Record a search without waiting.
 
-        Args:
-            event: A JSON object, which is not changed after this call. Its texts are masked later.
-            session, user: Their names, in place of which the log has pseudonyms.
-
-        Returns:
-            The id of the search, for feedback; None if it was dropped.
+        Returns the id of the search, for feedback; None if it was dropped.
         """
         now = time.time()
         id_ = self.log.new_id(now)
@@ -114,9 +102,7 @@ class EventRecorder:
     def shadow(self, search: str, candidates: Mapping[str, str], event: Mapping[str, Any]) -> None:
         """Record what candidates made of a recorded search, without waiting.
 
-        Args:
-            candidates: Slot -> version.
-            event: As of `search`.
+        `candidates`: Slot -> version.
         """
         try:
             self._searches.put_nowait({"shadow": search, "candidates": dict(candidates), **event})
@@ -126,12 +112,8 @@ class EventRecorder:
     def feedback(self, rows: Sequence[Feedback]) -> tuple[Future[list[bool]], list[Refusal | None]]:
         """Record feedback.
 
-        Returns:
-            A future that gets whether each accepted row is new once all are on disk, or raises what the log raises; and
-            for each row why it is refused, or None.
-
-        Raises:
-            EngineBusy: if too much feedback waits.
+        Returns a future that gets whether each accepted row is new once all are on disk, or raises what the log raises;
+        and for each row why it is refused, or None.
         """
         refusals = [self._refusal(row.search) for row in rows]
         for refusal in refusals:

@@ -20,21 +20,14 @@ from searchlora.http_client import HttpClient
 
 @dataclass(frozen=True)
 class Replayed:
-    """One search that was sent again.
-
-    Attributes:
-        event: The search, as it was recorded.
-        before, after: The hits then and now, best first.
-        before_ms, after_ms: Milliseconds of the pipeline then and now.
-        error: Why it failed; None if it did not.
-    """
+    """One search that was sent again."""
 
     event: Mapping[str, Any]
     before: Sequence[str]
     after: Sequence[str]
     before_ms: float
     after_ms: float
-    error: str | None = None
+    error: str | None = None  # why it failed; None if it did not
 
     @property
     def changed(self) -> bool:
@@ -55,13 +48,7 @@ class Replayed:
 
 @dataclass(frozen=True)
 class ReplayFigures:
-    """Figures over searches that were sent again and did not fail.
-
-    Attributes:
-        n, failed: Their number, and the number of those that failed.
-        changed: Share of the searches whose first hits are other documents now.
-        before_ms, after_ms: Median milliseconds of the pipeline then and now.
-    """
+    """Figures over searches that were sent again and did not fail."""
 
     n: int
     failed: int
@@ -81,14 +68,7 @@ def replay(
 ) -> Iterator[Replayed]:
     """Send searches to a server again, in their order, but those that failed; the server does not record them.
 
-    Args:
-        pipeline: Pipeline to search with; None: the one of each search.
-        slots: Slot -> `off`, `base` or a version, in place of those of the search: a candidate to be tried.
-        concurrency: Searches in flight.
-        speed: How many times as fast as they came; None: as fast as the server answers.
-
-    Raises:
-        EngineError: if a thread cannot send; a search that the server refuses is a row with an `error`.
+    `slots`: Slot -> `off`, `base` or a version, in place of those of the search: a candidate to be tried.
     """
     rows = (search for search in searches if is_answered(search[0]))
     began, first = time.monotonic(), None
@@ -105,11 +85,7 @@ def replay(
 
 
 def replay_figures(rows: Sequence[Replayed]) -> ReplayFigures:
-    """Figures of a replay.
-
-    Raises:
-        DataError: if every search failed, with the first reason; if there is none.
-    """
+    """Figures of a replay."""
     done = [row for row in rows if row.error is None]
     if not done:
         raise DataError(f"every search failed: {rows[0].error}" if rows else "there is no search to send again")

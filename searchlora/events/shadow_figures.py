@@ -19,14 +19,7 @@ Shadow: TypeAlias = tuple[Mapping[str, Any], str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class ShadowFigures:
-    """Figures of one candidate over the searches that it searched again.
-
-    Attributes:
-        n: Number of searches.
-        failed, live_failed: Share that failed, or in which an output was invalid or a stage was skipped.
-        changed: Share in which the first `TOP` hits are not the same documents.
-        milliseconds, live_milliseconds: Medians. A shadow search runs on an idle server, a live one beside others.
-    """
+    """Figures of one candidate over the searches that it searched again."""
 
     n: int
     failed: Ratio

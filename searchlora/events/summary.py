@@ -28,49 +28,30 @@ class Ratio:
 
 @dataclass(frozen=True)
 class StageFigures:
-    """What a stage, with the version of its adapter, did in all searches.
-
-    Attributes:
-        n: Number of searches.
-        p50_ms, p95_ms: Quantiles of its milliseconds.
-        flags: `invalid`, `skipped`, `undecided` or `cached` -> number of searches.
-    """
+    """What a stage, with the version of its adapter, did in all searches."""
 
     n: int
     p50_ms: float
     p95_ms: float
-    flags: Mapping[str, int]
+    flags: Mapping[str, int]  # `invalid`, `skipped`, `undecided` or `cached` -> number of searches
 
 
 @dataclass(frozen=True)
 class EventSummary:
-    """Figures of the searches of one pipeline.
-
-    Attributes:
-        searches, users: Their numbers; see `user_of`.
-        outcomes: `fell back`, `failed`, `timed out`, `cancelled` -> number of searches; the last three count
-            nowhere else.
-        unserved: Version that failed -> how -> number of searches.
-        chosen: Searches in which a user clicked, put into a cart or bought a hit that was shown.
-        no_hits: Searches without a hit.
-        actions: Action -> number of hits that were shown.
-        not_shown: Actions on documents that were not among the hits; they count nowhere else.
-        p50_ms, p95_ms, p99_ms: Quantiles of the milliseconds of a search.
-        stages: Label, with the version of its adapter -> its figures.
-    """
+    """Figures of the searches of one pipeline."""
 
     searches: int
     users: int
     outcomes: Mapping[str, int]
-    unserved: Mapping[str, Mapping[str, int]]
+    unserved: Mapping[str, Mapping[str, int]]  # version that failed -> how -> number of searches
     chosen: Ratio
     no_hits: Ratio
-    actions: Mapping[str, int]
+    actions: Mapping[str, int]  # action -> number of hits that were shown
     not_shown: int
     p50_ms: float
     p95_ms: float
     p99_ms: float
-    stages: Mapping[str, StageFigures]
+    stages: Mapping[str, StageFigures]  # label, with the version of its adapter -> its figures
 
 
 def summaries(searches: Iterable[Search]) -> dict[str, EventSummary]:

@@ -22,19 +22,6 @@ from searchlora.files.json_text import json_line, json_object
 class AppendLog:
     """A file of JSON objects, one a line, to which one process appends at a time.
 
-    Args:
-        file: The file, made if it is missing, with its folder.
-        key: The first row: all that the other rows depend on. A file that begins with another row is begun anew. None:
-            there is no such row, and nothing is ever discarded but half a line at the end.
-        wait_s: Seconds to wait for another process that has the file open.
-
-    Attributes:
-        removed: The half line that was removed from the end; empty if there was none.
-
-    Raises:
-        UsageError: if another process has the file open.
-        DataError: if it cannot be written, here and in `append`.
-
     Examples:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "rows.log"
@@ -86,11 +73,7 @@ class AppendLog:
                 yield json_object(text, where)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Append a row; on return it is on disk.
-
-        Raises:
-            DataError: if it cannot be written, or the file was deleted meanwhile.
-        """
+        """Append a row; on return it is on disk."""
         with self._writing():
             content = json_line(row).encode("utf-8")
             if not os.fstat(self._descriptor).st_nlink:

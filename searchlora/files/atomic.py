@@ -36,9 +36,6 @@ _NAME_CHARACTERS = 60  # of the target's name; a temporary name must not exceed 
 def atomic_text(path: Path) -> Iterator[IO[str]]:
     """Open a UTF-8 text file for writing that replaces `path` once it is complete; gzip if the name ends in `.gz`.
 
-    Raises:
-        DataError: if the file cannot be written, or the text has no UTF-8 form; `path` keeps its old content.
-
     Examples:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
@@ -58,11 +55,7 @@ def atomic_text(path: Path) -> Iterator[IO[str]]:
 
 @contextmanager
 def atomic_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Open a binary file for writing that replaces `path` once it is complete and synced.
-
-    Raises:
-        DataError: if the folder cannot be written or the disk is full; `path` keeps its old content.
-    """
+    """Open a binary file for writing that replaces `path` once it is complete and synced."""
     try:
         path = _replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,15 +84,7 @@ def check_new_folder(out: Path) -> None:
 
 @contextmanager
 def atomic_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Make a hidden folder beside `out` that becomes `out` at the end of the block; an error removes it.
-
-    Args:
-        replace: Replace the folder `out` if there is one.
-
-    Raises:
-        DataError: if `out` exists, is not an empty folder and is not replaced, or if it cannot be written (for example
-            a full disk).
-    """
+    """Make a hidden folder beside `out` that becomes `out` at the end of the block; an error removes it."""
     if not replace:
         check_new_folder(out)
     try:
@@ -117,11 +102,7 @@ def atomic_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def _replace_folder(folder: Path, target: Path) -> None:
-    """Publish a folder; one that is there is moved aside before, and removed after. A kill between leaves none.
-
-    Raises:
-        OSError: if the disk is full; `target` keeps its old content.
-    """
+    """Publish a folder; one that is there is moved aside before, and removed after. A kill between leaves none."""
     aside = target.with_name(f"{_prefix(target)}replaced")
     if target.exists():
         shutil.rmtree(aside, ignore_errors=True)
@@ -136,11 +117,7 @@ def _replace_folder(folder: Path, target: Path) -> None:
 
 
 def publish_folder(folder: Path, target: Path) -> None:
-    """Sync all files of a folder to disk and rename it to `target`, which must not exist or be an empty folder.
-
-    Raises:
-        OSError: if the disk is full or `target` is taken.
-    """
+    """Sync all files of a folder to disk and rename it to `target`, which must not exist or be an empty folder."""
     for file in folder.rglob("*"):
         sync(file)
     sync(folder)
@@ -170,9 +147,6 @@ def check_writable(*paths: Path | None) -> None:
     """Check before long work that its output files can be written; None stands for an output nobody requested.
 
     Nothing is created. A disk that fills up later is reported by the writer itself.
-
-    Raises:
-        DataError: if a path is a folder, or its folder neither exists nor can be made, or is not writable.
     """
     for path in paths:
         if path is not None and (reason := _why_not_writable(path)):

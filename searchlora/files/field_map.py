@@ -15,9 +15,6 @@ FieldMap: TypeAlias = Mapping[str, tuple[str, ...]]
 def parse_field_map(pairs: Sequence[str]) -> FieldMap:
     """A field map from `field=column` or `field=column,column`, the values of `--map`.
 
-    Raises:
-        UsageError: for another form, or a field that is named twice.
-
     Examples:
         >>> parse_field_map(["id=sku", "text=title,short_description"])
         {'id': ('sku',), 'text': ('title', 'short_description')}

@@ -39,9 +39,6 @@ class Pairs(list[tuple[str, Any]]):
 def parse_json(text: str) -> Any:
     """The value of a JSON text.
 
-    Raises:
-        ValueError: if the text is not strict JSON; the message says why.
-
     Examples:
         >>> parse_json('{"clicks": 3}')
         {'clicks': 3}
@@ -65,14 +62,7 @@ def json_object(text: str, where: str) -> dict[str, Any]:
 
 
 def json_file(path: Path, *, pairs: bool = False) -> Any:
-    """The value of a JSON file.
-
-    Args:
-        pairs: Return objects as `Pairs`; else as dictionaries, and a repeated key is an error.
-
-    Raises:
-        DataError: naming the line, if the file is not JSON.
-    """
+    """The value of a JSON file."""
     with open_text(path) as file:
         text = file.read()
     try:
@@ -90,10 +80,6 @@ def json_line(row: dict[str, object]) -> str:
 
 def value_fault(value: Any, *, allow_nul: bool = False, also: tuple[type, ...] = ()) -> str | None:
     """Why a value cannot be stored as strict JSON, or None.
-
-    Args:
-        allow_nul: Allow NUL characters in texts. JSON has them; tokenizers and other programs end a text there.
-        also: Types whose values are allowed whatever they are.
 
     Examples:
         >>> value_fault({"texts": ["a", "b\\ud800"]})

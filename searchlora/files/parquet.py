@@ -17,16 +17,7 @@ _BATCH_ROWS = 1024
 def parquet_values(
     file: IO[bytes], label: str, check_columns: Callable[[Sequence[str]], None], columns: Sequence[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file as Python values.
-
-    Args:
-        label: Name of the file, for errors.
-        check_columns: Called with the names of the columns; raises an error for a missing one.
-        columns: The columns to read; None reads all.
-
-    Raises:
-        DataError: if the file is not sound Parquet.
-    """
+    """The rows of a Parquet file as Python values."""
     import pyarrow
     import pyarrow.parquet
 

@@ -20,20 +20,12 @@ BYTES_BETWEEN_REPORTS = 1 << 18
 
 @dataclass
 class ReadProgress:
-    """Counts the bytes that readers inside `track_reads` read.
+    """Counts the bytes that readers inside `track_reads` read."""
 
-    Attributes:
-        total: Total bytes to read, as far as known in advance.
-        progress: Called about every 256 KiB with bytes read, total bytes and the rows so far.
-        rows: Number of rows; set by the consumer of the rows.
-        done: Bytes read so far.
-        files: Every opened file, in order, each once.
-    """
-
-    total: int = 0
-    progress: Progress = silent
+    total: int = 0  # total bytes to read, as far as known in advance
+    progress: Progress = silent  # called about every 256 KiB with bytes read, total bytes and the rows so far
     rows: int = 0
-    done: int = 0
+    done: int = 0  # bytes read so far
     files: dict[Path, None] = field(default_factory=dict)
     _reported_at: int = 0
 

@@ -46,9 +46,6 @@ _T = TypeVar("_T")
 def cache_key(*parts: Any) -> str:
     """sha256 of JSON values, 64 hexadecimal digits; the order of an object's keys does not matter.
 
-    Raises:
-        TypeError, ValueError: if a part is not a JSON value.
-
     Examples:
         >>> cache_key({"a": 1, "b": [2, 3]}) == cache_key({"b": (2, 3), "a": 1})
         True
@@ -59,17 +56,6 @@ def cache_key(*parts: Any) -> str:
 
 class ResultCache:
     """Results by key, in one SQLite file; safe for several processes and threads, and for kill -9.
-
-    Args:
-        file: The file, made if it is missing. None: nothing is read or written.
-        max_bytes: Size of the file's pages in use. Beyond it, `put` removes the results that were used least recently.
-            None: no limit.
-        refuse_foreign: Refuse a file that is not a cache, as suits a file that a user named. Otherwise it is renamed,
-            like a damaged one, with a warning.
-
-    Raises:
-        DataError: if the file cannot be opened or written, here and in every method.
-        UsageError: if `max_bytes` is below `MIN_BYTES`.
 
     Examples:
         >>> import tempfile

@@ -26,11 +26,7 @@ from searchlora.files.text import NOT_UTF8, check_file, check_is_text, decoded, 
 
 @dataclass(frozen=True)
 class SourceRow:
-    """A row of a source file and its place: "dev.json, row 12".
-
-    Attributes:
-        source: Who or what graded it (`eval.judgments.sources.Source`); None: the reader does not know.
-    """
+    """A row of a source file and its place: "dev.json, row 12"."""
 
     data: Mapping[str, Any]
     where: str
@@ -62,19 +58,6 @@ csv.field_size_limit(2**31 - 1)
 
 def read_rows(path: Path, required: Sequence[str] = ()) -> Rows:
     """Read a file by the extension of its name.
-
-    Args:
-        path: `.jsonl`, `.ndjson`, `.json` (an array, or objects one after another), `.csv` (quoted as in RFC 4180),
-            `.tsv` (quoted or not) or `.parquet`; each also with `.gz`. Text is UTF-8, but see `reading_as`.
-        required: Required columns. One that is missing in the header of a table or the schema of a Parquet file is
-            an error of the file; one that is missing in a JSON object rejects that row.
-
-    Yields:
-        `SourceRow` or `RejectedRow`, in file order.
-
-    Raises:
-        DataError: if the file is missing, empty, of an unknown kind, cut off, not UTF-8 in its header, or lacks a
-            required column. What can be known without reading is raised by the call, not by the first row.
 
     Examples:
         >>> import tempfile
@@ -110,11 +93,7 @@ def json_lines(file: IO[bytes], label: str, required: Sequence[str] = ()) -> Row
 
 
 def json_values(file: IO[bytes], label: str, required: Sequence[str] = ()) -> Rows:
-    """The objects of a JSON array, or objects one after another.
-
-    Raises:
-        RowError: at the first place that is not JSON, because the end of the row is unknown.
-    """
+    """The objects of a JSON array, or objects one after another."""
     check_is_text(file, label)
     text = file.read().decode("utf-8-sig")
 
@@ -149,11 +128,7 @@ def json_values(file: IO[bytes], label: str, required: Sequence[str] = ()) -> Ro
 def delimited_fields(
     file: IO[bytes], label: str, delimiter: str, *, quoted: bool = True
 ) -> Iterator[tuple[str, list[str]] | RejectedRow]:
-    """The rows of a table as lists of fields, header included, each with its place; blank lines are skipped.
-
-    Args:
-        quoted: Fields may be quoted as in RFC 4180; else only as pandas quotes them.
-    """
+    """The rows of a table as lists of fields, header included, each with its place; blank lines are skipped."""
     # Bytes that are not UTF-8 become surrogates, so that one bad row does not end the reading.
     text = decoded(file, label, "surrogateescape")
     reader = _Unquoted(text) if not quoted else csv.reader(text, delimiter=delimiter, strict=True)
@@ -199,11 +174,7 @@ def delimited_rows(
     *,
     quoted: bool = True,
 ) -> Rows:
-    """Rows below a header; a row with more or fewer fields than the header is rejected.
-
-    Raises:
-        DataError: for a header that is not UTF-8, repeats a column, or lacks a required one.
-    """
+    """Rows below a header; a row with more or fewer fields than the header is rejected."""
     rows = delimited_fields(file, label, delimiter, quoted=quoted)
     first = next(rows, (f"{label}, line 1", []))
     if not isinstance(first, RejectedRow) and first[1] == ["sep=", ""]:  # Excel's note about the delimiter
@@ -228,14 +199,7 @@ def delimited_rows(
 def parquet_rows(
     file: IO[bytes], label: str, required: Sequence[str] = (), columns: Sequence[str] | None = None
 ) -> Rows:
-    """Rows of a Parquet file, read in batches. Nulls count as missing fields, unless the column is required.
-
-    Args:
-        columns: The columns to read; None reads all.
-
-    Raises:
-        DataError: if the file is not sound Parquet, or lacks a required column.
-    """
+    """Rows of a Parquet file, read in batches. Nulls count as missing fields, unless the column is required."""
     rows = parquet_values(file, label, lambda names: _check_columns(names, label, required), columns)
     for number, row in enumerate(rows, start=1):
         where = f"{label}, row {number}"

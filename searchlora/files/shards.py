@@ -65,17 +65,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Job:
-    """Rows in, and a function from rows to rows.
-
-    Attributes:
-        key: All that the results depend on besides the rows, as JSON.
-        rows: The rows in a fixed order: JSON values, or what `read` makes JSON values of.
-        compute: JSON rows of at most `batch` rows; not necessarily one for each.
-        batch: Rows that are computed and written together.
-        read: Makes rows of their references. It is called for the parts of a shard only.
-        about: What the merge needs to know, as JSON; it must be the same for all shards.
-        part_rows: Rows of a part; None: `PART_ROWS`, or `batch` if that is more.
-    """
+    """Rows in, and a function from rows to rows."""
 
     key: Any
     rows: Iterable[Any]
@@ -83,14 +73,11 @@ class Job:
     batch: int
     read: Callable[[Sequence[Any]], Sequence[Any]] = list
     about: Mapping[str, Any] = field(default_factory=dict)
-    part_rows: int | None = None
+    part_rows: int | None = None  # rows of a part; None: `PART_ROWS`, or `batch` if that is more
 
 
 class Parts:
     """The folder in which the shards of one job keep their parts.
-
-    Args:
-        folder: The folder, made when a shard begins.
 
     Examples:
         >>> import tempfile
@@ -112,15 +99,7 @@ class Parts:
         return cls(Path(f"{out}{_PARTIAL}", *folders))
 
     def compute(self, job: Job, shard: Shard = Shard(), progress: Progress = silent, total: int | None = None) -> None:
-        """Compute the parts of a shard that are missing.
-
-        Args:
-            total: Number of rows of the job, for the progress; None: unknown.
-
-        Raises:
-            UsageError: if another process computes the same part.
-            DataError: if the folder cannot be written.
-        """
+        """Compute the parts of a shard that are missing."""
         parts: list[tuple[int, str, int]] = []
         done = seen = 0
         with writing(self.folder):
@@ -146,11 +125,7 @@ class Parts:
             )
 
     def merged(self) -> Merged:
-        """The results of all shards, whose counts and keys are checked.
-
-        Raises:
-            DataError: if a shard or a part is missing, or two shards had other inputs or weights.
-        """
+        """The results of all shards, whose counts and keys are checked."""
         shards = self._shards()
         if not shards:
             fix = "Give the first --out of the command that computes them."
@@ -257,12 +232,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Merged:
-    """The results of a job in the order of its rows; iterating reads them from disk.
-
-    Attributes:
-        about: `Job.about`.
-        rows: Number of rows that went in.
-    """
+    """The results of a job in the order of its rows; iterating reads them from disk."""
 
     _parts: Parts
     about: Mapping[str, Any]

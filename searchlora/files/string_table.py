@@ -20,12 +20,6 @@ class StringTable(Sequence[str]):
     Opening reads where the strings begin, and `get` reads about log2(n) strings. UTF-8 sorts as code points do, so
     `by_value` is the order of Python's `sorted`.
 
-    Args:
-        stem: Path of the files without `.text.npy`, `.starts.npy` and `.sorted.npy`.
-
-    Raises:
-        OSError, ValueError: if a file is missing, is not a plain array.
-
     Examples:
         >>> import tempfile
         >>> stem = Path(tempfile.mkdtemp()) / "terms"
@@ -83,11 +77,7 @@ class StringTable(Sequence[str]):
 
 
 def write_string_table(strings: Sequence[str], stem: Path) -> None:
-    """Write the files of a `StringTable`. The strings must be distinct; they are in memory twice while it runs.
-
-    Raises:
-        OSError: if a file cannot be written.
-    """
+    """Write the files of a `StringTable`. The strings must be distinct; they are in memory twice while it runs."""
     encoded = [text.encode("utf-8", _ERRORS) for text in strings]
     starts = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum([len(text) for text in encoded], out=starts[1:])
@@ -98,11 +88,7 @@ def write_string_table(strings: Sequence[str], stem: Path) -> None:
 
 
 def mapped_array(file: Path) -> NDArray[Any]:
-    """A memory-mapped array of a `.npy` file; nothing is unpickled.
-
-    Raises:
-        OSError, ValueError: if the file is missing or is not a plain array.
-    """
+    """A memory-mapped array of a `.npy` file; nothing is unpickled."""
     # A plain view: the subclass `numpy.memmap` makes each access to an element several times slower.
     array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     return array

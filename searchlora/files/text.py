@@ -67,11 +67,7 @@ def decoded(file: IO[bytes], where: str, errors: str = "strict") -> io.TextIOWra
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading bytes, unpacked if its name ends in `.gz`.
-
-    Raises:
-        DataError: if the file is missing, cannot be read, or is not the gzip file that its name says.
-    """
+    """Open a file for reading bytes, unpacked if its name ends in `.gz`."""
     try:
         with open_counted(path) as raw:
             if is_gzip(path):
@@ -93,11 +89,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
-    """Open a text file for reading, with or without a byte order mark, unpacked if its name ends in `.gz`.
-
-    Raises:
-        DataError: as `open_bytes`, and if the text cannot be decoded.
-    """
+    """Open a text file for reading, with or without a byte order mark, unpacked if its name ends in `.gz`."""
     encoding = _UTF8 if suffix_of(path) in (".json", ".jsonl", ".ndjson") else _encoding.get()
     with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding=encoding, newline=newline) as text:
         yield text
@@ -112,11 +104,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_text(path: Path) -> str:
-    """The whole text of a small file that a person writes, such as a guideline.
-
-    Raises:
-        DataError: as `open_bytes`, and if the file has more than `MAX_SMALL` bytes or is not UTF-8.
-    """
+    """The whole text of a small file that a person writes, such as a guideline."""
     try:
         return read_bytes(path).decode(_UTF8)
     except UnicodeError as error:
@@ -124,11 +112,7 @@ def read_text(path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a small file that a person writes, such as a recipe.
-
-    Raises:
-        DataError: as `open_bytes`, and if the file has more than `MAX_SMALL` bytes.
-    """
+    """The bytes of a small file that a person writes, such as a recipe."""
     with open_bytes(path) as file:
         content = read_up_to(file, MAX_SMALL + 1)
     if len(content) > MAX_SMALL:
@@ -179,17 +163,10 @@ def check_file(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Head:
-    """The beginning of a file, from which its format is detected.
+    """The beginning of a file, from which its format is detected."""
 
-    Attributes:
-        suffix: Suffix of the name in lower case without `.gz`; `""` if it has none.
-        raw: The first bytes, unpacked.
-        text: The same, decoded.
-        line: The first line that is not blank.
-    """
-
-    suffix: str
-    raw: bytes
+    suffix: str  # suffix of the name in lower case without `.gz`; `""` if it has none
+    raw: bytes  # the first bytes, unpacked
     text: str
     line: str
 

@@ -22,12 +22,7 @@ MAX_TEXT = 1 << 18
 
 
 def read_settings(path: str | Path, model: type[Model]) -> Model:
-    """The settings in a YAML file, as a pydantic model reads them; an empty file has the defaults.
-
-    Raises:
-        DataError: if the file cannot be read.
-        UsageError: for what is not YAML, an unknown key or an invalid value, naming the file and the key.
-    """
+    """The settings in a YAML file, as a pydantic model reads them; an empty file has the defaults."""
     from pydantic import ValidationError
 
     try:
@@ -43,10 +38,6 @@ def read_settings(path: str | Path, model: type[Model]) -> Model:
 
 def parse_yaml(source: str | bytes) -> Any:
     """The value of a YAML text; bytes are UTF-8. Dates are `datetime.date`; keys are text or integers.
-
-    Raises:
-        ValueError: if the text is not one YAML document in UTF-8, is too long, or nested too deeply. The message is a
-            predicate ("is not YAML (...), line 3"), to be put after the name of the file.
 
     Examples:
         >>> parse_yaml("lora: {r: 8}")

@@ -130,7 +130,7 @@ class SharedModel:
     def encode(self, texts: Sequence[str], adapters: Sequence[str | None], precision: Precision = "fp32") -> Any:
         """The vectors of texts by one forward pass.
 
-        Returns A float32 tensor on the model's device, shape (texts, dimensions). On a GPU the pass may still be
+        Returns a float32 tensor on the model's device, shape (texts, dimensions). On a GPU the pass may still be
         running.
         """
         import torch

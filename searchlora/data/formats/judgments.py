@@ -201,26 +201,17 @@ def parse_thresholds(text: str) -> tuple[float, ...]:
 
 @dataclass
 class _Reading:
-    """One pass over a source: its options, and what was read.
-
-    Attributes:
-        queries: Topic -> query, where the judgments have ids of queries.
-        ratings: The ratings of named raters.
-        judged: Pair -> its grade, of rows without a rater.
-        rated: Pair -> its first row, and rater -> grade.
-        without_text: The place of the first row without a field for a text.
-        with_text: Whether some row has one.
-    """
+    """One pass over a source: its options, and what was read."""
 
     fields: FieldMap
-    queries: Mapping[str, str] | None
+    queries: Mapping[str, str] | None  # topic -> query, where the judgments have ids of queries
     grade_map: Mapping[str, int] | None
     thresholds: Sequence[float] | None
     rule: str
     has_corpus: bool
     counts: Counter[str] = field(default_factory=Counter)
     ratings: list[Rating] = field(default_factory=list)
-    judged: dict[int, int] = field(default_factory=dict)
+    judged: dict[int, int] = field(default_factory=dict)  # pair -> its grade, of rows without a rater
     rated: dict[int, tuple[SourceRow, dict[str, int]]] = field(default_factory=dict)
     query_of_topic: dict[str, int] = field(default_factory=dict)
     without_text: str = ""

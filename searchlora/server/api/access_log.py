@@ -11,11 +11,7 @@ from searchlora.errors import UsageError
 
 
 def access_logger(place: str) -> tuple[logging.Logger, QueueListener]:
-    """A logger that appends to a file (`-`: standard output), and what writes its lines until it is stopped.
-
-    Raises:
-        UsageError: for a file that cannot be written.
-    """
+    """A logger that appends to a file (`-`: standard output), and what writes its lines until it is stopped."""
     try:
         handler = logging.StreamHandler(sys.stdout) if place == "-" else logging.FileHandler(place, encoding="ascii")
     except OSError as error:

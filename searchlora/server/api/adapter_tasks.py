@@ -28,16 +28,11 @@ _VERSIONS = 256
 
 @dataclass(frozen=True)
 class AdapterTask:
-    """The task of an adapter version.
-
-    Attributes:
-        prompted: The task with the adapter's settings and tuning; None if it has no prompt or is not installed here.
-        max_new_tokens: The recipe's limit of generated tokens; 0 without a prompt.
-    """
+    """The task of an adapter version."""
 
     name: str
     prompted: GenerationTask | None = None
-    max_new_tokens: int = 0
+    max_new_tokens: int = 0  # the recipe's limit of generated tokens; 0 without a prompt
 
 
 def task_reader(store: Store, folder: Path | None = None) -> Callable[[str], AdapterTask]:
@@ -68,16 +63,6 @@ def task_request(request: Request, task: AdapterTask | None, fields: Mapping[str
     """A chat as the task of its adapter asks it: with the task's prompt, constraint and limit of tokens.
 
     None where the messages are the prompt themselves: to the base model, in a conversation or with a system message.
-
-    Args:
-        request: Its own grammar takes precedence.
-        task: None for the base model.
-        fields: The input fields of the task; they replace the messages.
-
-    Raises:
-        ApiError: 400, for a task that is not installed, for input fields that the task does not take, or to a model
-            without a task; and for a query alone to a task that needs more: its prompt would lack the passage, and the
-            answer would look like any other.
     """
     if task is None:
         if fields is not None:

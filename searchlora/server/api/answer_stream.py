@@ -13,18 +13,11 @@ from searchlora.inference.engine import Completion, TokenLogprob
 
 @dataclass(frozen=True)
 class Delta:
-    """What was added to an answer.
-
-    Attributes:
-        answer: Number of the answer, from 0.
-        text: The added text, possibly empty.
-        logprobs: Log-probabilities of the added tokens, if they were asked for.
-        completion: The whole answer, if it ends here.
-    """
+    """What was added to an answer."""
 
     answer: int
-    text: str
-    logprobs: tuple[TokenLogprob, ...] | None = None
+    text: str  # the added text, possibly empty
+    logprobs: tuple[TokenLogprob, ...] | None = None  # log-probabilities of the added tokens, if they were asked for
     completion: Completion | None = None
 
 

@@ -25,10 +25,6 @@ T = TypeVar("T")
 def parse_body(body: bytes, content_type: str, adapter: TypeAdapter[T]) -> T:
     """Parse and validate a request body. It may take a while: call it in a worker thread.
 
-    Raises:
-        ApiError: 400, for a body that is not JSON or does not match. It names the first field that does not match, and
-            does not repeat the body, which may not be encodable.
-
     Examples:
         >>> parse_body(b'{"a": 1}', "application/json", TypeAdapter(dict[str, int]))
         {'a': 1}

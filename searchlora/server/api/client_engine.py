@@ -22,13 +22,7 @@ _AT_ONCE = 128
 
 
 class ClientEngine:
-    """The engine as one client uses it. Its requests have one time limit together.
-
-    Args:
-        metered: Count tokens here. Those of a search are counted by its stages, of shadow searches and explanations
-            not at all.
-        seconds: Time limit; None: that of the server.
-    """
+    """The engine as one client uses it. Its requests have one time limit together."""
 
     def __init__(
         self, service: Service, client_id: str, *, metered: bool = False, seconds: float | None = None

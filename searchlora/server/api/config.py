@@ -26,17 +26,9 @@ _OF_ENGINE = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What a setting means, for `--help` and the reference.
+    """What a setting means, for `--help` and the reference."""
 
-    Attributes:
-        metavar: What a value is; empty for a flag.
-        help: What it does.
-        min: The least value.
-        option: Its option, if it is not the key: a list is given by an option in the singular.
-        variable: Environment variable that sets it.
-    """
-
-    metavar: str
+    metavar: str  # what a value is; empty for a flag
     help: str
     min: float | None = None
     option: str | None = None
@@ -263,10 +255,6 @@ def settings_by_key() -> dict[str, tuple[Any, Setting, Any]]:
 
 def read_config(file: Path | None, options: Mapping[str, Any]) -> ServeConfig:
     """The settings in a YAML file, with options laid over them. Without a file, all have their defaults.
-
-    Raises:
-        UsageError: naming a key that is unknown or has an invalid value; for settings that contradict each other.
-        PipelineError: for invalid settings of the engine.
 
     Examples:
         >>> read_config(None, {"max_loras": 4}).max_loras

@@ -23,11 +23,7 @@ class ResponseNotRead(Exception):
 
 
 async def unless_disconnected(http: Request, awaitable: Awaitable[T]) -> T:
-    """Wait for a result; cancel it when the client disconnects or the handler is cancelled.
-
-    Raises:
-        ApiError: 499, which nobody reads, when the client has disconnected.
-    """
+    """Wait for a result; cancel it when the client disconnects or the handler is cancelled."""
     result, disconnected = asyncio.ensure_future(awaitable), asyncio.ensure_future(_disconnected(http))
     try:
         await asyncio.wait({result, disconnected}, return_when=asyncio.FIRST_COMPLETED)
@@ -49,9 +45,6 @@ def with_write_timeout(send: Send, seconds: float) -> Send:
 
     A server's `send` waits while the client's receive window is full, without any limit of its own. After the deadline
     each message has 5 more seconds.
-
-    Raises:
-        ResponseNotRead: from the returned function, when a message cannot be sent in time.
     """
     deadline = time.monotonic() + seconds
 

@@ -36,20 +36,7 @@ class Embedded:
 
 
 class ServedEncoders:
-    """The encoders that the server was started with, and the store's adapters for them. Safe for threads.
-
-    Args:
-        names: Encoders as `resolve` takes them; requests use the last part of a path.
-        store: The store of their adapters.
-        max_loaded: Models in memory at most. A model and its adapters share one copy; a version that is a whole encoder
-            is a model of its own.
-        max_waiting: Requests that wait or run at most. One client has half of the places.
-
-    Raises:
-        BaseModelError: for an encoder that does not exist.
-        UsageError: for two encoders with one name.
-        MissingExtra: for encoders without their library.
-    """
+    """The encoders that the server was started with, and the store's adapters for them. Safe for threads."""
 
     def __init__(self, names: Sequence[str], store: Store, *, max_loaded: int = 4, max_waiting: int = 64) -> None:
         if names:
@@ -86,22 +73,7 @@ class ServedEncoders:
         timeout: float | None = None,
         client_id: str | None = None,
     ) -> Future[Embedded]:
-        """Request the vectors of texts without waiting; cancelling the future stops the job, also a running one.
-
-        Args:
-            pinned: From `pin`.
-            dimensions: Leading dimensions to keep, as for `Encoder`.
-            documents: Whether the texts are documents, see `Encoder.encode_documents`.
-            truncate: Whether texts that are too long are cut instead of refused.
-            timeout: Seconds until the job fails.
-
-        Raises:
-            EngineBusy: when the queue is full. The future raises the following errors.
-            DeadlineExceeded: when the job is late; it stops between two batches.
-            NotInStore: for an adapter of another base model.
-            LoadCheckFailed: for an adapter that fails its load check.
-            UsageError: for a text that is too long, or too many dimensions.
-        """
+        """Request the vectors of texts without waiting; cancelling the future stops the job, also a running one."""
 
         def work(job: JobFuture[Embedded]) -> Embedded:
             encoder = self._encoder(pinned)

@@ -82,13 +82,6 @@ _ONLY_REQUEST = "request 1"
 class ApiError(Exception):
     """An error that is sent to the client.
 
-    Args:
-        message: Sentence for people.
-        param: The request field concerned.
-        retry_after: Seconds after which the client may retry.
-        allow: Value of the header `Allow`.
-        close: Whether the connection is closed after the response.
-
     Examples:
         >>> ApiError(404, "not_found", "Not Found.").body["error"]["code"]
         'not_found'
@@ -176,9 +169,6 @@ class ErrorResponses:
 
     A request that is cancelled because the server stops gets 503. If the response has begun, the exception is raised
     again, so that the connection is closed.
-
-    Args:
-        check_store: Raises `FileNotFoundError` if the store has disappeared; then no adapter is merely unknown.
     """
 
     def __init__(self, app: ASGIApp, check_store: Callable[[], object] = lambda: None) -> None:

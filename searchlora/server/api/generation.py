@@ -33,14 +33,7 @@ from searchlora.server.api.streams import before, sent_event, streamed
 
 @dataclass(frozen=True)
 class Generation:
-    """Submitted answers to one or several prompts.
-
-    Attributes:
-        model: The exact adapter version, or the base's name.
-        futures: The answers, prompt by prompt.
-        answers: Number of answers to each prompt.
-        requests: The engine's request for each prompt.
-    """
+    """Submitted answers to one or several prompts."""
 
     model: str
     futures: Sequence[Future[Completion]]
@@ -124,14 +117,7 @@ async def generate(
     *,
     prompts: int = 1,
 ) -> Response:
-    """The response of a request that generates text, whole or as server-sent events.
-
-    Args:
-        requests: Makes the engine's requests, one per prompt; called in a worker thread.
-
-    Raises:
-        ApiError: 400, for more answers than the engine's queue takes; 429, for more than the client may have.
-    """
+    """The response of a request that generates text, whole or as server-sent events."""
     service, started, answers = http.service, time.monotonic(), prompts * body.answers
     if answers > service.config.waiting:
         message = f"At most {service.config.waiting} answers are generated at once."
@@ -168,17 +154,7 @@ def submit_requests(
     client_id: str,
     stream: AnswerStream | None,
 ) -> Generation:
-    """Submit requests with one pinned adapter, all or none.
-
-    Args:
-        requests: One per prompt.
-        answers: Number of answers to each prompt.
-        stream: Receives the growing answers.
-
-    Raises:
-        ApiError: with the position of the prompt, if there are several.
-        SearchloraError: as `LocalEngine.submit_answers`.
-    """
+    """Submit requests with one pinned adapter, all or none."""
     futures: list[Future[Completion]] = []
     try:
         for number, request in enumerate(requests):
@@ -214,18 +190,7 @@ def with_answer_tokens(
     param: str,
     prompt: str = "messages",
 ) -> Request:
-    """The request, rendered, with its limit of new tokens. It tokenises: call it in a worker thread.
-
-    Args:
-        requested: The limit that the client asks for.
-        default: The limit without `requested`; None: the server's, reduced to what the context window leaves.
-        param: The field of `requested`.
-        prompt: The field of the prompt.
-
-    Raises:
-        ApiError: 400, for a limit above the server's, and as `Service.rendered`.
-        PromptTooLong: for a prompt that leaves no room for an answer.
-    """
+    """The request, rendered, with its limit of new tokens. It tokenises: call it in a worker thread."""
     limit, context = service.config.max_answer, service.engine.context
     if requested is not None and requested > limit:
         raise ApiError(400, "invalid_value", f"An answer has at most {limit} tokens on this server.", param=param)

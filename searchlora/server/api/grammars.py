@@ -18,9 +18,6 @@ _ANY_OBJECT = Grammar("json_schema", '{"type": "object"}')
 def grammar_of(response_format: ResponseFormat | None, outputs: StructuredOutputs | None) -> Grammar | None:
     """The grammar that constrains the answer; None for unconstrained text.
 
-    Raises:
-        ApiError: 400, when both fields ask for a grammar, a field is incomplete, or the grammar is too long.
-
     Examples:
         >>> grammar_of(None, StructuredOutputs(choice=["yes", "no"])).text
         'yes|no'

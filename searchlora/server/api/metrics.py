@@ -21,13 +21,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
-    """The metrics of one application, in a registry of its own.
-
-    Args:
-        base: Name of the base model, which stages without an adapter ask.
-        price_prompt, price_output: Price of a million tokens that are read, and that are written or scored, in any
-            currency.
-    """
+    """The metrics of one application, in a registry of its own."""
 
     def __init__(self, base: str = "base", price_prompt: float = 0.0, price_output: float = 0.0) -> None:
         self._base = base
@@ -203,11 +197,7 @@ class _EngineCollector(Collector):
 
 
 class RequestMetrics:
-    """ASGI middleware: counts, times and logs every request.
-
-    Args:
-        paths: Paths with a label of their own. Paths below one of them have the label "PATH/NAME", all others "other".
-    """
+    """ASGI middleware: counts, times and logs every request."""
 
     def __init__(
         self, app: ASGIApp, metrics: Metrics, paths: frozenset[str], access_log: logging.Logger | None = None

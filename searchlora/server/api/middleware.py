@@ -25,14 +25,6 @@ class RequestGuard:
     A request that passes carries its client in `scope["state"]["client_id"]`: the name of an API key, or an address
     where no keys are set; with keys also its `role`, which the routes check. Its response has a write time-out.
     `ErrorResponses` around it answers refused ones.
-
-    Args:
-        keys: Every request must carry one of them; without any the host and the origin are checked instead.
-        host_names: Host names accepted without an API key, see `http.is_own_host`.
-        is_open: Whether a path needs no check: probes, and the files of a page.
-        timeout: Seconds after which a request fails with 504; a response must be read in time, too.
-        max_active_requests: Limit of requests in progress, including those whose body has not arrived.
-        headers: Headers of every response.
     """
 
     def __init__(

@@ -78,12 +78,7 @@ async def _run(http: ApiRequest, function: Callable[[], T]) -> T:
 
 
 def _load_folder(service: Service, name: str, place: str) -> None:
-    """Load an adapter that is no version of the store, from a folder below the store's.
-
-    Raises:
-        ApiError: 400, for a place that is not below the store, and for the name of a version, of an adapter of the
-            store, or of a model.
-    """
+    """Load an adapter that is no version of the store, from a folder below the store's."""
     root = service.store.root.resolve()
     try:
         folder = (root / place).resolve()

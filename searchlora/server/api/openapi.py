@@ -27,9 +27,6 @@ def openapi_document(routes: Sequence[BaseRoute], open_paths: Sequence[str]) -> 
     """The document of routes, in OpenAPI 3.1: every path with every status and content type that it answers with.
 
     `x-role` of an operation is `write` where an API key that only reads does not suffice.
-
-    Args:
-        open_paths: Paths that the guard lets pass.
     """
     about = "Base model, adapters, encoders and pipelines."
     document = get_openapi(title="searchlora", version=__version__, description=about, routes=routes)

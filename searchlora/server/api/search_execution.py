@@ -96,11 +96,7 @@ class SearchJob:
         return self._cancelled.is_set()
 
     def cancel(self, outcome: str = "cancelled") -> None:
-        """Withdraw all requests to the engine, and stop after the stage that is executed.
-
-        Args:
-            outcome: How the search ends, unless it has ended: its client has gone, or it is `timed out`.
-        """
+        """Withdraw all requests to the engine, and stop after the stage that is executed."""
         self._given_up = outcome
         self._cancelled.set()
         attempt = self._attempt
@@ -109,13 +105,7 @@ class SearchJob:
             attempt.engine.cancel()
 
     def run(self) -> dict[str, Any]:
-        """Execute the pipeline, and return the body of the response.
-
-        Raises:
-            ApiError: 404 for an unknown pipeline; 400 for unknown slots, a document that is not in the corpus, and
-                fields that a stage cannot read.
-            SearchloraError: what engines and retrievers raise.
-        """
+        """Execute the pipeline, and return the body of the response."""
         try:
             return self._answered() if self.body.explain is None else self._explained(self._live().pipeline)
         except PipelineError as error:

@@ -44,16 +44,7 @@ _MAX_DESCRIPTORS = 65_536
 
 
 def make_service(config: ServeConfig) -> Service:
-    """Load the base model, adapters before their first request, and pipelines.
-
-    Raises:
-        DataError, UsageError: for files of keys that cannot be used.
-        BaseModelError, InvalidName, NotInStore, LoadCheckFailed: for models that do not exist or fail their load check.
-        EngineError: for a database of events that cannot be reached.
-        UsageError: for two models or two pipelines with one name, pipelines to interleave that are not served, a proxy
-            that is no address, and files of grades that are in use.
-        PipelineError, DataError, StaleIndex: for a pipeline, a corpus or judgments that cannot be loaded.
-    """
+    """Load the base model, adapters before their first request, and pipelines."""
     check_proxies(config.trusted_proxies)
     ApiKeys(config.api_keys, config.keys)  # a file that cannot be used is refused before models are loaded
     store = Store(config.store)
@@ -132,10 +123,6 @@ class _DrainingServer(uvicorn.Server):  # type: ignore[misc]  # uvicorn is untyp
     """A server that drains on SIGTERM: it is not ready any more, and goes on serving until proxies have noticed.
 
     A second SIGTERM, or Ctrl+C, ends the draining. A server that has stopped in order exits with 0.
-
-    Args:
-        draining: Set on SIGTERM; `/readyz` reads it.
-        seconds: Time of draining.
     """
 
     def __init__(self, config: uvicorn.Config, draining: threading.Event, seconds: float) -> None:

@@ -65,11 +65,7 @@ class ServerEngines(Engines):
     def without_settings(
         self, base: BaseModel, precision: Precision, prompt_options: PromptOptions | None
     ) -> LocalEngine:
-        """The server's own engine.
-
-        Raises:
-            PipelineError: for another base than the server's, which loads no second one, or prompts of another form.
-        """
+        """The server's own engine."""
         del precision
         own = self._own.base
         if base.path != own.path:
@@ -93,12 +89,7 @@ class ServerEngines(Engines):
 
 @dataclass(frozen=True)
 class LivePipeline:
-    """A pipeline with the versions of the present.
-
-    Attributes:
-        replaceable: Its versions by an alias whose place another one can take.
-        failed: Versions whose place another one has, since they failed or cannot be loaded.
-    """
+    """A pipeline with the versions of the present."""
 
     pipeline: Pipeline
     replaceable: tuple[str, ...] = ()
@@ -107,14 +98,7 @@ class LivePipeline:
 
 @dataclass(frozen=True)
 class ServedPipeline:
-    """A pipeline of the server.
-
-    Attributes:
-        pipeline: As it was loaded, with adapters pinned at the start of the server.
-        source: Its documents and their indexes.
-        slots: What requests can change.
-        aliases: Name of a slot -> the reference with an alias, as the pipeline names it. Requests follow the alias.
-    """
+    """A pipeline of the server."""
 
     pipeline: Pipeline
     source: IndexedCorpus
@@ -191,12 +175,7 @@ class ServedPipeline:
 
 
 class ServedPipelines:
-    """The pipelines of a server by name, and their variants with changed slots. Thread-safe.
-
-    Args:
-        tasks: A folder of further task plugins.
-        cache: Answers of adapter stages, see `Pipeline.load`; None: every answer is computed.
-    """
+    """The pipelines of a server by name, and their variants with changed slots. Thread-safe."""
 
     def __init__(
         self, store: Store, engine: LocalEngine, tasks: Path | None = None, cache: AnswerCache | None = None
@@ -224,16 +203,7 @@ class ServedPipelines:
         return sorted({alias for served in self._by_name.values() for alias in served.aliases.values()})
 
     def add(self, pipeline: str | PipelineConfig, corpus: Path | None = None) -> None:
-        """Load a pipeline.
-
-        Args:
-            pipeline: A file, the name of a built-in pipeline, or what `read_pipeline` made of one.
-            corpus: Its documents; None: the corpus that the pipeline names.
-
-        Raises:
-            UsageError: for a second pipeline of the same name.
-            What `Pipeline.load` raises, and `PipelineError` for an adapter of another base.
-        """
+        """Load a pipeline."""
         config = pipeline if isinstance(pipeline, PipelineConfig) else read_pipeline(pipeline)
         if config.name in self._by_name:
             raise UsageError(
@@ -264,14 +234,7 @@ class ServedPipelines:
     def variant(self, name: str, slots: Mapping[str, str], weights: Sequence[float] = ()) -> Pipeline:
         """A pipeline with changed slots and weights. It may load adapters: call it in a worker thread.
 
-        Args:
-            name: The pipeline.
-            slots: Name of a slot -> `on` (as loaded), `off`, `base`, or a version or alias of its adapter.
-            weights: Of the parts of its first fusion; empty: as loaded.
-
-        Raises:
-            ApiError: 400, for a slot, a choice or weights that the pipeline does not have; 404 for an unknown pipeline.
-            LoadCheckFailed: for a version that fails its load check.
+        `slots`: Name of a slot -> `on` (as loaded), `off`, `base`, or a version or alias of its adapter.
         """
         served = self.get(name)
         changes = {slot: choice for slot, choice in slots.items() if choice != "on"}

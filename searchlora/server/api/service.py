@@ -44,18 +44,7 @@ _TASK_THREADS = 64
 
 @dataclass(frozen=True)
 class Service:
-    """An engine with its adapter store, the encoders, and the settings.
-
-    Attributes:
-        events: Records searches and clicks; None: nothing is recorded.
-        grades: Topics with judgments, and where grades of hits are saved; None: nothing is measured.
-        threads: Worker threads for blocking work of requests, shared fairly between clients.
-        probe_thread: A thread of its own for health probes, so that they do not wait for requests.
-        task_threads: Threads in which task requests wait for the engine.
-        access_log: Where requests are logged, and what writes the lines; None: nowhere.
-        loading: Held while an adapter is loaded or unloaded by request: one at a time.
-        draining: Set when the server was told to stop: it is not ready any more.
-    """
+    """An engine with its adapter store, the encoders, and the settings."""
 
     engine: LocalEngine
     store: Store
@@ -63,7 +52,7 @@ class Service:
     config: ServeConfig
     pipelines: ServedPipelines
     grades: SearchGrades | None = None
-    events: EventRecorder | None = None
+    events: EventRecorder | None = None  # records searches and clicks; None: nothing is recorded
     metrics: Metrics = field(default_factory=Metrics)
     threads: FairThreads = field(default_factory=lambda: FairThreads(_THREADS, "searchlora-http"))
     probe_thread: FairThreads = field(default_factory=lambda: FairThreads(1, "searchlora-probe"))
@@ -102,11 +91,7 @@ class Service:
 
     @contextmanager
     def admitted(self, client_id: str, requests: int = 1) -> Iterator[None]:
-        """Count engine requests of a client as in progress while the block runs. For the event loop's thread.
-
-        Raises:
-            ApiError: 429, when the client has too many in progress.
-        """
+        """Count engine requests of a client as in progress while the block runs. For the event loop's thread."""
         limit = self.config.requests_per_client
         if self._in_progress[client_id] + requests > limit:
             message = f"A client has at most {limit} requests in progress, those of a batch included."
@@ -152,15 +137,7 @@ class Service:
             self.access_log[1].stop()
 
     def pin(self, model: str, key: str | None = None) -> str | None:
-        """The exact version that a request's `model` means now; None for a base model that is not from the store.
-
-        Args:
-            key: Who asks, for an alias with weights; None: at random.
-
-        Raises:
-            InvalidName: for a string that cannot be a reference, such as a path.
-            NotInStore: for an unknown adapter, version or alias.
-        """
+        """The exact version that a request's `model` means now; None for a base model that is not from the store."""
         if model == self.base:
             return self.engine.base.version
         return self.store.shared(model, key) or self.engine.pin(model)
@@ -174,13 +151,6 @@ class Service:
         """A request with the token ids of its prompt, so that the engine does not render it again.
 
         It reads the store and tokenises: call it in a worker thread.
-
-        Args:
-            request: Its `adapter` is an exact version, or None, see `pin`.
-            param: The field of the prompt, for errors.
-
-        Raises:
-            ApiError: 400, for messages that the chat template refuses and for a prompt above `max_prompt`.
         """
         limit = self.config.max_prompt
         ids: Sequence[int] = request.prompt_ids

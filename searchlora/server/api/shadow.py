@@ -50,12 +50,7 @@ class _Waiting:
 
 
 class ShadowSearches:
-    """Searches of a candidate beside those of the live versions. Thread-safe.
-
-    Args:
-        alias: The alias of the candidates: each adapter of a pipeline that has it is replaced by that version.
-        rows_per_minute: Requests to the engine that shadow searches may make; None: no limit.
-    """
+    """Searches of a candidate beside those of the live versions. Thread-safe."""
 
     def __init__(self, service: Service, alias: str, rows_per_minute: float | None = None) -> None:
         self._service, self._alias, self._rows_per_minute = service, alias, rows_per_minute
@@ -70,11 +65,7 @@ class ShadowSearches:
         self._thread.start()
 
     def offer(self, search: str, body: SearchRequest, versions: Collection[str]) -> None:
-        """Search again what a recorded live search has asked, some time later; never waits.
-
-        Args:
-            versions: The versions of the adapters that answered it, `name@3`.
-        """
+        """Search again what a recorded live search has asked, some time later; never waits."""
         with self._changed:
             if len(self._waiting) == _CAPACITY:
                 self._service.metrics.shadow.labels("dropped").inc()

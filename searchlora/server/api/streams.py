@@ -39,12 +39,7 @@ async def before(deadline: float, awaitable: Awaitable[T]) -> T:
 def streamed(
     events: AsyncIterator[str], failed: Callable[[ApiError], Iterable[str]], cleanup: ExitStack
 ) -> StreamingResponse:
-    """The response of a stream of events.
-
-    Args:
-        failed: The last events of a stream that fails.
-        cleanup: Closed at the end of the stream.
-    """
+    """The response of a stream of events."""
 
     async def guarded() -> AsyncIterator[str]:
         try:

@@ -133,11 +133,7 @@ async def rewrite(http: ApiRequest, body: RewriteRequest) -> Response:
 
 
 async def _outputs(http: ApiRequest, model: str, count: int, run: Callable[[AdapterStage], Any]) -> Response:
-    """The JSON response of a function that runs in a worker thread while its requests are in the queue.
-
-    Raises:
-        ApiError: 400, for more requests than a client may ever have; 429, for more than it may have now.
-    """
+    """The JSON response of a function that runs in a worker thread while its requests are in the queue."""
     service = http.service
     if count > (limit := service.config.requests_per_client):
         raise ApiError(400, "invalid_value", f"At most {limit} texts are answered in one request.")
@@ -153,12 +149,7 @@ async def _outputs(http: ApiRequest, model: str, count: int, run: Callable[[Adap
 
 
 def _stage(service: Service, model: str, engine: ClientEngine) -> AdapterStage:
-    """The stage of a request's `model`.
-
-    Raises:
-        ApiError: 400, for a model without a prompt of its own: the base, or an adapter of an encoder.
-        NotInStore: for an unknown adapter.
-    """
+    """The stage of a request's `model`."""
     pinned = service.pin(model)
     if pinned is None:
         message = f"{model} is a base model without a task. Name an adapter: GET /v1/models lists them."

@@ -26,11 +26,7 @@ class JobCancelled(Exception):
 
 
 class JobFuture(Future[T]):
-    """The result of a job. `cancel` drops a waiting job, and asks a running one to stop at its next check.
-
-    Args:
-        deadline: Monotonic time after which the result is not needed; None: no deadline.
-    """
+    """The result of a job. `cancel` drops a waiting job, and asks a running one to stop at its next check."""
 
     def __init__(self, deadline: float | None = None) -> None:
         super().__init__()
@@ -60,12 +56,6 @@ class FairThreads:
     slow work never holds up the work of others. A job that is cancelled before it starts is never run and gives its
     place back at once.
 
-    Args:
-        count: Jobs that run at once.
-        name: Prefix of the names of the threads.
-        capacity: Jobs that wait or run at most; None: no limit.
-        capacity_per_client: Waiting jobs of one client at most; None: no further limit.
-
     Examples:
         >>> threads = FairThreads(2, "example")
         >>> threads.submit("client", lambda _: 1 + 1).result()
@@ -87,15 +77,7 @@ class FairThreads:
     def submit(
         self, client_id: Hashable, function: Callable[[JobFuture[T]], T], timeout: float | None = None
     ) -> JobFuture[T]:
-        """Run a function when its client's turn comes. After `shutdown` its future is cancelled.
-
-        Args:
-            function: Called with the future.
-            timeout: Seconds until the deadline; a job that is late when its turn comes fails with `DeadlineExceeded`.
-
-        Raises:
-            EngineBusy: when the capacity, or the client's share of it, is exhausted.
-        """
+        """Run a function when its client's turn comes. After `shutdown` its future is cancelled."""
         future: JobFuture[T] = JobFuture(None if timeout is None else time.monotonic() + timeout)
         with self._lock:
             if self._capacity is not None:
@@ -173,12 +155,7 @@ async def in_thread(
     *,
     on_abandoned: Callable[[T], object] | None = None,
 ) -> T:
-    """Run a blocking function in a thread, and stop waiting as soon as the waiting task is cancelled.
-
-    Args:
-        function: It is dropped if it has not started when the task is cancelled.
-        on_abandoned: Called with its result if the task was cancelled while it ran.
-    """
+    """Run a blocking function in a thread, and stop waiting as soon as the waiting task is cancelled."""
     future = threads.submit(client_id, lambda _: function())
     try:
         return await asyncio.wrap_future(future)

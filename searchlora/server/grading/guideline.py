@@ -23,13 +23,7 @@ class RatingGuideline:
 
 
 def read_guideline(path: Path, scale: Sequence[int]) -> RatingGuideline:
-    """Read a guideline; lines such as `* 3: Perfect` in it name the grades.
-
-    Raises:
-        UsageError: when the scale is not two or more different grades from 0 to 9, or the guideline names a grade
-            outside it.
-        DataError: when the file is missing, is not UTF-8 or is empty.
-    """
+    """Read a guideline; lines such as `* 3: Perfect` in it name the grades."""
     grades = sorted(set(scale))
     if len(grades) < 2 or len(grades) != len(scale) or not 0 <= grades[0] <= grades[-1] <= 9:
         raise UsageError(

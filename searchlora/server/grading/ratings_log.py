@@ -12,17 +12,7 @@ from searchlora.files.append_log import AppendLog
 
 
 class RatingsLog:
-    """The ratings file of a folder, held by one process; any of its threads may append.
-
-    Attributes:
-        path: The file.
-        ratings: All ratings of the file, corrections included, in file order.
-        repaired: What was repaired at the end of the file after an interruption; empty if nothing.
-
-    Raises:
-        UsageError: when another process holds the file.
-        DataError: when a line is malformed or the folder cannot be written to.
-    """
+    """The ratings file of a folder, held by one process; any of its threads may append."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "ratings.jsonl"

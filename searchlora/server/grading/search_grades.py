@@ -34,15 +34,6 @@ class SearchGrades:
     conversations may have one text. Any other query gets an id of its own, `q-` and a hash of its text and fields.
     `ratings.jsonl` holds the ratings with their raters, and `topics.jsonl` the queries that had no topic when they were
     graded, with their fields.
-
-    Args:
-        folder: For both files; None: no grades are collected.
-        topics: Topics of a test collection.
-        qrels: Its judgments. A grade of a rater replaces the judgment of the same pair.
-
-    Raises:
-        UsageError: when another process holds the folder.
-        DataError: for a malformed file.
     """
 
     def __init__(self, folder: Path | None, topics: Path | None = None, qrels: Path | None = None) -> None:
@@ -107,12 +98,7 @@ class SearchGrades:
         rankings: Sequence[Sequence[str]],
         fields: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Save a grade, and return it with the measure of each ranking; on return it is on disk.
-
-        Raises:
-            UsageError: for an invalid rater, document or grade, and where no grades are collected.
-            DataError: when it cannot be written.
-        """
+        """Save a grade, and return it with the measure of each ranking; on return it is on disk."""
         if self._log is None:
             raise UsageError("no grades are collected", fix="Give a folder for them.")
         check_rater(rater)

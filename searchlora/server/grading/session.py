@@ -61,15 +61,7 @@ class Session:
 
     Without a list of raters, a client address may use `NAMES_PER_ADDRESS` names besides those that have ratings.
 
-    Args:
-        raters: The names that may rate; None: any valid name.
-        overlap: Raters per pair, at least 1. A pair may get one rater more if a reservation expired before its rating
-            arrived; no rating is refused for that.
-        as_listed: Show the pairs in their order to every rater.
-        clock: Monotonic time in seconds.
-
-    Raises:
-        UsageError: when the overlap is below 1, or the log holds a grade outside the scale.
+    `clock`: Monotonic time in seconds.
     """
 
     def __init__(
@@ -112,11 +104,7 @@ class Session:
             return Progress(done, done + sum(1 for pair in self._pairs if self._has_seat(pair, rater)))
 
     def next(self, rater: str, address: str = "") -> Assignment | None:
-        """The pair to rate now, the same one until it is rated; None when no pair is available to this rater.
-
-        Raises:
-            UsageError: for an invalid or unlisted name, or one name too many of this address.
-        """
+        """The pair to rate now, the same one until it is rated; None when no pair is available to this rater."""
         with self._lock:
             self._admit(rater, address)
             pair, _ = self._reserved.get(rater, ("", 0.0))
@@ -140,12 +128,7 @@ class Session:
             return Assignment(earlier, self._pairs[earlier], ratings[earlier])
 
     def rate(self, rater: str, pair: str, grade: int | None, *, seconds: float, note: str, address: str = "") -> None:
-        """Append a rating, or a correction of one, to the log; on return it is on disk.
-
-        Raises:
-            UsageError: as `next`, for an unknown pair or a grade outside the scale.
-            DataError: when it cannot be written.
-        """
+        """Append a rating, or a correction of one, to the log; on return it is on disk."""
         with self._lock:
             self._admit(rater, address)
             self._check_grade(grade)
