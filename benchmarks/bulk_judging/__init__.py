@@ -1,1 +1,0 @@
-"""Judging of any number of pairs in shards; see `__main__`."""

@@ -1,1 +1,0 @@
-"""Speed of encoding a corpus compared with sentence-transformers."""

@@ -1,1 +1,0 @@
-"""What recording and shadow searches cost a server; see `__main__`."""

@@ -1,1 +1,0 @@
-"""Agreement of the LLM judges of LLMJudge with NIST assessors."""

@@ -1,1 +1,0 @@
-"""Two servers that share a store and a database of events, under load; see `__main__`."""
