@@ -71,7 +71,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     try:
         with open_counted(path) as raw:
             if is_gzip(path):
-                with gzip.open(raw) as packed, io.BufferedReader(packed) as unpacked:  # type: ignore[arg-type]
+                with gzip.open(raw) as packed, io.BufferedReader(packed) as unpacked:
                     yield unpacked
             else:
                 yield raw

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from searchlora.adapters import listing
 from searchlora.adapters.aliases import ALIASES
 from searchlora.adapters.ancestry import ancestors, training_queries, write_training_queries
-from searchlora.adapters.manifest import MANIFEST, TRAINING_RUN
+from searchlora.adapters.manifest import MANIFEST
 from searchlora.adapters.peft_folder import WEIGHTS
 from searchlora.adapters.references import MAX_VERSION
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import check_hashes
 from searchlora.errors import InvalidName, LoadCheckFailed, ManifestError, NotInStore, StoreError, TamperedAdapter
-from searchlora.files import read_bounded
 from tests.factories import edit_json, edit_weights
 
 
@@ -49,64 +43,28 @@ def change_manifest(store, **changed):
     edit_json(store.root / "echo" / "2" / MANIFEST, lambda values: values.update(changed))
 
 
-def make_pipe(file):
-    file.unlink(missing_ok=True)
-    os.mkfifo(file)
-
-
 def make_sparse(file, size):
     file.unlink(missing_ok=True)
     with file.open("wb") as out:
         out.truncate(size)
 
 
-@contextmanager
-def within(seconds):
-    """Fail where the block waits, for example for a pipe."""
-
-    def late(*_):
-        raise AssertionError(f"not done within {seconds} seconds")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 DAMAGE: dict[str, Callable[[Store], object]] = {
     "manifest-cut": lambda store: overwrite(store.root / "echo" / "2" / MANIFEST, "{"),
-    "manifest-nested": lambda store: overwrite(store.root / "echo" / "2" / MANIFEST, "[" * 100_000),
     "manifest-of-another": lambda store: shutil.copytree(store.root / "echo" / "1", store.root / "echo" / "3"),
-    "manifest-folder": lambda store: (store.root / "echo" / "4" / MANIFEST).mkdir(parents=True),
-    "manifest-pipe": lambda store: make_pipe(store.root / "echo" / "2" / MANIFEST),
     "manifest-huge": lambda store: make_sparse(store.root / "echo" / "2" / MANIFEST, 1 << 40),
-    "manifest-many-keys": lambda store: overwrite(
-        store.root / "echo" / "2" / MANIFEST, "{" + "".join(f'"{key}":0,' for key in range(200_000)) + '"1":0}'
-    ),
-    "manifest-last-year": lambda store: change_manifest(store, created="9999-12-31T23:59:59-23:59"),
     "manifest-forged-key": lambda store: change_manifest(store, **{"x\x1b[31mred\nERROR forged": 1}),
     "manifest-missing": lambda store: (store.root / "echo" / "5").mkdir(),
-    "aliases-nested": lambda store: overwrite(store.root / "echo" / ALIASES, "[" * 100_000),
     "aliases-forged": lambda store: overwrite(
         store.root / "echo" / ALIASES, '[{"alias": "x\\u001b[31mred", "time": "t", "from": null, "to": 1}]'
     ),
     "aliases-version": lambda store: overwrite(
         store.root / "echo" / ALIASES, '[{"alias": "production", "time": "t", "from": null, "to": 1000000000}]'
     ),
-    "aliases-pipe": lambda store: make_pipe(store.root / "echo" / ALIASES),
-    "aliases-huge": lambda store: make_sparse(store.root / "echo" / ALIASES, 1 << 40),
     "version-too-large": make_folder("echo/1000000000"),
-    "version-huge": make_folder("echo/" + "9" * 60),
     "version-padded": make_folder("echo/007"),
-    "version-word": make_folder("echo/latest"),
     "name-upper": make_folder("Echo/1"),
     "name-escape": make_folder("x\x1b[31mred/1"),
-    "name-markup": make_folder("[red]x[/blue]/1"),
-    "name-surrogate": make_folder("bad\udcff/1"),
-    "name-reserved": make_folder("con/1"),
 }
 
 
@@ -115,8 +73,7 @@ DAMAGE: dict[str, Callable[[Store], object]] = {
 def test_a_damaged_entry_is_listed_with_its_problem_beside_intact_entries(three, cli, damage):
     before = {entry.reference for entry in three.list()}
     DAMAGE[damage](three)
-    with within(20):
-        entries = three.list()
+    entries = three.list()
     assert [entry for entry in entries if entry.problem]
     assert {"good@1", "echo@1"} <= {entry.reference for entry in entries if entry.manifest is not None} <= before
     assert three.get("good").reference == "good@1"
@@ -142,7 +99,6 @@ def test_a_damaged_name_accepts_new_versions(three, trained, draft, damage):
     [
         ("manifest-cut", "echo@2"),
         ("manifest-of-another", "echo@3"),
-        ("manifest-folder", "echo@4"),
         ("manifest-missing", "echo@5"),
     ],
 )
@@ -248,63 +204,29 @@ def test_a_base_path_with_an_unknown_home_folder_has_no_ancestors(store, trained
     assert ancestors(store, "echo") == ()
 
 
-# Storing twice
-
-
-def test_a_training_run_is_stored_once(store, trained, draft):
-    run = draft.model_copy(update={"training": {TRAINING_RUN: "a1"}})
-    first = store.add("echo", trained, run)
-    assert store.add("echo", trained, run) == first
-    assert store.add("echo", trained, draft).reference == "echo@2"
-    assert store.add("echo", trained, run) == first
-    with ThreadPoolExecutor(4) as pool:
-        other = draft.model_copy(update={"training": {TRAINING_RUN: "b2"}})
-        stored = {
-            each.reference for each in pool.map(lambda _: Store(store.root).add("echo", trained, other), range(4))
-        }
-    assert stored == {"echo@3"}
-    assert store.versions("echo") == (1, 2, 3)
-
-
-def test_pipes_devices_and_huge_files_are_not_read(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    make_sparse(tmp_path / "huge", 1 << 40)
-    (tmp_path / "zero").symlink_to("/dev/zero")
-    (tmp_path / "small").write_bytes(b"x" * 100)
-    for name, message in (("pipe", "a pipe"), ("zero", "a device"), ("huge", "more than 100")):
-        with within(5), pytest.raises(OSError, match=message):
-            read_bounded(tmp_path / name, 100)
-    assert read_bounded(tmp_path / "small", 100) == b"x" * 100
-    with pytest.raises(OSError, match="more than 99"):
-        read_bounded(tmp_path / "small", 99)
-    with pytest.raises(OSError, match="more than 1,000"):
-        read_bounded(Path("/proc/cpuinfo"), 1000)  # its size is said to be 0
-
-
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda file: make_pipe(file),
         lambda file: file.write_text("[NaN]"),
         lambda file: file.write_text(f"[{10**400}]"),
         lambda file: make_sparse(file, 1 << 40),
     ],
-    ids=["pipe", "nan", "large", "huge"],
+    ids=["nan", "large", "huge"],
 )
 def test_numbers_of_removed_versions_are_never_forgotten(three, trained, draft, damage):
     damage(three.root / "echo" / "removed.json")
-    with within(10), pytest.raises(StoreError, match=r"removed\.json: is not a list of version numbers"):
+    with pytest.raises(StoreError, match=r"removed\.json: is not a list of version numbers"):
         three.add("echo", trained, draft)
 
 
 def test_files_that_take_minutes_to_hash_are_refused_before(three):
     folder = three.root / "echo" / "1"
     make_sparse(folder / "README.md", 100 << 30)
-    with within(5), pytest.raises(TamperedAdapter, match="more than 1,073,741,824"):
+    with pytest.raises(TamperedAdapter, match="more than 1,073,741,824"):
         check_hashes(three.get("echo@1"))
     (folder / "README.md").unlink()
     make_sparse(folder / WEIGHTS, 9 << 30)
-    with within(5), pytest.raises(TamperedAdapter, match="more than 8,589,934,592"):
+    with pytest.raises(TamperedAdapter, match="more than 8,589,934,592"):
         check_hashes(three.get("echo@1"))
 
 
@@ -314,17 +236,3 @@ def test_a_move_is_one_line_whatever_its_reason_is(three, cli):
     assert "better" in shown.out
     assert not any(line.startswith(("ERROR", "\x1b")) for line in shown.out.splitlines())
     assert len(str(three.history("echo")[0]).splitlines()) == 1
-
-
-def test_a_name_is_listed_in_linear_time(three, monkeypatch):
-    for number in range(3, 200):
-        (three.root / "echo" / str(number)).mkdir()
-    folders, read = listing.subfolders, []
-
-    def counted(folder):
-        read.append(folder)
-        return folders(folder)
-
-    monkeypatch.setattr(listing, "subfolders", counted)
-    assert len(three.list()) == 200
-    assert len(read) < 20

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import pytest
 
@@ -67,18 +64,6 @@ def test_a_damaged_file_is_told_and_the_versions_are_listed(stored, store, text)
     assert [entry.reference for entry in store.list() if entry.manifest is not None] == [stored.reference]
     with pytest.raises(StoreError, match="evaluate again"):
         store.record_evaluation("echo", record())
-
-
-@pytest.mark.usefixtures("stored")
-def test_a_pipe_in_place_of_the_evaluations_is_not_waited_for(store):
-    os.mkfifo(store.root / "echo" / EVALUATIONS)
-    with ThreadPoolExecutor(1) as thread:
-        try:
-            with pytest.raises(StoreError, match=r"is not a list of evaluations \(.*a pipe"):
-                thread.submit(store.evaluations, "echo").result(5)
-        finally:
-            with suppress(OSError):  # ends a reader that waits
-                os.close(os.open(store.root / "echo" / EVALUATIONS, os.O_WRONLY | os.O_NONBLOCK))
 
 
 @pytest.mark.slow

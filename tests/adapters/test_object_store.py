@@ -15,7 +15,6 @@ import pytest
 
 from searchlora.adapters import object_store, remote_files
 from searchlora.adapters.aliases import Decision
-from searchlora.adapters.ancestry import training_queries
 from searchlora.adapters.manifest import MANIFEST
 from searchlora.adapters.object_store import ObjectStore
 from searchlora.adapters.peft_folder import WEIGHTS
@@ -226,13 +225,6 @@ def test_evaluations_are_shared(url, machine, trained, draft):
     other.record_evaluation("echo", record(value=0.7))
     assert one.evaluations("echo") == other.evaluations("echo") == machine(url, "third").evaluations("echo")
     assert [each.value for each in one.evaluations("echo")] == [0.7, 0.7]
-
-
-def test_a_training_run_is_stored_once(url, machine, trained, draft):
-    draft = draft.model_copy(update={"training": {"training_run": "run-1"}})
-    first = Store(url).add("echo", trained, draft)
-    assert machine(url, "other").add("echo", trained, draft).reference == first.reference
-    assert training_queries(machine(url, "other"), "echo") is None
 
 
 def test_an_earlier_store_at_the_same_url_is_not_mistaken_for_this_one(url, trained, draft):

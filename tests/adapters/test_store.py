@@ -1,14 +1,25 @@
+"""Laws of a store, in a folder and in an object store."""
+
 from __future__ import annotations
 
 import json
 import pickle
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from searchlora.adapters.manifest import MANIFEST, SCHEMA_VERSION
+from searchlora.adapters import object_store
+from searchlora.adapters.manifest import MANIFEST, SCHEMA_VERSION, TRAINING_RUN
 from searchlora.adapters.store import Store
 from searchlora.errors import InvalidName, ManifestError, NameTaken, NotInStore, StoreError
+
+
+@pytest.fixture(params=["folder", "object store"])
+def store(request, tmp_path, monkeypatch):
+    monkeypatch.setattr(object_store, "POLL_S", 0.0)
+    return Store(tmp_path / "store" if request.param == "folder" else f"memory://laws/{uuid.uuid4().hex}")
 
 
 def test_versions_increase_and_are_found_by_reference(store, trained, draft):
@@ -172,7 +183,7 @@ def test_what_a_killed_removal_left_goes_with_the_next_one(store, stored, traine
     store.add("echo", trained, stored.manifest.draft())
     assert [entry.problem for entry in store.list()] == [None, None]
     store.remove("echo@1")
-    assert sorted(entry.name for entry in (store.root / "echo").iterdir()) == [".lock", "2", "removed.json"]
+    assert not left.exists()
 
 
 def test_the_store_folder_comes_from_option_variable_or_default(monkeypatch, tmp_path):
@@ -186,3 +197,16 @@ def test_a_store_can_be_sent_to_another_process(store, stored):
     store.list()
     sent = pickle.loads(pickle.dumps(store))
     assert (sent.place, sent.get("echo").reference, len(sent.list())) == (store.place, stored.reference, 1)
+
+
+def test_a_training_run_is_stored_once(store, trained, draft):
+    run = draft.model_copy(update={"training": {TRAINING_RUN: "a1"}})
+    first = store.add("echo", trained, run)
+    assert store.add("echo", trained, run) == first
+    assert store.add("echo", trained, draft).reference == "echo@2"
+    assert store.add("echo", trained, run) == first
+    with ThreadPoolExecutor(4) as pool:
+        other = draft.model_copy(update={"training": {TRAINING_RUN: "b2"}})
+        stored = {each.reference for each in pool.map(lambda _: store.add("echo", trained, other), range(4))}
+    assert stored == {"echo@3"}
+    assert store.versions("echo") == (1, 2, 3)
