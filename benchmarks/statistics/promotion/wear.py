@@ -105,7 +105,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             shown = f"{row['value']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
         lines.setdefault(row["system"], [row["system"]]).append(shown)
     head = ["", *dict.fromkeys(row["measure"] for row in rows)]
-    return f"{markdown_table(head, lines.values())}\n\n{SERIES:,} series on {ROWS} rows; {DRAWS:,} draws for the rows."
+    shown = markdown_table(head, list(lines.values()))
+    return f"{shown}\n\n{SERIES:,} series on {ROWS} rows; {DRAWS:,} draws for the rows."
 
 
 if __name__ == "__main__":
