@@ -216,6 +216,7 @@ def _add_grades(columns: Sequence[Column], format: Format, command: Command) -> 
         command.notes.append("all rows have one grade: a judge would learn to repeat it, and the build refuses")
     if whole and (not folds or (values <= {"0", "1", "2", "3"} and not values <= {"0", "1"})):
         return
+    grades: dict[str, int | str]
     if whole:
         low, high = (0, 1) if values <= {"0", "1"} else (int(min(numbers)), int(max(numbers)))
         grades = {value: round((int(value) - low) / max(1, high - low) * 3) for value in values}
