@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+from statsmodels.stats.proportion import proportion_confint
 
 from searchlora.errors import UsageError
 from searchlora.eval.formats import read_qrels
+from searchlora.eval.grade_measures import grade_measures
+from searchlora.eval.intervals import proportion
 from searchlora.eval.measures import retrieval_notes, retrieval_values, rouge_l
-from searchlora.eval.trec import read_run, write_qrels, write_run
+from searchlora.eval.trec import ranked, read_run, write_qrels, write_run
+from searchlora.eval.unjudged import unjudged_values
 
 QRELS = {"1": {"a": 1, "b": 0}, "2": {"c": 2}, "3": {"d": 1}}
 
@@ -176,3 +185,123 @@ def test_lengths_must_agree():
 
 def test_rouge_supports_other_alphabets():
     assert rouge_l(["Палатка весит два килограмма"], ["палатка весит 2 килограмма"]) == [pytest.approx(0.75)]
+
+
+# Measures of grades over rows, and intervals of rare shares: exact for independent pairs, wider if clustered
+
+SIZES = np.full(25, 160.0)
+
+
+def test_measures_over_rows_count_an_invalid_grade_as_the_worst():
+    measures = grade_measures((0, 1, 2, 3), 2)
+    rng = np.random.default_rng(1)
+    gold = {f"r{n}": int(rng.integers(4)) for n in range(80)}
+    predicted = {row: grade if rng.random() < 0.5 else int(rng.integers(4)) for row, grade in gold.items()}
+    pair = list(gold.values()), list(predicted.values())
+    over_rows = {name: measure.aggregate(gold, predicted).value for name, measure in measures.items()}
+    assert over_rows["kappa"] == pytest.approx(metrics.cohen_kappa_score(*pair))
+    assert over_rows["kappa_quadratic"] == pytest.approx(metrics.cohen_kappa_score(*pair, weights="quadratic"))
+    two = [[grade >= 2 for grade in side] for side in pair]
+    assert over_rows["kappa_binary"] == pytest.approx(metrics.cohen_kappa_score(*two))
+    assert over_rows["mae"] == pytest.approx(metrics.mean_absolute_error(*pair))
+    assert over_rows["bias"] == pytest.approx(np.subtract(pair[1], pair[0]).mean())
+    assert measures["mae"].aggregate({"1": 2}, {"1": None}).value == 2
+    assert measures["mae"].aggregate({"1": 2}, {"1": 9}).value == 2
+    assert np.isnan(measures["bias"].aggregate({"1": 2}, {"1": None}).value)
+    with pytest.raises(UsageError, match="does not divide the scale"):
+        grade_measures((0, 1, 2, 3), 0)
+
+
+def test_intervals_of_zero_and_one_are_exact():
+    assert proportion(np.zeros(25), SIZES) == pytest.approx((0, *proportion_confint(0, 4000, method="beta")))
+    assert proportion(np.array([50.0]), np.array([100.0])) == (0.5, 0, 1)  # one query says nothing of others
+    assert proportion(SIZES, SIZES) == pytest.approx((1, *proportion_confint(4000, 4000, method="beta")))
+
+
+def test_clustered_failures_have_a_wider_interval():
+    scattered, bunched = np.full(25, 2.0), np.zeros(25)
+    bunched[:5] = 10
+    share, low, high = proportion(scattered, SIZES)
+    assert (share, low, high) == pytest.approx((50 / 4000, *proportion_confint(50, 4000, method="beta")))
+    wide = proportion(bunched, SIZES)
+    assert wide[0] == share and wide[1] < low and wide[2] > high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bunched", [0.0001, 0.01])
+def test_a_share_of_2_percent_is_covered(bunched):
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(400):
+        of_query = rng.beta(0.02 * (1 / bunched - 1), 0.98 * (1 / bunched - 1), 25)
+        _, low, high = proportion(rng.binomial(160, of_query).astype(float), SIZES)
+        hits += low <= 0.02 <= high
+    assert hits / 400 >= 0.925
+
+
+# Sensitivity to unjudged documents: worked examples and invariants
+
+#: Best first: u1 and u2 were never judged.
+RUN = {"1": {"u1": 5.0, "no": 4.0, "u2": 3.0, "good": 2.0, "fair": 1.0}}
+JUDGED = {"1": {"no": 0, "good": 2, "fair": 1, "missed": 1}}
+
+
+def dcg(*grades: int) -> float:
+    return sum(grade / math.log2(rank + 1) for rank, grade in enumerate(grades, start=1))
+
+
+def test_unjudged_values_of_a_worked_example():
+    found = unjudged_values(RUN, JUDGED, ["nDCG@3", "MRR@3", "Recall@3", "AP"])
+    values = {name: rows["1"] for name, rows in found.items()}
+    assert values["Judged@3"] == pytest.approx(1 / 3)
+    # Taken out: no, good, fair.
+    assert values["nDCG@3 condensed"] == pytest.approx(dcg(0, 2, 1) / dcg(2, 1, 1))
+    assert values["MRR@3 condensed"] == pytest.approx(1 / 2)
+    assert values["Recall@3 condensed"] == pytest.approx(2 / 3)
+    assert values["AP condensed"] == pytest.approx((1 / 2 + 2 / 3) / 3)
+
+
+def test_a_topic_without_results_scores_zero_and_judged_follows_the_cutoff():
+    found = unjudged_values({"1": {}}, JUDGED, ["nDCG@3", "P@20"])
+    assert {name: rows["1"] for name, rows in found.items()} == dict.fromkeys(
+        ["nDCG@3 condensed", "P@20 condensed", "Judged@3", "Judged@20"], 0.0
+    )
+    assert list(unjudged_values(RUN, JUDGED, ["AP"])) == ["AP condensed", "Judged@10"]
+
+
+def test_measures_without_a_condensed_form_are_skipped():
+    assert list(unjudged_values(RUN, JUDGED, ["Bpref", "AP(judged_only=True)", "Judged@5"])) == ["Judged@10"]
+
+
+SCORES = st.sampled_from([1.0, 2.0, 3.0, 3.0 + 1e-9])
+RUNS = st.dictionaries(st.sampled_from("abcdefghij"), SCORES, max_size=10)
+GRADES = st.dictionaries(st.sampled_from("acegikm"), st.integers(0, 3), min_size=1)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None)
+@given(run=RUNS, grades=GRADES)
+def test_fully_judged_runs_are_unchanged(run, grades):
+    judged = {**dict.fromkeys(run, 0), **grades}
+    measures = ["nDCG@5", "RR", "AP"]
+    plain, found = (
+        retrieval_values({"1": run}, {"1": judged}, measures),
+        unjudged_values({"1": run}, {"1": judged}, measures),
+    )
+    for measure in measures:
+        assert found[f"{measure} condensed"] == plain[measure]
+    assert found["Judged@5"]["1"] == (1 if run else 0)
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None)
+@given(run=RUNS, grades=GRADES, cutoff=st.integers(1, 12))
+def test_judged_equals_ir_measures_except_for_ties(run, grades, cutoff):
+    import ir_measures
+    from ir_measures import Judged
+
+    places = {document: float(-place) for place, document in enumerate(ranked(run))}
+    metrics = ir_measures.iter_calc([Judged @ cutoff], {"1": grades}, {"1": places}) if run else ()
+    theirs = {metric.query_id: metric.value for metric in metrics} or {"1": 0}
+    ours = unjudged_values({"1": run}, {"1": grades}, [f"P@{cutoff}"])[f"Judged@{cutoff}"]
+    assert ours == pytest.approx(theirs)

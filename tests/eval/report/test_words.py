@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from searchlora.eval.comparison import PairedComparison, SystemScore
-from searchlora.eval.report.comparison import summary
+from searchlora.eval.comparison import PairedComparison, SystemScore, compare
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.report.comparison import Chapter, summary, write_overview
 from tests.eval.report.made import comparison
 
 HEADLINE = "nDCG@10"
@@ -84,3 +85,31 @@ def test_summary_compares_the_candidate_with_the_baseline_first(compared):
 def test_summary_states_the_share_of_judged_documents(compared, shares, message):
     rows = tuple(SystemScore(name, "Judged@10", share, share, share, 40) for name, share in shares.items())
     assert summary(replace(compared, comparisons=(), unjudged=rows))[1:] == message
+
+
+# The overview page of all tasks: figures of each task
+
+
+def two_systems(measure: str, ours: float):
+    rows = [f"r{n}" for n in range(20)]
+    return compare(
+        {
+            name: Evaluation(measure, {measure: {row: share * (n % 3) for n, row in enumerate(rows)}}, {})
+            for name, share in (("base", 0.1), ("ours", ours))
+        },
+        candidate="ours",
+        resamples=200,
+    )
+
+
+def test_each_task_has_its_figures_and_a_link(tmp_path):
+    chapters = [
+        Chapter("rewriting", two_systems("nDCG@10", 0.4), "evaluation/report.html"),
+        Chapter("intent", two_systems("accuracy", 0.3), "intent/evaluation/report.html"),
+    ]
+    page = write_overview(tmp_path / "report.html", "All", chapters, {"Date": "today"}).read_text("utf-8")
+    for chapter in chapters:
+        row = chapter.comparison.row("ours", chapter.comparison.measures[0])
+        assert f"ours reaches {row.measure} {row.value:.3f}" in page
+        assert f'href="{chapter.details}"' in page
+    assert page.count('id="task-1"') == page.count('id="task-2"') == 1
