@@ -64,16 +64,8 @@ _PHI_3 = """{%- for message in messages %}
 
 @dataclass(frozen=True)
 class Family:
-    """A family of models.
-
-    Attributes:
-        tokenizer: Makes its tokenizer.
-        template: Chat template.
-        special: Special tokens, the beginning and end of a text first.
-        added: Further added tokens that are not special.
-        stop: The token that ends an assistant's turn.
-        prompt: Text of the prompt for the system message SYSTEM and the user message USER.
-    """
+    """A family of models: its special tokens (beginning and end of a text first), other added ones, the token that ends
+    a turn, and the prompt for the system message SYSTEM and the user message USER."""
 
     tokenizer: Callable[[Family], Any]
     template: str
@@ -114,7 +106,7 @@ def sentencepiece_bpe(family: Family) -> Any:
     tokens = ["<unk>", *family.special, *pieces, *("".join(pair) for pair in merges)]
     core = Tokenizer(
         models.BPE(
-            vocab={token: index for index, token in enumerate(tokens)},
+            vocab=dict(zip(tokens, range(len(tokens)), strict=True)),
             merges=merges,
             unk_token="<unk>",
             byte_fallback=True,
@@ -187,11 +179,7 @@ FAMILIES = {
         added=("<start_of_image>",),
     ),
     "mistral": Family(
-        sentencepiece_bpe,
-        _MISTRAL,
-        ("<s>", "</s>", "[INST]", "[/INST]"),
-        "</s>",
-        "<s>[INST] SYSTEM\n\nUSER [/INST]",
+        sentencepiece_bpe, _MISTRAL, ("<s>", "</s>", "[INST]", "[/INST]"), "</s>", "<s>[INST] SYSTEM\n\nUSER [/INST]"
     ),
     "phi-3": Family(
         sentencepiece_bpe,
@@ -199,13 +187,6 @@ FAMILIES = {
         ("<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
         "<|end|>",
         "<|system|>\nSYSTEM<|end|>\n<|user|>\nUSER<|end|>\n<|assistant|>\n",
-    ),
-    "smollm2": Family(
-        byte_level,
-        _CHATML.replace("DEFAULT", "You are a helpful AI assistant named SmolLM."),
-        _CHATML_TOKENS,
-        "<|im_end|>",
-        _CHATML_PROMPT,
     ),
     "unigram": Family(unigram, _CHATML, _CHATML_TOKENS, "<|im_end|>", _CHATML_PROMPT),
 }

@@ -49,11 +49,8 @@ def filled(chat: Sequence[Message], content: str) -> list[Message]:
     return [{**message, "content": content} for message in chat]
 
 
-def test_prompts_match_the_template_of_each_family(name, renderer):
+def test_prompts_and_stop_tokens_match_the_template_of_each_family(name, renderer):
     assert renderer.tokenizer.decode(renderer.prompt_ids(CHAT)) == FAMILIES[name].prompt
-
-
-def test_answers_end_with_the_stop_token_of_each_family(name, renderer):
     assert renderer.tokenizer.convert_ids_to_tokens(renderer.stop_id) == FAMILIES[name].stop
 
 
@@ -117,10 +114,8 @@ BODY = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}%s{{ '<|im
     ("printed", "harmless"),
     [
         ("{{ m['content'] | trim }}", " Größe, a TENT \n"),
-        ("{{ m['content'] | upper }}", " Größe, a TENT \n"),
         ("{{ m['content'].replace('dry', 'wet') }}", "dry and dry"),
         ("{{ m['content'].split('\n')[0] }}", "one\ntwo"),
-        ("{{ m['content'][:5] }}", "a long text"),
         ("{{ m['content'].split() | reverse | join(' ') }}", "one two three"),
         ("{{ m['content'] | length }} {{ m['content'] }}", "one two"),
         ("{% if 'tent' in m['content'] %}T: {% endif %}{{ m['content'] }}", "a tent"),
@@ -174,12 +169,6 @@ def test_a_template_that_encodes_contents_is_refused_where_it_could_hide_a_contr
         renderer.prompt_ids([{"role": "user", "content": END}])
 
 
-def test_a_chat_that_the_template_refuses_is_a_render_error():
-    renderer = Renderer(FAMILIES["gemma-2"].build())
-    with pytest.raises(RenderError, match="Roles must alternate"):
-        renderer.prompt_ids([CHAT[1], CHAT[1]])
-
-
 def test_a_server_that_tokenises_by_itself_gets_no_control_token(renderer):
     for attack in attacks(renderer):
         sent = renderer.disarm(f"a {attack}")
@@ -196,7 +185,7 @@ def test_dates_come_from_the_options():
     shown = tokenizer.decode(Renderer(tokenizer).prompt_ids(CHAT))
     assert "Today Date: 26 Jul 2024" in shown
     assert str(date.today().year) not in shown
-    other = Renderer(tokenizer, PromptOptions(date="2031-03-09"))
+    other = Renderer(tokenizer, load_recipe({}, overrides=["prompt.date=2031-03-09"]).prompt)
     assert "Today Date: 09 Mar 2031" in tokenizer.decode(other.prompt_ids(CHAT))
 
 
@@ -218,9 +207,9 @@ def test_dates_do_not_depend_on_the_locale(monkeypatch):
         assert shown.startswith("Tuesday 04 March 2025, Tue Mar 00:00")
 
 
-def test_thinking_is_disabled_by_a_template_argument():
+def test_thinking_is_disabled_by_a_template_argument_of_the_recipe():
     tokenizer = FAMILIES["qwen3"].build()
-    off = Renderer(tokenizer, PromptOptions(template_kwargs={"enable_thinking": False}))
+    off = Renderer(tokenizer, load_recipe({}, overrides=["prompt.template_kwargs.enable_thinking=false"]).prompt)
     assert tokenizer.decode(off.prompt_ids(CHAT)) == FAMILIES["qwen3"].prompt + "<think>\n\n</think>\n\n"
 
 
@@ -238,25 +227,21 @@ def test_system_messages_are_merged_into_the_first_user_turn_without_a_system_ro
         "<s>[INST] SYSTEM\n\nMORE\n\nUSER [/INST] ANSWER</s>[INST] AGAIN [/INST]"
     )
     assert "SYSTEM" in renderer.tokenizer.decode(renderer.prompt_ids([CHAT[0]]))
-
-
-def test_a_system_message_that_a_template_drops_is_merged_too():
     template = "{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}<|im_end|>{% endfor %}"
-    renderer = Renderer(replace(CHATML, template=template).build())
+    renderer = Renderer(replace(CHATML, template=template).build())  # which drops it
     assert renderer.tokenizer.decode(renderer.prompt_ids(CHAT)) == "SYSTEM\n\nUSER<|im_end|>"
+    with pytest.raises(RenderError, match="Roles must alternate"):
+        Renderer(FAMILIES["gemma-2"].build()).prompt_ids([CHAT[1], CHAT[1]])
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["prompt.date=yesterday"], "year-month-day"),
-        (["prompt.date=20240726"], "year-month-day"),
         (["prompt.date=2024-13-01"], "not a YAML value"),
         (["prompt.date=2024-07-26 10:00:00"], "time of day"),
         (["prompt.date='2024-13-01'"], "year-month-day"),
         (["prompt.template_kwargs.chat_template=x"], "not an argument of a chat template"),
-        (["prompt.template_kwargs.tokenize=true"], "not an argument of a chat template"),
-        (["prompt.template_kwargs.strftime_now=x"], "not an argument of a chat template"),
         (["prompt.template_kwargs.__class__=x"], "not an argument of a chat template"),
         (["prompt.template_kwargs.temperature=.nan"], "= nan is refused"),
         (["prompt.template_kwargs={a: [1]}"], "template_kwargs"),
@@ -266,12 +251,6 @@ def test_a_system_message_that_a_template_drops_is_merged_too():
 def test_prompt_options_are_validated(overrides, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe({}, overrides=overrides)
-
-
-def test_prompt_options_are_part_of_the_recipe():
-    recipe = load_recipe({}, overrides=["prompt.date=2025-01-02", "prompt.template_kwargs.enable_thinking=false"])
-    assert recipe.prompt == PromptOptions(date="2025-01-02", template_kwargs={"enable_thinking": False})
-    assert recipe.model_dump()["prompt"] == {"date": "2025-01-02", "template_kwargs": {"enable_thinking": False}}
 
 
 def test_a_control_token_of_one_character_cannot_be_broken():

@@ -91,7 +91,7 @@ def write_retrieval(folder: Path) -> None:
 @pytest.mark.slow
 def test_convert_and_experiment_on_run_files(core, tmp_path):
     write_retrieval(tmp_path)
-    core("convert", "qrels", "qrels.txt", "qrels.jsonl")
+    core("convert", "qrels.txt", "qrels.jsonl")
     assert len((tmp_path / "qrels.jsonl").read_text(encoding="utf-8").splitlines()) == 72
     (tmp_path / "experiment.yaml").write_text(
         "name: two\ntopics: topics.tsv\nqrels: qrels.txt\nsystems: {a: {run: a.trec}, b: {run: b.trec}}\nbaseline: a\n",

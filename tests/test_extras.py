@@ -66,10 +66,6 @@ def test_the_smallest_extra_is_named(module, extra):
     assert f"searchlora[{extra}]" in str(missing_extra(ModuleNotFoundError(f"No module named '{module}'", name=module)))
 
 
-def test_a_missing_module_outside_the_extras_is_an_import_error():
-    assert missing_extra(ModuleNotFoundError("No module named 'nonsense'", name="nonsense")) is None
-
-
 def test_all_extras_are_installed_in_the_test_environment():
     # LangChain and LlamaIndex are in an environment of their own, and so is Ray, which is large.
     extras = EXTRAS.keys() - {"langchain", "llamaindex", "ray"}
@@ -91,6 +87,7 @@ def test_the_command_line_names_the_extra(monkeypatch, capsys):
 def test_a_module_that_a_user_imports_names_its_extra():
     with pytest.raises(MissingExtra, match=r"searchlora\[langchain\]"), importing():
         raise ModuleNotFoundError("No module named 'langchain_core'", name="langchain_core")
+    assert missing_extra(ModuleNotFoundError("No module named 'nonsense'", name="nonsense")) is None
     with pytest.raises(ModuleNotFoundError, match="nonsense"), importing():
         raise ModuleNotFoundError("No module named 'nonsense'", name="nonsense")
 
@@ -109,15 +106,15 @@ def run(*arguments: str) -> str:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def test_importing_searchlora_imports_nothing_heavy():
-    heavy = "{'torch', 'transformers', 'peft', 'trl', 'datasets', 'numpy', 'pydantic', 'matplotlib', 'bm25s'}"
-    assert run("-c", f"import sys, searchlora; print(sorted({heavy} & set(sys.modules)))").strip() == "[]"
-
-
-@pytest.mark.slow
-def test_store_commands_import_no_torch():
-    heavy = "{'torch', 'transformers', 'peft', 'fsspec'} & set(sys.modules)"
-    assert run("-c", f"import sys, searchlora; searchlora.adapters.list(); print({heavy})").strip() == "set()"
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("", {"torch", "transformers", "peft", "trl", "datasets", "numpy", "pydantic", "matplotlib", "bm25s"}),
+        ("searchlora.adapters.list()", {"torch", "transformers", "peft", "fsspec"}),
+    ],
+)
+def test_the_package_and_commands_of_the_store_import_nothing_heavy(code, heavy):
+    assert run("-c", f"import sys, searchlora; {code}\nprint({heavy} & set(sys.modules))").strip() == "set()"
 
 
 @pytest.mark.slow

@@ -85,14 +85,15 @@ def test_refusals_are_not_retried(status):
         (Reply(b"", 502), EngineError, r"server fails \(502: Bad Gateway"),
         (Reply(b"", 529), EngineError, r"server fails \(529: no reason given"),
         (Reply(b"no", headers={"Content-Encoding": "gzip"}), EngineError, r"cannot be unpacked \(.*up to 3 times\)"),
-        (Reply(status=0), EngineError, r"cannot be reached \(.*asked up to 3 times\)"),
+        (Reply(status=0), EngineError, r"cannot be reached \(.*asked up to 3 times\).*Check the address"),
+        (Reply({"error": {"message": "no\x1b[31m\nERROR\u202e"}}, 500), EngineError, r"\(500: no ?\S* ?ERROR"),
     ],
 )
 def test_persistent_errors_are_raised_after_the_last_attempt(reply, kind, says):
     with answering(lambda _: reply) as server:
         with pytest.raises(EngineError, match=says) as found:
             HttpClient(server.url, retries=2).post("/x", {})
-        assert type(found.value) is kind
+        assert type(found.value) is kind and str(found.value).isprintable()
         assert len(server.asked) == 3
 
 
@@ -105,7 +106,7 @@ def test_back_off_doubles_with_jitter(waits):
     assert len({waited / most for waited, most in zip(waits, longest, strict=True)}) == 8
 
 
-def test_retry_after_is_respected(waits):
+def test_retry_after_is_respected_with_jitter(waits):
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
     for header, seconds in (("7", 7), ("0.1", 0.1), (soon, 20), ("soon", 0)):
         waits.clear()
@@ -113,15 +114,11 @@ def test_retry_after_is_respected(waits):
             HttpClient(server.url).get("/x")
         rounded = 2 if seconds == 20 else 0  # a date has whole seconds, and the request takes a part of one
         assert seconds + 0.25 - rounded <= waits[0] <= seconds + 0.5
-
-
-def test_retry_after_has_jitter(waits):
-    with answering(lambda _: Reply(status=503, headers={"Retry-After": "5"})) as server:
-        for _ in range(8):
-            with pytest.raises(EngineBusy):
-                HttpClient(server.url, retries=1).get("/x")
-    assert len(set(waits)) == 8
-    assert all(5 < waited < 6 for waited in waits)
+    waits.clear()
+    for _ in range(8):
+        with answering(failing(1, Reply(status=503, headers={"Retry-After": "5"}))) as server:
+            HttpClient(server.url).get("/x")
+    assert len(set(waits)) == 8 and all(5 < waited < 6 for waited in waits)
 
 
 def test_a_retry_after_beyond_the_limit_is_an_error(waits):
@@ -131,12 +128,16 @@ def test_a_retry_after_beyond_the_limit_is_an_error(waits):
         assert (len(server.asked), waits) == (1, [])
 
 
-def test_no_request_is_sent_after_cancellation():
+def test_no_request_is_sent_after_cancellation_or_by_a_closed_client():
     given_up = threading.Event()
     given_up.set()
     with answering(lambda _: Reply(status=503)) as server:
+        client = HttpClient(server.url)
         with pytest.raises(EngineError, match="given up before it was asked"):
-            HttpClient(server.url).post("/x", {}, cancelled=given_up)
+            client.post("/x", {}, cancelled=given_up)
+        client.close()
+        with pytest.raises(EngineError, match="the engine is closed"):
+            client.post("/x", {})
         assert server.asked == []
 
 
@@ -149,11 +150,8 @@ def test_timed_out_requests_are_not_retried():
         with pytest.raises(DeadlineExceeded, match="did not answer within"):
             HttpClient(server.url, timeout_s=0.2).get("/x")
         assert len(server.asked) == 1
-
-
-def test_server_side_time_outs_are_not_retried():
     with answering(lambda _: Reply({"detail": "took too long"}, 504)) as server:
-        with pytest.raises(DeadlineExceeded, match=r"not done in time \(504: took too long\)"):
+        with pytest.raises(DeadlineExceeded, match=r"504: took too long"):
             HttpClient(server.url, retries=2).post("/x", {})
         assert len(server.asked) == 1
 
@@ -237,13 +235,6 @@ def test_connections_are_closed_with_the_last_reference():
         assert inner.is_closed
 
 
-def test_an_unreachable_server_is_an_error():
-    with answering(lambda _: Reply({})) as server:
-        gone = server.url
-    with pytest.raises(EngineError, match=r"cannot be reached .*Check the address, and that the server runs"):
-        HttpClient(gone, retries=1).get("/v1/models")
-
-
 def test_the_key_is_sent_and_never_shown():
     with answering(lambda asked: Reply({"error": {"message": f"bad {asked.headers['Authorization']}"}}, 401)) as server:
         with pytest.raises(Refused, match=r"bad Bearer \*\*\*\)\. Check the API key") as found:
@@ -291,21 +282,6 @@ def test_a_response_that_is_not_json_is_an_error():
         HttpClient(server.url).post_only("/x", {})  # where only success counts
 
 
-def test_a_closed_client_sends_nothing():
-    with answering(lambda _: Reply({})) as server:
-        closed = HttpClient(server.url)
-        closed.close()
-        with pytest.raises(EngineError, match="the engine is closed"):
-            closed.post("/x", {})
-        assert server.asked == []
-
-
-def test_urls_have_no_query_and_may_end_with_the_api_version():
-    with pytest.raises(EngineError, match=r"is not .*Write it as in http://localhost:8000"):
-        HttpClient("http://h/?a=1")
-    assert {HttpClient(f"http://host:1{end}").url for end in ("", "/", "/v1", "/v1/")} == {"http://host:1"}
-
-
 @pytest.mark.parametrize("packed", [False, True])
 def test_an_answer_without_end_does_not_fill_the_memory(monkeypatch, packed):
     monkeypatch.setattr(http_client, "MAX_RESPONSE_BYTES", 100_000)
@@ -325,13 +301,6 @@ def test_nested_answers_and_odd_headers_are_errors_in_words(waits):
         with answering(failing(1, busy)) as server:
             assert HttpClient(server.url).post("/x", {}) == {"done": True}
     assert all(0 < wait < 1 for wait in waits)
-
-
-def test_a_servers_words_are_one_line_without_control_characters():
-    error = {"error": {"message": "no\x1b[31m\nERROR forged\u202e"}}
-    with answering(lambda _: Reply(error, 400)) as server, pytest.raises(Refused) as raised:
-        HttpClient(server.url).post("/x", {})
-    assert "ERROR forged" in str(raised.value) and str(raised.value).isprintable()
 
 
 # The number of requests in flight
@@ -442,6 +411,12 @@ def test_a_malformed_address_is_refused_wherever_it_is_given(url):
 def test_a_well_formed_address_is_taken(url):
     assert server_url(url).hostname
     HttpClient(url).close()
+
+
+def test_an_address_has_no_query_and_may_end_with_the_version_of_the_api():
+    with pytest.raises(EngineError, match=r"is not .*Write it as in http://localhost:8000"):
+        HttpClient("http://h/?a=1")
+    assert {HttpClient(f"http://host:1{end}").url for end in ("", "/", "/v1", "/v1/")} == {"http://host:1"}
 
 
 def test_the_address_of_each_search_engine_is_parsed_there():

@@ -34,10 +34,6 @@ def test_a_training_example_is_the_inference_prompt_followed_by_the_target(rende
     prompt = renderer.prompt_ids(messages(task, RECORD))
     assert list(example.input_ids[: example.prompt_length]) == prompt
     assert renderer.decode(example.input_ids[example.prompt_length :]) == "green tents"
-
-
-def test_the_stop_token_is_trained(renderer, task):
-    example = renderer.example(task, RECORD)
     assert example.input_ids[-1] == renderer.stop_id == renderer.tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
@@ -68,15 +64,11 @@ def test_a_missing_field_is_an_error_that_names_the_record(task, monkeypatch):
         messages(task, RECORD)
 
 
-def test_a_template_without_a_stop_token_is_refused(renderer):
+def test_no_template_and_one_without_a_stop_token_are_refused(renderer):
     tokenizer = renderer.tokenizer.__class__.from_pretrained(renderer.tokenizer.name_or_path)
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
     with pytest.raises(RenderError, match="does not end an assistant's turn"):
         _ = Renderer(tokenizer).stop_id
-
-
-def test_a_missing_chat_template_is_refused(renderer):
-    tokenizer = renderer.tokenizer.__class__.from_pretrained(renderer.tokenizer.name_or_path)
     tokenizer.chat_template = None
     with pytest.raises(RenderError, match="no chat template"):
         Renderer(tokenizer)

@@ -26,7 +26,7 @@ def test_overrides_take_precedence_over_the_file_and_the_file_over_the_default(t
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("lora.rank=8", "unknown key 'lora.rank'"),
+        ("lora.rank=8", "unknown key 'lora.rank'.*alpha, dropout, r, target_modules, variant"),
         ("colour=red", "unknown key 'colour'"),
         ("lora.r=0", "'lora.r' = 0"),
         ("lora.variant=qora", "'lora.variant' = 'qora'"),
@@ -35,10 +35,11 @@ def test_overrides_take_precedence_over_the_file_and_the_file_over_the_default(t
         ("base=[", "is not a YAML value"),
         (".".join(["lora"] * 100_000) + "=1", "a key of 100000 parts"),
         ("optim.learning_rate=.nan", "'optim.learning_rate' = nan"),
+        ("validation={metric: nDCG@10, generate_rows: 0}", "validation.metric.*needs outputs"),
     ],
 )
 def test_an_invalid_value_is_named(override, says):
-    with pytest.raises(RecipeError, match=says.replace(".", r"\.")):
+    with pytest.raises(RecipeError, match=says):
         load_recipe({}, overrides=[override])
 
 
@@ -71,16 +72,6 @@ def test_a_file_that_trains_all_weights_has_their_learning_rate(tmp_path):
     assert load_recipe({}, file, overrides=["method=full"]).is_full
 
 
-def test_a_measure_of_outputs_needs_outputs():
-    with pytest.raises(RecipeError, match=r"validation\.metric.*needs outputs"):
-        load_recipe({"validation": {"metric": "nDCG@10", "generate_rows": 0}})
-
-
-def test_an_unknown_key_lists_the_known_ones():
-    with pytest.raises(RecipeError, match="alpha, dropout, r, target_modules, variant"):
-        load_recipe({}, overrides=["lora.rank=8"])
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -97,9 +88,6 @@ def test_a_file_that_is_not_a_recipe_is_named(tmp_path, content, says):
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(RecipeError, match=rf"bad\.yaml.*{says}"):
         load_recipe({}, file)
-
-
-def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(RecipeError, match=r"none\.yaml"):
         load_recipe({}, tmp_path / "none.yaml")
 

@@ -94,7 +94,6 @@ def test_a_generated_task_goes_through_build_train_and_evaluate(cli, tmp_path, t
     [
         ("Bad", "text", "'Bad' is not a task name"),
         ("class", "text", "'class' is not a task name"),
-        ("../x", "text", "is not a task name"),
         ("a" * 41, "text", "is not a task name"),
         ("x\n", "text", "is not a task name"),
         ("rewriting", "text", "there is a task 'rewriting' already"),
@@ -105,12 +104,8 @@ def test_a_generated_task_goes_through_build_train_and_evaluate(cli, tmp_path, t
 def test_an_invalid_name_or_kind_is_refused(folder, name, kind, problem):
     with pytest.raises(UsageError, match=problem):
         new_task(name, kind, folder)
-
-
-def test_an_unwritable_folder_is_refused(tmp_path):
-    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UsageError, match="cannot be written"):
-        new_task("mine", "text", tmp_path / "file")
+        new_task("mine", "text", folder / "my_text" / "task.py")
 
 
 def test_tasks_show_lists_options_and_recipe(cli):

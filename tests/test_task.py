@@ -40,19 +40,13 @@ def test_an_unreadable_recipe_is_named(tmp_path):
     assert refused.value.where == str(file)
 
 
-def test_an_unknown_task_lists_the_known_ones():
+def test_unknown_and_repeated_names_and_a_missing_folder_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"no task 'colours'\. Known tasks: .*rewriting"):
         load_task("colours")
-
-
-def test_two_tasks_of_one_name_are_refused(tmp_path):
     (tmp_path / "rewriting").mkdir()
     (tmp_path / "rewriting" / "__init__.py").write_text("task = 1\n", encoding="utf-8")
     with pytest.raises(UsageError, match="two tasks called 'rewriting'"):
         load_task("rewriting", tmp_path)
-
-
-def test_a_missing_tasks_folder_is_refused(tmp_path):
     with pytest.raises(UsageError, match="not a folder of tasks"):
         load_tasks(tmp_path / "none")
 

@@ -27,21 +27,6 @@ def dataset(cli, tmp_path):
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize(
-    ("rows", "says"),
-    [
-        ([ROW, "{broken\n"], ["rows.jsonl, line 2"]),
-        ([ROW, {**ROW, "id": "2", "rewrite": 5}], ["rows.jsonl, line 2", "rewrite"]),
-        ([ROW, {"id": "2", "query": "a tent", "rewrite": "tent"}], ["rows.jsonl, line 2", "group"]),
-    ],
-)
-def test_an_invalid_row_names_file_row_and_field(refused, tmp_path, rows, says):
-    source = lines(tmp_path / "rows.jsonl", *rows)
-    complaint = refused("data", "build", "rewriting", source, "--format", "native", "--out", tmp_path / "out")
-    assert all(word in complaint for word in says)
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.slow
 def test_unusable_sources_formats_and_tasks_are_named(refused, tmp_path):
     empty = lines(tmp_path / "empty.jsonl")
@@ -54,14 +39,6 @@ def test_unusable_sources_formats_and_tasks_are_named(refused, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_base_is_an_error(refused, dataset, tmp_path):
-    store = tmp_path / "store"
-    complaint = refused("train", "rewriting", "--data", dataset, "--name", "r", "--base", "none", "--store", store)
-    assert "no base model 'none'" in complaint
-    assert "smollm2-135m-instruct-q4_1" in complaint
-    assert not store.exists()
-
-
 @pytest.mark.slow
 def test_invalid_and_taken_names_are_errors(refused, dataset, tiny_base, tmp_path):
     store = Store(tmp_path / "store")
@@ -69,40 +46,8 @@ def test_invalid_and_taken_names_are_errors(refused, dataset, tiny_base, tmp_pat
     train = ("train", "rewriting", "--data", dataset, "--base", tiny_base.path, "--store", store.root)
     assert "../first" in refused(*train, "--name", "../first")
     assert "first-word" in refused(*train, "--name", "first")
-    assert list(store.versions("first")) == [1]
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ("name: p\nstages:\n  - bm26: {}\n", "bm25"),
-        ("name: [", "not YAML"),
-        ("name: p\nstages:\n  - adapter: {name: nobody}\n  - bm25: {}\n", "no adapter 'nobody'"),
-    ],
-)
-def test_an_invalid_pipeline_is_an_error(refused, tmp_path, content, says):
-    pipeline = tmp_path / "p.yaml"
-    pipeline.write_text(content, encoding="utf-8")
-    queries = lines(tmp_path / "q.jsonl", {"id": "1", "query": "tent"})
-    corpus = lines(tmp_path / "c.jsonl", {"id": "1", "text": "tent"})
-    out = tmp_path / "run.trec"
-    given = ("run", pipeline, "--queries", queries, "--corpus", corpus, "--out", out, "--store", tmp_path / "store")
-    assert says in refused(*given)
-    assert not out.exists()
-
-
-@pytest.mark.slow
-def test_invalid_queries_and_corpora_are_errors(refused, tmp_path):
-    pipeline = tmp_path / "p.yaml"
-    pipeline.write_text("name: p\nstages:\n  - bm25: {}\n", encoding="utf-8")
-    good = lines(tmp_path / "good.jsonl", {"id": "1", "query": "tent", "text": "tent"})
-    twice = lines(tmp_path / "twice.jsonl", {"id": "1", "query": "tent"}, {"id": "1", "query": "boot"})
-    without = lines(tmp_path / "without.jsonl", {"id": "1"})
-    out = ("--out", tmp_path / "run.trec")
-    assert "'1' is repeated" in refused("run", pipeline, "--queries", twice, "--corpus", good, *out)
-    assert "without.jsonl, line 1" in refused("run", pipeline, "--queries", without, "--corpus", good, *out)
-    assert "without.jsonl, line 1" in refused("run", pipeline, "--queries", good, "--corpus", without, *out)
-    assert "no pipeline 'p2'" in refused("run", "p2", "--queries", good, "--corpus", good, *out)
+    assert "smollm2-135m-instruct-q4_1" in refused(*train, "--name", "new", "--base", "none")
+    assert [entry.name for entry in store.list()] == ["first"] and list(store.versions("first")) == [1]
 
 
 @pytest.mark.slow
@@ -127,7 +72,7 @@ def test_a_name_cannot_forge_a_line_of_output(cli, tmp_path):
     name = "a\nsearchlora: done\x1b[2K\r\u202e"
     for command in (
         ("judge-card", "--human", "none", "--judge", name, "--out", tmp_path / "out"),
-        ("convert", "qrels", tmp_path / name, tmp_path / "out.tsv"),
+        ("convert", tmp_path / name, tmp_path / "out.tsv"),
         ("adapters", "show", name),
     ):
         called = cli(*command)

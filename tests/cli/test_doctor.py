@@ -118,19 +118,17 @@ def test_a_store_and_a_base_are_required_only_where_they_are_given(cli, tmp_path
     assert cli("doctor").code == 0
     absent = cli("doctor", "--store", tmp_path / "none")
     assert absent.code == 1 and "does not exist" in absent.out
+    damaged = tmp_path / "damaged" / "shop" / "1"
+    damaged.mkdir(parents=True)
+    (damaged / "searchlora.json").write_text("{", encoding="utf-8")
+    found = diagnosed(store=tmp_path / "damaged")["adapter store"]
+    assert found.status == "broken" and "shop@1" in found.detail
     (tmp_path / "store").mkdir()
     present = cli("doctor", "--store", tmp_path / "store", "--base", tiny_base.path)
     assert present.code == 0, present.out
     assert "adapters share batches; logits differ by" in present.out and "local, bf16; this is" in present.out
     unknown = cli("doctor", "--base", "no-such-base")
     assert unknown.code == 1 and "no-such-base" in unknown.out
-
-
-def test_a_damaged_version_is_named_with_the_reason(tmp_path):
-    (tmp_path / "store" / "shop" / "1").mkdir(parents=True)
-    (tmp_path / "store" / "shop" / "1" / "searchlora.json").write_text("{", encoding="utf-8")
-    found = diagnosed(store=tmp_path / "store")["adapter store"]
-    assert found.status == "broken" and "shop@1" in found.detail
 
 
 def test_a_server_is_reached_and_its_models_listed(cli, server):

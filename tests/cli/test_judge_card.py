@@ -39,9 +39,9 @@ def files(tmp_path):
     return tmp_path
 
 
-def asked(files, *more):
-    judges = ("--judge", f"good={files / 'good'}", "--judge", f"poor={files / 'poor'}")
-    return ("judge-card", "--human", files / "human", *judges, "--resamples", 200, "--out", files / "out", *more)
+def asked(files, *more, judges=("good", "poor"), human="human", out="out"):
+    named = (part for judge in judges for part in ("--judge", f"{judge}={files / judge}"))
+    return ("judge-card", "--human", files / human, *named, "--resamples", 200, "--out", files / out, *more)
 
 
 @pytest.mark.slow
@@ -57,6 +57,7 @@ def test_card_with_all_options(cli, files):
     assert len(found["inputs"]) == 4 and any(name.endswith("good.invalid.jsonl") for name in found["inputs"])
     assert all(len(sha256) == 64 for sha256 in found["inputs"].values())
     text = (files / "out" / "judge_card.md").read_text(encoding="utf-8")
+    assert "No card names the scale: the grades 0, 1, 2, 3 are assumed." in text
     assert text.index("| good |") < text.index("| poor |") and "1 of 1 pairs of judges are shown to differ" in text
     assert f"good: kappa {good['figures']['kappa']['value']:.3f}" in done.out
 
@@ -76,38 +77,20 @@ def test_a_circular_judge_is_refused_or_marked(cli, refused, files):
     assert "no topics file was given" in cli(*asked(files)).out
 
 
-def test_human_qrels_must_be_human(refused, files):
-    write_card(files / "human", JudgmentsCard("llm", DATE, judge="j@1", judge_lineage=("j@1",)))
-    assert "judgments of source 'llm', not human ones" in refused(*asked(files))
-
-
-@pytest.mark.parametrize("source", ["mixed", "human"])
-def test_human_grades_are_not_compared_with_themselves(refused, files, source):
-    counts = {"human": 120} if source == "human" else {"human": 60, "llm": 60}
-    write_card(files / "poor", JudgmentsCard(source, DATE, counts=counts))
-    assert f"poor: holds judgments of source '{source}', not a judge's alone" in refused(*asked(files))
-
-
 @pytest.mark.parametrize(
     ("more", "says"),
     [
         (("--scale", "0,one"), "the scale '0,one' is not a list of whole numbers"),
         (("--scale", "0,1"), "is outside the scale 0, 1"),
         (("--relevant", 4), "the relevance threshold 4 does not divide the scale"),
+        (("--correction", "none"), "there is no correction 'none'"),
         (("--judge", "nameless"), "'nameless' is not NAME=FILE"),
         (("--judge", "good=x"), "two judges have one name"),
-        (("--correction", "none"), "there is no correction 'none'"),
     ],
 )
 def test_impossible_requests_are_errors(refused, files, monkeypatch, more, says):
     monkeypatch.chdir(files)
     assert says in refused(*asked(files, *more))
-    assert not (files / "out").exists()
-
-
-def test_the_correction_is_checked_for_one_judge(refused, files):
-    ask = ("judge-card", "--human", files / "human", "--judge", f"x={files / 'good'}", "--out", files / "out")
-    assert "there is no correction 'none'" in refused(*ask, "--correction", "none")
     assert not (files / "out").exists()
 
 
@@ -119,32 +102,33 @@ def test_a_damaged_list_of_failed_answers_names_its_line(refused, files):
     assert "document d5 of topic q0 has a grade or is repeated" in refused(*asked(files))
 
 
-@pytest.mark.slow
-def test_qrels_of_an_llm_are_not_accepted_as_a_rater(refused, files):
-    write_card(files / "poor", JudgmentsCard("llm", DATE, judge="j@1", judge_lineage=("j@1",)))
+def test_human_grades_are_of_people_and_a_judges_are_not(refused, files):
     raters = ("--rater", f"a={files / 'human'}", "--rater", f"b={files / 'poor'}")
+    write_card(files / "poor", JudgmentsCard("llm", DATE, judge="j@1", judge_lineage=("j@1",)))
     assert "poor: holds judgments of source 'llm', not human ones" in refused(*asked(files, *raters))
     (files / "odd").write_text("q0 0 d0 7\n", encoding="utf-8")
     raters = ("--rater", f"a={files / 'human'}", "--rater", f"b={files / 'odd'}")
     assert "rater b, topic q0, document d0: the human grade 7 is outside the scale" in refused(*asked(files, *raters))
+    for source, counts in (("human", {"human": 120}), ("mixed", {"human": 60, "llm": 60})):
+        write_card(files / "poor", JudgmentsCard(source, DATE, counts=counts))
+        assert f"poor: holds judgments of source '{source}', not a judge's alone" in refused(*asked(files))
+    write_card(files / "human", JudgmentsCard("llm", DATE, judge="j@1", judge_lineage=("j@1",)))
+    assert "human: holds judgments of source 'llm', not human ones" in refused(*asked(files))
     assert not (files / "out").exists()
 
 
 @pytest.mark.slow
 def test_a_judge_without_a_grade_has_invalid_answers_only(cli, refused, files):
     write_qrels(files / "failed", {q: dict.fromkeys(row, 9) for q, row in HUMAN.items()})
-    ask = ("judge-card", "--human", files / "human", "--judge", f"x={files / 'failed'}", "--out", files / "out")
+    ask = asked(files, judges=("failed",))
     assert "the grade 9 is outside the scale 0, 1, 2, 3, which is assumed" in refused(*ask)
     ask += ("--scale", "0,1,2,3")
+    assert "there is no correction 'none'" in refused(*ask, "--correction", "none")  # for one judge, too
     done = cli(*ask)
     assert done.code == 0 and "120 of 120 answers are invalid" in done.out
-
-
-@pytest.mark.slow
-def test_undefined_figures_are_null(cli, files):
     write_qrels(files / "one", {"q0": HUMAN["q0"]})
-    done = cli("judge-card", "--human", files / "one", "--judge", f"x={files / 'one'}", "--out", files / "out")
-    assert "x: kappa 1.000 (no interval), 10 pairs of 1 queries" in done.out and "nan" not in done.out
+    alone = cli(*asked(files, human="one", judges=("one",)))
+    assert "one: kappa 1.000 (no interval), 10 pairs of 1 queries" in alone.out and "nan" not in alone.out
 
 
 def scaled(path, grades, scale, relevant=None):
@@ -158,7 +142,7 @@ def test_the_scale_is_that_of_the_judges_card(cli, refused, files):
     two = {q: {d: int(g > 1) for d, g in row.items()} for q, row in HUMAN.items()}
     write_qrels(files / "human", two)
     scaled(files / "binary", two, (0, 1), relevant=1)
-    ask = ("judge-card", "--human", files / "human", "--judge", f"x={files / 'binary'}", "--out", files / "out")
+    ask = asked(files, judges=("binary",))
     assert cli(*ask).code == 0
     (card,) = json.loads((files / "out" / "judge_card.json").read_text())["cards"]
     assert (card["scale"], card["relevant"]) == ([0, 1], 1)
@@ -171,24 +155,13 @@ def test_the_scale_is_that_of_the_judges_card(cli, refused, files):
     assert "the cards count as relevant from grade 0 and 1" in refused(*ask, "--judge", f"y={files / 'strict'}")
 
 
-@pytest.mark.slow
-def test_a_scale_that_no_card_names_is_said_to_be_assumed(cli, files):
-    assert cli(*asked(files)).code == 0
-    assert (
-        "No card names the scale: the grades 0, 1, 2, 3 are assumed." in (files / "out" / "judge_card.md").read_text()
-    )
-    assert cli(*asked(files, "--scale", "0,1,2,3")).code == 0
-    assert "are assumed" not in (files / "out" / "judge_card.md").read_text()
-
-
 def test_fresh_labels_are_compared_with_an_earlier_card(cli, refused, files):
-    (files / "poor").rename(files / "kept")
-    judge = ("--judge", f"good={files / 'good'}", "--resamples", 200)
-    assert cli("judge-card", "--human", files / "human", *judge, "--out", files / "then").code == 0
-    since = ("--since", files / "then" / "judge_card.json", "--out", files / "now")
-    same = cli("judge-card", "--human", files / "human", *judge, *since)
+    assert cli(*asked(files, judges=("good",), out="then")).code == 0
+    since = ("--since", files / "then" / "judge_card.json")
+    same = cli(*asked(files, *since, judges=("good",)))
     assert same.code == 0 and "+0.000 (-" in same.out
-    worse = cli("judge-card", "--human", files / "human", "--judge", f"good={files / 'kept'}", *since)
+    assert "no card of these judges" in refused(*asked(files, *since, judges=("poor",)))
+    (files / "good.invalid.jsonl").unlink()
+    (files / "poor").rename(files / "good")
+    worse = cli(*asked(files, *since, judges=("good",)))
     assert worse.code == 1 and "has fallen" in worse.err
-    other = ("--judge", f"other={files / 'good'}", "--resamples", 200)
-    assert "no card of these judges" in refused("judge-card", "--human", files / "human", *other, *since)

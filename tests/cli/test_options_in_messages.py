@@ -28,21 +28,14 @@ _COMPUTING = ("run", "search", "tune", "evaluate", "experiment", "promote", "jud
 
 #: Beginning of a module's path -> the verbs that show its messages; the first that fits counts.
 SHOWN_BY: dict[str, tuple[str, ...]] = {
-    "eval/formats/__init__.py": ("convert",),
-    "eval/formats/checks.py": ("convert",),
     "eval/judgments/converting.py": ("convert",),
-    "eval/risk.py": ("tune",),
     "eval/judge/cards_from_files.py": ("judge-card",),
     "eval/judge/scale.py": ("judge-card",),
-    "eval/judge/grading_queue.py": ("grade queue",),
     "eval/policy/decide.py": ("promote",),
-    "pipelines/config.py": ("run", "search", "ablate"),
+    "pipelines/config.py": ("index build", "index load"),
+    "pipelines/stages/stage.py": ("index build", "index load"),
     "pipelines/explain.py": ("search",),
     "pipelines/index_build.py": ("index build",),
-    "pipelines/stages/adapter.py": ("tune",),
-    "pipelines/stages/answering.py": ("tune",),
-    "pipelines/stages/deciding.py": ("tune",),
-    "pipelines/stages/fuse.py": ("tune",),
     "pipelines/pipeline.py": ("run", "search", "ablate"),
     "searchlora/adapters/alias_weights.py": ("adapters alias",),
     "searchlora/adapters/operations.py": ("adapters alias",),
@@ -52,7 +45,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/experiments/row_sample.py": ("data label",),
     "searchlora/experiments/demo_search.py": ("serve",),
     "searchlora/systems/compared.py": ("evaluate", "promote"),
-    "searchlora/experiments/encoder_train.py": ("train",),
+    "searchlora/experiments/encoder_train.py": ("data build",),
     "searchlora/experiments/start.py": ("train",),
     "searchlora/experiments/train.py": ("train",),
     "searchlora/experiments/experiment": ("experiment",),
@@ -76,9 +69,7 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
     "searchlora/inference/settings.py": _COMPUTING,
     "searchlora/inference/remote/server_models.py": ("serve",),
     "searchlora/inference/remote/service.py": ("judge", "data label"),
-    "searchlora/models/devices.py": ("train",),
     "searchlora/recipe_reading.py": ("train",),
-    "searchlora/retrieval/learning_to_rank.py": ("tune",),
     "searchlora/scaffold": ("tasks new",),
     "searchlora/server/api": ("serve",),
     "searchlora/server/grading": ("grade serve",),
@@ -91,23 +82,12 @@ SHOWN_BY: dict[str, tuple[str, ...]] = {
 #: Messages that send the reader to another verb: module and option -> that verb.
 OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
     ("eval/judge/scale.py", "--relevant"): ("judge-card",),
-    ("eval/policy/decide.py", "--map"): ("data build",),
     ("eval/judge/grading_queue.py", "--generate"): ("judge",),
-    ("pipelines/config.py", "--pipeline"): ("index build", "index load"),
-    ("pipelines/config.py", "--set"): ("index build", "index load"),
-    ("pipelines/stages/stage.py", "--pipeline"): ("index build", "index load"),
     ("searchlora/retrieval/engine_index.py", "--pipeline"): ("index load",),
     ("searchlora/retrieval/index_manifest.py", "--map"): ("index build", "index load"),
     ("searchlora/retrieval/index_manifest.py", "--out"): ("index build",),
     ("searchlora/retrieval/index_folder.py", "--pipeline"): ("index build",),
-    ("searchlora/adapters/transfer.py", "--store"): ("adapters pull",),
-    ("searchlora/events/database.py", "--events"): ("serve",),
     ("searchlora/experiments/tune_risk.py", "--split-ratios"): ("data build",),
-    ("tasks/rag_answer/deciding.py", "--data"): ("tune",),
-    ("tasks/rag_answer/deciding.py", "--out"): ("tune",),
-    ("eval/formats/quepid.py", "--format"): ("data build",),
-    ("eval/policy/decide.py", "--judgments-source"): ("data build", "convert"),
-    ("searchlora/experiments/demo_search.py", "--all"): ("demo",),
     ("searchlora/systems/compared.py", "--unconstrained"): ("evaluate",),
     ("searchlora/systems/compared.py", "--corpus"): ("data build",),
     ("searchlora/systems/compared.py", "--qrels"): ("data build",),
@@ -115,16 +95,15 @@ OF_ANOTHER_VERB: dict[tuple[str, str], tuple[str, ...]] = {
     ("searchlora/experiments/options.py", "--reason"): ("promote",),
     ("searchlora/data/formats/judgments.py", "--rater"): ("judge-card",),
     ("searchlora/data/mixture.py", "--data"): ("train",),
-    ("searchlora/experiments/train.py", "--split-ratios"): ("data build",),
-    ("searchlora/experiments/encoder_train.py", "--corpus"): ("data build",),
-    ("searchlora/experiments/encoder_train.py", "--qrels"): ("data build",),
-    ("searchlora/inference/adapter_folders.py", "--base"): ("serve",),
     ("tasks/judgment/task.py", "--data"): ("train",),
 }
 
 
-def _verbs(module: str, option: str) -> tuple[str, ...]:
-    """The verbs that must have an option that a message of the module names; empty if none is known."""
+def _verbs(module: str, option: str, text: str) -> tuple[str, ...]:
+    """The verbs that must have an option: one that the message names beside it, or those of its module; or none."""
+    for verb in LEAVES:
+        if re.search(rf"(searchlora |`){verb}\b", text) and option in _options_of(verb):
+            return (verb,)
     by_prefix = next((verbs for prefix, verbs in SHOWN_BY.items() if module.startswith(prefix)), ())
     return OF_ANOTHER_VERB.get((module, option), by_prefix)
 
@@ -172,7 +151,7 @@ OF_ALL_VERBS = {name for parameter in TREE[""].params for name in parameter.opts
 def test_messages_name_options_of_the_verbs_that_show_them():
     for module, text in MESSAGES:
         for option in set(_OPTION.findall(text)) - OF_ALL_VERBS if "/cli/" not in module else ():
-            verbs = _verbs(module, option)
+            verbs = _verbs(module, option, text)
             assert verbs, f"say in SHOWN_BY which verbs show the messages of {module}: {text!r}"
             for verb in verbs:
                 assert option in _options_of(verb), f"`searchlora {verb}` has no {option}: {module}: {text!r}"

@@ -21,7 +21,7 @@ def corpus(tmp_path):
 
 
 @pytest.mark.slow
-def test_search_prints_stages_and_hits(cli, corpus):
+def test_search_prints_stages_and_hits(cli, corpus, tmp_path):
     called = cli("search", "bm25", "red green couch", "--corpus", corpus)
     assert called.code == 0, called
     lines = called.out.splitlines()
@@ -33,12 +33,8 @@ def test_search_prints_stages_and_hits(cli, corpus):
     assert len(cli("search", "bm25", "red green couch", "--corpus", corpus, "--top", 1).out.splitlines()) == 5
     found = json.loads(cli("search", "bm25", "green", "--corpus", corpus, "--json").out)
     assert found["hits"][0]["document"] == "d2"
-
-
-@pytest.mark.usefixtures("corpus")
-def test_search_prints_what_stages_wrote(cli, tmp_path):
     (tmp_path / "p.yaml").write_text("name: p\ncorpus: corpus.jsonl\nstages: [{bm25: {}}, {passages: {k: 1}}]\n")
-    assert "passages(1)" in cli("search", tmp_path / "p.yaml", "tent").out
+    assert "passages(1)" in cli("search", tmp_path / "p.yaml", "tent").out  # what a stage wrote
 
 
 @pytest.mark.usefixtures("corpus")
@@ -60,23 +56,17 @@ def test_search_takes_further_fields(cli, refused, tmp_path):
     assert "the value of 'wanted' is not JSON" in refused(*command, "--field", "wanted=[x")
 
 
-def test_run_writes_results_and_run_in_one_call(cli, corpus, tmp_path):
+def test_run_writes_results_and_run_in_one_call_and_traces_only_if_asked(cli, corpus, tmp_path):
     (tmp_path / "queries.tsv").write_text("id\tquery\nq1\tred couch\nq2\tnothing\n")
     files = [tmp_path / "a.trec", tmp_path / "a.jsonl"]
-    called = cli(
-        "run", "bm25", "--queries", tmp_path / "queries.tsv", "--corpus", corpus, "--out", files[0], "--out", files[1]
-    )
+    outs = ("--out", files[0], "--out", files[1])
+    command = ("run", "bm25", "--queries", tmp_path / "queries.tsv", "--corpus", corpus, *outs)
+    called = cli(*command)
     assert called.code == 0, called
     assert read_run(files[0]).keys() == {"q1"}
     first, second = map(json.loads, files[1].read_text().splitlines())
     assert (first["id"], first["hits"][0]["document"]) == ("q1", "d1")
     assert (second["id"], second["hits"]) == ("q2", [])
-
-
-def test_run_traces_each_stage_only_if_asked(cli, corpus, tmp_path):
-    (tmp_path / "queries.tsv").write_text("id\tquery\nq1\tred couch\nq2\tnothing\n")
-    command = ("run", "bm25", "--queries", tmp_path / "queries.tsv", "--corpus", corpus, "--out", tmp_path / "a.trec")
-    assert cli(*command).code == 0
     before = {path.name for path in tmp_path.iterdir()}
     assert cli(*command, "--trace", tmp_path / "trace.jsonl").code == 0
     assert {path.name for path in tmp_path.iterdir()} - before == {"trace.jsonl"}

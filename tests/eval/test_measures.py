@@ -100,19 +100,8 @@ def test_notes_report_topics_left_out_and_topics_scored_zero():
     "name",
     [
         *("nDCG@10^20", f"nDCG@{10**20}", f"Success@{2**31}", f"RR(rel={10**20})", f"MRR@{10**400}", "IPrec@1e400"),
-        *(
-            f"SetF(beta={10**400})",
-            "RBP(p=1e400)",
-            "AP@True",
-            "P(rel=True)@5",
-            "P@0",
-            "nDCG@0",
-            "nDCG@-1",
-            "AP(rel=0)",
-            "MRR@0",
-            "nDCG@" + "-" * 100_000 + "1",
-        ),
-        *("\x00", "\ud800"),
+        *(f"SetF(beta={10**400})", "RBP(p=1e400)", "AP@True", "P(rel=True)@5", "P@0", "nDCG@0", "nDCG@-1", "AP(rel=0)"),
+        *("MRR@0", "nDCG@" + "-" * 100_000 + "1", "\x00", "\ud800"),
     ],
     ids=lambda name: ascii(name)[:20],
 )
@@ -167,13 +156,11 @@ def _dl19(real_data, tmp_path):
     return read_run(tmp_path / "run"), read_qrels(tmp_path / "qrels")
 
 
-def test_identical_text_scores_one_and_different_text_less():
-    assert rouge_l(["a b c", "x"], ["a b c", "y"]) == [1.0, 0.0]
-
-
 def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence():
     # "a c" is a subsequence of the reference: precision 2/2, recall 2/4.
     assert rouge_l(["a c"], ["a b c d"]) == pytest.approx([2 * 1 * 0.5 / 1.5])
+    assert rouge_l(["a b c", "x"], ["a b c", "y"]) == [1.0, 0.0]
+    assert rouge_l(["Палатка весит два килограмма"], ["палатка весит 2 килограмма"]) == [pytest.approx(0.75)]
 
 
 def test_lengths_must_agree():
@@ -181,10 +168,6 @@ def test_lengths_must_agree():
         rouge_l(["a", "b"], ["a"])
     with pytest.raises(UsageError, match="no outputs"):
         rouge_l([], [])
-
-
-def test_rouge_supports_other_alphabets():
-    assert rouge_l(["Палатка весит два килограмма"], ["палатка весит 2 килограмма"]) == [pytest.approx(0.75)]
 
 
 # Measures of grades over rows, and intervals of rare shares: exact for independent pairs, wider if clustered

@@ -57,31 +57,24 @@ def test_all_rows_are_decided_where_no_answer_is_wrong():
     assert found.decided == 400
 
 
-def test_too_few_rows_are_refused_with_the_number_that_is_needed():
-    with pytest.raises(DataError, match=r"100 independent rows cannot show an error rate of at most 0\.02; 149 right"):
-        threshold_at_risk([0.9] * 100, [False] * 100, 0.02)
-
-
 @pytest.mark.parametrize("n", [160, 200, 297])
 def test_between_one_and_two_times_the_rows_that_are_needed_the_surest_can_decide(n):
     found = threshold_at_risk(np.linspace(1, 0.1, n), [number >= 149 for number in range(n)], 0.02)
     assert 149 <= found.decided < 160
 
 
-def test_too_many_errors_are_refused():
-    with pytest.raises(DataError, match=r"no threshold keeps an error rate of at most 0\.05: the 1000 surest"):
-        threshold_at_risk([0.9] * 1000, [True] * 500 + [False] * 500, 0.05)
-
-
-@pytest.mark.parametrize("risk", [0, 1, 1.5, -0.1, float("nan")])
-def test_a_risk_is_between_zero_and_one(risk):
-    with pytest.raises(UsageError, match="is not between 0 and 1"):
-        threshold_at_risk([0.9], [False], risk)
-
-
-def test_no_row_is_refused():
-    with pytest.raises(DataError, match="0 independent rows cannot show"):
-        threshold_at_risk([], [], 0.05)
+@pytest.mark.parametrize(
+    ("wrong", "risk", "says"),
+    [
+        ([False] * 100, 0.02, r"100 independent rows cannot show an error rate of at most 0\.02; 149 right"),
+        ([], 0.05, "0 independent rows cannot show"),
+        ([True] * 500 + [False] * 500, 0.05, r"no threshold keeps an error rate of at most 0\.05: the 1000 surest"),
+        *(([False], risk, "is not between 0 and 1") for risk in (0, 1, 1.5, -0.1, float("nan"))),
+    ],
+)
+def test_what_shows_no_risk_is_refused(wrong, risk, says):
+    with pytest.raises((DataError, UsageError), match=says):
+        threshold_at_risk([0.9] * len(wrong), wrong, risk)
 
 
 def test_the_bound_is_exact():
@@ -109,9 +102,6 @@ def test_calibration_error_equals_a_plain_loop(pairs):
             accuracy = sum(right for _, right in inside) / len(inside)
             off += len(inside) / len(pairs) * abs(confidence - accuracy)
     assert expected_calibration_error(probability, correct).value == pytest.approx(off, abs=1e-12)
-
-
-def test_calibration_error_refuses_values_that_are_not_probabilities():
     with pytest.raises(UsageError, match="not a probability"):
         expected_calibration_error({"1": 1.5}, {"1": True})
 
@@ -138,6 +128,7 @@ def test_points_of_the_reliability_curve():
         judged[f"q{query}"] = {f"d{at}": int(grade) for at, grade in enumerate(predicted)}
     points = grade_curve(human, judged)
     both = np.array([(judged[q][d], grade) for q, row in human.items() for d, grade in row.items()], dtype=float)
+    assert grade_curve({"q": {"d": 1}}, {"q": {"e": 1}}) == []
     assert [point.predicted for point in points] == [0, 1, 2, 3]
     assert sum(point.n for point in points) == 300
     for point in points:
@@ -158,10 +149,6 @@ def test_binned_curve_equals_scikit_learn():
     assert [point.predicted for point in points] == pytest.approx(list(mean))
     off = sum(point.n * abs(point.observed - point.predicted) for point in points) / 400
     assert expected_calibration_error(probability, correct).value == pytest.approx(off)
-
-
-def test_a_curve_of_unpaired_grades_is_empty():
-    assert grade_curve({"q": {"d": 1}}, {"q": {"e": 1}}) == []
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0, 50.0])

@@ -13,12 +13,7 @@ from scipy import stats
 
 from searchlora.errors import UsageError
 from searchlora.eval.sequential import Sum, mean_bounds
-from searchlora.eval.significance import (
-    correct,
-    detectable_effect,
-    disagreement_note,
-    paired_differences,
-)
+from searchlora.eval.significance import correct, detectable_effect, disagreement_note, paired_differences
 
 
 def paired_difference(a, b, clusters=None, **options):

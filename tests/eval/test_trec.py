@@ -65,10 +65,7 @@ def test_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path):
 # Words of texts, and the form under which two texts count as the same
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [("दिन", "दान"), ("กิน", "กัน"), ("হাত", "হাতি")],
-)
+@pytest.mark.parametrize(("one", "other"), [("दिन", "दान"), ("กิน", "กัน"), ("হাত", "হাতি")])
 def test_words_that_differ_in_a_mark_are_different(one, other):
     assert normalised(one) != normalised(other)
     assert normalised(f" {one}! ") == normalised(f"{one}?")

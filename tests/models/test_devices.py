@@ -12,12 +12,7 @@ import torch
 
 from searchlora.experiments import train as training
 from searchlora.experiments.improve import command as improving
-from searchlora.models.devices import (
-    VISIBLE,
-    chosen_gpu,
-    default_device,
-    visible_gpus,
-)
+from searchlora.models.devices import VISIBLE, chosen_gpu, default_device, visible_gpus
 from searchlora.models.load import load_model
 from searchlora.models.memory import available_memory, base_parameters
 from searchlora.models.resolve import BaseModel

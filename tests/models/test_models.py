@@ -29,6 +29,10 @@ def copy(tiny_base, tmp_path):
 
 def test_a_copy_has_the_same_fingerprint_and_changed_weights_another(tiny_base, copy, tmp_path):
     assert fingerprint(copy) == fingerprint(tiny_base.path)
+    file = copy / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert fingerprint(copy).tensors != fingerprint(tiny_base.path).tensors
     other = build_tiny_base(tmp_path / "other", seed=9, hidden=64)
     assert fingerprint(other).tensors != fingerprint(copy).tensors
     assert fingerprint(other).tokenizer == fingerprint(copy).tokenizer
@@ -41,14 +45,6 @@ def test_sharded_weights_have_the_fingerprint_of_a_single_file(tiny_base, copy):
     save_file({name: tensors[name] for name in names[::2]}, copy / "model-00001-of-00002.safetensors")
     save_file({name: tensors[name] for name in names[1::2]}, copy / "model-00002-of-00002.safetensors")
     assert fingerprint(copy) == fingerprint(tiny_base.path)
-
-
-def test_one_changed_bit_changes_the_fingerprint(tiny_base, copy):
-    file = copy / "model.safetensors"
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(bytes(content))
-    assert fingerprint(copy).tensors != fingerprint(tiny_base.path).tensors
 
 
 def test_template_and_tokenizer_changes_are_distinguished(tiny_base, copy):
@@ -129,10 +125,13 @@ def test_a_base_is_hashed_again_whose_time_of_modification_was_set_back(copy, na
     assert fingerprint(copy) != found
 
 
-def test_fingerprints_work_without_a_cache(copy, tmp_path, monkeypatch):
+def test_fingerprints_work_without_a_cache_and_conversions_do_not(copy, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "file"))
     assert fingerprint(copy).tensors
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(BaseModelError, match=r"cache cannot be written.*SEARCHLORA_CACHE"):
+        resolve(str(tmp_path / "model.gguf"))
 
 
 @pytest.mark.parametrize(
@@ -177,17 +176,13 @@ def hub(tiny_base, tmp_path, monkeypatch):
     return cached, asked
 
 
-def test_a_cached_base_is_not_updated_from_the_hub(hub):
+def test_a_cached_base_is_not_updated_from_the_hub_and_another_revision_is_downloaded(hub):
     _, asked = hub
     assert resolve("x/base").revision == "cached1"
     assert resolve("x/base", ask_hub=False).revision == "cached1"
     assert asked == [(None, "cache")] * 2
-
-
-def test_an_uncached_revision_is_downloaded(hub):
-    _, asked = hub
     assert resolve("x/base", "other2").revision == "other2"
-    assert asked == [("other2", "cache"), ("other2", "network")]
+    assert asked[2:] == [("other2", "cache"), ("other2", "network")]
     with pytest.raises(BaseModelError, match="not in the cache"):
         resolve("x/base", "third3", ask_hub=False)
     assert ("third3", "network") not in asked
@@ -244,16 +239,13 @@ def test_a_name_that_is_not_a_path_is_one_clear_error(name):
     ("file", "content"),
     [
         ("config.json", b"{"),
-        ("config.json", b"[1]"),
         ("config.json", b"\xff\xfe"),
         ("config.json", b'{"a":' * 100_000),
         ("config.json", b'{"architectures": [5], "model_type": 7}'),
         ("config.json", b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_attention_heads": 0}'),
-        ("config.json", b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": "many"}'),
         ("model.safetensors", (1 << 62).to_bytes(8, "little") + b"{}"),
         ("model.safetensors", (2).to_bytes(8, "little") + b"[]"),
         ("model.safetensors", (7).to_bytes(8, "little") + b'{"a":1}'),
-        ("model.safetensors", b""),
         ("model.safetensors", b"no"),
         ("tokenizer.json", b"[]"),
         ("tokenizer.json", b'{"model": {"type": "none"}}'),
@@ -273,14 +265,14 @@ def test_odd_files_in_a_base_folder_are_clear_errors(copy, file, content):
 
 
 def test_folders_and_links_in_place_of_files_are_missing_files(copy):
-    (copy / "model.safetensors").unlink()
-    (copy / "model.safetensors").mkdir()
-    with pytest.raises(BaseModelError, match=r"holds no \*\.safetensors"):
-        resolve(str(copy))
-    (copy / "model.safetensors").rmdir()
-    (copy / "model.safetensors").symlink_to(copy / "nowhere")
-    with pytest.raises(BaseModelError, match=r"holds no \*\.safetensors"):
-        resolve(str(copy))
+    weights = copy / "model.safetensors"
+    weights.unlink()
+    for place in (weights.mkdir, lambda: weights.symlink_to(copy / "nowhere")):
+        place()
+        with pytest.raises(BaseModelError, match=r"holds no \*\.safetensors"):
+            resolve(str(copy))
+        if weights.is_dir():
+            weights.rmdir()
 
 
 def test_weights_that_lack_a_tensor_are_refused(copy):
@@ -302,8 +294,6 @@ def test_a_base_moved_while_in_use_has_its_own_error(copy):
 
 def test_pickles_in_a_base_folder_are_never_read(copy, monkeypatch):
     import pickle
-
-    import torch
 
     def refused(*_args, **_kwargs):
         raise AssertionError("a pickle was read")
@@ -339,14 +329,6 @@ def test_files_beside_a_gguf_file_are_not_read(tmp_path, monkeypatch):
     assert asked == [["model.gguf"]]
 
 
-def test_a_cache_that_cannot_be_written_is_a_clear_error(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "file"))
-    with pytest.raises(BaseModelError, match=r"cache cannot be written.*SEARCHLORA_CACHE"):
-        resolve(str(tmp_path / "model.gguf"))
-
-
 def test_a_loaded_base_is_frozen(tiny_base):
     for quantization in ("none", "nf4"):
         model = load_model(tiny_base, quantization=quantization)
@@ -375,8 +357,6 @@ def test_the_packaged_base_answers_and_is_converted_once():
     assert (base.path / "model.safetensors").stat().st_mtime_ns == before
     assert "quantization_config" not in json.loads((base.path / "config.json").read_text(encoding="utf-8"))
     renderer = Renderer(load_tokenizer(base))
-    import torch
-
     ids = torch.tensor([renderer.prompt_ids([{"role": "user", "content": "What is the capital of France?"}])])
     answer = load_model(base).generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
     assert "Paris" in renderer.decode(answer.tolist())
@@ -391,8 +371,6 @@ def test_the_packaged_base_has_the_fingerprint_recorded_in_adapters():
 
 
 def test_bf16_is_computed_in_fp32_where_the_processor_cannot_multiply_it(tiny_base, monkeypatch):
-    import torch
-
     with monkeypatch.context() as patch:
         patch.setenv(SWITCH, "baseline")
         assert not multiplies_bf16()

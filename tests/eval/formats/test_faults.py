@@ -147,10 +147,7 @@ ROUNDS = 40
 WRITTEN = {
     ("qrels", "trec"): "q1 0 d1 3\nq1 0 d2 0\nq2 0 d1 1\n",
     ("qrels", "beir"): "query-id\tcorpus-id\tscore\nq1\td1\t3\nq1\td2\t0\n",
-    (
-        "qrels",
-        "jsonl",
-    ): '{"topic": "q1", "document": "d1", "grade": 3}\n{"topic": "q2", "document": "d", "grade": 1}\n',
+    ("qrels", "jsonl"): '{"topic": "q1", "document": "d1", "grade": 3}\n{"topic": "q2", "document": "d", "grade": 1}\n',
     ("qrels", "quepid"): 'query,docid,rating\nred,d1,3\n" =SUM(1,2)","d,2",0\n',
     ("qrels", "opensearch"): '{"judgmentRatings": [{"query": "red", "ratings": [{"docId": "a", "rating": "3.0"}]}]}',
     ("run", "trec"): "q1 Q0 d1 1 1.5 tag\nq1 Q0 d2 2 0.25 tag\n",

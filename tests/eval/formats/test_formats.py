@@ -7,12 +7,7 @@ import json
 import pytest
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.formats import (
-    format_of_file,
-    read_qrels,
-    read_run,
-    read_topics,
-)
+from searchlora.eval.formats import format_of_file, read_qrels, read_run, read_topics
 from searchlora.eval.formats.opensearch import write_judgment_list
 
 TOPICS = {"7": {"query": "red dress"}, "8": {"query": "=SUM(1,2) jeans"}}
@@ -153,10 +148,7 @@ def test_a_beir_folder_is_read(tmp_path):
     (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\ta\t1\n")
     assert read_qrels(tmp_path) == {"1": {"a": 1}}
     topics = read_topics(tmp_path)
-    assert topics == {
-        "1": {"query": "origin", "metadata.query": "covid origin", "narrative": "n"},
-        "2": {"query": "b"},
-    }
+    assert topics == {"1": {"query": "origin", "metadata.query": "covid origin", "narrative": "n"}, "2": {"query": "b"}}
 
 
 def test_a_beir_folder_with_several_qrels_files_is_an_error(tmp_path):
@@ -174,7 +166,7 @@ def test_classic_trec_topics(tmp_path):
     (tmp_path / "topics.301-302").write_text(
         "<top>\n\n<num> Number: 301 \n<title> International Organized Crime \n\n<desc> Description: \n"
         "Identify organizations that\nparticipate.\n\n<narr> Narrative: \nA relevant document: one.\n\n</top>\n\n"
-        "<top>\n<num> 302 </num>\n<title>Poliomyelitis: a history</title>\n<con>polio, virus</con>\n</top>\n"
+        "<top>\n<num> 302 </num>\n<title>Poliomyelitis: a <i>history</i> </title>\n<con>polio, virus</con>\n</top>\n"
     )
     assert read_topics(tmp_path / "topics.301-302") == {
         "301": {
@@ -211,14 +203,11 @@ def test_a_rating_becomes_the_number_of_thresholds_it_reaches(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["beir", "opensearch", "csv"])
-def test_formats_without_runs_are_errors_that_say_so(tmp_path, name):
+def test_unknown_formats_and_those_without_runs_are_errors_that_say_so(tmp_path, name):
     (tmp_path / "r").write_text("")
     with pytest.raises(UsageError, match=f"the format '{name}' has no form for runs") as caught:
         read_run(tmp_path / "r", name)
     assert caught.value.fix == "Formats of runs: trec, jsonl, quepid."
-
-
-def test_an_unknown_format_is_refused(tmp_path):
     with pytest.raises(UsageError, match="there is no format 'excel'"):
         read_qrels(tmp_path / "q", "excel")
     with pytest.raises(UsageError, match="has no form for topics"):
@@ -233,19 +222,17 @@ def test_an_undetectable_file_lists_the_formats_tried(tmp_path):
         assert tried in str(caught.value)
 
 
-def test_a_malformed_first_line_is_reported_by_the_reader_of_the_file_extension(tmp_path):
+def test_the_content_decides_the_format_and_the_extension_that_of_a_malformed_first_line(tmp_path):
     for name, content in {"a.jsonl": "{", "a.txt": "1 0 d", "a.csv": "a;b", "a.tsv": "a"}.items():
         (tmp_path / name).write_text(content)
         with pytest.raises(DataError) as caught:
             read_qrels(tmp_path / name)
         assert caught.value.where == f"{tmp_path / name}, line 1"
-
-
-def test_content_takes_precedence_over_the_file_extension(tmp_path):
-    (tmp_path / "q.json").write_text("1 0 a 1\n")
-    (tmp_path / "q.txt").write_text('{"topic": "1", "document": "a", "grade": 1}')
-    assert format_of_file(tmp_path / "q.json", "qrels").name == "trec"
-    assert format_of_file(tmp_path / "q.txt", "qrels").name == "jsonl"
+    for name, content, form in (
+        ("q.json", "1 0 a 1\n", "trec"), ("q.txt", '{"topic": "1", "document": "a", "grade": 1}', "jsonl"),
+    ):  # fmt: skip
+        (tmp_path / name).write_text(content)
+        assert format_of_file(tmp_path / name, "qrels").name == form
 
 
 def test_quotes_of_a_tab_separated_table_belong_to_the_query(tmp_path):
@@ -254,25 +241,13 @@ def test_quotes_of_a_tab_separated_table_belong_to_the_query(tmp_path):
     assert found == {"q1": '"foo', "q2": 'bar"', "q3": '"red" tent'}
 
 
-def test_markup_in_a_field_of_a_classic_topic_is_left_out(tmp_path):
-    block = "<top>\n<num> 301\n<title> heat <i>transfer</i> coefficient </title>\n<desc> What\nis it?\n</top>\n"
-    (tmp_path / "topics.txt").write_text(block, encoding="utf-8")
-    assert read_topics(tmp_path / "topics.txt") == {
-        "301": {"query": "heat transfer coefficient", "description": "What is it?"}
-    }
-
-
-def test_a_header_of_another_tool_is_no_topic(tmp_path):
-    (tmp_path / "topics.tsv").write_text("qid\tquery\nq1\tred tent\n", encoding="utf-8")
-    assert read_topics(tmp_path / "topics.tsv") == {"q1": {"query": "red tent"}}
-
-
 def test_a_tab_separated_table_of_topics_has_a_header(tmp_path):
     path = tmp_path / "queries.tsv"
     path.write_text("\ufeffid\tquery\tmarket\nq1\ta tent\tus\n", encoding="utf-8")
     assert read_topics(path) == {"q1": {"query": "a tent", "market": "us"}}
-    path.write_text("id\tquery\nq1\ta tent\n", encoding="utf-8")
-    assert read_topics(path) == {"q1": {"query": "a tent"}}
+    for head in ("id", "qid"):
+        path.write_text(f"{head}\tquery\nq1\ta tent\n", encoding="utf-8")
+        assert read_topics(path) == {"q1": {"query": "a tent"}}
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,9 @@ def test_a_cut_does_not_take_equal_pairs_topic_by_topic(tmp_path):
     assert len({each.topic for each in queue}) > 10
 
 
-def test_a_judge_without_doubts_is_refused(judged):
+def test_a_judge_without_doubts_and_probabilities_of_other_qrels_are_refused(judged, tmp_path):
     with pytest.raises(DataError, match=r"no pair is unsure or disputed.*Give the qrels of two judges"):
         grading_queue(judged[1:])
-
-
-def test_probabilities_of_other_qrels_are_refused(judged, tmp_path):
     (tmp_path / "one.txt").write_text("q1 0 sure 3\n")
     with pytest.raises(DataError, match="holds the pair q1 unsure, which the qrels do not"):
         grading_queue(judged[:1])

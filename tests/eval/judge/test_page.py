@@ -130,16 +130,11 @@ def test_each_judge_has_a_section(page, cards, curves):
             assert line == [*counts, figure(grade.precision), figure(grade.recall)]
         for line, point in zip(page.tables[f"Calibration, {name}"][1:], curves[card.judge], strict=True):
             assert line[1] == (f"{point.observed:.2f}", interval(point.low, point.high)) and line[2] == (str(point.n),)
-        assert f"a note on {card.judge}" in page.texts
-
-
-def test_human_agreement_is_shown(page, cards):
-    for card in cards:
-        name = f"{card.judge} (circular)" if card.circular else card.judge
         two = card.people.pairs[0]
+        figures = map(figure, (two.kappa, two.kappa_binary, two.kappa_quadratic, two.mae))
         line = page.tables[f"Agreement between people, beside {name}"][1]
-        assert line == [("ann, ben",), *map(figure, (two.kappa, two.kappa_binary, two.kappa_quadratic, two.mae)),
-                        (str(two.kappa.n),)]  # fmt: skip
+        assert line == [("ann, ben",), *figures, (str(two.kappa.n),)]
+        assert f"a note on {card.judge}" in page.texts
 
 
 def test_circular_is_marked_wherever_the_judge_is_named(page):

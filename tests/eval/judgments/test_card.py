@@ -16,7 +16,6 @@ from searchlora.eval.judgments.card import (
     card_path,
     read_card,
     read_run_card,
-    write_card,
     write_judgments,
     write_run_card,
 )
@@ -45,6 +44,7 @@ def test_a_card_round_trips(tmp_path):
     assert read_card(path) == written
     assert replace(written, qrels_sha256="") == CARD
     assert read_qrels(path) == QRELS
+    assert read_card(tmp_path / "other.txt") is None
     assert sorted(file.name for file in path.parent.iterdir()) == [
         "qrels.txt",
         "qrels.txt.card.json",
@@ -60,17 +60,15 @@ def test_no_queries_and_unknown_queries_differ(tmp_path, queries):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_qrels_without_a_card_are_of_unknown_source(tmp_path):
-    (tmp_path / "qrels.txt").write_text("t1 0 d1 3\n", encoding="utf-8")
-    assert read_card(tmp_path / "qrels.txt") is None
-    assert write_card(tmp_path / "qrels.txt", JudgmentsCard("human", "2026-07-01")) == read_card(tmp_path / "qrels.txt")
-
-
-def test_changed_qrels_are_refused(tmp_path):
+def test_changed_qrels_and_judge_queries_are_refused(tmp_path):
     path = tmp_path / "qrels.txt"
     write_judgments(path, QRELS, CARD)
     path.write_text(path.read_text(encoding="utf-8").replace("d2 0", "d2 2"), encoding="utf-8")
     with pytest.raises(DataError, match=r"qrels\.txt: was changed since its card was written"):
+        read_card(path)
+    write_judgments(path, QRELS, CARD)
+    (tmp_path / "qrels.txt.judge-queries.txt").write_text("0123456789abcdef\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"judge-queries\.txt does not match its sha256"):
         read_card(path)
 
 
@@ -89,14 +87,6 @@ def test_a_kill_between_card_and_qrels_leaves_refused_qrels(tmp_path, monkeypatc
         write_judgments(path, QRELS, CARD)
     assert path.read_text(encoding="utf-8") == "t1 0 d1 0\n"
     with pytest.raises(DataError, match="was changed since its card"):
-        read_card(path)
-
-
-def test_changed_judge_queries_are_refused(tmp_path):
-    path = tmp_path / "qrels.txt"
-    write_judgments(path, QRELS, CARD)
-    (tmp_path / "qrels.txt.judge-queries.txt").write_text("0123456789abcdef\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"judge-queries\.txt does not match its sha256"):
         read_card(path)
 
 

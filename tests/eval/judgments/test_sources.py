@@ -34,6 +34,9 @@ def test_qrels_without_a_card_are_of_unknown_source(tmp_path):
     write_qrels(tmp_path / "human.txt", QRELS)
     assert source_of(tmp_path / "human.txt") == "unknown"
     assert source_of(tmp_path / "human.txt", "human") == "human"
+    write_run(tmp_path / "r.trec", {"t1": {"d1": 1.0}}, "r")
+    write_run_card(tmp_path / "r.trec", RunCard("r", "2026-07-01"))
+    assert not has_card(tmp_path / "r.trec")  # the card of a run is none of judgments
 
 
 @pytest.mark.parametrize("declared", [source for source in SOURCES if source != "llm"])
@@ -73,12 +76,6 @@ def test_a_card_that_was_edited_into_a_human_one_is_an_error(tmp_path, change, r
         source_of(tmp_path / "q.txt")
 
 
-def test_the_card_of_a_run_is_no_card_of_judgments(tmp_path):
-    write_run(tmp_path / "r.trec", {"t1": {"d1": 1.0}}, "r")
-    write_run_card(tmp_path / "r.trec", RunCard("r", "2026-07-01"))
-    assert not has_card(tmp_path / "r.trec")
-
-
 @pytest.mark.parametrize(
     ("sources", "word"),
     [
@@ -96,15 +93,12 @@ def test_one_word_for_several_sources_never_says_more_than_the_grades(sources, w
     assert SourceCounts(sources).source == word
 
 
-def test_merged_grades_are_of_unknown_source_if_one_of_them_is():
-    assert merged_source([None, None]) is None
-    assert merged_source(["llm", "clicks"]) == merged_source(["human", None]) == "unknown"
-
-
 def test_a_merged_card_names_every_judge():
     other = JudgmentsCard("llm", "2026-08-01", judge="k@2", judge_lineage=("k@2", "j@1"), judge_queries=None)
     card = merged_card([LLM, other])
     assert (card.judge, card.judge_lineage, card.judge_queries) == ("j@1, k@2", ("j@1", "k@2"), None)
+    assert merged_source([None, None]) is None
+    assert merged_source(["llm", "clicks"]) == merged_source(["human", None]) == "unknown"
 
 
 # Converted files keep their cards: conversion never turns LLM grades into human ones

@@ -36,10 +36,7 @@ def compared(gain: float, odd: float = 0.0, invalid: int = 0, ms: float = 100, c
             "base": evaluation(old - 0.1, costs={"ms per query": 80}),
             "old@1": evaluation(old, costs={"ms per query": 100}),
             "new@2": evaluation(
-                new,
-                invalid=dict.fromkeys(ROWS[:invalid], "empty"),
-                costs={"ms per query": ms},
-                circular=circular,
+                new, invalid=dict.fromkeys(ROWS[:invalid], "empty"), costs={"ms per query": ms}, circular=circular
             ),
         },
         candidate="new@2",
@@ -101,17 +98,6 @@ def test_few_differing_rows_are_not_significant(rows, wins):
     found = broken(Policy(beat={"base": {}}, decisions=1), comparison, roles={"base": "base"})
     assert found.keys() == {"beat base"}
     assert pair.p > 0.1
-
-
-def test_slices_without_a_system_to_compare_with_are_an_error():
-    with pytest.raises(UsageError, match="no system to compare them with"):
-        decide(Policy(beat={}, slices={"kind": {}}), compared(0.05), "new@2", Facts({}))
-
-
-def test_accepted_changes_are_reported():
-    results = decide(Policy(), compared(0.05), "new@2", Facts(ROLES, changed=("qrels were others",), accepted=True))
-    assert "accepted: qrels were others" in [result.finding for result in results if result.rule == "unchanged data"]
-    assert all(result.passed for result in results)
 
 
 def test_the_lower_end_of_the_interval_must_exceed_the_margin():
@@ -204,6 +190,9 @@ def test_changed_data_and_other_judgments_are_refused():
     changed = broken(Policy(data="cd" * 8), compared(0.05), changed=("the data is another",), source="llm")
     assert changed.keys() == {"the policy's data", "unchanged data", "source of judgments"}
     assert broken(Policy(judgments=("llm",)), compared(0.05), source="llm") == {}
+    results = decide(Policy(), compared(0.05), "new@2", Facts(ROLES, changed=("qrels were others",), accepted=True))
+    assert "accepted: qrels were others" in [result.finding for result in results if result.rule == "unchanged data"]
+    assert all(result.passed for result in results)
 
 
 def test_training_queries_are_refused_and_unknown_ones_reported():
@@ -216,13 +205,7 @@ def test_training_queries_are_refused_and_unknown_ones_reported():
 
 
 def test_values_at_the_bounds_of_rules():
-    policy = Policy(
-        max_invalid_rate=0.02,
-        max_latency_ms=120,
-        max_latency_ratio=2,
-        min_rows=300,
-        min_groups=100,
-    )
+    policy = Policy(max_invalid_rate=0.02, max_latency_ms=120, max_latency_ratio=2, min_rows=300, min_groups=100)
     found = broken(policy, compared(0.05, invalid=10, ms=180))
     assert found == {
         "enough data": 100.0,
@@ -230,12 +213,6 @@ def test_values_at_the_bounds_of_rules():
         "latency": pytest.approx(60),
         "latency against base": pytest.approx(0.25),
     }
-
-
-def test_the_first_version_has_no_incumbent_to_beat():
-    results = decide(Policy(), compared(-0.03), "new@2", Facts({"base": "base"}))
-    assert all(result.passed for result in results)
-    assert "no incumbent" in next(result.finding for result in results if result.rule == "beat incumbent")
 
 
 def test_the_invalid_rate_is_of_all_rows_that_the_system_answered():
@@ -254,11 +231,14 @@ def test_the_invalid_rate_is_of_all_rows_that_the_system_answered():
     assert found == {"invalid rate": pytest.approx(0.05)}
 
 
-def test_a_removed_incumbent_is_an_error():
+def test_the_first_version_has_no_incumbent_to_beat_and_a_removed_one_is_an_error():
+    results = decide(Policy(), compared(-0.03), "new@2", Facts({"base": "base"}))
+    assert all(result.passed for result in results)
+    assert "no incumbent" in next(result.finding for result in results if result.rule == "beat incumbent")
     gone = Facts({"base": "base"}, removed="version 3, which 'production' meant")
     (result,) = [each for each in decide(Policy(), compared(0.05), "new@2", gone) if not each.passed]
     assert (result.rule, result.short_by) == ("beat incumbent", None)
-    assert result.finding == "version 3, which 'production' meant, was removed; nothing to compare with"
+    assert "version 3, which 'production' meant, was removed" in result.finding
 
 
 def of_the_policy(policy: Policy, then: Policy, **facts: object) -> RuleResult:
@@ -299,12 +279,14 @@ def test_measures_and_slices_missing_from_the_data_are_errors(policy, message):
         decide(policy, compared(0.05), "new@2", Facts(ROLES))
 
 
-def test_a_latency_rule_without_measured_times_is_an_error():
+def test_latency_without_times_and_slices_without_a_rival_are_errors():
     comparison = compare(
         {"base": evaluation(np.full(200, 0.1)), "new@2": evaluation(np.full(200, 0.2))}, candidate="new@2"
     )
     with pytest.raises(UsageError, match="new@2 was not timed"):
         decide(Policy(beat={}, max_latency_ms=5), comparison, "new@2", Facts({"base": "base"}))
+    with pytest.raises(UsageError, match="no system to compare them with"):
+        decide(Policy(beat={}, slices={"kind": {}}), compared(0.05), "new@2", Facts({}))
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_summary_of_systems_against_a_baseline(compared):
     )
     assert summary(found)[1:] == [
         "In nDCG@10, of 8 systems, base beats 1 (s5 (circular)), falls behind 5 (s0, s1, s2, s3, 1 more), and is not "
-        "shown to differ from 2.",
+        "shown to differ from 2."
     ]
 
 
@@ -76,10 +76,7 @@ def test_summary_compares_the_candidate_with_the_baseline_first(compared):
     ("shares", "message"),
     [
         ({"strong": 1.0, "base": 1.0}, []),
-        (
-            {"strong": 0.9, "base": 0.5},
-            ["Of the first 10 documents, 50% are judged for base and 90% for strong."],
-        ),
+        ({"strong": 0.9, "base": 0.5}, ["Of the first 10 documents, 50% are judged for base and 90% for strong."]),
     ],
 )
 def test_summary_states_the_share_of_judged_documents(compared, shares, message):
