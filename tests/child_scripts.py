@@ -25,6 +25,14 @@ from unittest import mock
 #: The command line, as a script.
 COMMAND = "import sys; from searchlora.cli import main; sys.argv[0] = 'searchlora'; main()"
 
+#: For the script of the process: defines `peak()`, its largest resident memory so far in MiB. Not ru_maxrss, which a
+#: process inherits from the one that started it, here pytest with torch in it.
+PEAK = """
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+"""
+
 #: Starts processes that have the libraries imported.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(

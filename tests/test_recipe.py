@@ -55,21 +55,18 @@ def test_a_refused_value_is_named_by_where_it_was_given(tmp_path):
 
 
 @pytest.mark.parametrize("load", [load_recipe, load_encoder_recipe])
-def test_the_learning_rate_of_lora_is_refused_where_all_weights_are_trained(load):
+def test_the_learning_rate_of_lora_is_refused_where_all_weights_are_trained(load, tmp_path):
     with pytest.raises(RecipeError, match=r"--set optim\.learning_rate: has no effect.*optim\.full_learning_rate"):
         load({}, overrides=["method=full", "optim.learning_rate=1e-4"])
     both = ["optim.learning_rate=1e-4", "optim.full_learning_rate=1e-5"]  # a sweep over methods needs both
     assert load({"optim": {"learning_rate": 1e-3}}, overrides=["method=full"]).is_full
     assert load({}, overrides=["method=full", *both]).optim.full_learning_rate == 1e-5
-
-
-def test_a_file_that_trains_all_weights_has_their_learning_rate(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text("method: full\noptim: {learning_rate: 1.0e-5}\n")
     with pytest.raises(RecipeError, match=r"recipe\.yaml, optim\.learning_rate: has no effect"):
-        load_recipe({}, file)
+        load({}, file)
     file.write_text("optim: {learning_rate: 1.0e-4}\n")
-    assert load_recipe({}, file, overrides=["method=full"]).is_full
+    assert load({}, file, overrides=["method=full"]).is_full
 
 
 @pytest.mark.parametrize(

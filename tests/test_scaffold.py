@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 
 from searchlora.errors import UsageError
 from searchlora.scaffold import KINDS, new_task
-from searchlora.task import load_task, load_tasks
+from searchlora.task import load_tasks
 from tests.child_scripts import run_script
 
 PYTEST = "import sys; from pytest import main; sys.exit(main(sys.argv[1:]))"
@@ -60,9 +59,8 @@ def test_the_generated_tests_pass(folder, monkeypatch):
     assert f"{3 * len(KINDS)} passed" in ran.stdout
 
 
-@pytest.mark.slow
-def test_a_generated_task_goes_through_build_train_and_evaluate(cli, tmp_path, tiny_base):
-    tasks, data, store = tmp_path / "own", tmp_path / "data", tmp_path / "store"
+def test_a_generated_task_is_shown_and_listed(cli, tmp_path):
+    tasks = tmp_path / "own"
     written = cli("tasks", "new", "product_type", "--kind", "label", "--out", tasks)
     assert written.code == 0, written.err
     assert "Next: pytest" in written.out
@@ -70,23 +68,6 @@ def test_a_generated_task_goes_through_build_train_and_evaluate(cli, tmp_path, t
     assert (shown["type"], shown["writes"], shown["record"]["label"]) == ("prompted", "product_type", True)
     listed = cli("tasks", "list", "--tasks", tasks)
     assert "product_type" in listed.out and "rewriting" in listed.out
-
-    numbered = zip(range(40), itertools.cycle(load_task("product_type", tasks).examples))
-    rows = [{**row, "id": f"r{n}", "group": f"g{n}", "query": f"{row['query']} {n}"} for n, row in numbered]
-    source = tmp_path / "rows.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    out = ("--tasks", tasks)
-    built = cli("data", "build", "product_type", source, "--format", "native", "--out", data, *out)
-    assert built.code == 0, built.err
-    short = [part for pair in ("optim.max_steps=4", "lora.r=4", "optim.learning_rate=5e-3") for part in ("--set", pair)]
-    trained = cli(
-        *("train", "product_type", "--data", data, "--name", "shop-type", "--base", tiny_base.path, "--store", store),
-        *(*short, *out),
-    )
-    assert trained.code == 0, trained.err
-    evaluated = cli("evaluate", "shop-type", "--data", data, "--store", store, "--out", tmp_path / "evaluation", *out)
-    assert evaluated.code == 0, evaluated.err
-    assert "most frequent label" in evaluated.out
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +13,7 @@ from searchlora.outputs import InvalidOutput
 from searchlora.prompts import messages
 from searchlora.records import Hit
 from searchlora.rewards import INVALID, RewardContext, rank_reward, retrieval_rewards
+from searchlora.scaffold import new_task
 from searchlora.task import EvaluationInput, load_generation_task, load_task, load_tasks, task_names
 from tests.contract.foreign import build_distribution
 
@@ -129,7 +129,7 @@ def test_a_built_in_task_keeps_its_name_and_a_warning_names_both_distributions(i
     assert "evil-tasks 1.0 has another plugin 'rewriting'; that of searchlora" in record.getMessage()
 
 
-def test_two_plugins_of_one_name_are_an_error_where_that_name_is_asked_for(install):
+def test_two_plugins_of_one_name_are_an_error_where_that_name_is_asked_for(install, tmp_path):
     install("one-tasks", "season = one:task")
     install("other-tasks", "season = other:task")
     assert load_task("rewriting").name == "rewriting"
@@ -137,6 +137,8 @@ def test_two_plugins_of_one_name_are_an_error_where_that_name_is_asked_for(insta
         UsageError, match=r"(one|other)-tasks 1.0 and (one|other)-tasks 1.0 have a plugin 'season' each"
     ):
         load_task("season")
+    with pytest.raises(UsageError, match="there is a task 'season' already"):
+        new_task("season", "label", tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -176,14 +178,6 @@ def test_a_task_whose_files_are_damaged_does_not_block_the_list(cli, tmp_path):
     assert listed.code == 0 and "warning: the task 'colour' cannot be described" in listed.err
     shown = cli("tasks", "show", "colour", "--tasks", package.parent)
     assert shown.code == 1 and "record.schema.json: is not JSON" in shown.err
-
-
-def test_an_installed_name_is_taken_for_a_new_task(install, tmp_path: Path):
-    from searchlora.scaffold import new_task
-
-    install("season-tasks", "season = no_such_module:task")
-    with pytest.raises(UsageError, match="there is a task 'season' already"):
-        new_task("season", "label", tmp_path / "out")
 
 
 # Rewards of queries by what they retrieve

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 from benchmarks import common, tables
 from benchmarks.common import read_results, remembered, save, write_results
@@ -107,3 +110,14 @@ def test_what_was_computed_is_remembered_and_an_incomplete_line_is_computed_agai
     file.write_text(whole + whole[:8])
     assert remembered(file, ["ccc", "bb"], compute, batch=1)["ccc"] == {"length": 3}
     assert calls == [["a", "bb"], ["ccc"]]
+
+
+def test_the_tables_in_the_readmes_match_the_results():
+    checked = subprocess.run(
+        [sys.executable, "-m", "benchmarks.tables", "--check"],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr

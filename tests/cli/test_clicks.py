@@ -57,7 +57,7 @@ def test_from_log_to_qrels(cli, log, tmp_path):
     assert "8 judgments of 2 topics" in called.out
 
 
-def test_columns_thresholds_and_minimum_are_options(cli, tmp_path):
+def test_columns_thresholds_minimum_and_topics_are_options(cli, tmp_path):
     path, out = tmp_path / "log.jsonl", tmp_path / "qrels.txt"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows(("q", "sku", "rank", "hit"))))
     named = {"query": "q", "document": "sku", "position": "rank", "clicked": "hit"}
@@ -65,6 +65,12 @@ def test_columns_thresholds_and_minimum_are_options(cli, tmp_path):
     called = cli("clicks", path, "--out", out, *columns, "--thresholds", "0.9", "--minimum", "40")
     assert called.code == 0, called.err
     assert {grade for row in read_qrels(out).values() for grade in row.values()} == {0, 1}
+    topics = tmp_path / "topics.tsv"
+    topics.write_text("7\tRed shoes\n8\tsleeping bag\n")
+    called = cli("clicks", path, "--out", tmp_path / "of_topics.txt", *columns, "--topics", topics)
+    assert called.code == 0 and "4 judgments of 1 topics" in called.out, called
+    assert read_qrels(tmp_path / "of_topics.txt") == {"7": {"r1": 2, "r2": 3, "r3": 0, "r4": 0}}
+    assert set(read_card(tmp_path / "of_topics.txt").made_from) == {"log.jsonl", "topics.tsv"}
 
 
 @pytest.mark.slow
@@ -93,19 +99,6 @@ def test_malformed_rows_are_named_and_nothing_is_written(refused, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
     (tmp_path / "log.csv").write_text("query,document,position,clicked\n")
     assert "there are no impressions" in refused("clicks", tmp_path / "log.csv", "--out", out)
-
-
-def test_topics_can_come_from_a_file(cli, tmp_path):
-    path, topics, out = tmp_path / "log.jsonl", tmp_path / "topics.tsv", tmp_path / "qrels.txt"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows()))
-    topics.write_text("7\tRed shoes\n8\tsleeping bag\n")
-    called = cli("clicks", path, "--out", out, "--topics", topics)
-    assert called.code == 0, called.err
-    assert read_qrels(out) == {"7": {"r1": 2, "r2": 3, "r3": 0, "r4": 0}}
-    card = read_card(out)
-    assert card is not None
-    assert set(card.made_from) == {"log.jsonl", "topics.tsv"}
-    assert "4 judgments of 1 topics" in called.out
 
 
 @pytest.mark.slow

@@ -23,6 +23,26 @@ def written(path, rows):
     return path
 
 
+def train(cli, source, folder, base, name, *options, settings=SHORT):
+    """The folders of the data built of these rows, and of the store with a judge trained on it."""
+    data, store = folder / "data", folder / "store"
+    given = (part for option in options for part in ("--option", option))
+    built = cli("data", "build", "judgment", source, "--format", "native", "--out", data, *given)
+    assert built.code == 0, built.err
+    given = (part for value in settings for part in ("--set", value))
+    trained = cli("train", "judgment", "--data", data, "--name", name, "--base", base.path, "--store", store, *given)
+    assert trained.code == 0, trained.err
+    return data, store
+
+
+def pairs(folder, store, *lines):
+    """The arguments of `judge` for pairs of two topics and three documents."""
+    topics = written(folder / "topics.jsonl", [{"id": "t1", "query": "a tent"}, {"id": "t2", "query": "a boot"}])
+    corpus = written(folder / "corpus.jsonl", [{"id": f"d{n}", "text": f"text {n}", "title": ""} for n in range(3)])
+    (folder / "pairs.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return ("--topics", topics, "--corpus", corpus, "--pairs", folder / "pairs.txt", "--store", store)
+
+
 @pytest.fixture
 def judge(cli, tmp_path, tiny_base):
     """A judge of two grades, `camp-judge@1`, and the folder of its data; trained on nothing much."""
@@ -32,15 +52,8 @@ def judge(cli, tmp_path, tiny_base):
         for n in range(40)
         for m in range(4)
     ]
-    source, data, store = written(tmp_path / "rows.jsonl", rows), tmp_path / "data", tmp_path / "store"
-    options = ("--option", f"guideline={tmp_path / 'guide.md'}")
-    built = cli("data", "build", "judgment", source, "--format", "native", "--out", data, *options)
-    assert built.code == 0, built.err
-    settings = (part for value in SHORT for part in ("--set", value))
-    reported = ("--data", data, "--name", "camp-judge", "--base", tiny_base.path, "--store", store)
-    trained = cli("train", "judgment", *reported, *settings)
-    assert trained.code == 0, trained.err
-    return data, store
+    source = written(tmp_path / "rows.jsonl", rows)
+    return train(cli, source, tmp_path, tiny_base, "camp-judge", f"guideline={tmp_path / 'guide.md'}")
 
 
 @pytest.mark.slow
@@ -66,11 +79,8 @@ def test_build_train_evaluate_and_judge(cli, judge, tmp_path):
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "kappa quadratic" in report and "probability of relevant" in report
 
-    topics = written(tmp_path / "topics.jsonl", [{"id": "t1", "query": "a tent"}, {"id": "t2", "query": "a boot"}])
-    corpus = written(tmp_path / "corpus.jsonl", [{"id": f"d{n}", "text": f"text {n}", "title": ""} for n in range(3)])
-    (tmp_path / "pairs.txt").write_text("t1 d0\nt1 d2\nt2 d1\n", encoding="utf-8")
     qrels = tmp_path / "qrels.txt"
-    asked = ("--topics", topics, "--corpus", corpus, "--pairs", tmp_path / "pairs.txt", "--store", store)
+    asked = pairs(tmp_path, store, "t1 d0", "t1 d2", "t2 d1")
     judged = cli("judge", "camp-judge", *asked, "--out", qrels)
     assert judged.code == 0, judged.err
     grades, chances = read_qrels(qrels), read_probabilities(tmp_path / "qrels.txt.probabilities.jsonl")
@@ -126,14 +136,9 @@ def test_a_judge_with_reasons(cli, tmp_path, tiny_base):
     ):
         reported = [{**row, "reason": words[row["grade"] > 0]} if known else row for row in part]
         written(tmp_path / "rows" / f"{split}.jsonl", reported)
-    data, store, out = tmp_path / "data", tmp_path / "store", tmp_path / "report"
-    options = ("--option", "grades=2", "--option", "reason=yes")
-    built = cli("data", "build", "judgment", tmp_path / "rows", "--format", "native", "--out", data, *options)
-    assert built.code == 0, built.err
     longer = (*SHORT, "optim.max_steps=60", "optim.epochs=99", "optim.learning_rate=1e-2")
-    reported = ("--data", data, "--name", "j", "--base", tiny_base.path, "--store", store)
-    trained = cli("train", "judgment", *reported, *(part for value in longer for part in ("--set", value)))
-    assert trained.code == 0, trained.err
+    source, out = tmp_path / "rows", tmp_path / "report"
+    data, store = train(cli, source, tmp_path, tiny_base, "j", "grades=2", "reason=yes", settings=longer)
     manifest = Store(store).get("j").manifest
     assert manifest.settings["reason"] is True and manifest.recipe["max_new_tokens"] == 80
 
@@ -141,11 +146,7 @@ def test_a_judge_with_reasons(cli, tmp_path, tiny_base):
     assert evaluated.code == 0, evaluated.err
     assert re.search(r"[01] \(probability 0\.\d\d\): \w", (out / "report.html").read_text(encoding="utf-8"))
 
-    topics = written(tmp_path / "topics.jsonl", [{"id": "t1", "query": "a tent"}])
-    corpus = written(tmp_path / "corpus.jsonl", [{"id": f"d{n}", "text": f"text {n}", "title": ""} for n in range(3)])
-    (tmp_path / "pairs.txt").write_text("t1 d0\nt1 d2\n", encoding="utf-8")
-    asked = ("--topics", topics, "--corpus", corpus, "--pairs", tmp_path / "pairs.txt", "--store", store)
-    judged = cli("judge", "j", *asked, "--out", tmp_path / "q.txt")
+    judged = cli("judge", "j", *pairs(tmp_path, store, "t1 d0", "t1 d2"), "--out", tmp_path / "q.txt")
     assert judged.code == 0, judged.err
     lines = (tmp_path / "q.txt.probabilities.jsonl").read_text(encoding="utf-8").splitlines()
     assert all(json.loads(line)["reason"] for line in lines) and len(lines) == 2

@@ -21,7 +21,7 @@ from searchlora.errors import DataError, LeakError, RejectedRows, UnknownFormat,
 from searchlora.plugins import Plugin
 from searchlora.records import Format
 from searchlora.tasks.rewriting import task
-from tests.memory import PEAK
+from tests.child_scripts import PEAK
 
 Row = dict[str, Any]
 

@@ -14,8 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from searchlora.inference.batched import lora_layers
 from searchlora.inference.batched.forward import Forward
 from searchlora.testing import build_tiny_base
+from tests.child_scripts import PEAK
 from tests.inference.small_models import small
-from tests.memory import PEAK
 
 #: Builds an engine of a base and prints the peak of each step in MiB. Clean pages of the weights' file count as
 #: resident while the file is mapped; in fp32, transformers maps it until all weights are converted.

@@ -1,7 +1,4 @@
-"""The core install without torch: commands that must work with the core dependencies only.
-
-`make test` makes that environment and names its Python in SEARCHLORA_CORE_PYTHON.
-"""
+"""The core install without torch, made by `make test` (SEARCHLORA_CORE_PYTHON names its Python), and the wheel."""
 
 from __future__ import annotations
 
@@ -10,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,8 @@ from benchmarks.servers import child_server
 from searchlora.eval.trec import read_run
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 FIXTURE = ROOT / "tests" / "fixtures" / "tiny"
@@ -88,7 +89,6 @@ def write_retrieval(folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_convert_and_experiment_on_run_files(core, tmp_path):
     write_retrieval(tmp_path)
     core("convert", "qrels.txt", "qrels.jsonl")
@@ -103,7 +103,6 @@ def test_convert_and_experiment_on_run_files(core, tmp_path):
     assert "pip install 'searchlora[report]'" in (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_judge_card(core, tmp_path):
     write_retrieval(tmp_path)
     printed = core("judge-card", "--human", "qrels.txt", "--judge", "same=qrels.txt", "--out", "card")
@@ -113,7 +112,6 @@ def test_judge_card(core, tmp_path):
     assert "pip install 'searchlora[report]'" in (tmp_path / "card" / "judge_card.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_store_evaluate_and_promote_from_kept_outputs(core, folder, cli, monkeypatch):
     assert "tiny-intent@1" in core("adapters", "list", "--store", "store")
     evaluation = (
@@ -135,7 +133,6 @@ def test_store_evaluate_and_promote_from_kept_outputs(core, folder, cli, monkeyp
     assert "tiny-intent" in core("adapters", "show", "tiny-intent@production", "--store", "store")
 
 
-@pytest.mark.slow
 def test_run_a_pipeline_through_a_server(core, folder, monkeypatch):
     """The server has torch; the pipeline that asks it does not."""
     (folder / "queries.tsv").write_text("id\tquery\n1\ttent 0\n2\tboot 1\n", encoding="utf-8")
@@ -155,7 +152,6 @@ def test_run_a_pipeline_through_a_server(core, folder, monkeypatch):
     assert set(read_run(folder / "run.trec")) <= {"1", "2"}
 
 
-@pytest.mark.slow
 def test_run_a_pipeline_in_shards(core, tmp_path):
     (tmp_path / "queries.tsv").write_text("id\tquery\n1\ttent\n2\tboot\n", encoding="utf-8")
     (tmp_path / "corpus.jsonl").write_text('{"id": "d1", "text": "a tent"}\n{"id": "d2", "text": "a boot"}\n')
@@ -164,10 +160,87 @@ def test_run_a_pipeline_in_shards(core, tmp_path):
     assert set(read_run(tmp_path / "run.trec")) == {"1", "2"}
 
 
-@pytest.mark.slow
 def test_verbs_that_need_more_name_the_extra(core, folder):
     assert "searchlora[local]" in core("adapters", "verify", "tiny-intent", "--store", "store", code=1)
     train = ("train", "intent", "--data", "datasets/intent", "--name", "new", "--base", "base", "--store", "store")
     assert "searchlora[" in core(*train, code=1)
     assert not (folder / "store" / "new").exists()
     assert "searchlora[serve]" in core("serve", "--base", "base", "--store", "store", code=1)
+
+
+# The wheel holds every file of the package, and works where there is no checkout
+
+
+#: Three folders stand at the top level; in the wheel they are packages of searchlora.
+LINKED = ("tasks", "pipelines", "eval")
+
+#: Without the checkout.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def packaged() -> set[str]:
+    """The tracked files of the package, by their path in the wheel."""
+    listed = subprocess.run(
+        ["git", "ls-files", "searchlora", *LINKED], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    files = {file for file in listed if not (ROOT / file).is_symlink()}
+    return {file if file.startswith("searchlora/") else f"searchlora/{file}" for file in files}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, offline: a folder `build` of the checkout may hold modules that are gone."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("searchlora", *LINKED):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    built = pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source))
+    assert built.returncode == 0, built.stderr
+    (file,) = folder.glob("*.whl")
+    return file
+
+
+def pip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pip", *arguments, "--no-index", "--quiet"]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def program(wheel: Path) -> Path:
+    """`searchlora` in an environment with the wheel and the libraries of this one, but not its checkout."""
+    environment = wheel.parent / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    installed = pip("--python", str(environment / "bin" / "python"), "install", "--no-deps", str(wheel))
+    assert installed.returncode == 0, installed.stderr
+    # A plain path: `.pth` files of that folder, such as those of editable installs, are not read.
+    own = environment / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    (own / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
+    return environment / "bin" / "searchlora"
+
+
+def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == packaged()
+
+
+def test_commands_work_without_the_checkout(program: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("query,rewrite\nred telly,red television\nsofa,couch\n", encoding="utf-8")
+    (tmp_path / "products.jsonl").write_text('{"id": "p1", "title": "Green tent", "text": "New."}\n', encoding="utf-8")
+    for words, printed in (
+        (["demo", "--help"], "--all"),
+        (["search", "bm25", "tent", "--corpus", "products.jsonl"], "Green tent"),
+        (["data", "build", "rewriting", "pairs.csv", "--format", "pairs", "--out", "data"], "Wrote data"),
+        (["tasks", "new", "greeting", "--kind", "text", "--out", "mine"], "greeting"),
+    ):
+        ended = subprocess.run(
+            [program, *words], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 0, (words, ended.stderr)
+        assert printed in ended.stdout, words
+    where = "import searchlora; print(searchlora.__file__)"
+    python = program.with_name("python")
+    found = subprocess.run([python, "-c", where], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert found.stdout.startswith(str(program.parents[1]))
