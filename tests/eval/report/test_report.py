@@ -16,8 +16,7 @@ from searchlora.eval.policy import RuleResult
 from searchlora.eval.report.comparison import write_report
 from searchlora.eval.report.examples import RetrievedDocument, RowTexts, SystemOutput, extremes
 from searchlora.eval.tables import to_markdown
-from tests.eval.report.made import comparison, evaluation, topics
-from tests.eval.report.page import Page
+from tests.eval.report.page import Page, comparison, evaluation, topics
 
 pytestmark = pytest.mark.usefixtures("plots")
 

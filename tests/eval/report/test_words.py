@@ -10,7 +10,7 @@ import pytest
 from searchlora.eval.comparison import PairedComparison, SystemScore, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.report.comparison import Chapter, summary, write_overview
-from tests.eval.report.made import comparison
+from tests.eval.report.page import comparison
 
 HEADLINE = "nDCG@10"
 
