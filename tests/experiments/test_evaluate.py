@@ -1,4 +1,4 @@
-"""Inputs that `evaluate` refuses before any long work, and decoding options of adapters that are compared."""
+"""`evaluate`: what it refuses, decoding options of adapters that are compared, and outputs in its report."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from searchlora.errors import DataError
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.judge.judgments import load_judgments
 from searchlora.experiments.options import EvaluationOptions
+from searchlora.experiments.reports import _output_text
+from searchlora.outputs import CitedAnswer, CitedText, FreeText, Graded, InvalidOutput, JsonObject, Label, OneLabel
 from searchlora.systems.models import AdapterSystem
 from searchlora.task import load_task
 from tests.factories import first_word, random_adapter, random_adapter_folder, word_records
@@ -60,3 +62,27 @@ def test_each_adapter_generates_as_many_tokens_as_its_own_recipe_says(tiny_base,
     generated.clear()
     assert set(evaluated("long", "short").reused) == {"long@1", "short@1"}
     assert generated == {"base zero-shot": 5}
+
+
+LABELS = OneLabel(("buy", "ask", "other"))
+GRADES = Graded({"bad": 0, "poor": 0, "good": 2})
+
+
+@pytest.mark.parametrize(
+    ("output", "spec", "shown"),
+    [
+        (InvalidOutput("buy it", "not one of the labels"), LABELS, "buy it"),
+        ("red running shoes", FreeText(), "red running shoes"),
+        (LABELS.parse("ask"), LABELS, "ask"),
+        (LABELS.from_scores([-0.1, -3.0, -3.0]), LABELS, "buy (probability 0.90)"),
+        (Label("other", (0.5, 0.3, 0.2)), LABELS, "other (probability 0.20)"),
+        (GRADES.from_scores([-2.0, -2.0, -2.0]), GRADES, "0 (probability 0.67)"),
+        (CitedAnswer("Dry [1].", (1,), False, 0.125), None, "Dry [1]. (abstention probability 0.12)"),
+        (CitedText(2, "I do not know.").parse("It is light [2]."), CitedText(2, "I do not know."), "It is light [2]."),
+        ({"need": "buy", "brand": "Fjäll"}, JsonObject({}), '{"need": "buy", "brand": "Fjäll"}'),
+        (["buy", "ask"], JsonObject({}), '["buy", "ask"]'),
+        (None, None, ""),  # of a system that only retrieves
+    ],
+)
+def test_outputs_are_shown_in_readable_form(output, spec, shown):
+    assert _output_text(output, spec) == shown

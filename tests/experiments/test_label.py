@@ -16,12 +16,13 @@ from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.judge.llm_judge import load_judge
 from searchlora.experiments.label import Prices, label, merge_labels
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
+from searchlora.experiments.row_sample import RowSample
 from searchlora.experiments.sharding import Sharding
 from searchlora.experiments.train import train
 from searchlora.files.shards import Shard
 from searchlora.inference.settings import ServerSettings
 from searchlora.outputs import Grade
-from searchlora.task import load_task
+from searchlora.task import GenerationTask, load_generation_task, load_task
 from tests.factories import random_adapter
 from tests.inference.http_server import Reply, answering
 from tests.inference.test_service import message
@@ -239,3 +240,31 @@ def test_rows_without_content_are_an_error(ask, queries):
     queries.write_text("", encoding="utf-8")
     with pytest.raises(DataError):
         ask()
+
+
+LABELS = ("delivery", "payment", "returns")
+
+
+@pytest.fixture(scope="module")
+def task() -> GenerationTask:
+    return load_generation_task("intent").bound({"kind": "label", "labels": list(LABELS), "out_of_scope": None})
+
+
+def records(*queries: str) -> list[dict[str, str]]:
+    return [{"id": f"row-{number}", "query": query} for number, query in enumerate(queries)]
+
+
+@pytest.mark.slow
+def test_a_diverse_sample_covers_what_a_random_one_may_miss(task: GenerationTask) -> None:
+    rare = [f"how do I pay order {n} by card" for n in range(5)]
+    rows = records(*(f"tent {n}" for n in range(200)), *rare)
+    chosen = RowSample.parse("diverse=20").choose(rows, task)
+    assert max(chosen) >= 200 and len(chosen) <= 20
+    assert len(RowSample.parse("random=20").choose(rows, task)) == 20
+    assert RowSample.parse("random=500").choose(rows, task) == list(range(205))
+
+
+@pytest.mark.parametrize("text", ["some=5", "uncertain=5", "", "diverse=0"])
+def test_unusable_samples_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is no sample"):
+        RowSample.parse(text)

@@ -1,18 +1,23 @@
-"""Retrieval stages: their settings and labels."""
+"""Stages of a pipeline alone: retrieval, titles of a conversation, passages and their similarity."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import BaseModelError, PipelineError
 from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import build_pipeline
+from searchlora.prompts import messages
 from searchlora.records import Document
 from searchlora.retrieval import Analyzer, BM25Index, DenseIndex, Encoder, Fused, Source
 from searchlora.retrieval.encoding import TextEncoding
 from searchlora.retrieval.nearest import Hnsw
 from searchlora.testing import build_tiny_encoder
+from tests.factories import encoder_recipe_for, random_encoder_adapter, shout
+from tests.pipelines.rewriting import Rewriter
+from tests.pipelines.rewriting import built as rewriting
 
 DOCUMENTS = [
     Document("d1", "waterproof boots size 9"),
@@ -116,3 +121,82 @@ def test_invalid_retrieval_stages_are_errors(built, tiny):
             built(stage, documents=[])
     with pytest.raises(BaseModelError, match=r"no base model 'nope'.*all-minilm-l6-v2"):
         built({"dense": {"model": "nope"}})
+
+
+TITLED = [
+    Document("d1", "a light green tent", "Tent"),
+    Document("d2", "pegs for a tent", "Pegs"),
+    Document("d3", "boots"),
+]
+TALK = {"id": "q", "query": "which pegs?", "history": [{"role": "user", "text": "a light green tent"}]}
+
+
+def test_a_search_gets_the_titles_that_its_conversation_finds(built):
+    pipeline = built({"titles": {"titles": 1}}, {"bm25": {"k": 3}}, documents=TITLED)
+    (found, none) = pipeline.execute([TALK, {"id": "r", "query": "boots"}])
+    assert found["titles"] == ["Tent"] and none["titles"] == []
+    assert found["query"] == "which pegs?" and [hit.document for hit in found["hits"]] == ["d2"]
+    assert "titles(10,1)" in pipeline.tag
+
+
+def test_an_adapter_behind_it_reads_the_titles_before_the_query(built):
+    titles = built({"titles": {}}, documents=TITLED).stages[0]
+    rewrite = rewriting(Rewriter()).stages[0]
+    (search,) = titles([TALK])
+    (record,) = rewrite.task.records_from(search)
+    text = messages(rewrite.task, record)[-1]["content"]
+    assert text.splitlines()[-2:] == ["Titles: Tent; Pegs", "Query: which pegs?"]
+    (without,) = rewrite.task.records_from({**search, "titles": []})
+    assert "Titles" not in messages(rewrite.task, without)[-1]["content"]
+
+
+def test_it_needs_documents(built):
+    with pytest.raises(PipelineError, match="no documents"):
+        built({"titles": {}}, documents=[])
+
+
+def test_passages_are_the_texts_of_the_top_hits(built):
+    pipeline = built({"bm25": {"k": 3}}, {"passages": {"k": 1}}, documents=TITLED)
+    (found,) = pipeline.execute([{"id": "q", "query": "green tent"}])
+    assert [hit.document for hit in found["hits"]] == ["d1", "d2"]
+    best = found["hits"][0].score
+    assert found["passages"] == [{"id": "d1", "title": "Tent", "text": "a light green tent", "score": best}]
+    assert "passages(1)" in pipeline.tag
+
+
+@pytest.mark.slow
+def test_similarity_grades_each_passage_by_its_cosine_with_the_query(built, tiny):
+    stage = {"similarity": {"model": tiny, "document_prefix": "passage: "}}
+    pipeline = built({"bm25": {"k": 3}}, {"passages": {"k": 2}}, stage, documents=TITLED)
+    found, other = pipeline.execute([{"id": "q", "query": "green tent"}, {"id": "r", "query": "boots and a tent"}])
+    encoder = Encoder.load(tiny)
+    for search in (found, other):
+        texts = [
+            f"passage: {passage['title']} {passage['text']}".replace(":  ", ": ") for passage in search["passages"]
+        ]
+        query, *passages = encoder.encode([search["query"], *texts])
+        expected = [(1 + each @ query / np.linalg.norm(each) / np.linalg.norm(query)) / 2 for each in passages]
+        assert [grade["id"] for grade in search["grades"]] == [passage["id"] for passage in search["passages"]]
+        assert [grade["relevance"] for grade in search["grades"]] == pytest.approx(expected, abs=1e-5)
+    assert "similarity(" in pipeline.labels[2]
+
+
+@pytest.mark.slow
+def test_similarity_encodes_passages_without_an_adapter_for_queries(built, tmp_path, encoder_base, monkeypatch):
+    monkeypatch.setattr("tests.factories.encoder_recipe_for", lambda base: encoder_recipe_for(base, "sides=query"))
+    store = Store(tmp_path / "store")
+    asker = random_encoder_adapter(store, "asker", shout(tmp_path / "task"), encoder_base, tmp_path / "made", seed=1)
+    stage = {"similarity": {"model": str(encoder_base.path), "adapter": "asker@1"}}
+    search = {"id": "q", "query": "boots", "passages": [{"id": "d3", "text": "boots"}, {"id": "none", "text": ""}]}
+    (found, empty) = built(stage, documents=TITLED).execute([search, {**search, "id": "r", "passages": []}])
+    adapted, plain = (Encoder.load(str(encoder_base.path), adapter=each) for each in (asker, None))
+    (query,), (passage,) = adapted.encode(["boots"]), plain.encode(["boots"])
+    cosine = passage @ query / np.linalg.norm(passage) / np.linalg.norm(query)
+    assert cosine < 0.99  # of the same text, which the adapter encodes as a query
+    assert found["grades"][0] == {"id": "d3", "relevance": pytest.approx((1 + cosine) / 2, abs=1e-5)}
+    assert empty["grades"] == []
+
+
+def test_similarity_without_passages_is_refused(built, tiny):
+    with pytest.raises(PipelineError, match="query q: there are no passages to grade"):
+        built({"similarity": {"model": tiny}}, documents=TITLED).execute([{"id": "q", "query": "green tent"}])

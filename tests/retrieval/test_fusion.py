@@ -1,4 +1,4 @@
-"""Rank fusion equals its published formulas and does not depend on input order."""
+"""Rank fusion equals its published formulas; titles of what a conversation finds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.trec import ranked
 from searchlora.records import Document, Hit
 from searchlora.retrieval import BM25Index, Fused, Source, fuse
+from searchlora.retrieval.feedback import found_titles
 from searchlora.retrieval.fusion import METHODS
 
 IDS = ["a", "b", "c", "d", "e", "f"]
@@ -108,3 +109,33 @@ def test_a_fused_retriever_uses_the_depth_of_its_sources():
     found = Fused([Source(first, depth=2, weight=3), Source(second, depth=1)], method="combsum").search(queries, 2)
     pairs = zip(first.search(queries, 2), second.search(queries, 1), strict=True)
     assert found == [fuse(pair, method="combsum", weights=[3, 1])[:2] for pair in pairs]
+
+
+DOCUMENTS = {
+    document.id: document
+    for document in (
+        Document("1", "a ship meets a creature", "Alien (film)"),
+        Document("2", "the creature hides in the ship", "Alien (film)"),
+        Document("3", "a ship ship ship", "Titanic\r\n"),
+        Document("4", "a creature creature creature"),
+    )
+}
+TALK = {"history": [{"role": "user", "text": "which ship?"}], "query": "what creature?"}
+
+
+def titles(conversation, **numbers):
+    return found_titles(BM25Index(DOCUMENTS.values()), DOCUMENTS, [conversation], **numbers)[0]
+
+
+def test_the_most_frequent_title_is_first_and_passages_without_a_title_do_not_count():
+    assert titles(TALK) == ["Alien", "Titanic"]
+    assert titles(TALK, titles=1) == ["Alien"]
+
+
+def test_all_turns_are_searched_with():
+    assert titles({"query": "what creature?"}) == ["Alien"]
+    assert titles({"history": TALK["history"], "query": "why?"}, passages=1) == ["Titanic"]
+
+
+def test_a_conversation_that_finds_nothing_has_no_titles():
+    assert titles({"query": "zebra"}) == []

@@ -1,15 +1,17 @@
-"""Who decides when to abstain and what to cite: the answering model or a judge."""
+"""Who decides when to abstain and what to cite, the model or a judge; thresholds are fitted."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.task import load_generation_task
 from searchlora.tasks.rag_answer.deciding import abstention, rule_of
-from searchlora.tasks.rag_answer.tuning import _Row, fitted, mean_f1, tuned_rules
+from searchlora.tasks.rag_answer.tuning import MAX_THRESHOLD, _Row, fitted, mean_f1, tuned, tuned_rules
 
 TASK = load_generation_task("rag_answer")
 PASSAGES = [
@@ -228,3 +230,64 @@ def test_records_of_one_kind_cannot_be_tuned_on():
     with pytest.raises(DataError, match="0 of 26 validation records"):
         chosen = [number for number, row in enumerate(records) if row["answerable"]]
         tuned_rules([records[n] for n in chosen], [outputs[n] for n in chosen], {"abstain": "judge"})
+
+
+SCORED = st.lists(st.tuples(st.integers(0, 100).map(lambda each: each / 100), st.booleans()), min_size=1, max_size=20)
+
+
+def scored_rows(rows):
+    records = [{"id": str(place), "answerable": not silent} for place, (_, silent) in enumerate(rows)]
+    return records, [CitedAnswer("", (), abstained=False, abstention_probability=given) for given, _ in rows]
+
+
+def f1_by_hand(rows, least):
+    def f1(pairs):
+        right = sum(predicted and wanted for predicted, wanted in pairs)
+        return 2 * right / max(1, sum(predicted + wanted for predicted, wanted in pairs))
+
+    pairs = [(given >= least, silent) for given, silent in rows]
+    return (f1(pairs) + f1([(not predicted, not wanted) for predicted, wanted in pairs])) / 2
+
+
+@pytest.mark.slow
+@given(SCORED)
+def test_the_fitted_threshold_is_optimal(rows):
+    found = tuned(*scored_rows(rows))
+    kinds = {silent for _, silent in rows}
+    assert bool(found) == (kinds == {True, False})
+    if found:
+        best = max(
+            f1_by_hand(rows, least)
+            for least in (0.0, MAX_THRESHOLD, *(given for given, _ in rows if given < MAX_THRESHOLD))
+        )
+        assert found["abstain_from"] <= MAX_THRESHOLD
+        assert f1_by_hand(rows, found["abstain_from"]) == found["validation"]["mean F1"]
+        assert found["validation"]["mean F1"] == best
+
+
+def test_indistinguishable_rows_are_answered():
+    rows = [(0.4, place % 4 == 0) for place in range(40)]  # always to abstain has an F1 of 0.4, never to has none
+    likely = [*rows, (0.9, False)]
+    assert tuned(*scored_rows(likely))["abstain_from"] > 0.4
+
+
+def test_rows_without_a_score_are_skipped():
+    records, outputs = scored_rows([(0.2, False), (0.4, True), (0.6, True)])
+    more = [InvalidOutput("[9]", "cites passage 9"), CitedAnswer("Dry.", (), abstained=False)]
+    found = tuned([*records, *records[:2]], [*outputs, *more])
+    assert 0.2 < found["abstain_from"] < 0.4
+    assert found["validation"] == {"rows": 3, "mean F1": 1.0}
+
+
+def test_a_tuned_task_abstains_at_its_threshold():
+    task = load_generation_task("rag_answer")
+    record = task.examples[0]
+    (_, (likely, unlikely)) = scored_rows([(0.3, True), (0.1, False)])
+    bound = task.bound(task.settings, {"abstain_from": 0.2})
+    assert bound.apply_tuning(likely, record).text == task.settings["abstention"]
+    assert not bound.apply_tuning(unlikely, record).abstained
+    assert task.apply_tuning(likely, record) == likely
+    (_, (sure,)) = scored_rows([(0.6, True)])
+    assert task.bound(task.settings, {"abstain_from": 0.9}).apply_tuning(sure, record).abstained
+    written = CitedAnswer("Dry [1].", (1,), abstained=False)
+    assert bound.apply_tuning(written, record) == written
