@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.peft_folder import WEIGHTS
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
+from searchlora.data.building import build
 from searchlora.eval.evaluation import Evaluation
 from searchlora.inference.constrained import Constraints
 from searchlora.models.fingerprint import fingerprint
@@ -56,7 +57,7 @@ def echo_task(folder: Path, prompt: str = PROMPT) -> EchoTask:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prompt.jinja").write_text(prompt, encoding="utf-8")
     records = [{"id": f"e{n}", "group": f"e{n}", "query": query} for n, query in enumerate(("red shoes", "tents"))]
-    (folder / "examples.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    write_jsonl(folder / "examples.jsonl", records)
     return EchoTask(folder)
 
 
@@ -172,9 +173,7 @@ def first_word(folder: Path) -> FirstWord:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prompt.jinja").write_text("{% block user %}\n{{ text }}\n{% endblock %}\n", encoding="utf-8")
     (folder / "recipe.yaml").write_text("{}\n", encoding="utf-8")
-    (folder / "examples.jsonl").write_text(
-        json.dumps({"id": "e", "group": "e", "text": "tent boot"}) + "\n", encoding="utf-8"
-    )
+    write_jsonl(folder / "examples.jsonl", [{"id": "e", "group": "e", "text": "tent boot"}])
     (folder / "record.schema.json").write_text('{"type": "object", "properties": {"text": {}}}', encoding="utf-8")
     return FirstWord(folder)
 
@@ -212,7 +211,7 @@ def shout(folder: Path) -> Shout:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text("{}\n", encoding="utf-8")
     records = [{"id": f"e{n}", "group": f"e{n}", "text": text} for n, text in enumerate(("red tent", "wool socks"))]
-    (folder / "examples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    write_jsonl(folder / "examples.jsonl", records)
     return Shout(folder)
 
 
@@ -240,6 +239,22 @@ def random_encoder_adapter(
     """A stored and checked adapter with random weights."""
     made = random_encoder_folder(base, folder, seed=seed)
     return store_adapter(store, name, made, task=task, recipe=encoder_recipe_for(base), base=base)
+
+
+def write_jsonl(file: Path, rows: Iterable[Any]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def read_jsonl(file: Path) -> list[Any]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def native_dataset(task: Any, folder: Path, rows: Iterable[Any], **options: Any) -> Path:
+    """The folder of a dataset of rows in the task's own format, which are written beside it."""
+    build(task, write_jsonl(folder.with_name(f"{folder.name}.jsonl"), rows), format="native", out=folder, **options)
+    return folder
 
 
 def edit_json(file: Path, change: Callable[[Any], object]) -> None:

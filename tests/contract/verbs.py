@@ -34,8 +34,8 @@ from searchlora.models.resolve import BaseModel
 from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.task import GenerationTask, load_generation_task
-from tests.factories import random_adapter_folder
-from tests.tasks.rag_answer.made import usual_rows, write_mtrag
+from tests.factories import random_adapter_folder, write_jsonl
+from tests.tasks.rag_answer.made import usual_rows
 
 ROWS = 12
 
@@ -98,7 +98,7 @@ def write_data(root: Path) -> None:
     collection = {"corpus": root / "docs.jsonl", "qrels": root / "qrels.txt"}
     build("rewriting", source, format="native", out=root / "data", **collection)
     options = {"missing": "0.6", "passages": "3", "gold": "1", "abstention": "No."}
-    conversations = write_mtrag(root / "reference.jsonl", usual_rows())
+    conversations = write_jsonl(root / "reference.jsonl", usual_rows())
     splits_of_answers = {"options": options, "split_ratios": (0.2, 0.7, 0.1)}
     build("rag_answer", conversations, format="mtrag", out=root / "answers", **splits_of_answers)
 

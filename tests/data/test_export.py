@@ -15,7 +15,8 @@ from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.judgments.card import JudgmentsCard, read_card, write_card
 from searchlora.systems.pipeline import with_history
 from searchlora.task import load_task
-from tests.tasks.rag_answer.made import usual_rows, write_mtrag
+from tests.factories import write_jsonl
+from tests.tasks.rag_answer.made import usual_rows
 
 
 def write_pairs(path: Path, *, with_documents: bool = True) -> Path:
@@ -98,7 +99,7 @@ def test_an_unknown_split_and_a_folder_in_use_are_refused(graded: Dataset, tmp_p
 
 def test_mtrag_is_a_source_of_conversations_whose_passages_are_relevant(tmp_path: Path) -> None:
     rows = usual_rows()
-    source = write_mtrag(tmp_path / "reference.jsonl", rows)
+    source = write_jsonl(tmp_path / "reference.jsonl", rows)
     build("rewriting", source, format="mtrag", out=tmp_path / "data", split_ratios=(1.0, 0.0, 0.0))
     dataset = load_dataset(tmp_path / "data")
     asked = {row["task_id"]: row for row in rows if row["contexts"]}

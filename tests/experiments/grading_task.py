@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from tests.factories import write_jsonl
 
 _TASK = """
 from pathlib import Path
@@ -59,26 +60,18 @@ def build_task(folder: Path) -> Path:
     (package / "prompt.jinja").write_text(_PROMPT, encoding="utf-8")
     (package / "recipe.yaml").write_text("max_length: 256\nmax_new_tokens: 4\nprecision: fp32\n", encoding="utf-8")
     example = {"id": "e1", "group": "e1", "need": "a tent", "title": "Tent", "text": "It sleeps 1.", "answer": "good"}
-    (package / "examples.jsonl").write_text(json.dumps(example) + "\n", encoding="utf-8")
+    write_jsonl(package / "examples.jsonl", [example])
     return folder
 
 
 def write_records(path: Path, needs: int = 30) -> Path:
     """Records to train on; need and text say which answer is right."""
     answers = ("bad", "poor", "fair", "good")
-    rows = [
-        {
-            "id": f"r{n}",
-            "group": f"g{n}",
-            "need": f"a stove of kind {n}",
-            "title": f"Stove {n}",
-            "text": f"It burns {answers[n % 4]}.",
-            "answer": answers[n % 4],
-        }
-        for n in range(needs)
-    ]
-    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
-    return path
+    rows = []
+    for n in range(needs):
+        texts = {"need": f"a stove of kind {n}", "title": f"Stove {n}", "text": f"It burns {answers[n % 4]}."}
+        rows.append({"id": f"r{n}", "group": f"g{n}", **texts, "answer": answers[n % 4]})
+    return write_jsonl(path, rows)
 
 
 def write_collection(folder: Path, topics: int = 3, documents: int = 30) -> dict[str, Path]:
@@ -86,8 +79,8 @@ def write_collection(folder: Path, topics: int = 3, documents: int = 30) -> dict
     files = {name: folder / name for name in ("topics.jsonl", "corpus.jsonl", "a.trec", "b.trec")}
     asked = [{"id": f"t{n}", "query": f"a tent of kind {n}"} for n in range(topics)]
     found = [{"id": f"d{n:02}", "title": f"Tent {n}", "text": f"It sleeps {n}."} for n in range(documents)]
-    files["topics.jsonl"].write_text("\n".join(map(json.dumps, asked)) + "\n", encoding="utf-8")
-    files["corpus.jsonl"].write_text("\n".join(map(json.dumps, found)) + "\n", encoding="utf-8")
+    write_jsonl(files["topics.jsonl"], asked)
+    write_jsonl(files["corpus.jsonl"], found)
     for name, sign in (("a", 1), ("b", -1)):
         lines = [f"t{t} Q0 d{d:02} 0 {sign * d} {name}\n" for t in range(topics) for d in range(documents)]
         files[f"{name}.trec"].write_text("".join(lines), encoding="utf-8")

@@ -26,7 +26,7 @@ from searchlora.pipelines.slots import FULL
 from searchlora.systems import costs
 from searchlora.systems.costs import CostedPipeline
 from searchlora.task import load_generation_task, load_task
-from tests.factories import random_adapter, random_encoder_adapter
+from tests.factories import random_adapter, random_encoder_adapter, read_jsonl, write_jsonl
 
 KINDS = ["tent", "boots", "lamp", "stove", "rope", "bottle"]
 COLOURS = ["red", "green", "blue", "black"]
@@ -44,19 +44,13 @@ def made(tiny_base, encoder_base, tmp_path_factory):
     """A shop of colours and kinds, a store with two versions of a judge and an answering adapter of random weights."""
     folder = tmp_path_factory.mktemp("ablate")
     documents = [{"id": f"d{n}", "title": f"{COLOURS[n % 4]} {KINDS[n % 6]}", "text": f"number {n}"} for n in range(24)]
-    topics = [
-        {"id": f"q{n}", "query": f"{COLOURS[n % 4]} {KINDS[n % 3]}", "family": f"f{n // 2}"} for n in range(TOPICS)
-    ]
-    qrels = {
-        topic["id"]: {
-            each["id"]: 1 + (each["title"] == topic["query"])
-            for each in documents
-            if topic["query"].split()[1] in each["title"]
-        }
-        for topic in topics
-    }
-    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, documents)))
-    (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, topics)))
+    topics, qrels = [], {}
+    for n in range(TOPICS):
+        kind, query = KINDS[n % 3], f"{COLOURS[n % 4]} {KINDS[n % 3]}"
+        topics.append({"id": f"q{n}", "query": query, "family": f"f{n // 2}"})
+        qrels[f"q{n}"] = {each["id"]: 1 + (each["title"] == query) for each in documents if kind in each["title"]}
+    write_jsonl(folder / "corpus.jsonl", documents)
+    write_jsonl(folder / "topics.jsonl", topics)
     write_qrels(folder / "qrels.txt", qrels)
     hybrid = HYBRID.replace("ENCODER", str(encoder_base.path))
     (folder / "hybrid.yaml").write_text(hybrid)
@@ -68,6 +62,12 @@ def made(tiny_base, encoder_base, tmp_path_factory):
         random_adapter(store, "shop-judge", task, tiny_base, folder / f"judge{seed}", seed=seed)
     random_adapter(store, "answerer", load_generation_task("rag_answer"), tiny_base, folder / "answerer", seed=3)
     return folder
+
+
+def files_of(folder):
+    """Topics, judgments and corpus as options of the command."""
+    names = ("topics.jsonl", "qrels.txt", "corpus.jsonl")
+    return [part for name in names for part in (f"--{name.split('.')[0]}", folder / name)]
 
 
 def run(folder, pipeline, out, **options):
@@ -82,16 +82,10 @@ def run(folder, pipeline, out, **options):
 @pytest.mark.slow
 def test_each_variant_is_the_pipeline_executed_by_itself(made, tmp_path):
     found = run(made, "judged.yaml", tmp_path, kinds=("off", "base", "older"))
-    names = [variant.name for variant in found.variants]
-    assert names == [
-        FULL,
-        "without bm25",
-        "without dense",
-        "without shop-judge",
-        "base instead of shop-judge",
-        "shop-judge@1 instead of shop-judge",
-    ]
-    searches = [json.loads(line) for line in (made / "topics.jsonl").read_text().splitlines()]
+    left_out = ["without bm25", "without dense", "without shop-judge"]
+    others = ["base instead of shop-judge", "shop-judge@1 instead of shop-judge"]
+    assert [variant.name for variant in found.variants] == [FULL, *left_out, *others]
+    searches = read_jsonl(made / "topics.jsonl")
     documents, store = list(read_documents(made / "corpus.jsonl")), Store(made / "store")
     qrels = read_qrels(made / "qrels.txt")
     evaluations = {}
@@ -106,9 +100,8 @@ def test_each_variant_is_the_pipeline_executed_by_itself(made, tmp_path):
     for pair in compared.comparisons:
         if pair.measure == "nDCG@5":
             ours = found.comparison.pair(pair.a, pair.b, pair.measure)
-            assert (ours.difference, ours.low, ours.high, ours.p) == pytest.approx(
-                (pair.difference, pair.low, pair.high, pair.p)
-            )
+            figures = [(each.difference, each.low, each.high, each.p) for each in (ours, pair)]
+            assert figures[0] == pytest.approx(figures[1])
     assert {pair.measure for pair in found.comparison.comparisons} == {"nDCG@5"}  # the first measure alone is tested
     assert found.comparison.row(FULL, "MRR@5").n == TOPICS
     assert len({json.dumps(read_run(run.path)) for run in found.experimented.runs.values()}) > 3
@@ -191,14 +184,8 @@ def test_an_older_version_that_no_longer_loads_is_left_out_with_the_reason(made,
     found = run(folder, "judged.yaml", tmp_path / "out", slots=("shop-judge",), kinds=("older", "off"))
     assert [variant.name for variant in found.variants] == [FULL, "without shop-judge"]
     assert "sha256" in found.left_out["shop-judge@1 instead of shop-judge"]
-    files = [
-        part
-        for name in ("topics.jsonl", "qrels.txt", "corpus.jsonl")
-        for part in (f"--{name.split('.')[0]}", made / name)
-    ]
-    called = cli(
-        "ablate", folder / "judged.yaml", *files, "--store", folder / "store", "--out", tmp_path / "out", "--older"
-    )
+    places = (*files_of(made), "--store", folder / "store", "--out", tmp_path / "out")
+    called = cli("ablate", folder / "judged.yaml", *places, "--older")
     assert "shop-judge@1 instead of shop-judge is left out: " in called.out, called
 
 
@@ -214,14 +201,11 @@ def test_all_files_are_written(made, tmp_path):
     kept = json.loads((tmp_path / "ablation.json").read_text())
     assert [line["system"] for line in kept["slots"]] == [FULL, "without bm25", FULL, "without dense"]
     assert kept["slots"][1]["difference"] == found.comparison.pair(FULL, "without bm25", "nDCG@5").difference
-    assert kept["variants"][1] == {
-        "name": "without bm25",
-        "kind": "off",
-        "slots": ["bm25"],
-        "stages": [kept["variants"][1]["stages"][0], {"passages": {"k": 3}}],
-    }
+    variant = kept["variants"][1]
+    assert (variant["name"], variant["kind"], variant["slots"]) == ("without bm25", "off", ["bm25"])
+    assert variant["stages"][1:] == [{"passages": {"k": 3}}]
     assert kept["inputs"].keys() >= {"topics", "qrels", "corpus", f"system {FULL}"}
-    per_query = [json.loads(line) for line in (tmp_path / "per_query.jsonl").read_text().splitlines()]
+    per_query = read_jsonl(tmp_path / "per_query.jsonl")
     assert {row["system"] for row in per_query} == {FULL, "without bm25", "without dense"}
 
 
@@ -245,9 +229,9 @@ def test_what_cannot_be_ablated_is_named(made, tmp_path):
 def test_topics_may_hold_a_conversation_as_queries_do(made, tmp_path, monkeypatch):
     folder = shutil.copytree(made, tmp_path / "shop")
     turns = [{"role": "user", "text": "hello"}]
-    rows = [json.loads(line) | {"history": turns} for line in (folder / "topics.jsonl").read_text().splitlines()]
+    rows = [row | {"history": turns} for row in read_jsonl(folder / "topics.jsonl")]
     rows[0]["history"] = []
-    (folder / "topics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_jsonl(folder / "topics.jsonl", rows)
     seen = []
     execute = costs.execute_stage
     monkeypatch.setattr(costs, "execute_stage", lambda *given: seen.append(given[2]) or execute(*given))
@@ -260,14 +244,11 @@ def test_topics_may_hold_a_conversation_as_queries_do(made, tmp_path, monkeypatc
 def test_a_base_whose_vectors_the_index_lacks_is_left_out_with_the_reason(made, encoder_base, tmp_path, monkeypatch):
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
     folder = shutil.copytree(made, tmp_path / "shop")
-    random_encoder_adapter(
-        Store(folder / "store"), "embedder", load_task("embedding"), encoder_base, tmp_path / "embedder"
-    )
+    task, store = load_task("embedding"), Store(folder / "store")
+    random_encoder_adapter(store, "embedder", task, encoder_base, tmp_path / "embedder")
     adapted = (folder / "hybrid.yaml").read_text().replace("k: 6}}]", "k: 6, adapter: embedder}}]")
     (folder / "adapted.yaml").write_text(adapted)
-    build_index(
-        folder / "corpus.jsonl", tmp_path / "index", pipelines=[folder / "adapted.yaml"], store=folder / "store"
-    )
+    build_index(folder / "corpus.jsonl", tmp_path / "index", pipelines=[folder / "adapted.yaml"], store=store)
     found = run(folder, "adapted.yaml", tmp_path / "out", corpus=tmp_path / "index")
     assert [variant.name for variant in found.variants] == [FULL, "without bm25", "without dense(embedder)"]
     assert "has no vectors for this pipeline" in found.left_out["base instead of dense(embedder)"]
@@ -277,12 +258,7 @@ def test_a_base_whose_vectors_the_index_lacks_is_left_out_with_the_reason(made, 
 
 @pytest.mark.slow
 def test_the_command_prints_the_table_and_writes_the_report(cli, refused, made, tmp_path):
-    files = [
-        part
-        for name in ("topics.jsonl", "qrels.txt", "corpus.jsonl")
-        for part in (f"--{name.split('.')[0]}", made / name)
-    ]
-    command = ("ablate", made / "hybrid.yaml", *files, "--store", made / "store", "--out", tmp_path / "out")
+    command = ("ablate", made / "hybrid.yaml", *files_of(made), "--store", made / "store", "--out", tmp_path / "out")
     called = cli(*command, "--measure", "nDCG@5")
     assert called.code == 0, called
     assert "| bm25 | nothing |" in called.out and f"Report: {tmp_path / 'out' / 'report.html'}" in called.out

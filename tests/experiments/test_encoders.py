@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 
@@ -13,7 +12,6 @@ from searchlora.adapters.ancestry import training_queries
 from searchlora.adapters.operations import export, path, verify
 from searchlora.adapters.store import Store
 from searchlora.adapters.transfer import pull, push
-from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import BaseMismatch, DataError, NotInStore, PipelineError, UsageError
 from searchlora.eval.judgments.card import read_run_card
@@ -33,6 +31,7 @@ from searchlora.systems.encoder import EncoderData, EncoderSystem, StoredEncoder
 from searchlora.task import load_task
 from searchlora.testing import build_tiny_encoder
 from searchlora.training.pairs import PairRow, text_key
+from tests.factories import edit_json, native_dataset, write_jsonl
 
 WORDS = ("tent", "boot", "stove", "rope", "lamp", "sock", "axe", "map", "cup", "bag")
 
@@ -52,9 +51,7 @@ def data(tmp_path_factory):
     """Kind -> a dataset folder."""
     folder = tmp_path_factory.mktemp("data")
     for kind, labels in (("pairs", False), ("labels", True)):
-        source = folder / f"{kind}.jsonl"
-        source.write_text("".join(json.dumps(row) + "\n" for row in rows(labels)), encoding="utf-8")
-        build("embedding", source, format="native", out=folder / kind)
+        native_dataset("embedding", folder / kind, rows(labels))
     return folder
 
 
@@ -71,15 +68,24 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def stored(place, data, fast):
-    return train("embedding", data / "pairs", "finder", TrainingOptions(overrides=fast), store=place)
+def trained(place, data, fast):
+    """Train an adapter of a name on one of the datasets."""
+
+    def call(name, *overrides, on=data / "pairs", reuse=False, **more):
+        options = TrainingOptions(overrides=(*fast, *overrides), reuse=reuse)
+        return train("embedding", on, name, options, store=place, **more)
+
+    return call
 
 
 @pytest.fixture(scope="module")
-def full(place, data, fast):
-    return train(
-        "embedding", data / "pairs", "finder-full", TrainingOptions(overrides=(*fast, "method=full")), store=place
-    )
+def stored(trained):
+    return trained("finder")
+
+
+@pytest.fixture(scope="module")
+def full(trained):
+    return trained("finder-full", "method=full")
 
 
 @pytest.mark.slow
@@ -93,16 +99,9 @@ def test_contents_of_a_stored_encoder_adapter(stored, place):
     assert not (place.root / ".runs" / "finder").exists()
 
 
-def test_identical_training_reuses_the_stored_version(stored, place, data, fast):
+def test_identical_training_reuses_the_stored_version(stored, trained):
     reported = []
-    again = train(
-        "embedding",
-        data / "pairs",
-        "finder",
-        TrainingOptions(overrides=fast, reuse=True),
-        store=place,
-        log=reported.append,
-    )
+    again = trained("finder", reuse=True, log=reported.append)
     assert again.reference == stored.reference and "Reusing" in reported[0]
 
 
@@ -146,15 +145,15 @@ def test_evaluation_compares_base_bm25_and_full_model(full, place, data, tmp_pat
 
 
 @pytest.mark.slow
-def test_documents_are_encoded_once_for_the_base_and_an_adapter_of_queries_only(place, data, fast, monkeypatch):
-    asker = train("embedding", data / "pairs", "asker", TrainingOptions(overrides=(*fast, "sides=query")), store=place)
-    encoded = []
-    encode = Encoder.encode_documents
-    monkeypatch.setattr(
-        Encoder,
-        "encode_documents",
-        lambda self, *given, **more: encoded.append(self.name) or encode(self, *given, **more),
-    )
+def test_documents_are_encoded_once_for_the_base_and_an_adapter_of_queries_only(place, data, trained, monkeypatch):
+    asker = trained("asker", "sides=query")
+    encoded, encode = [], Encoder.encode_documents
+
+    def noted(self, *given, **more):
+        encoded.append(self.name)
+        return encode(self, *given, **more)
+
+    monkeypatch.setattr(Encoder, "encode_documents", noted)
     found = evaluate("asker", data / "pairs", store=place)
     assert len(encoded) == 1 and asker.reference not in encoded
     task, dataset = load_task("embedding"), load_dataset(data / "pairs")
@@ -193,8 +192,8 @@ def test_the_fingerprint_of_an_encoder_says_what_its_hits_depend_on(stored):
 
 
 @pytest.mark.slow
-def test_classification_is_evaluated(place, data, fast, tmp_path):
-    train("embedding", data / "labels", "sorter", TrainingOptions(overrides=(*fast, "classifier=knn")), store=place)
+def test_classification_is_evaluated(place, data, trained, tmp_path):
+    trained("sorter", "classifier=knn", on=data / "labels")
     found = evaluate("sorter", data / "labels", EvaluationOptions(cache_dir=tmp_path / "outputs"), store=place)
     assert list(found.systems) == ["commonest class", "base zero-shot", "sorter@1"]
     again = evaluate("sorter", data / "labels", EvaluationOptions(cache_dir=tmp_path / "outputs"), store=place)
@@ -206,10 +205,9 @@ def test_classification_is_evaluated(place, data, fast, tmp_path):
 
 
 @pytest.mark.slow
-def test_each_adapter_is_evaluated_with_its_own_classifier(place, data, fast, tmp_path, monkeypatch):
+def test_each_adapter_is_evaluated_with_its_own_classifier(place, data, trained, tmp_path, monkeypatch):
     for classifier in ("linear", "centroid"):
-        overrides = (*fast, f"classifier={classifier}")
-        train("embedding", data / "labels", f"by-{classifier}", TrainingOptions(overrides=overrides), store=place)
+        trained(f"by-{classifier}", f"classifier={classifier}", on=data / "labels")
     used = []
     classify = encoder.classify
     monkeypatch.setattr(encoder, "classify", lambda *given: used.append(given[-1]) or classify(*given))
@@ -223,11 +221,8 @@ def test_each_adapter_is_evaluated_with_its_own_classifier(place, data, fast, tm
 @pytest.mark.usefixtures("stored")
 def test_impossible_evaluations_are_errors(place, data, tmp_path):
     with pytest.raises(DataError, match="no documents and judgments"):
-        source = tmp_path / "pairs.jsonl"
-        source.write_text("".join(json.dumps(row) + "\n" for row in rows(False)), encoding="utf-8")
-        build("embedding", source, format="native", out=tmp_path / "bare")
-        card = json.loads((tmp_path / "bare" / "dataset.json").read_text())
-        (tmp_path / "bare" / "dataset.json").write_text(json.dumps({**card, "collection": None}))
+        native_dataset("embedding", tmp_path / "bare", rows(False))
+        edit_json(tmp_path / "bare" / "dataset.json", lambda card: card.update(collection=None))
         evaluate("finder", tmp_path / "bare", store=place)
     with pytest.raises(UsageError, match="two systems are called"):
         evaluate("finder", data / "pairs", models=[tmp_path / "a" / "x", tmp_path / "b" / "x"], store=place)
@@ -236,9 +231,8 @@ def test_impossible_evaluations_are_errors(place, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_hard_negatives_are_mined_from_both(place, data, fast):
-    overrides = (*fast, "negatives.source=both", "negatives.margin=1.0")
-    found = train("embedding", data / "pairs", "miner", TrainingOptions(overrides=overrides), store=place)
+def test_hard_negatives_are_mined_from_both(trained):
+    found = trained("miner", "negatives.source=both", "negatives.margin=1.0")
     assert found.manifest.training["negatives_per_row"] == 1
 
 
@@ -264,12 +258,9 @@ def test_the_validation_loss_is_the_loss_of_training_in_one_batch():
 
 
 @pytest.mark.slow
-def test_validation_rows_without_pairs_are_accepted(place, fast, tmp_path):
-    source = tmp_path / "rows.jsonl"
+def test_validation_rows_without_pairs_are_accepted(trained, tmp_path):
     kept = [row for row in rows(labels=True) if row["split"] != "validation" or row["id"] == "r1"]
-    source.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-    build("embedding", source, format="native", out=tmp_path / "data")
-    found = train("embedding", tmp_path / "data", "alone", TrainingOptions(overrides=fast), store=place)
+    found = trained("alone", on=native_dataset("embedding", tmp_path / "data", kept))
     assert found.manifest.metrics == {} and found.manifest.training["best"] is None
 
 
@@ -292,23 +283,16 @@ def test_train_and_evaluate_from_the_command_line(cli, place, data, fast, tmp_pa
 
 @pytest.fixture
 def files(tmp_path):
-    (tmp_path / "q.jsonl").write_text('{"id": "q1", "query": "tent boot"}\n{"id": "q2", "query": "lamp"}\n')
+    write_jsonl(tmp_path / "q.jsonl", [{"id": "q1", "query": "tent boot"}, {"id": "q2", "query": "lamp"}])
     texts = ["TENT BOOT 1.", "LAMP 2.", "a rope", "MAP 3."]
-    (tmp_path / "c.jsonl").write_text(
-        "".join(json.dumps({"id": f"d{n}", "text": text}) + "\n" for n, text in enumerate(texts))
-    )
+    write_jsonl(tmp_path / "c.jsonl", [{"id": f"d{n}", "text": text} for n, text in enumerate(texts)])
     return tmp_path
-
-
-def pipeline(files, stage: str):
-    path = files / "p.yaml"
-    path.write_text(f"name: p\nstages:\n  - {stage}\n")
-    return path
 
 
 def searched(files, place, stage: str):
     out = files / "run.trec"
-    tag, _ = run(pipeline(files, stage), files / "q.jsonl", files / "c.jsonl", out, store=place)
+    (files / "p.yaml").write_text(f"name: p\nstages:\n  - {stage}\n")
+    tag, _ = run(files / "p.yaml", files / "q.jsonl", files / "c.jsonl", out, store=place)
     return tag, read_run(out), read_run_card(out)
 
 

@@ -19,7 +19,7 @@ from searchlora.eval.trec import read_run, write_qrels, write_run
 from searchlora.experiments.experiment import experiment
 from searchlora.experiments.reports import write_experiment
 from searchlora.task import load_generation_task
-from tests.factories import random_adapter, random_adapter_folder
+from tests.factories import random_adapter, random_adapter_folder, read_jsonl, write_jsonl
 from tests.inference.http_server import Reply, answering
 
 WORDS = ["tent", "shoes", "lamp", "stove", "rope", "bottle", "jacket", "gloves", "map", "knife"]
@@ -39,14 +39,11 @@ def folder(tmp_path):
         colour, word = COLOURS[number % 4], WORDS[number % 10]
         topic = f"q{number}"
         topics.append({"id": topic, "query": f"{colour} {word}", "colour": colour})
-        qrels[topic] = {
-            each["id"]: 2 if each["title"] == f"{colour} {word}" else 1
-            for each in documents
-            if word in each["title"].split()
-        }
+        of_kind = [each for each in documents if word in each["title"].split()]
+        qrels[topic] = {each["id"]: 2 if each["title"] == f"{colour} {word}" else 1 for each in of_kind}
         faulty[topic] = {document: rng.random() for document in list(qrels[topic])[: 3 if number else 0]}
-    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, documents)))
-    (tmp_path / "topics.jsonl").write_text("\n".join(map(json.dumps, topics)))
+    write_jsonl(tmp_path / "corpus.jsonl", documents)
+    write_jsonl(tmp_path / "topics.jsonl", topics)
     write_qrels(tmp_path / "qrels.txt", qrels)
     write_run(tmp_path / "faulty.trec", faulty, "faulty")
     (tmp_path / "plain.yaml").write_text("name: plain\nstages:\n- bm25: {k: 20}\n")
@@ -86,15 +83,15 @@ def test_all_files_are_written_with_their_inputs(folder):
     page = report.read_text()
     assert all(digest in page for digest in result["inputs"].values())
     assert "| faulty |" in (out / "experiment.md").read_text()
-    per_query = [json.loads(line) for line in (out / "per_query.jsonl").read_text().splitlines()]
+    per_query = read_jsonl(out / "per_query.jsonl")
     assert {(row["system"], row["measure"]) for row in per_query} >= {("bm25", "nDCG@10"), ("faulty", "P@5")}
 
 
 @pytest.mark.slow
 def test_the_columns_of_a_corpus_are_mapped_and_another_map_is_another_corpus(folder):
-    rows = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+    rows = read_jsonl(folder / "corpus.jsonl")
     renamed = [{"sku": row["id"], "name": row["title"], "note": row["text"]} for row in rows]
-    (folder / "products.jsonl").write_text("\n".join(map(json.dumps, renamed)))
+    write_jsonl(folder / "products.jsonl", renamed)
     plain = experiment(write_spec(folder), folder / "plain")
     columns = {"id": "sku", "title": "name", "text": "note"}
     spec = write_spec(folder, corpus={"file": "products.jsonl", "map": columns})
@@ -143,11 +140,13 @@ def test_a_changed_baseline_pipeline_or_missing_card_counts_as_a_change(folder):
         experiment(spec, out)
 
 
-def test_judged_topics_missing_from_the_topics_are_reported(folder):
-    lines = (folder / "topics.jsonl").read_text().splitlines()
-    (folder / "topics.jsonl").write_text("\n".join(lines[:-2]))
-    notes = experiment(write_spec(folder), folder / "out").comparison.notes
-    assert "2 judged topics (q38, q39) are not among the topics and are left out." in notes
+def test_judged_topics_missing_from_the_topics_are_reported_and_unknown_scale_and_source(folder):
+    write_jsonl(folder / "topics.jsonl", read_jsonl(folder / "topics.jsonl")[:-2])
+    notes = " ".join(experiment(write_spec(folder), folder / "out").comparison.notes)
+    for part in ("2 judged topics (q38, q39)", "No scale is given", "qrels.txt has no card"):
+        assert part in notes
+    write_card(folder / "qrels.txt", JudgmentsCard("human", "2026-01-01"))
+    assert not [note for note in experiment(write_spec(folder), folder / "b").comparison.notes if "card" in note]
 
 
 @pytest.mark.slow
@@ -240,9 +239,8 @@ def test_the_exit_code_follows_the_policy(folder, cli):
 
 @pytest.mark.slow
 def test_a_circular_judge_is_refused_or_marked(folder):
-    write_card(
-        folder / "qrels.txt", JudgmentsCard("llm", "2026-01-01", judge="judge@1", judge_lineage=("judge@1", "old@2"))
-    )
+    card = JudgmentsCard("llm", "2026-01-01", judge="judge@1", judge_lineage=("judge@1", "old@2"))
+    write_card(folder / "qrels.txt", card)
     write_run_card(folder / "faulty.trec", RunCard("faulty", "2026-01-01", ("old@3",), ("old@3",)))
     spec, out = write_spec(folder), folder / "out"
     with pytest.raises(UsageError, match=r"system faulty.*the judge judge@1 and the system share old@2"):
@@ -293,22 +291,19 @@ def test_a_label_outside_the_scale_counts_as_unjudged(folder):
     spec = write_spec(folder, scale=[0, 1, 2])
     found = read_run(folder / "faulty.trec")["q1"]
     first, alone = max(found, key=found.__getitem__), "q2"
-    write_qrels(
-        folder / "qrels.txt", {**qrels, "q1": {**qrels["q1"], first: 10}, alone: dict.fromkeys(qrels[alone], 7)}
-    )
+    odd = {"q1": {**qrels["q1"], first: 10}, alone: dict.fromkeys(qrels[alone], 7)}
+    write_qrels(folder / "qrels.txt", {**qrels, **odd})
     bad = experiment(spec, folder / "bad")
-    odd = 1 + len(qrels[alone])
-    total = sum(map(len, qrels.values()))
-    assert (
-        f"{odd} of {total} labels (7, 10) are not on the scale 0, 1, 2 and count as unjudged;"
-        " 1 topics have no other and are left out."
-    ) in bad.comparison.notes
+    (note,) = [note for note in bad.comparison.notes if "scale" in note]
+    assert note.startswith(f"{1 + len(qrels[alone])} of {sum(map(len, qrels.values()))} labels (7, 10) are not on")
     del qrels["q1"][first], qrels[alone]
     write_qrels(folder / "qrels.txt", qrels)
     clean = experiment(spec, folder / "clean")
-    assert [(row.system, row.measure, row.value) for row in bad.comparison.rows if "ms" not in row.measure] == [
-        (row.system, row.measure, row.value) for row in clean.comparison.rows if "ms" not in row.measure
-    ]
+    bad_rows, clean_rows = (
+        [(row.system, row.measure, row.value) for row in each.comparison.rows if "ms" not in row.measure]
+        for each in (bad, clean)
+    )
+    assert bad_rows == clean_rows
     assert not [note for note in clean.comparison.notes if "scale" in note]
     with pytest.raises(DataError, match=r"none of the \d+ labels is on the scale 8, 9.*Its labels are 1, 2;"):
         experiment(write_spec(folder, scale=[8, 9]), folder / "none")
@@ -318,21 +313,11 @@ def test_a_label_outside_the_scale_counts_as_unjudged(folder):
 def test_judgments_are_of_people_only_where_it_is_declared(folder):
     policy = {"beat": {}, "judgments": ["human"]}
     found = experiment(write_spec(folder, policy=policy), folder / "out")
-    assert found.topics.graded.source == "unknown" and [each.rule for each in found.results if not each.passed] == [
-        "source of judgments"
-    ]
+    assert found.topics.graded.source == "unknown"
+    assert [each.rule for each in found.results if not each.passed] == ["source of judgments"]
     assert not experiment(write_spec(folder, policy=policy, qrels=HUMAN), folder / "out").refused
     write_card(folder / "qrels.txt", JudgmentsCard("llm", "2026-01-01", judge="judge@1"))
     with pytest.raises(UsageError, match="its card says that the judgments are 'llm', not 'human'"):
         experiment(write_spec(folder, policy=policy, qrels=HUMAN), folder / "out", accept_changes=True)
     found = experiment(write_spec(folder, policy=policy), folder / "out", accept_changes=True)
     assert found.topics.graded.source == "llm" and found.refused
-
-
-@pytest.mark.slow
-def test_the_report_states_unknown_scale_and_source(folder):
-    notes = experiment(write_spec(folder), folder / "out").comparison.notes
-    assert "No scale is given; every label counts as a grade: 1, 2." in notes
-    assert "qrels.txt has no card with its source; it is unknown who or what graded." in notes
-    write_card(folder / "qrels.txt", JudgmentsCard("human", "2026-01-01"))
-    assert not [note for note in experiment(write_spec(folder), folder / "b").comparison.notes if "card" in note]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import httpx
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from searchlora.adapters.full_model import model_of
+from searchlora.adapters.load_check import verify
+from searchlora.adapters.manifest import write_manifest
 from searchlora.adapters.operations import path
 from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter, file_hashes
 from searchlora.errors import GoldenMismatch, LoadCheckFailed, UsageError
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.options import EvaluationOptions, TrainingOptions
@@ -20,16 +22,20 @@ from searchlora.experiments.train import train
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.load import load_model
-from searchlora.models.resolve import BaseModel
+from searchlora.models.resolve import BaseModel, resolve
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.pipelines.stages.adapter import AdapterSettings
+from searchlora.recipe import load_recipe
 from searchlora.server.api.config import ServeConfig
 from searchlora.server.api.serve import make_service
+from searchlora.training.sft import train_adapter
+from tests.factories import first_word, word_records, write_jsonl
 from tests.server.api.serving import asked, served
 
 pytestmark = pytest.mark.slow
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "tiny"
+DATA = FIXTURE / "datasets" / "rewriting"
 FAST = ("optim.max_steps=4", "optim.batch_size=4", "precision=fp32", "validation.every_steps=4", "validation.rows=4")
 FULL = ("method=full", "optim.full_learning_rate=1e-3")
 
@@ -39,15 +45,9 @@ def place(tmp_path_factory):
     """A store with the whole model `whole@1` and the adapter `small@1`, both for rewriting."""
     root = tmp_path_factory.mktemp("full")
     store = Store(root / "store")
-    data, base = FIXTURE / "datasets" / "rewriting", str(FIXTURE / "base")
-    train("rewriting", data, "whole", TrainingOptions(base=base, overrides=(*FAST, *FULL)), store=store)
-    train(
-        "rewriting",
-        data,
-        "small",
-        TrainingOptions(base=base, overrides=(*FAST, "method=lora", "lora.r=4")),
-        store=store,
-    )
+    for name, more in (("whole", FULL), ("small", ("method=lora", "lora.r=4"))):
+        options = TrainingOptions(base=str(FIXTURE / "base"), overrides=(*FAST, *more))
+        train("rewriting", DATA, name, options, store=store)
     store.alias("whole", "live", 1)
     return store
 
@@ -75,12 +75,6 @@ def test_it_verifies_and_loads_in_transformers(place, cli):
 
 def test_weights_that_give_other_logits_do_not_verify(place, tmp_path):
     """The hashes are made to fit, so only the golden logits tell."""
-    from safetensors.torch import save_file
-
-    from searchlora.adapters.load_check import verify
-    from searchlora.adapters.manifest import write_manifest
-    from searchlora.adapters.stored import StoredAdapter, file_hashes
-
     copied = shutil.copytree(place.get("whole@1").path, tmp_path / "whole" / "1")
     for file in copied.iterdir():
         file.chmod(0o644)
@@ -104,8 +98,6 @@ def test_the_engine_of_a_whole_model_answers_to_its_name(place):
 
 
 def test_another_engine_refuses_it_and_says_why(place):
-    from searchlora.models.resolve import resolve
-
     engine = LocalEngine(resolve(str(FIXTURE / "base")), place, precision="fp32")
     request = Request(({"role": "user", "content": "red shoes"},), "whole@1", max_new_tokens=4)
     with pytest.raises(LoadCheckFailed, match=r"whole@1: is a whole model.*serve --base whole@1.*cannot share a batch"):
@@ -116,30 +108,16 @@ def test_another_engine_refuses_it_and_says_why(place):
 
 
 def test_it_is_compared_with_base_and_adapter(place, tmp_path):
-    found = evaluate(
-        "whole@1",
-        FIXTURE / "datasets" / "rewriting",
-        EvaluationOptions(cache_dir=tmp_path),
-        compare_with=["small"],
-        store=place,
-    )
+    options = EvaluationOptions(cache_dir=tmp_path)
+    found, again = (evaluate("whole@1", DATA, options, compare_with=["small"], store=place) for _ in range(2))
     assert {"base zero-shot", "small@1", "whole@1"} <= found.systems.keys()
     assert found.comparison.candidate == "whole@1"
-    again = evaluate(
-        "whole@1",
-        FIXTURE / "datasets" / "rewriting",
-        EvaluationOptions(cache_dir=tmp_path),
-        compare_with=["small"],
-        store=place,
-    )
     assert "whole@1" in again.reused
 
 
 def test_a_pipeline_runs_it(place, cli, tmp_path):
-    topics = tmp_path / "topics.jsonl"
-    topics.write_text(json.dumps({"id": "q1", "query": "red shoes"}) + "\n", encoding="utf-8")
-    corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text(json.dumps({"id": "d1", "text": "red shoes for runners"}) + "\n", encoding="utf-8")
+    topics = write_jsonl(tmp_path / "topics.jsonl", [{"id": "q1", "query": "red shoes"}])
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", [{"id": "d1", "text": "red shoes for runners"}])
     ran = cli(
         *("run", "rewrite_bm25", "--queries", topics, "--corpus", corpus, "--store", place.root),
         *("--set", "adapter=whole@1", "--out", tmp_path / "out.jsonl"),
@@ -180,10 +158,7 @@ def test_a_base_server_lists_only_its_adapters(place):
 
 
 def test_it_is_exported_as_it_is(place, cli, tmp_path, monkeypatch):
-    def unneeded(*_):
-        raise AssertionError("the base was looked up")
-
-    monkeypatch.setattr("searchlora.adapters.manifest.resolve", unneeded)
+    monkeypatch.setattr("searchlora.adapters.manifest.resolve", lambda *_: pytest.fail("the base was looked up"))
     exported = cli("adapters", "export", "whole@1", "--out", tmp_path / "out", "--store", place.root)
     assert exported.code == 0 and "Wrote whole@1, a whole model" in exported.out, exported
     assert load_model(BaseModel("out", tmp_path / "out")) is not None
@@ -191,14 +166,8 @@ def test_it_is_exported_as_it_is(place, cli, tmp_path, monkeypatch):
 
 def test_a_killed_full_run_resumes(tiny_base, tmp_path):
     """A resumed run ends with the weights of an uninterrupted one."""
-    from searchlora.recipe import load_recipe
-    from searchlora.training.sft import train_adapter
-    from tests.factories import first_word, word_records
-
     task, records = first_word(tmp_path / "task"), word_records(32)
-    recipe = load_recipe(
-        {}, overrides=[*FULL, "optim.max_steps=6", "optim.batch_size=4", "checkpoints.every_steps=3", "precision=fp32"]
-    )
+    recipe = load_recipe({}, overrides=[*FULL, *FAST[1:3], "optim.max_steps=6", "checkpoints.every_steps=3"])
     whole = train_adapter(task, recipe, tiny_base, records, tmp_path / "a")
     train_adapter(task, recipe, tiny_base, records, tmp_path / "b")
     shutil.rmtree(tmp_path / "b" / "checkpoints" / "checkpoint-6")

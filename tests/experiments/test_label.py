@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from searchlora.adapters.ancestry import ancestors
@@ -22,8 +20,8 @@ from searchlora.experiments.train import train
 from searchlora.files.shards import Shard
 from searchlora.inference.settings import ServerSettings
 from searchlora.outputs import Grade
-from searchlora.task import GenerationTask, load_generation_task, load_task
-from tests.factories import random_adapter
+from searchlora.task import load_task
+from tests.factories import native_dataset, random_adapter, read_jsonl, write_jsonl
 from tests.inference.http_server import Reply, answering
 from tests.inference.test_service import message
 from tests.server.api.test_command import running
@@ -31,27 +29,16 @@ from tests.server.api.test_command import running
 WORDS = ("tent", "boot", "stove", "rope")
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.fixture
 def queries(tmp_path):
-    return write(tmp_path / "queries.jsonl", [{"query": f"{WORDS[n % 4]} number {n}"} for n in range(80)])
+    return write_jsonl(tmp_path / "queries.jsonl", [{"query": f"{WORDS[n % 4]} number {n}"} for n in range(80)])
 
 
 @pytest.fixture
 def labels(tmp_path):
     """A dataset folder whose settings name the labels."""
     rows = [{"query": f"{word} {n}", "label": word} for n in range(6) for word in WORDS]
-    task = load_task("intent")
-    build(task, write(tmp_path / "few.jsonl", rows), format="native", out=tmp_path / "few")
-    return tmp_path / "few"
+    return native_dataset(load_task("intent"), tmp_path / "few", rows)
 
 
 @pytest.fixture
@@ -66,11 +53,11 @@ def ask(tiny_base, queries, labels, tmp_path):
 @pytest.mark.slow
 def test_rows_are_labelled_and_a_student_has_the_teacher_among_its_ancestors(ask, queries, tiny_base, tmp_path):
     done = ask(prices=Prices(prompt=1000.0))
-    rows, teacher = lines(tmp_path / "labelled.jsonl"), f"base {tiny_base.path.name}"
-    assert [row["query"] for row in rows] == [row["query"] for row in lines(queries)]
+    rows, teacher = read_jsonl(tmp_path / "labelled.jsonl"), f"base {tiny_base.path.name}"
+    assert [row["query"] for row in rows] == [row["query"] for row in read_jsonl(queries)]
     assert {row["label"] for row in rows} <= set(WORDS) and sum(done.outputs.values()) == done.labelled == 80
     assert done.prompt_tokens > 80 and done.cost == pytest.approx(done.prompt_tokens / 1000) and done.invalid == 0
-    answer = lines(tmp_path / "labelled.jsonl.answers.jsonl")[0]
+    answer = read_jsonl(tmp_path / "labelled.jsonl.answers.jsonl")[0]
     assert sum(answer["output"]["label"]["probabilities"]) == pytest.approx(1)
     assert rows[0]["query"] in answer["prompt"][-1]["content"]
     card = read_card(tmp_path / "labelled.jsonl")
@@ -109,18 +96,15 @@ def test_a_service_labels_and_what_it_refuses_or_says_otherwise_is_listed(ask, t
     with answering(reply) as server, pytest.warns(UserWarning, match="the service refused a request: .*filtered"):
         done = ask(base=None, teacher="big", engine=ServerSettings(url=server.url, retries=0))
     assert done.card.judge == "base big" and done.card.base == "big"
-    reasons = {row["id"]: row["reason"] for row in lines(tmp_path / "labelled.jsonl.invalid.jsonl")}
+    reasons = {row["id"]: row["reason"] for row in read_jsonl(tmp_path / "labelled.jsonl.invalid.jsonl")}
     assert reasons["row-4"] == reasons["row-2"] == "not one of the labels" and len(server.asked) == 80
     assert done.invalid == len(reasons) and done.labelled == 80 - done.invalid
     assert done.outputs == {"rope": 33, "tent": 18}
 
 
 def test_a_service_that_counts_no_tokens_labels_and_its_model_stands_on_the_card(ask, tmp_path):
-    def reply(_):
-        content = message("tent").content
-        return Reply({**content, "usage": None, "model": "big-2026-08"})
-
-    with answering(reply) as server:
+    reply = Reply({**message("tent").content, "usage": None, "model": "big-2026-08"})
+    with answering(lambda _: reply) as server:
         done = ask(base=None, teacher="big", engine=ServerSettings(url=server.url), prices=Prices(prompt=1.0))
     assert (done.labelled, done.prompt_tokens, done.cost) == (80, None, None)
     assert read_card(tmp_path / "labelled.jsonl").served == done.card.served == ("big-2026-08",)
@@ -131,22 +115,20 @@ def test_a_service_that_counts_no_tokens_labels_and_its_model_stands_on_the_card
 def test_grades_of_a_served_model_have_its_probabilities_as_soft_labels(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setenv("KEY_OF_THE_SERVICE", "second")
     pairs = [{"query": f"{word} {n}", "passage": f"A {word}."} for n in range(4) for word in WORDS]
-    source, store = write(tmp_path / "pairs.jsonl", pairs), Store(tmp_path / "store")
+    source, store = write_jsonl(tmp_path / "pairs.jsonl", pairs), Store(tmp_path / "store")
     store.root.mkdir()
     with running(tiny_base, store) as (_, client):
         engine = ServerSettings(url=str(client.base_url), api_key_env="KEY_OF_THE_SERVICE")
         model = client.get("/v1/models").json()["data"][0]["id"]
         label("judgment", source, tmp_path / "graded.jsonl", teacher=model, engine=engine, store=store)
-        judge = load_judge(
-            adapter=None, base=None, teacher=model, task="judgment", generate=False, store=store, engine=engine
-        )
+        how = {"adapter": None, "base": None, "task": "judgment", "generate": False, "store": store}
+        judge = load_judge(teacher=model, engine=engine, **how)
         (grade,) = judge.grade([{"id": "1", **pairs[0]}])
-    rows = lines(tmp_path / "graded.jsonl")
+    rows = read_jsonl(tmp_path / "graded.jsonl")
     assert grade.value == rows[0]["grade"]
     for row in rows:
-        assert sum(row["shares"].values()) == pytest.approx(1) and max(row["shares"], key=row["shares"].get) == str(
-            row["grade"]
-        )
+        assert sum(row["shares"].values()) == pytest.approx(1)
+        assert max(row["shares"], key=row["shares"].get) == str(row["grade"])
     card = build(load_task("judgment"), tmp_path / "graded.jsonl", format="native", out=tmp_path / "data")
     assert sum(card.rows.values()) == 16
     assert load_dataset(tmp_path / "data").records("train")[0]["shares"].keys() <= {"0", "1", "2", "3"}
@@ -156,9 +138,8 @@ def test_grades_of_a_served_model_have_its_probabilities_as_soft_labels(tiny_bas
 def test_grades_of_a_teacher_are_those_of_the_guideline_and_are_not_mapped_again(tmp_path):
     task = load_task("judgment")
     rows = [{"id": f"q{n} d", "query": f"query {n}", "passage": "A tent.", "grade": 3 * (n % 2)} for n in range(12)]
-    few = tmp_path / "few"
-    build(task, write(tmp_path / "few.jsonl", rows), format="native", out=few, options={"grades": "2"})
-    pairs = write(tmp_path / "pairs.jsonl", [{"query": f"tent {n}", "passage": "A tent."} for n in range(12)])
+    few = native_dataset(task, tmp_path / "few", rows, options={"grades": "2"})
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", [{"query": f"tent {n}", "passage": "A tent."} for n in range(12)])
     how = {"settings": few, "store": tmp_path / "store", "generate": True}
 
     def reply(request):
@@ -167,27 +148,26 @@ def test_grades_of_a_teacher_are_those_of_the_guideline_and_are_not_mapped_again
     with answering(reply) as server:
         engine = ServerSettings(url=server.url, retries=0)
         label("judgment", pairs, tmp_path / "graded.jsonl", teacher="big", engine=engine, **how)
-    assert [row["grade"] for row in lines(tmp_path / "graded.jsonl")].count(1) == 3  # 1, 10 and 11
+    assert [row["grade"] for row in read_jsonl(tmp_path / "graded.jsonl")].count(1) == 3  # 1, 10 and 11
     source, out = tmp_path / "graded.jsonl", tmp_path / "data"
     build(task, source, format="native", out=out, options={"grades": "2"}, split_ratios=(1.0, 0.0, 0.0))
     built = load_dataset(out).records("train")
     assert sorted(row["query"] for row in built if row["grade"] == 1) == ["tent 1", "tent 10", "tent 11"]
     assert built[0]["shares"] == {"0": 1.0}
     with pytest.raises(DataError):  # the grade 1 of two is not that of four
-        build(task, write(tmp_path / "off.jsonl", [{**built[0], "grade": 7, "shares": {"7": 1.0}}]), format="native",
-              out=tmp_path / "off")  # fmt: skip
+        native_dataset(task, tmp_path / "off", [{**built[0], "grade": 7, "shares": {"7": 1.0}}])
 
 
 def test_an_adapter_in_place_of_a_service_is_refused(ask, tiny_base, tmp_path):
     store = Store(tmp_path / "store")
-    random_adapter(store, "shop-judge", load_task("intent").bound({"kind": "label", "labels": ["a", "b"],
-                   "out_of_scope": None}), tiny_base, tmp_path / "made", seed=1)  # fmt: skip
+    task = load_task("intent").bound({"kind": "label", "labels": ["a", "b"], "out_of_scope": None})
+    random_adapter(store, "shop-judge", task, tiny_base, tmp_path / "made", seed=1)
     with pytest.raises(UsageError, match="'shop-judge' is the adapter shop-judge@1 of the store"):
         ask(base=None, teacher="shop-judge", engine=ServerSettings(url="http://127.0.0.1:9"))
 
 
 def test_a_row_without_a_field_of_the_prompt_is_found_before_anything_is_asked(ask, queries):
-    write(queries, [{"query": "tent"}, {"text": "boot"}])
+    write_jsonl(queries, [{"query": "tent"}, {"text": "boot"}])
     with answering(lambda _: message("tent")) as server, pytest.raises(DataError, match=r"queries\.jsonl, row-2"):
         ask(base=None, teacher="big", engine=ServerSettings(url=server.url))
     assert not server.asked
@@ -195,11 +175,12 @@ def test_a_row_without_a_field_of_the_prompt_is_found_before_anything_is_asked(a
 
 @pytest.mark.slow
 def test_fields_are_read_from_the_columns_that_hold_them(ask, queries):
-    rows = [json.loads(line) for line in queries.read_text(encoding="utf-8").splitlines()]
+    rows = read_jsonl(queries)
     assert ask("own.jsonl") is not None
-    write(queries, [{"head": first, "tail": rest} for row in rows for first, _, rest in [row["query"].partition(" ")]])
+    parts = [row["query"].partition(" ") for row in rows]
+    write_jsonl(queries, [{"head": first, "tail": rest} for first, _, rest in parts])
     assert ask("mapped.jsonl", fields={"query": ("head", "tail")}) is not None
-    own, joined = (lines(queries.with_name(name)) for name in ("own.jsonl", "mapped.jsonl"))
+    own, joined = (read_jsonl(queries.with_name(name)) for name in ("own.jsonl", "mapped.jsonl"))
     assert [(row["query"], row["label"]) for row in joined] == [(row["query"], row["label"]) for row in own]
 
 
@@ -237,27 +218,16 @@ def test_unusable_requests_are_errors(ask, options, error, message):
 
 
 def test_rows_without_content_are_an_error(ask, queries):
-    queries.write_text("", encoding="utf-8")
+    write_jsonl(queries, [])
     with pytest.raises(DataError):
         ask()
 
 
-LABELS = ("delivery", "payment", "returns")
-
-
-@pytest.fixture(scope="module")
-def task() -> GenerationTask:
-    return load_generation_task("intent").bound({"kind": "label", "labels": list(LABELS), "out_of_scope": None})
-
-
-def records(*queries: str) -> list[dict[str, str]]:
-    return [{"id": f"row-{number}", "query": query} for number, query in enumerate(queries)]
-
-
 @pytest.mark.slow
-def test_a_diverse_sample_covers_what_a_random_one_may_miss(task: GenerationTask) -> None:
-    rare = [f"how do I pay order {n} by card" for n in range(5)]
-    rows = records(*(f"tent {n}" for n in range(200)), *rare)
+def test_a_diverse_sample_covers_what_a_random_one_may_miss():
+    task = load_task("intent").bound({"kind": "label", "labels": ["payment", "returns"], "out_of_scope": None})
+    texts = [*(f"tent {n}" for n in range(200)), *(f"how do I pay order {n} by card" for n in range(5))]
+    rows = [{"id": f"row-{number}", "query": text} for number, text in enumerate(texts)]
     chosen = RowSample.parse("diverse=20").choose(rows, task)
     assert max(chosen) >= 200 and len(chosen) <= 20
     assert len(RowSample.parse("random=20").choose(rows, task)) == 20

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import shutil
 import sys
 from collections import Counter
@@ -30,6 +29,7 @@ from searchlora.experiments.train import train
 from searchlora.outputs import Label
 from tests.contract.foreign import build_distribution, write_records
 from tests.events.recorded import search_event, written
+from tests.factories import native_dataset, read_jsonl
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +48,10 @@ class Shop:
     data: Path
     store: Store
 
+    def evaluate(self, version: int) -> EvaluationResult:
+        options = EvaluationOptions(cache_dir=self.root / "outputs")
+        return evaluate(f"{NAME}@{version}", self.data, options, store=self.store)
+
     def promote(
         self, version: int, policy: Policy | None = None, data: Path | None = None, **options: Any
     ) -> PromotionResult:
@@ -63,10 +67,6 @@ class Shop:
         )
 
 
-def lines(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_base):
     root = tmp_path_factory.mktemp("promotion")
@@ -79,10 +79,8 @@ def trained(tmp_path_factory, tiny_base):
     for colour, steps in (("red", 20), ("", 300), ("green", 60)):
         data = root / "data"
         if colour:
-            rows = [record for record in lines(root / "data" / "train.jsonl") if record["colour"] == colour]
-            (root / f"{colour}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-            data = root / f"data-{colour}"
-            build("colour", root / f"{colour}.jsonl", format="native", out=data)
+            rows = [record for record in read_jsonl(data / "train.jsonl") if record["colour"] == colour]
+            data = native_dataset("colour", root / f"data-{colour}", rows, judgments_source="human")
         overrides = [*TINY, f"optim.max_steps={steps}"]
         train("colour", data, NAME, TrainingOptions(base=str(tiny_base.path), overrides=overrides), store=store)
     yield Shop(root, root / "data", store)
@@ -101,6 +99,10 @@ def broken(found: PromotionResult) -> set[str]:
     return {result.rule for result in found.results if not result.passed}
 
 
+def rule_of(found: PromotionResult, name: str) -> Any:
+    return next(result for result in found.results if result.rule == name)
+
+
 def test_a_better_candidate_is_promoted_with_its_evidence(shop):
     shop.store.alias(NAME, "production", ALWAYS_RED)
     found = shop.promote(ALL_RIGHT, Policy(beat={"base": {}, "incumbent": {"margin": 0.2}}, slices={"colour": {}}))
@@ -109,12 +111,8 @@ def test_a_better_candidate_is_promoted_with_its_evidence(shop):
     decision = Store(shop.store.root).history(NAME)[-1].decision
     assert decision.outcome == "promoted"
     assert {rule.rule for rule in decision.rules} >= {"beat base", "beat incumbent", "unchanged data", "held out"}
-    evidence = decision.evidence
-    assert (evidence["split"], evidence["n"], evidence["judgments"]) == (
-        "test",
-        len(lines(shop.data / "test.jsonl")),
-        "human",
-    )
+    evidence, rows = decision.evidence, len(read_jsonl(shop.data / "test.jsonl"))
+    assert (evidence["split"], evidence["n"], evidence["judgments"]) == ("test", rows, "human")
     assert {row["system"] for row in evidence["rows"]} == {"always red", "base zero-shot", f"{NAME}@1", f"{NAME}@2"}
     assert evidence["costs"][f"{NAME}@2"]["ms per query"] > 0
     assert evidence["costs"][f"{NAME}@2"]["prompt tokens per query"] > 1
@@ -131,9 +129,8 @@ def test_a_policy_may_ask_what_users_prefer(shop, tmp_path):
         (search,) = written(log, search_event(session=f"s{number}", **{INTERLEAVED: shown}))
         log.write([], [Feedback(search, "click", "P2")])
     found = shop.promote(ALL_RIGHT, policy, events=str(tmp_path))
-    (rule,) = [each for each in found.results if each.rule == "interleaving"]
-    assert rule.passed
-    assert "of 30 users with a preference prefer shop-colour@2; required: preferred" in rule.finding
+    rule = rule_of(found, "interleaving")
+    assert rule.passed and "of 30 users" in rule.finding
     lost = shop.promote(ALWAYS_RED, policy, events=str(tmp_path))
     assert "interleaving" in broken(lost)
 
@@ -142,19 +139,22 @@ def test_a_worse_candidate_is_refused_and_the_refusal_is_recorded(shop):
     shop.store.alias(NAME, "production", ALL_RIGHT)
     found = shop.promote(ALWAYS_RED)
     assert broken(found) == {"beat incumbent"}
-    assert next(result.short_by for result in found.results if result.rule == "beat incumbent") > 0.3
+    assert rule_of(found, "beat incumbent").short_by > 0.3
     assert shop.store.aliases(NAME) == {"production": ALL_RIGHT}
     assert f"refused to version {ALWAYS_RED}: beat incumbent" in str(shop.store.history(NAME)[-1])
 
 
 @pytest.fixture
-def dictionary(shop, monkeypatch):
-    """The task's baseline is a dictionary that is always right."""
+def plugin(shop):
     assert shop.store.list()  # the plugin is loaded
-    plugin = type(sys.modules["colour"].task)
+    return type(sys.modules["colour"].task)
 
-    def baselines(self, records, dataset):
-        del self, dataset
+
+@pytest.fixture
+def dictionary(plugin, monkeypatch):
+    """The task's baseline is a dictionary that is always right."""
+
+    def baselines(_, records, __):
         return {"dictionary": [Label(record["colour"]) for record in records]}
 
     monkeypatch.setattr(plugin, "baselines", baselines)
@@ -162,21 +162,14 @@ def dictionary(shop, monkeypatch):
 
 @pytest.mark.usefixtures("dictionary")
 def test_a_significant_loss_to_a_baseline_is_reported_everywhere(shop, cli):
-    found = evaluate(
-        f"{NAME}@{ALWAYS_GREEN}", shop.data, EvaluationOptions(cache_dir=shop.root / "outputs"), store=shop.store
-    )
+    found = shop.evaluate(ALWAYS_GREEN)
     assert found.baselines == ("dictionary",)
     (loss,) = found.losses
     assert loss.startswith(f"{NAME}@{ALWAYS_GREEN} loses to the baseline dictionary: accuracy -0.")
     assert found.comparison.notes[0] == f"{loss}."
     entries = {entry.version: entry for entry in shop.store.list()}
     assert entries[ALWAYS_GREEN].evaluation.loses_to == ("dictionary",)
-    assert (
-        evaluate(
-            f"{NAME}@{ALL_RIGHT}", shop.data, EvaluationOptions(cache_dir=shop.root / "outputs"), store=shop.store
-        ).losses
-        == ()
-    )
+    assert shop.evaluate(ALL_RIGHT).losses == ()
     out = shop.root / "evaluated"
     called = cli("evaluate", f"{NAME}@{ALWAYS_GREEN}", "--data", shop.data, "--out", out, "--store", shop.store.root)
     assert f"warning: {loss}" in called.err
@@ -200,14 +193,11 @@ def test_a_policy_can_demand_that_rules_are_beaten(shop):
 
 
 @pytest.fixture
-def learned(shop, monkeypatch):
+def learned(plugin, monkeypatch):
     """The task's baseline is the most frequent colour of the training rows: red."""
-    assert shop.store.list()  # the plugin is loaded
-    plugin = type(sys.modules["colour"].task)
 
-    def baselines(self, records, dataset):
-        del self
-        counts = Counter(row["colour"] for row in lines(dataset / "train.jsonl"))
+    def baselines(_, records, dataset):
+        counts = Counter(row["colour"] for row in read_jsonl(dataset / "train.jsonl"))
         return {"commonest": [Label(counts.most_common(1)[0][0])] * len(records)} if counts else {}
 
     monkeypatch.setattr(plugin, "baselines", baselines)
@@ -217,29 +207,22 @@ def learned(shop, monkeypatch):
 @pytest.mark.usefixtures("learned")
 def test_a_baseline_that_learned_from_too_few_rows_is_not_beaten(shop, tmp_path, cli):
     rows = [{**row, "id": f"o{row['id']}", "group": f"o{row['group']}", "query": f"now {row['query']}"}
-            for row in lines(shop.data / "train.jsonl")]  # fmt: skip
+            for row in read_jsonl(shop.data / "train.jsonl")]  # fmt: skip
     for name, count in (("few", 14), ("many", len(rows))):
-        source = tmp_path / f"{name}.jsonl"
-        source.write_text("\n".join(map(json.dumps, rows[:count])), encoding="utf-8")
-        build("colour", source, format="native", out=tmp_path / name, split_ratios=(1.0, 0.0, 0.0))
+        native_dataset("colour", tmp_path / name, rows[:count], split_ratios=(1, 0, 0), judgments_source="human")
     (tmp_path / "policy.yaml").write_text("beat: {baselines: all}\n", encoding="utf-8")
     arguments = ["--to", "production", "--policy", tmp_path / "policy.yaml", "--data", shop.data]
     arguments += ["--store", shop.store.root, "--out", shop.root]
     refused = cli("promote", f"{NAME}@{ALL_RIGHT}", *arguments, "--baseline-data", tmp_path / "few")
     assert refused.code == 1
-    assert "warning: Differences from commonest say little: learned from 14 rows in 14 groups" in refused.err
+    assert "learned from 14 rows in 14 groups" in refused.err
     rule = next(rule for rule in shop.store.history(NAME)[-1].decision.rules if rule.rule == "beat commonest")
     assert not rule.passed and rule.finding.startswith("accuracy +0.")
-    assert "not decisive: learned from 14 rows in 14 groups, at least 100 rows in 50 groups" in rule.finding
-    assert rule.finding.endswith(
-        "`evaluate` and `promote` take a dataset with more training rows as --baseline-data FOLDER."
-    )
+    assert "14 rows in 14 groups, at least 100 rows in 50 groups" in rule.finding and "--baseline-data" in rule.finding
     assert "learned from 14 rows" in (shop.root / "report.html").read_text()
     # Data with more rows is other data, which must be accepted like that of the evaluated rows.
     many = ("--baseline-data", tmp_path / "many")
-    assert "for version 2 baselines learned from" in " ".join(
-        cli("promote", f"{NAME}@2", *arguments, *many).out.split()
-    )
+    assert cli("promote", f"{NAME}@2", *arguments, *many).code == 1
     assert cli("promote", f"{NAME}@{ALL_RIGHT}", *arguments, *many, "--accept-changes").code == 0
     evidence = shop.store.history(NAME)[-1].decision.evidence
     assert evidence["baseline data"] == load_dataset(tmp_path / "many").fingerprint
@@ -250,15 +233,11 @@ def test_a_baseline_that_learned_from_too_few_rows_is_not_beaten(shop, tmp_path,
 
 @pytest.mark.usefixtures("learned")
 def test_a_baseline_that_nothing_could_teach_is_not_beaten(shop, tmp_path):
-    source = tmp_path / "test.jsonl"
-    source.write_text((shop.data / "test.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
-    rows = [{key: value for key, value in row.items() if key != "split"} for row in lines(source)]
-    source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    build("colour", source, format="native", out=tmp_path / "data", split_ratios=(0, 0, 1))
+    rows = [{key: row[key] for key in row if key != "split"} for row in read_jsonl(shop.data / "test.jsonl")]
+    native_dataset("colour", tmp_path / "data", rows, split_ratios=(0, 0, 1), judgments_source="human")
     for policy in ({"baselines": "all"}, {"baselines": ["commonest"]}, {"commonest": {}}):
         found = shop.promote(ALL_RIGHT, Policy.model_validate({"beat": policy}), data=tmp_path / "data", reason="x")
-        rule = next(result for result in found.results if result.rule == "beat commonest")
-        assert rule.finding.startswith("not compared with commonest: there is no training row to learn from")
+        assert rule_of(found, "beat commonest").finding.startswith("not compared with commonest")
 
 
 def test_force_needs_a_reason_and_stays_in_the_history(shop, cli):
@@ -333,8 +312,7 @@ def test_removing_the_incumbent_does_not_bypass_the_policy(shop, tmp_path):
     for _ in range(2):
         found = gone.promote(ALWAYS_RED)
         assert broken(found) == {"beat incumbent"}
-        reported = next(result.finding for result in found.results if not result.passed)
-        assert reported == "version 2, which 'production' pointed to, was removed; nothing to compare with"
+        assert rule_of(found, "beat incumbent").finding.startswith("version 2, which 'production' pointed to")
     assert not gone.promote(ALWAYS_RED, force="version 2 broke a law").refused
 
 
@@ -354,19 +332,10 @@ def test_unknown_training_queries_are_refused_unless_the_policy_allows_them(shop
     store.adopt(tmp_path / "copy", stored.manifest, "copied")
     build("colour", write_records(tmp_path / "rows.jsonl", groups=290), format="native", out=tmp_path / "other",
           split_ratios=(0.5, 0.1, 0.4))  # fmt: skip
-    for policy, kept, refused in (
-        (Policy(), "required", {"held out"}),
-        (Policy(held_out="reported"), "reported", set()),
-    ):
-        found = promote(
-            "copied@1",
-            "production",
-            policy,
-            tmp_path / "other",
-            decision=DecisionOptions(reason="a copy"),
-            evaluation=EvaluationOptions(cache_dir=tmp_path / "outputs"),
-            store=store,
-        )
+    how = {"decision": DecisionOptions(reason="a copy"), "store": store}
+    how["evaluation"] = EvaluationOptions(cache_dir=tmp_path / "outputs")
+    for kept, refused in (("required", {"held out"}), ("reported", set())):
+        found = promote("copied@1", "production", Policy(held_out=kept), tmp_path / "other", **how)
         assert broken(found) == refused
         assert found.move.decision.policy["held_out"] == kept
 
@@ -382,7 +351,7 @@ def test_a_changed_dataset_is_an_error(shop, tmp_path):
 
 
 def test_a_circular_judge_is_refused(shop, tmp_path):
-    qrels = {record["id"]: {"d1": 1} for record in lines(shop.data / "test.jsonl")}
+    qrels = {record["id"]: {"d1": 1} for record in read_jsonl(shop.data / "test.jsonl")}
     card = JudgmentsCard("llm", "2026-01-01", judge=f"{NAME}@1", judge_lineage=(f"{NAME}@1",))
     write_judgments(tmp_path / "qrels.txt", qrels, card)
     recorded = shop.store.evaluations(NAME)
@@ -394,10 +363,7 @@ def test_a_circular_judge_is_refused(shop, tmp_path):
     assert "source of judgments" in broken(found)
 
 
-@pytest.mark.parametrize(
-    ("source", "refused"),
-    [("human", False), ("llm", True), (None, True)],
-)
+@pytest.mark.parametrize(("source", "refused"), [("human", False), ("llm", True), (None, True)])
 def test_labels_are_of_people_only_where_it_is_declared(shop, tmp_path, source, refused):
     building.build(
         "colour", shop.root / "rows.jsonl", format="native", out=tmp_path / "data", split_ratios=(0.5, 0.1, 0.4),
@@ -406,7 +372,7 @@ def test_labels_are_of_people_only_where_it_is_declared(shop, tmp_path, source, 
     found = shop.promote(2, Policy(beat={}, judgments=("human",)), data=tmp_path / "data")
     assert ("source of judgments" in broken(found)) == refused
     assert found.move.decision.evidence["judgments"] == (source or "unknown")
-    finding = next(result.finding for result in found.results if result.rule == "source of judgments")
+    finding = rule_of(found, "source of judgments").finding
     if refused:
         rows = len(found.evaluated.records)
         assert f"not accepted: {rows} {source or 'unknown'}" in finding
@@ -421,7 +387,7 @@ def test_human_qrels_do_not_stand_for_labels_of_another_source(shop, tmp_path):
         "colour", shop.root / "rows.jsonl", format="native", out=tmp_path / "data", split_ratios=(0.5, 0.1, 0.4),
         judgments_source="llm",
     )  # fmt: skip
-    qrels = {record["id"]: {"d1": 1} for record in lines(tmp_path / "data" / "test.jsonl")}
+    qrels = {record["id"]: {"d1": 1} for record in read_jsonl(tmp_path / "data" / "test.jsonl")}
     write_judgments(tmp_path / "qrels.txt", qrels, JudgmentsCard("human", ""))
     policy = Policy(beat={}, judgments=("human", "mixed"))
     found = shop.promote(2, policy, data=tmp_path / "data", qrels=tmp_path / "qrels.txt")
@@ -457,36 +423,30 @@ def test_the_command_exits_1_on_refusal_and_writes_junit_and_summary(shop, tmp_p
     assert (files["--out"] / "report.html").is_file()
 
 
-def rule(found: PromotionResult, name: str) -> Any:
-    return next(result for result in found.results if result.rule == name)
-
-
 def test_decisions_and_evaluations_on_the_same_rows_are_counted_over_all_adapters(shop, tmp_path):
     store = Store(shutil.copytree(shop.store.root, tmp_path / "store"))
     (store.root / NAME / "evaluations.json").unlink(missing_ok=True)
     own = dataclasses.replace(shop, store=store)
     store.alias(NAME, "production", ALWAYS_RED)
     first = own.promote(ALWAYS_GREEN)
-    assert first.refused and "candidate 1 on" in rule(first, "uses of the test rows").finding
-    assert "candidate 1 on" in rule(own.promote(ALWAYS_GREEN), "uses of the test rows").finding  # the same candidate
+    assert first.refused and "candidate 1 on" in rule_of(first, "uses of the test rows").finding
+    assert "candidate 1 on" in rule_of(own.promote(ALWAYS_GREEN), "uses of the test rows").finding  # the same candidate
     stored = store.get(f"{NAME}@{ALL_RIGHT}")
     shutil.copytree(stored.path, tmp_path / "copy", copy_function=shutil.copyfile)
     store.adopt(tmp_path / "copy", stored.manifest, "other")
     evaluate("other@1", shop.data, EvaluationOptions(cache_dir=shop.root / "outputs"), store=store)
     worn = own.promote(ALL_RIGHT, Policy(decisions=2), reason="a trial")
     assert broken(worn) == {"uses of the test rows"} and worn.refused
-    assert "candidate 3 on" in rule(worn, "uses of the test rows").finding
+    assert "candidate 3 on" in rule_of(worn, "uses of the test rows").finding
     assert not own.promote(ALL_RIGHT, Policy(decisions=3), reason="a trial").refused
 
 
 @pytest.mark.parametrize(("known", "refused"), [(1, False), (10, True)])
 def test_a_few_rows_with_training_queries_are_left_out_and_more_are_refused(shop, tmp_path, known, refused):
-    rows = [*lines(shop.data / "test.jsonl"), *lines(shop.data / "train.jsonl")[:known]]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    data = tmp_path / "data"
-    build("colour", tmp_path / "rows.jsonl", format="native", out=data, split_ratios=(0, 0, 1))
+    rows = [*read_jsonl(shop.data / "test.jsonl"), *read_jsonl(shop.data / "train.jsonl")[:known]]
+    data = native_dataset("colour", tmp_path / "data", rows, split_ratios=(0, 0, 1), judgments_source="human")
     found = shop.promote(ALL_RIGHT, Policy(beat={"base": {}}), data)
-    held_out = rule(found, "held out")
+    held_out = rule_of(found, "held out")
     assert held_out.passed != refused
     assert f"{known} of {len(rows)}" in held_out.finding
     assert ("data build" in held_out.finding) == refused

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import tracemalloc
 
@@ -17,6 +16,7 @@ from searchlora.files.append_log import AppendLog
 from searchlora.files.shards import Shard
 from searchlora.pipelines import pipeline as pipelines
 from tests.child_scripts import run_script
+from tests.factories import write_jsonl
 
 PRODUCTS = [f"{colour} {thing}" for colour in ("red", "green", "blue") for thing in ("tent", "boot", "lamp", "rope")]
 
@@ -25,8 +25,8 @@ PRODUCTS = [f"{colour} {thing}" for colour in ("red", "green", "blue") for thing
 def made(tmp_path, monkeypatch):
     """A folder with queries and documents; stages are called with 4 searches at a time."""
     monkeypatch.setattr(pipelines, "_BATCH", 4)
-    _rows(tmp_path / "queries.jsonl", [{"id": f"q{n}", "query": PRODUCTS[n % 12]} for n in range(18)])
-    _rows(tmp_path / "docs.jsonl", [{"id": f"d{n}", "text": text} for n, text in enumerate(PRODUCTS)])
+    write_jsonl(tmp_path / "queries.jsonl", [{"id": f"q{n}", "query": PRODUCTS[n % 12]} for n in range(18)])
+    write_jsonl(tmp_path / "docs.jsonl", [{"id": f"d{n}", "text": text} for n, text in enumerate(PRODUCTS)])
     return tmp_path
 
 
@@ -42,10 +42,6 @@ def executed(monkeypatch):
 
     monkeypatch.setattr(pipelines.Pipeline, "execute", seen)
     return calls
-
-
-def _rows(file, rows):
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _run(made, folder, pipeline="bm25", queries="queries.jsonl"):
@@ -134,9 +130,9 @@ def test_batches_of_other_inputs_are_not_used(made, executed, monkeypatch, chang
             _run(made, made / "out")
     pipeline = "bm25"
     if changed == "queries":
-        _rows(made / "queries.jsonl", [{"id": f"q{n}", "query": PRODUCTS[-1 - n % 12]} for n in range(18)])
+        write_jsonl(made / "queries.jsonl", [{"id": f"q{n}", "query": PRODUCTS[-1 - n % 12]} for n in range(18)])
     elif changed == "documents":
-        _rows(made / "docs.jsonl", [{"id": f"d{n}", "text": text} for n, text in enumerate(PRODUCTS[:6])])
+        write_jsonl(made / "docs.jsonl", [{"id": f"d{n}", "text": text} for n, text in enumerate(PRODUCTS[:6])])
     else:
         pipeline = made / "other.yaml"
         pipeline.write_text("name: bm25\nstages: [{bm25: {k: 3}}]\n")
@@ -192,14 +188,14 @@ def test_nothing_is_left_of_a_run_that_fails_in_its_first_batch(made):
 
 
 def test_all_queries_are_checked_before_the_first_is_searched(made, executed):
-    _rows(made / "twice.jsonl", [{"id": f"q{n % 11}", "query": "tent"} for n in range(12)])
+    write_jsonl(made / "twice.jsonl", [{"id": f"q{n % 11}", "query": "tent"} for n in range(12)])
     with pytest.raises(PipelineError, match=r"twice.jsonl, query 12: the id 'q0' is repeated"):
         _run(made, made / "out", queries="twice.jsonl")
-    _rows(made / "bad.jsonl", [{"id": f"q{n}", "query": "tent"} for n in range(11)] + [{"id": "a b", "query": "x"}])
+    write_jsonl(made / "bad.jsonl", [{"id": each, "query": "tent"} for each in ("q0", "q1", "a b")])
     with pytest.raises(RowError, match="'a b' cannot be used in a TREC file"):
         _run(made, made / "out", queries="bad.jsonl")
     for row, says in (({"id": "q", "query": None}, "'query' is None"), ({"id": None, "query": "x"}, "'id' is None")):
-        _rows(made / "null.jsonl", [{"id": "q0", "query": "tent"}, row])
+        write_jsonl(made / "null.jsonl", [{"id": "q0", "query": "tent"}, row])
         with pytest.raises(RowError, match=f"null.jsonl, line 2: {says}"):
             _run(made, made / "out", queries="null.jsonl")
     assert executed == []
@@ -209,7 +205,7 @@ def test_all_queries_are_checked_before_the_first_is_searched(made, executed):
 def test_memory_does_not_grow_with_the_number_of_queries(made, monkeypatch):
     monkeypatch.setattr(pipelines, "_BATCH", 64)
     note = "x" * 20_000  # a field that results repeat: 40 MB in all
-    _rows(made / "many.jsonl", [{"id": f"q{n}", "query": PRODUCTS[n % 12], "note": note} for n in range(2_000)])
+    write_jsonl(made / "many.jsonl", [{"id": f"q{n}", "query": PRODUCTS[n % 12], "note": note} for n in range(2_000)])
     tracemalloc.start()
     try:
         run("bm25", made / "many.jsonl", made / "docs.jsonl", [made / "many.trec", made / "results.jsonl"])

@@ -67,10 +67,7 @@ def test_the_experiment_and_each_system_may_have_an_engine(file, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            ("baseline: bm25", "baseline: bm52"),
-            "'the file': the baseline 'bm52' is not one of the systems: bm25, rewriter, own",
-        ),
+        (("baseline: bm25", "baseline: bm52"), "'bm52' is not one of the systems: bm25, rewriter, own"),
         (("baseline: bm25\ncandidate: rewriter", ""), "need a baseline or a candidate"),
         (("{run: runs/bm25.trec}", "{run: a.trec, adapter: b}"), "not run, adapter"),
         (("{run: runs/bm25.trec}", "{}"), "not none"),
@@ -87,14 +84,8 @@ def test_the_experiment_and_each_system_may_have_an_engine(file, monkeypatch):
         (("  bm25: {", '  "": {run: a}\n  bm25: {'), "a name of 1 to 100 printable characters"),
         (("  bm25: {", '  "bell\\a": {run: a}\n  bm25: {'), "a name of 1 to 100 printable characters"),
         (("  bm25: {", f"  {'x' * 101}: {{run: a}}\n  bm25: {{"), "a name of 1 to 100 printable characters"),
-        (
-            ("  bm25: {", "  a b: {pipeline: p}\n  a/b: {pipeline: q}\n  bm25: {"),
-            "'a b' and 'a/b' would have the same file name",
-        ),
-        (
-            ("  bm25: {", "  Ab: {pipeline: p}\n  aB: {pipeline: q}\n  bm25: {"),
-            "'Ab' and 'aB' would have the same file name",
-        ),
+        (("  bm25: {", "  a b: {pipeline: p}\n  a/b: {pipeline: q}\n  bm25: {"), "'a b' and 'a/b'.* same file name"),
+        (("  bm25: {", "  Ab: {pipeline: p}\n  aB: {pipeline: q}\n  bm25: {"), "'Ab' and 'aB'.* same file name"),
     ],
 )
 def test_an_invalid_file_names_its_key(file, change, message):
@@ -109,13 +100,9 @@ def test_an_invalid_file_names_its_key(file, change, message):
 def made(tmp_path):
     for name in ("topics.tsv", "qrels.txt", "a.trec", "b.trec"):
         (tmp_path / name).write_text(name)
-    spec = Experiment(
-        name="x",
-        topics=tmp_path / "topics.tsv",
-        qrels=tmp_path / "qrels.txt",
-        systems={"a": {"run": tmp_path / "a.trec"}, "b": {"run": tmp_path / "b.trec"}},
-        baseline="a",
-    )
+    places = {"topics": tmp_path / "topics.tsv", "qrels": tmp_path / "qrels.txt"}
+    systems = {name: {"run": tmp_path / f"{name}.trec"} for name in "ab"}
+    spec = Experiment(name="x", **places, systems=systems, baseline="a")
     result = tmp_path / "experiment.json"
     result.write_text(json.dumps({"inputs": hashes(spec), "measured": measured_by(spec)}))
     return spec, result

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,13 @@ from searchlora.adapters.ancestry import ancestors, training_queries
 from searchlora.adapters.operations import verify
 from searchlora.adapters.peft_folder import read_weights
 from searchlora.adapters.store import Store
-from searchlora.data.building import build
 from searchlora.errors import BaseMismatch, NotInStore, RecipeError, TamperedAdapter, UsageError
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.experiments.improve.command import improve
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import train
 from searchlora.testing import build_tiny_base
+from tests.factories import native_dataset
 
 SHORT = ("optim.max_steps=2", "optim.batch_size=2", "lora.r=2", "checkpoints.every_steps=1")
 
@@ -30,21 +30,11 @@ STILL = ("optim.max_steps=1", "optim.batch_size=2", "optim.learning_rate=1e-30",
 def dataset(folder: Path, words: str, splits: str = "train", task: str = "rewriting") -> Path:
     """A dataset with one row per word, in these splits in turn."""
     target = {"rewriting": "rewrite", "intent": "label", "embedding": "positives"}[task]
-    rows = [
-        {
-            "id": word,
-            "group": word,
-            "query": f"{word} kicks",
-            target: [f"{word} shoes"] if task == "embedding" else f"{word} shoes",
-            "split": splits.split()[place % len(splits.split())],
-        }
-        for place, word in enumerate(words.split())
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    source = folder / "rows.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    build(task, source, format="native", out=folder / "dataset")
-    return folder / "dataset"
+    rows = []
+    for word, split in zip(words.split(), cycle(splits.split()), strict=False):
+        shoes = [f"{word} shoes"] if task == "embedding" else f"{word} shoes"
+        rows.append({"id": word, "group": word, "query": f"{word} kicks", target: shoes, "split": split})
+    return native_dataset(task, folder / "dataset", rows)
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +83,8 @@ def test_an_interrupted_run_is_not_resumed_from_another_adapter(first, tmp_path,
     with pytest.raises(pytest.fail.Exception):
         train("rewriting", rows, "begun", TrainingOptions(overrides=STILL, start_from="r"), store=first)
     with pytest.raises(Exception, match="had another adapter to start from"):
-        train(
-            "rewriting", rows, "begun", TrainingOptions(overrides=STILL, start_from="other", resume=True), store=first
-        )
+        options = TrainingOptions(overrides=STILL, start_from="other", resume=True)
+        train("rewriting", rows, "begun", options, store=first)
 
 
 def test_what_does_not_fit_the_weights_is_refused(first, tmp_path):

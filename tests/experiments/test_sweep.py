@@ -22,9 +22,8 @@ FAST = ("optim.max_steps=2", "optim.batch_size=4", "precision=fp32", "method=lor
 
 def swept(store, grid, overrides=FAST):
     said: list[str] = []
-    trials, comparison = sweep(
-        "rewriting", DATA, "tried", grid, TrainingOptions(overrides, base=BASE), store=store, log=said.append
-    )
+    options = TrainingOptions(overrides, base=BASE)
+    trials, comparison = sweep("rewriting", DATA, "tried", grid, options, store=store, log=said.append)
     return trials, comparison, said
 
 

@@ -19,8 +19,8 @@ from searchlora.pipelines.pipeline import Pipeline
 from searchlora.records import Document
 from searchlora.task import load_generation_task
 from searchlora.testing import build_tiny_encoder
-from tests.factories import random_adapter
-from tests.tasks.rag_answer.made import SUBJECTS, usual_rows, write_mtrag
+from tests.factories import random_adapter, write_jsonl
+from tests.tasks.rag_answer.made import SUBJECTS, usual_rows
 
 CORPUS = [Document(name, text, name) for name, text in SUBJECTS.items()]
 SET = ("adapter=answerer", "judge=grader", "depth=3")
@@ -30,14 +30,13 @@ SET = ("adapter=answerer", "judge=grader", "depth=3")
 def made(tiny_base, tmp_path_factory):
     """A store with an answering adapter and a judge of random weights, and a dataset of answers."""
     folder = tmp_path_factory.mktemp("tune")
-    store, source = Store(folder / "store"), write_mtrag(folder / "reference.jsonl", usual_rows())
+    store, source = Store(folder / "store"), write_jsonl(folder / "reference.jsonl", usual_rows())
     options = {"missing": "0.6", "passages": "3", "gold": "1", "abstention": "No."}
     build("rag_answer", source, format="mtrag", out=folder / "data", options=options, split_ratios=(0.2, 0.7, 0.1))
     answers, judgment = load_generation_task("rag_answer"), load_generation_task("judgment")
     random_adapter(store, "answerer", answers, tiny_base, folder / "a", seed=1)
-    random_adapter(
-        store, "grader", judgment.bound(judgment.settings_of({"grades": "2"}, ())), tiny_base, folder / "j", seed=2
-    )
+    grades = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
+    random_adapter(store, "grader", grades, tiny_base, folder / "j", seed=2)
     return store, folder / "data"
 
 
@@ -90,9 +89,8 @@ def test_the_judge_may_be_an_encoder(made, tmp_path):
     assert kinds == ["bm25", "passages", "similarity", "adapter"]  # without the empty slot
     assert done.tuned["origin"]["adapters"][0].startswith("similarity(")
     pipeline = Pipeline.load(tmp_path / "tuned.yaml", corpus=CORPUS, store=store)
-    deciding = replace(
-        pipeline, stages=[*pipeline.stages[:3], replace(pipeline.stages[3], continue_after_choice=False)]
-    )
+    *before, answerer = pipeline.stages
+    deciding = replace(pipeline, stages=[*before, replace(answerer, continue_after_choice=False)])
     for found in deciding.execute([{"id": name, "query": f"what about {name}"} for name in SUBJECTS]):
         assert found["answer"].abstained == (highest(found) < done.tuned["abstain"]["below"])
 
@@ -119,9 +117,7 @@ def test_what_is_quoted_stays_where_the_adapter_writes_nothing_valid(made, tmp_p
 @pytest.mark.slow
 def test_a_pipeline_that_is_not_tuned_is_refused_with_the_command(made):
     store, _ = made
-    with pytest.raises(
-        PipelineError, match=r"answerer@1, tuned: abstain: the rule 'judge' has no thresholds.*searchlora tune"
-    ):
+    with pytest.raises(PipelineError, match=r"answerer@1, tuned: abstain: .*no thresholds.*searchlora tune"):
         Pipeline.load("answers_judged", corpus=CORPUS, overrides=SET, store=store)
 
 
@@ -135,9 +131,8 @@ def test_nothing_to_tune_is_refused(made, tmp_path):
 @pytest.mark.slow
 def test_validation_records_of_one_kind_are_refused_and_nothing_is_written(made, tmp_path):
     store, _ = made
-    source = write_mtrag(
-        tmp_path / "r.jsonl", [row for row in usual_rows() if row["answerability"] != ["UNANSWERABLE"]]
-    )
+    rows = [row for row in usual_rows() if row["answerability"] != ["UNANSWERABLE"]]
+    source = write_jsonl(tmp_path / "r.jsonl", rows)
     options = {"missing": "0", "passages": "3", "gold": "1"}
     build("rag_answer", source, format="mtrag", out=tmp_path / "data", options=options, split_ratios=(0.2, 0.7, 0.1))
     with pytest.raises(DataError, match="validation records with scores are unanswerable"):

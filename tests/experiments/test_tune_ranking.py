@@ -20,6 +20,7 @@ from searchlora.pipelines.stages.fuse import ranking_features
 from searchlora.systems.lineage import base_reference, seen_by_run
 from searchlora.systems.pipeline import run_card
 from searchlora.testing import build_tiny_encoder
+from tests.factories import read_jsonl, write_jsonl
 
 PARTS = [{"bm25": {"fields": {"title": 1}}}, {"bm25": {"fields": {"text": 1}}}]
 
@@ -38,7 +39,7 @@ def shop(folder, topics=60, *, judged=True):
         qrels.append(f"t{number} 0 {f'{word}{best}' if judged else 'none'} 1\n")
     folder.mkdir(exist_ok=True)
     for name, rows in (("documents.jsonl", documents), ("topics.jsonl", queries)):
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_jsonl(folder / name, rows)
     (folder / "qrels.txt").write_text("".join(qrels), encoding="utf-8")
     return folder
 
@@ -64,7 +65,7 @@ def test_a_model_learns_what_the_fusion_cannot_know_and_the_pipeline_uses_it(tmp
     card = json.loads((folder / "tuned.ranking.json").read_text(encoding="utf-8"))
     assert card["cross_validation"]["n"] == 60 == len(card["queries"]) and card["model_parts"] == names
     pipeline = Pipeline.load(done.path)
-    topics = [json.loads(line) for line in (folder / "topics.jsonl").read_text(encoding="utf-8").splitlines()]
+    topics = read_jsonl(folder / "topics.jsonl")
     first = [search["hits"][0].document for search in pipeline.execute(topics)]
     relevant = [line.split()[2] for line in (folder / "qrels.txt").read_text(encoding="utf-8").splitlines()]
     assert sum(one == other for one, other in zip(first, relevant, strict=True)) > 50

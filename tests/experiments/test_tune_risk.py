@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.data.building import build
 from searchlora.errors import DataError, EngineError, PipelineError
 from searchlora.experiments.tune_risk import tune_risk
 from searchlora.files.yaml_text import parse_yaml
@@ -22,7 +21,7 @@ from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.results import result
 from searchlora.pipelines.stages.deciding import confidence
 from searchlora.task import load_generation_task
-from tests.factories import random_adapter
+from tests.factories import native_dataset, random_adapter, read_jsonl
 
 LABELS = ("returns", "delivery", "sizes")
 WORDS = ["tent", "boot", "lamp", "pan", "rope", "tarp", "mug", "stove", "axe", "map", "kettle", "torch"]
@@ -72,12 +71,15 @@ def made(tiny_base, tmp_path_factory) -> Made:
         for number, query in enumerate(made.surest)
         for label in [answers[query].value if number < half else other_than(answers[query].value)]
     ]
-    source = folder / "rows.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "labels.txt").write_text("\n".join(LABELS))
-    options = {"labels": str(folder / "labels.txt")}
-    build("intent", source, format="native", out=made.data, options=options, split_ratios=(0, 0, 1))
+    labelled(made.data, rows)
     return made
+
+
+def labelled(folder: Path, rows: list[dict[str, str]]) -> Path:
+    """A dataset of test rows."""
+    (folder.parent / "labels.txt").write_text("\n".join(LABELS))
+    options = {"labels": str(folder.parent / "labels.txt")}
+    return native_dataset("intent", folder, rows, options=options, split_ratios=(0, 0, 1))
 
 
 def other_than(label: str) -> str:
@@ -238,15 +240,10 @@ def test_the_command_prints_the_threshold_and_refuses_what_it_would_ignore(made,
 
 @pytest.mark.slow
 def test_rows_of_one_group_count_once(made, tmp_path):
-    rows = [json.loads(line) for line in (made.data / "test.jsonl").read_text().splitlines()]
-    source = tmp_path / "rows.jsonl"
-    grouped = [{**row, "group": f"g{number // 2}"} for number, row in enumerate(rows)]
-    source.write_text("".join(json.dumps(row) + "\n" for row in grouped))
-    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
-    options = {"labels": str(tmp_path / "labels.txt")}
-    build("intent", source, format="native", out=tmp_path / "data", options=options, split_ratios=(0, 0, 1))
+    rows = read_jsonl(made.data / "test.jsonl")
+    data = labelled(tmp_path / "data", [{**row, "group": f"g{number // 2}"} for number, row in enumerate(rows)])
     file = pipeline_file(tmp_path, {"name": "intents"})
-    done = tune_risk(file, tmp_path / "data", tmp_path / "t.yaml", 0.1, split="test", store=made.store)
+    done = tune_risk(file, data, tmp_path / "t.yaml", 0.1, split="test", store=made.store)
     assert done.rule.rows == len(rows) // 2
 
 

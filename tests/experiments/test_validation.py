@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from searchlora.data.building import build
+from searchlora.experiments import train as verb
 from searchlora.experiments.options import TrainingOptions
 from searchlora.experiments.train import _job
 from searchlora.experiments.validation import Validator
+from searchlora.inference import local
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import no_progress
 from searchlora.recipe import load_recipe
+from searchlora.training import sft
 from searchlora.training.metrics import read_metrics
 from searchlora.training.sft import train_adapter
-from tests.factories import first_word, word_records
+from tests.factories import first_word, native_dataset, word_records
 from tests.training.test_sft import SHORT, same
 
 pytestmark = pytest.mark.slow
@@ -28,14 +28,11 @@ OPTIONS = (*SHORT, "precision=fp32", "validation.every_steps=3", "checkpoints.ev
 def test_validation_in_place_measures_the_adapter_and_does_not_change_training(tiny_base, tmp_path, method):
     task, records = first_word(tmp_path / "task"), word_records(64)
     recipe = load_recipe({}, overrides=[*OPTIONS, f"method={method}"])
-    engines = []
+    engines, how = [], {"precision": "fp32", "quantization": recipe.quantization}
 
     def of_model(model) -> LocalEngine:
-        engine = LocalEngine(
-            tiny_base, model=model, precision="fp32", quantization=recipe.quantization, batch_invariant=False
-        )
-        engines.append(engine)
-        return engine
+        engines.append(LocalEngine(tiny_base, model=model, batch_invariant=False, **how))
+        return engines[-1]
 
     in_place = Validator(task, None, records[:8], records[:4], max_new_tokens=4, in_place=of_model)
     without = train_adapter(task, recipe, tiny_base, records, tmp_path / "without")
@@ -44,7 +41,7 @@ def test_validation_in_place_measures_the_adapter_and_does_not_change_training(t
     assert same(without.adapter, tmp_path / "with" / "checkpoints" / "checkpoint-12")
     lines = [line for line in read_metrics(tmp_path / "with" / "metrics.jsonl") if "validation_loss" in line]
     assert [line["step"] for line in lines] == [3, 6, 9, 12]
-    engine = LocalEngine(tiny_base, precision="fp32", quantization=recipe.quantization)
+    engine = LocalEngine(tiny_base, **how)
     copied = Validator(task, engine, records[:8], records[:4], max_new_tokens=4)(without.adapter)
     assert lines[-1]["validation_loss"] == pytest.approx(copied["loss"], abs=2e-4)
     assert lines[-1]["validation_accuracy"] == copied["accuracy"]
@@ -74,10 +71,6 @@ def test_a_whole_model_validates_in_place_as_its_stored_copy(tiny_base, tmp_path
 
 def test_on_a_gpu_training_loads_no_second_copy_of_the_base(tiny_base, tmp_path, monkeypatch):
     """With a GPU faked where training asks whether there is one."""
-    from searchlora.experiments import train as verb
-    from searchlora.inference import local
-    from searchlora.training import sft
-
     loaded = []
     for module in (local, sft):
         load = module.load_model
@@ -93,23 +86,11 @@ def test_on_a_gpu_training_loads_no_second_copy_of_the_base(tiny_base, tmp_path,
 
 
 def dataset(folder):
-    import json
-
-    from searchlora.data.building import build
-
-    rows = [
-        {
-            "id": f"r{n}",
-            "group": f"g{n}",
-            "query": f"{n} kicks",
-            "rewrite": f"{n} shoes",
-            "split": "validation" if n % 6 == 0 else "train",
-        }
-        for n in range(36)
-    ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    build("rewriting", folder / "rows.jsonl", format="native", out=folder / "data")
-    return folder / "data"
+    rows = []
+    for n in range(36):
+        row = {"id": f"r{n}", "group": f"g{n}", "query": f"{n} kicks", "rewrite": f"{n} shoes"}
+        rows.append({**row, "split": "train" if n % 6 else "validation"})
+    return native_dataset("rewriting", folder / "data", rows)
 
 
 def test_the_validation_rows_are_those_of_many_queries(tiny_base, tmp_path):
@@ -119,9 +100,7 @@ def test_the_validation_rows_are_those_of_many_queries(tiny_base, tmp_path):
         for query in queries
         for number in range(20)
     ]
-    source = tmp_path / "rows.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    build("judgment", source, format="native", out=tmp_path / "data")
+    native_dataset("judgment", tmp_path / "data", rows)
     options = TrainingOptions(["validation.rows=20", "validation.generate_rows=0"], base=str(tiny_base.path))
     validator = _job("judgment", tmp_path / "data", options, None, tmp_path / "store", no_progress)._validator()
     assert len(validator.records) == 20

@@ -50,12 +50,8 @@ def built(engine, adapter=None, bm25=None, more=()):
     configs = [{"adapter": {"name": "rewriter@3", **(adapter or {})}}, {"bm25": {"k": 10, **(bm25 or {})}}, *more]
     settings = parse_stages(configs, "here")
     search = settings[1].over(DOCUMENTS)
-    rewrite = AdapterStage(
-        load_task("rewriting"),
-        engine,
-        "rewriter@3",
-        fuse_rewrite=settings[0].rewrite == "fuse",
-    )
+    fused = settings[0].rewrite == "fuse"
+    rewrite = AdapterStage(load_task("rewriting"), engine, "rewriter@3", fuse_rewrite=fused)
     stages = [rewrite, search]
     if more:
         stages.append(PassagesStage({document.id: document for document in DOCUMENTS}, 10))

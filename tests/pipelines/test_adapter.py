@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from searchlora.errors import EngineError
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import (
@@ -217,11 +216,6 @@ def test_tuning_is_applied_to_valid_outputs_only(stage):
     found = stage(COLOUR, of=Settling).ask(RECORDS)
     assert [settled_for for _, settled_for in found] == [record["id"] for record in RECORDS]
     assert all(isinstance(output, InvalidOutput) for output in stage(COLOUR, tokens=2, of=Settling).ask(RECORDS))
-
-
-def test_an_unsupported_schema_is_refused(stage):
-    with pytest.raises(EngineError, match="request 1: generation cannot be constrained to this JSON Schema"):
-        stage(JsonObject({"type": "array", "uniqueItems": True})).ask(RECORDS)
 
 
 @pytest.mark.slow

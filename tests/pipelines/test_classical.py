@@ -22,7 +22,13 @@ from searchlora.pipelines.stages.stage import BuildContext
 from searchlora.systems.pipeline import plan_of, run_card
 from searchlora.task import load_task
 from searchlora.tasks.intent.baselines import LogisticRegressionBaseline
-from tests.factories import encoder_recipe_for, random_encoder_adapter, random_encoder_folder
+from tests.factories import (
+    encoder_recipe_for,
+    native_dataset,
+    random_encoder_adapter,
+    random_encoder_folder,
+    read_jsonl,
+)
 
 QUERIES = {"returns": ["send back {}", "return {}"], "delivery": ["where is {}", "where {}"]}
 THINGS = [f"{thing} {number}" for number in range(8) for thing in ("tent", "boot", "lamp", "pan", "rope", "mug")]
@@ -36,11 +42,9 @@ def intents(folder: Path, things: list[str], ratios: tuple[float, float, float])
         for place, form in enumerate(forms)
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "labels.txt").write_text("returns\ndelivery\n")
     options = {"labels": str(folder / "labels.txt")}
-    build("intent", folder / "rows.jsonl", format="native", out=folder / "data", options=options, split_ratios=ratios)
-    return folder / "data"
+    return native_dataset("intent", folder / "data", rows, options=options, split_ratios=ratios)
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +134,7 @@ def test_results_depend_on_its_dataset_and_its_queries_are_known_as_seen(stage, 
     ]
     assert plans[0].sha256 != plans[1].sha256
     card = run_card("p", Pipeline("p", (), tuple(plans[1].stages)), store)
-    learned = [json.loads(line) for line in (other / "train.jsonl").read_text().splitlines()]
-    assert {query_hash(row["query"]) for row in learned} <= set(card.ranking_queries)
+    assert {query_hash(row["query"]) for row in read_jsonl(other / "train.jsonl")} <= set(card.ranking_queries)
     assert query_hash("send back axe 1") not in card.ranking_queries
     assert card.unknown_sources == ("hits of the queries",)
 
@@ -154,20 +157,12 @@ def test_the_teacher_of_its_rows_may_not_judge_it(stage, tmp_path, data, encoder
 def test_answers_are_quoted_from_the_passages_of_a_search(tmp_path, encoder_base):
     words = [f"word{number}" for number in range(40)]
     rows = [
-        {
-            "id": f"r{number}",
-            "group": word,
-            "question": f"what is {word}",
-            "passages": [{"id": "p", "text": f"{word} is a thing. It is blue."}],
-            "answerable": True,
-            "answer": f"{word} is a thing [1].",
-            "gold": ["p"],
-        }
-        for number, word in enumerate(words)
-    ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    build("rag_answer", tmp_path / "rows.jsonl", format="native", out=tmp_path / "answers", split_ratios=(1, 0, 0))
-    quote = {"classical": {"data": str(tmp_path / "answers"), "model": str(encoder_base.path)}}
+        {"id": word, "group": word, "question": f"what is {word}", "answer": f"{word} is a thing [1].", "gold": ["p"],
+         "passages": [{"id": "p", "text": f"{word} is a thing. It is blue."}], "answerable": True}
+        for word in words
+    ]  # fmt: skip
+    data = native_dataset("rag_answer", tmp_path / "answers", rows, split_ratios=(1, 0, 0))
+    quote = {"classical": {"data": str(data), "model": str(encoder_base.path)}}
     passages = [{"id": "d1", "text": "axe is a tool. It is sharp.", "title": ""}]
     pipeline = built([quote], tmp_path)
     found, empty = pipeline.execute(
@@ -201,12 +196,12 @@ def test_rows_that_its_encoder_was_trained_on_are_refused_for_its_rule(stage, tm
     how = {"task": load_task("embedding"), "recipe": encoder_recipe_for(encoder_base), "base": encoder_base}
     store_adapter(store, "embedder", made, **how)
     new = intents(tmp_path / "new", [f"axe {number}" for number in range(60)], (0, 0, 1))
-    queries = [json.loads(line)["query"] for line in (new / "test.jsonl").read_text().splitlines()]
+    seen = read_jsonl(new / "test.jsonl")[0]["query"]
     pipeline = tmp_path / "intents.yaml"
     stage["classical"]["adapter"] = "embedder"
     pipeline.write_text(json.dumps({"name": "intents", "stages": [stage]}))
     assert tune_risk(pipeline, new, tmp_path / "tuned.yaml", 0.2, split="test", store=store).unknown
-    (tmp_path / TRAINING_QUERIES).write_text(f"{query_hash(queries[0])}\n")
+    (tmp_path / TRAINING_QUERIES).write_text(f"{query_hash(seen)}\n")
     store_adapter(store, "embedder", made, **how, extra_files=[tmp_path / TRAINING_QUERIES])
     with pytest.raises(DataError, match="was trained or tuned on 1 of"):
         tune_risk(pipeline, new, tmp_path / "again.yaml", 0.2, split="test", store=store)
@@ -235,9 +230,7 @@ def test_a_dataset_that_was_changed_after_its_build_is_refused(stage, tmp_path):
 
 def test_what_has_no_classical_model_is_refused(stage, tmp_path):
     pairs = [{"id": f"q{n} d", "group": f"q{n}", "query": f"q{n}", "passage": "red tent", "grade": 1} for n in range(9)]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
-    build("judgment", tmp_path / "pairs.jsonl", format="native", out=tmp_path / "pairs", split_ratios=(1, 0, 0))
-    stage["classical"]["data"] = str(tmp_path / "pairs")
+    stage["classical"]["data"] = str(native_dataset("judgment", tmp_path / "pairs", pairs, split_ratios=(1, 0, 0)))
     with pytest.raises(PipelineError, match="no classical model that a pipeline can use"):
         built([stage], tmp_path)
     stage["classical"]["data"] = str(intents(tmp_path / "empty", THINGS[:4], (0, 0, 1)))

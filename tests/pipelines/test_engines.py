@@ -1,14 +1,17 @@
-"""Pipelines that use a server: configuration, and answers equal to the local engine."""
+"""The engine of a pipeline's stages: of this process or a server, as file, stage and manifest say."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
-from searchlora.adapters.operations import store_adapter
+from searchlora.adapters.operations import Origin, store_adapter
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
+from searchlora.inference.answer_cache import AnswerCache
+from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.inference.settings import LocalSettings, ServerSettings
@@ -16,16 +19,24 @@ from searchlora.pipelines.config import read_pipeline
 from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.pipelines.stages.adapter import AdapterSettings
 from searchlora.pipelines.stages.bm25 import Bm25Settings
-from tests.factories import first_word, random_adapter_folder
+from searchlora.prompts import messages
+from searchlora.task import load_generation_task
+from tests.factories import first_word, random_adapter, random_adapter_folder, write_jsonl
 from tests.server.api.serving import made_service, served
 
 STAGES = "stages:\n  - adapter: {name: one}\n  - adapter: {name: one, engine: {url: 'http://b'}}\n  - bm25: {}\n"
 
 
 @pytest.fixture
-def store(tiny_base, tmp_path, monkeypatch):
-    task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
+def task(tmp_path, monkeypatch):
+    task = first_word(tmp_path / "task")
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
+    return task
+
+
+@pytest.fixture
+def store(tiny_base, tmp_path, task):
+    store = Store(tmp_path / "store")
     folder, recipe = random_adapter_folder(tiny_base, tmp_path / "made", 1, ("precision=fp32",))
     store_adapter(store, "one", folder, task=task, recipe=recipe, base=tiny_base)
     return store
@@ -71,13 +82,10 @@ def test_an_engine_is_local_or_a_server(tmp_path):
         return first.engine
 
     assert engine_of("{}") == LocalSettings()
-    local = "{kind: local, quantization: nf4, precision: bf16, max_loras: 8, max_num_seqs: 4, prefix_tokens: 0}"
-    assert engine_of(local) == LocalSettings(
-        quantization="nf4", precision="bf16", max_loras=8, max_num_seqs=4, prefix_tokens=0
-    )
-    assert (
-        engine_of("{kind: server, url: 'http://a'}") == ServerSettings(url="http://a") == engine_of("{url: 'http://a'}")
-    )
+    local = "{kind: local, quantization: nf4, precision: bf16, max_loras: 8, prefix_tokens: 0}"
+    assert engine_of(local) == LocalSettings(quantization="nf4", precision="bf16", max_loras=8, prefix_tokens=0)
+    for server in ("{kind: server, url: 'http://a'}", "{url: 'http://a'}"):
+        assert engine_of(server) == ServerSettings(url="http://a")
 
 
 def test_a_stage_has_an_engine_of_its_own_with_parameters(tmp_path):
@@ -114,7 +122,7 @@ def test_stages_of_one_server_share_an_engine(store, monkeypatch):
 @pytest.mark.slow
 def test_the_key_of_a_server_is_named_on_the_command_line(tiny_base, store, tmp_path, monkeypatch, cli, refused):
     monkeypatch.setenv("THE_KEY", "secret")
-    (tmp_path / "corpus.jsonl").write_text(json.dumps({"id": "d", "text": "tent boot stove"}) + "\n")
+    write_jsonl(tmp_path / "corpus.jsonl", [{"id": "d", "text": "tent boot stove"}])
     file = written(tmp_path, "stages: [adapter: {name: one}, bm25: {}]")
     command = ["search", file, "tent", "--corpus", tmp_path / "corpus.jsonl", "--store", store.root]
     with served(made_service(tiny_base, store, api_keys=("secret",))) as url:
@@ -136,3 +144,80 @@ def test_a_pipeline_file_may_name_only_allowed_api_key_variables(tmp_path, monke
     with pytest.raises(PipelineError, match="may not send the environment variable AWS_SECRET_ACCESS_KEY"):
         read_pipeline(file)
     assert read_pipeline(file, ["key=OTHER"]).stages[0].engine.api_key_env == "OTHER"
+
+
+@pytest.mark.slow
+def test_adapters_of_one_base_share_an_engine_unless_they_differ_in_precision(tiny_base, tmp_path, task):
+    store = Store(tmp_path / "store")
+    for seed, precision in enumerate(("bf16", "fp32", "bf16"), start=1):
+        folder, recipe = random_adapter_folder(tiny_base, tmp_path / f"made{seed}", seed, (f"precision={precision}",))
+        store_adapter(store, "one", folder, task=task, recipe=recipe, base=tiny_base)
+    stages = [AdapterSettings(name=f"one@{version}") for version in (1, 2, 3)]
+    first, second, third = (stage.engine for stage in build_pipeline("p", stages, store=store, documents=[]).stages)
+    assert [first.precision, second.precision] == ["bf16", "fp32"]
+    assert third is first
+
+
+@pytest.mark.slow
+def test_a_zero_shot_stage_answers_as_the_base_model_to_the_same_prompt(store, task):
+    stages = [AdapterSettings(name="one", max_new_tokens=4, zero_shot=bare) for bare in (False, True)]
+    adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages
+    assert (adapted.label, bare.label) == ("one@1", "base(first-word)")
+    assert bare.engine is adapted.engine
+    record = {"id": "r", "group": "r", "text": "tent boot"}
+    (expected,) = bare.engine.generate([Request(messages(task, record), None, 4)])
+    assert [output.raw for output in bare.ask([record])] == [expected.text]
+    assert [output.raw for output in adapted.ask([record])] != [expected.text]
+
+
+@pytest.mark.slow
+def test_cached_answers_are_those_of_the_same_weights(tiny_base, tmp_path, task, store):
+    random_adapter(store, "one", task, tiny_base, tmp_path / "made2", seed=2)
+    both = [AdapterSettings(name=f"one@{version}") for version in (1, 2)]
+    settings = [*both, AdapterSettings(name="one@2", zero_shot=True)]
+    searches = [{"id": text, "group": text, "query": text, "text": text} for text in ("tent", "axe")]
+
+    def built(cache=None):
+        return build_pipeline("p", settings, store=store, documents=[], cache=cache)
+
+    def answers(pipeline):
+        rows: list[Mapping[str, Any]] = []
+        pipeline.execute(searches, trace=rows.append)
+        return [[*map(_without_flag, row["requests"])] for row in rows], [row["flags"].count("cached") for row in rows]
+
+    expected, cached = answers(built())
+    assert not any(cached) and all(expected)
+    first, cached = answers(built(AnswerCache(tmp_path / "answers.db")))
+    assert first == expected and not any(cached)
+    again, cached = answers(built(AnswerCache(tmp_path / "answers.db")))
+    assert again == expected and cached == [1] * 6
+
+
+def _without_flag(request):
+    return {key: value for key, value in request.items() if key != "cached"}
+
+
+@pytest.mark.slow
+def test_a_zero_shot_stage_renders_with_the_options_of_its_adapter(tiny_base, tmp_path, task):
+    store = Store(tmp_path / "store")
+    folder, recipe = random_adapter_folder(tiny_base, tmp_path / "made", 1, ("prompt.date=2020-02-29",))
+    store_adapter(store, "one", folder, task=task, recipe=recipe, base=tiny_base)
+    stages = [AdapterSettings(name="one", zero_shot=bare) for bare in (False, True)]
+    adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages
+    assert bare.engine.renderer.options.date == "2020-02-29" != adapted.engine.renderer.options.date
+    server = AdapterSettings(name="one", zero_shot=True, engine=ServerSettings(url="http://a"))
+    (asked,) = build_pipeline("p", [server], store=store, documents=[]).stages
+    assert asked.engine.renderer.options.date == "2020-02-29"
+
+
+@pytest.mark.slow
+def test_values_tuned_for_the_adapter_are_not_those_of_its_base(tiny_base, tmp_path):
+    store, judgment = Store(tmp_path / "store"), load_generation_task("judgment")
+    folder, recipe = random_adapter_folder(tiny_base, tmp_path / "made", 1)
+    task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
+    origin = Origin(tuned={"temperature": 3.0})
+    store_adapter(store, "judge", folder, task=task, recipe=recipe, base=tiny_base, origin=origin)
+    own = {"first_stage_weight": 0.5}
+    stages = [AdapterSettings(name="judge", zero_shot=bare, tuned=own) for bare in (False, True)]
+    adapted, bare = build_pipeline("p", stages, store=store, documents=[]).stages
+    assert (adapted.task.tuned, bare.task.tuned) == ({"temperature": 3.0, **own}, own)

@@ -17,7 +17,7 @@ from searchlora.pipelines.stages.retrieve import RetrieveStage
 from searchlora.pipelines.stages.stage import FUSED_QUERIES, Stage
 from searchlora.records import Document
 from searchlora.task import load_generation_task
-from tests.factories import random_adapter
+from tests.factories import random_adapter, write_jsonl
 from tests.pipelines import rewriting
 
 DOCUMENTS = [
@@ -168,12 +168,8 @@ def test_a_judge_shows_the_grade_that_moved_the_document(tiny_base, tmp_path):
     store, judgment = Store(tmp_path), load_generation_task("judgment")
     task = judgment.bound(judgment.settings_of({"grades": "2"}, ()))
     random_adapter(store, "judge", task, tiny_base, tmp_path / "made", seed=1)
-    stages = [
-        {"bm25": {"k": 4}},
-        {"passages": {"k": 3}},
-        {"adapter": {"name": "judge@1", "continue_after_choice": False}},
-    ]
-    pipeline = built(stages, tmp_path)
+    judge = {"adapter": {"name": "judge@1", "continue_after_choice": False}}
+    pipeline = built([{"bm25": {"k": 4}}, {"passages": {"k": 3}}, judge], tmp_path)
     found = pipeline.search(QUERY)
     for rank, hit in enumerate(found["hits"], 1):
         explanation = explain(pipeline, QUERY, hit["document"])
@@ -187,8 +183,7 @@ def test_a_judge_shows_the_grade_that_moved_the_document(tiny_base, tmp_path):
 @pytest.mark.slow
 def test_a_saved_index_explains_as_one_in_memory(tmp_path, monkeypatch):
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
-    rows = "".join(json.dumps({"id": each.id, "text": each.text}) + "\n" for each in DOCUMENTS)
-    (tmp_path / "corpus.jsonl").write_text(rows)
+    write_jsonl(tmp_path / "corpus.jsonl", [{"id": each.id, "text": each.text} for each in DOCUMENTS])
     (tmp_path / "p.yaml").write_text("name: p\nstages: [{bm25: {k: 2}}]\n")
     build_index(tmp_path / "corpus.jsonl", tmp_path / "index", pipelines=[tmp_path / "p.yaml"])
     saved, read = (Pipeline.load(tmp_path / "p.yaml", corpus=tmp_path / name) for name in ("index", "corpus.jsonl"))
@@ -198,8 +193,7 @@ def test_a_saved_index_explains_as_one_in_memory(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_command_prints_it(cli, refused, tmp_path):
-    rows = [{"id": each.id, "text": each.text} for each in DOCUMENTS]
-    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "corpus.jsonl", [{"id": each.id, "text": each.text} for each in DOCUMENTS])
     (tmp_path / "p.yaml").write_text("name: p\nstages: [{bm25: {k: 2}}, {passages: {k: 1}}]\n")
     command = ("search", tmp_path / "p.yaml", QUERY, "--corpus", tmp_path / "corpus.jsonl")
     called = cli(*command, "--explain", "d4")

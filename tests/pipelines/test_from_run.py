@@ -16,6 +16,7 @@ from searchlora.pipelines.config import parse_stages, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.pipelines.stages.from_run import supplied_hits
 from searchlora.records import Document, Hit
+from tests.factories import write_jsonl
 
 DOCUMENTS = [Document("d1", "waterproof boots", "Boots"), Document("d2", "a green tent"), Document("d3", "tent pegs")]
 ENGINE_RUN = {"q1": {"d3": 9.0, "d1": 7.5, "d2": 7.5}, "q2": {"d2": 1.0}}
@@ -32,7 +33,7 @@ def files(tmp_path):
     """Queries, corpus, and a pipeline that fetches passages of the engine's hits."""
     (tmp_path / "queries.tsv").write_text("id\tquery\nq1\ttent\nq2\tgreen\nq3\tboots\n")
     rows = [{"id": each.id, "title": each.title, "text": each.text} for each in DOCUMENTS]
-    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "corpus.jsonl", rows)
     (tmp_path / "take.yaml").write_text(
         "name: take\nparameters: {run: engine.trec}\nstages:\n  - from_run: {run: $run, k: 2}\n  - passages: {k: 1}\n"
     )

@@ -14,7 +14,7 @@ from searchlora.pipelines.pipeline import Pipeline
 from searchlora.retrieval import Encoder
 from searchlora.retrieval.index_manifest import read_manifest
 from searchlora.testing import build_tiny_encoder
-from tests.factories import encoder_recipe_for, random_encoder_adapter, shout
+from tests.factories import encoder_recipe_for, random_encoder_adapter, shout, write_jsonl
 
 QUERIES = ["green tent", "boots", "acme", "nothing", ""]
 
@@ -32,11 +32,11 @@ def corpus(tmp_path):
 def write_corpus(file, more=""):
     texts = [f"green boots {'tent ' * (n % 4)}{n % 9}{more}" for n in range(40)]
     texts[3] = ""
-    rows = [
-        {"id": f"d{n}", "title": "Tent" * (n % 5 == 1), "text": text, "brand": "Acme"} for n, text in enumerate(texts)
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
+    titles = ["Tent" * (n % 5 == 1) for n in range(40)]
+    rows = enumerate(zip(titles, texts, strict=True))
+    return write_jsonl(
+        file, [{"id": f"d{n}", "title": title, "text": text, "brand": "Acme"} for n, (title, text) in rows]
+    )
 
 
 def write_pipeline(file, *stages):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -15,6 +14,7 @@ from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.results import result, result_line
 from searchlora.records import Document, Hit
 from searchlora.systems.pipeline import with_history
+from tests.factories import write_jsonl
 from tests.pipelines.rewriting import DOCUMENTS, Rewriter, built, searches
 
 
@@ -114,9 +114,7 @@ def test_a_result_is_one_line_of_strict_json():
 
 @pytest.fixture
 def corpus(tmp_path):
-    file = tmp_path / "corpus.jsonl"
-    file.write_text("".join(json.dumps({"id": each.id, "text": each.text}) + "\n" for each in DOCUMENTS))
-    return file
+    return write_jsonl(tmp_path / "corpus.jsonl", [{"id": each.id, "text": each.text} for each in DOCUMENTS])
 
 
 @pytest.mark.usefixtures("corpus")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from searchlora.files import open_text
 from searchlora.models.resolve import BaseModel
 from searchlora.task import load_generation_task, load_task
 from tests.conftest import Called
-from tests.factories import random_adapter, random_encoder_adapter
+from tests.factories import native_dataset, random_adapter, random_encoder_adapter, write_jsonl
 
 DOCUMENTS = 120
 QUERIES = 3
@@ -71,12 +71,6 @@ def rows_of(path: Path, count: int | None = None) -> list[dict[str, Any]]:
         return [json.loads(line) for line in islice(lines, count)]
 
 
-def written(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def check_stages(results: list[dict[str, Any]], adapters: list[str], *, graded: int, passages: int) -> None:
     """Every query has the output of every stage; the trace and the run name the versions."""
     trace = rows_of(Path("trace.jsonl"))
@@ -97,7 +91,7 @@ def check_stages(results: list[dict[str, Any]], adapters: list[str], *, graded: 
 @pytest.mark.slow
 def test_product_search_on_chorus(ready: Any, store: Path, tiny_base: BaseModel, real_data: Path) -> None:
     products = rows_of(real_data / "chorus" / "products.jsonl.gz", DOCUMENTS)
-    corpus = written(Path("products.jsonl"), products)
+    corpus = write_jsonl(Path("products.jsonl"), products)
     brands, types = ({str(row[name]) for row in products if row.get(name)} for name in ("supplier", "attr_t_type"))
     schema = {
         "type": "object",
@@ -106,26 +100,16 @@ def test_product_search_on_chorus(ready: Any, store: Path, tiny_base: BaseModel,
         "additionalProperties": False,
     }
     Path("schema.json").write_text(json.dumps(schema), encoding="utf-8")
-    intents = written(
-        Path("intents.jsonl"),
-        (
-            {
-                "id": row["id"],
-                "group": row["title"],
-                "query": row["title"],
-                "object": {"brand": row["supplier"], "category": row.get("attr_t_type")},
-            }
-            for row in products
-        ),
-    )
-    ready.called(
-        "data", "build", "intent", intents, "--format", "native", "--out", "data", "--option", "schema=schema.json"
-    )
+    intents = []
+    for row in products:
+        wanted = {"brand": row["supplier"], "category": row.get("attr_t_type")}
+        intents.append({"id": row["id"], "group": row["title"], "query": row["title"], "object": wanted})
+    native_dataset("intent", Path("data"), intents, options={"schema": "schema.json"})
     task = load_generation_task("intent").bound(load_dataset(Path("data")).settings)
     random_adapter(Store(store), "intent", task, tiny_base, Path("intent"), seed=4)
     with (real_data / "chorus" / "rated.csv").open(encoding="utf-8") as file:
         queries = list(dict.fromkeys(row["query"] for row in csv.DictReader(file)))[:QUERIES]
-    topics = written(Path("queries.jsonl"), ({"id": f"q{n}", "query": query} for n, query in enumerate(queries)))
+    topics = write_jsonl(Path("queries.jsonl"), ({"id": f"q{n}", "query": query} for n, query in enumerate(queries)))
     columns = ("text=short_description", "brand=supplier", "category=attr_t_type")
     slots = {"intent": "intent", "rewriter": "rewriter", "embedder": "embedder", "judge": "judge"}
     results = ready("product_search", topics, corpus, *columns, **slots)
@@ -153,12 +137,12 @@ def test_product_search_on_chorus(ready: Any, store: Path, tiny_base: BaseModel,
 @pytest.mark.slow
 def test_conversational_search_on_mtrag(ready: Any, real_data: Path) -> None:
     rows = rows_of(real_data / "mtrag" / "reference.jsonl", 60)
-    source = written(Path("reference.jsonl"), rows)
+    source = write_jsonl(Path("reference.jsonl"), rows)
     ready.called("data", "build", "rewriting", source, "--format", "mtrag", "--out", "data", *LARGE_TEST)
     ready.called("data", "export", "data", "--split", "test", "--out", "test")
     asked = [topic for topic in rows_of(Path("test/topics.jsonl")) if topic.get("history")][:QUERIES]
     assert len(asked) == QUERIES
-    topics = written(Path("topics.jsonl"), asked)
+    topics = write_jsonl(Path("topics.jsonl"), asked)
     slots = {"rewriter": "rewriter", "embedder": "embedder", "judge": "judge", "answers": "answers", "depth": 4}
     results = ready("conversational_search", topics, Path("data/corpus.jsonl"), **slots)
     check_stages(results, ["rewriter@1", "judge@1", "answers@1"], graded=4, passages=3)
@@ -170,7 +154,7 @@ def test_conversational_search_on_mtrag(ready: Any, real_data: Path) -> None:
 
 @pytest.mark.slow
 def test_each_works_before_there_is_an_adapter(cli: Cli, encoder_base: BaseModel, tmp_path: Path) -> None:
-    documents = written(tmp_path / "documents.jsonl", ({"id": f"d{n}", "text": f"tent {n}"} for n in range(4)))
+    documents = write_jsonl(tmp_path / "documents.jsonl", ({"id": f"d{n}", "text": f"tent {n}"} for n in range(4)))
     for name in ("product_search", "movie_search", "faq_answers", "conversational_search"):
         found = cli("search", name, "tent", "--corpus", documents, "--set", f"encoder={encoder_base.path}", "--json")
         assert found.code == 0, found.err

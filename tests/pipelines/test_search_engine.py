@@ -18,7 +18,7 @@ from searchlora.pipelines.engine_load import load_corpus
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.slots import find_slots
 from searchlora.systems.pipeline import plan_of
-from tests.factories import random_encoder_adapter, shout
+from tests.factories import random_encoder_adapter, read_jsonl, shout, write_jsonl
 
 CORPUS = [
     {"sku": "p1", "name": "Red couch", "description": "for two", "brand": "Acme"},
@@ -40,9 +40,7 @@ def engine(request):
 
 @pytest.fixture
 def products(tmp_path):
-    file = tmp_path / "products.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in CORPUS))
-    return file
+    return write_jsonl(tmp_path / "products.jsonl", CORPUS)
 
 
 MAP = ("--map", "id=sku", "--map", "title=name", "--map", "text=description")
@@ -59,20 +57,11 @@ def ids(found):
 
 @pytest.mark.slow
 def test_a_hybrid_pipeline_from_the_command_line(tmp_path, engine, products, encoder_base, cli):
-    index = {**engine, "index": "hybrid"}
-    shop = write(
-        tmp_path / "shop.yaml",
-        {
-            "fuse": {
-                "of": [
-                    {"text_search": {**index, "fields": {"title": 3, "text": 1}, "filter": {"brand": "$brand"}}},
-                    {"vector_search": {**index, "model": str(encoder_base.path), "filter": {"brand": "$brand"}}},
-                ]
-            }
-        },
-        {"filter": {"boost": {"brand": "intent.brand"}}},
-        parameters={"brand": "acme"},
-    )
+    common = {**engine, "index": "hybrid", "filter": {"brand": "$brand"}}
+    text = {"text_search": {**common, "fields": {"title": 3, "text": 1}}}
+    vectors = {"vector_search": {**common, "model": str(encoder_base.path)}}
+    stages = [{"fuse": {"of": [text, vectors]}}, {"filter": {"boost": {"brand": "intent.brand"}}}]
+    shop = write(tmp_path / "shop.yaml", *stages, parameters={"brand": "acme"})
     refused = cli("search", shop, "tent")
     assert refused.code == 1 and "there is no such index" in refused.err
     assert f"searchlora index load CORPUS --pipeline {shop}" in " ".join(refused.err.split())
@@ -91,7 +80,7 @@ def test_a_hybrid_pipeline_from_the_command_line(tmp_path, engine, products, enc
     assert [slot.name for slot in find_slots(pipeline.settings)][:2] == ["text_search", "vector_search"]
     (tmp_path / "queries.tsv").write_text("id\tquery\nq1\tgreen tent\nq2\t\n")
     run(shop, tmp_path / "queries.tsv", out=tmp_path / "out.jsonl")
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    rows = read_jsonl(tmp_path / "out.jsonl")
     assert [hit["document"] for hit in rows[0]["hits"]] == ["p3", "p1"] and rows[1]["hits"] == []
 
 
@@ -105,7 +94,7 @@ def test_another_adapter_or_corpus_makes_the_index_stale(tmp_path, postgres_url,
         tmp_path / "shop.yaml", {"vector_search": {**stage, "adapter": "$adapter"}}, parameters={"adapter": "shouter@1"}
     )
     documents = [{"id": row["sku"], "text": row["name"]} for row in CORPUS]
-    products.write_text("".join(json.dumps(row) + "\n" for row in documents))
+    write_jsonl(products, documents)
     (loaded,) = load_corpus(products, pipelines=[shop], store=store)
     assert loaded.record.vectors.adapter == "shouter@1"
     assert len(Pipeline.load(shop, store=store).search("tent")["hits"]) == 3
@@ -123,7 +112,7 @@ def test_another_adapter_or_corpus_makes_the_index_stale(tmp_path, postgres_url,
         Pipeline.load(graph, store=store)
     load_corpus(products, pipelines=[graph], store=store)
     assert ids(Pipeline.load(graph, store=store).search("Green tent"))[0] == "p2"
-    products.write_text(products.read_text() + json.dumps({"id": "p4", "text": "sofa"}) + "\n")
+    write_jsonl(products, [*documents, {"id": "p4", "text": "sofa"}])
     with pytest.raises(StaleIndex, match=r"was changed after the index was loaded.*index load .*products.jsonl"):
         Pipeline.load(graph, store=store)
 
@@ -131,7 +120,7 @@ def test_another_adapter_or_corpus_makes_the_index_stale(tmp_path, postgres_url,
 @pytest.mark.slow
 def test_pipelines_of_one_index_are_loaded_together(tmp_path, postgres_url, products):
     stage = {"engine": "postgres", "url": postgres_url, "index": "together"}
-    products.write_text("".join(json.dumps({"id": row["sku"], "text": row["name"], **row}) + "\n" for row in CORPUS))
+    write_jsonl(products, [{"id": row["sku"], "text": row["name"], **row} for row in CORPUS])
     one = write(tmp_path / "one.yaml", {"text_search": {**stage, "fields": {"text": 1}}})
     other_limits = {"timeout_s": 9, "concurrency": 2}  # of the connection, not of the index
     searched = {"text_search": {**stage, **other_limits, "fields": {"brand": 2}}}
@@ -156,8 +145,7 @@ def test_what_was_computed_on_an_index_is_not_used_for_the_next_load_of_it(
     (tmp_path / "queries.tsv").write_text("id\tquery\nq1\ttent\nq2\ttent\n")
 
     def load(*texts):
-        rows = [{"id": f"d{number}", "text": text} for number, text in enumerate(texts)]
-        products.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(products, [{"id": f"d{number}", "text": text} for number, text in enumerate(texts)])
         load_corpus(products, pipelines=[shop])
 
     def planned():
@@ -180,10 +168,7 @@ def test_what_was_computed_on_an_index_is_not_used_for_the_next_load_of_it(
             run(shop, tmp_path / "queries.tsv", out=tmp_path / "run.trec")
         load("sofa", "tent")
         run(shop, tmp_path / "queries.tsv", out=tmp_path / "run.trec")
-    assert {topic: list(hits) for topic, hits in read_run(tmp_path / "run.trec").items()} == {
-        "q1": ["d1"],
-        "q2": ["d1"],
-    }
+    assert [list(hits) for hits in read_run(tmp_path / "run.trec").values()] == [["d1"], ["d1"]]
     assert planned() != first
 
 
@@ -206,12 +191,8 @@ def test_settings_that_cannot_work_are_refused(kind, settings, says):
 
 
 def test_a_password_comes_from_an_allowed_environment_variable_only(tmp_path, monkeypatch):
-    stage = {
-        "engine": "postgres",
-        "url": "postgresql:///shop?host=/nowhere",
-        "index": "a",
-        "api_key_env": "SHOP_PASSWORD",
-    }
+    place = {"engine": "postgres", "url": "postgresql:///shop?host=/nowhere"}
+    stage = {**place, "index": "a", "api_key_env": "SHOP_PASSWORD"}
     shop = write(tmp_path / "shop.yaml", {"text_search": stage})
     with pytest.raises(PipelineError, match="may not send the environment variable SHOP_PASSWORD"):
         read_pipeline(shop)

@@ -99,13 +99,7 @@ def test_stages_that_score_choices_share_a_batch():
 
 @pytest.mark.parametrize(
     "case",
-    [
-        "the second reads the first",
-        "a time budget",
-        "calls that one stage fills",
-        "two engines",
-        "one scores",
-    ],
+    ["the second reads the first", "a time budget", "calls that one stage fills", "two engines", "one scores"],
 )
 def test_other_stages_are_asked_one_after_the_other(case):
     engine = Table(2 if case == "calls that one stage fills" else 8)

@@ -99,19 +99,13 @@ class Cluster:
         held = self.documents[name]
         scores = {key: score for key, row in held.items() if (score := _score(body, row)) is not None}
         best = sorted(scores, key=lambda key: (scores[key], key), reverse=True)[: body["size"]]
-        hits = [
-            {
-                "_index": name,
-                "_id": key,
-                "_score": scores[key],
-                "_source": {each: held[key][each] for each in body["_source"]},
-                "sort": [scores[key], key],
-            }
-            for key in best
-        ]
-        return Reply(
-            {"took": 1, "timed_out": False, "_shards": {"total": 1}, "hits": {"max_score": None, "hits": hits}}
-        )
+        hits = []
+        for key in best:
+            source = {each: held[key][each] for each in body["_source"]}
+            hit = {"_index": name, "_id": key, "_score": scores[key], "_source": source, "sort": [scores[key], key]}
+            hits.append(hit)
+        found = {"max_score": None, "hits": hits}
+        return Reply({"took": 1, "timed_out": False, "_shards": {"total": 1}, "hits": found})
 
 
 def json_of(reply: Reply) -> Reply:
@@ -123,9 +117,8 @@ def _score(body: dict[str, Any], row: dict[str, Any]) -> float | None:
     """The score of a document; None if it does not match."""
     ((kind, query),) = body["query"].items()
     if kind == "knn":
-        return _near(
-            query["vector"]["vector"], query["vector"].get("filter", {"bool": {"filter": []}})["bool"]["filter"], row
-        )
+        filters = query["vector"].get("filter", {"bool": {"filter": []}})["bool"]["filter"]
+        return _near(query["vector"]["vector"], filters, row)
     if kind == "script_score":
         script = query["script"]
         vector = script["params"]["query_value"]

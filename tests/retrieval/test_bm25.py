@@ -90,15 +90,9 @@ def test_a_field_that_no_document_has_is_an_error():
         BM25Index(documents, fields={"text": 1, "brnd": 2})
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"b": 1.5}, "out of range"),
-        ({"k1": -1}, "out of range"),
-    ],
-)
-def test_invalid_options_are_errors(options, says):
-    with pytest.raises(UsageError, match=says):
+@pytest.mark.parametrize("options", [{"b": 1.5}, {"k1": -1}])
+def test_invalid_options_are_errors(options):
+    with pytest.raises(UsageError, match="out of range"):
         BM25Index(DOCUMENTS, **options)
 
 

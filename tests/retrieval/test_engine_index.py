@@ -34,10 +34,11 @@ def engine(cluster):
         yield OpenSearch(server.url)
 
 
-def test_a_killed_load_starts_again_and_leaves_nothing(engine, cluster, tmp_path, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
+def killed(*_):
+    raise KeyboardInterrupt
 
+
+def test_a_killed_load_starts_again_and_leaves_nothing(engine, cluster, tmp_path, monkeypatch):
     def load():
         return load_index(engine, "products", lambda: PRODUCTS, corpus=identity(tmp_path), text=KEYS)
 
@@ -51,9 +52,6 @@ def test_a_killed_load_starts_again_and_leaves_nothing(engine, cluster, tmp_path
 
 
 def test_a_load_that_was_killed_after_it_was_published_leaves_nothing(engine, cluster, tmp_path, monkeypatch):
-    def killed(_):
-        raise KeyboardInterrupt
-
     def load(content):
         return load_index(engine, "products", lambda: PRODUCTS, corpus=identity(tmp_path, content), text=KEYS)
 
@@ -82,9 +80,8 @@ def test_a_corpus_that_changes_while_it_is_loaded_leaves_the_old_index(engine, c
 
 def test_what_does_not_fit_is_refused_with_the_command(engine, encoder, tmp_path):
     vectorizer = vectorizer_of(encoder)
-    load_index(
-        engine, "shop", lambda: PRODUCTS, text=TextKeys(fields=FIELDS, analyzer="standard"), vectorizer=vectorizer
-    )
+    text = TextKeys(fields=FIELDS, analyzer="standard")
+    load_index(engine, "shop", lambda: PRODUCTS, text=text, vectorizer=vectorizer)
     vectors, title = vectorizer.vectors.keys, TextKeys(fields=("title",), analyzer="english")
     other = vectors.model_copy(update={"encoder": FINGERPRINT.model_copy(update={"tensors": "1"})})
     adapted = vectors.model_copy(update={"adapter": {"a": "1"}})
@@ -113,10 +110,7 @@ def test_what_does_not_fit_is_refused_with_the_command(engine, encoder, tmp_path
         ([Document("a b", "x")], "cannot be used in a TREC file"),
         ([Document("\ud800", "x")], "cannot be used in a TREC file"),
         ([Document("a", " ")], "no document contains text"),
-        (
-            [Document("a", "x", metadata={"colour": "red"})],
-            "no document has the field 'brand'. Fields: title, text, colour",
-        ),
+        ([Document("a", "x", metadata={"colour": "red"})], "no document has the field 'brand'.*title, text, colour"),
     ],
 )
 def test_a_collection_that_cannot_be_searched_is_refused_before_the_engine_is_asked(documents, says):

@@ -16,11 +16,7 @@ from searchlora.records import Document, Hit
 from searchlora.retrieval.http import HttpRetriever, ResponsePaths
 from tests.inference.http_server import Reply, answering
 
-PRODUCTS = {
-    "p1": ("Red couch", "for two"),
-    "p2": ("Green tent", "for four"),
-    "p3": ("Blue tent", "with pegs"),
-}
+PRODUCTS = {"p1": ("Red couch", "for two"), "p2": ("Green tent", "for four"), "p3": ("Blue tent", "with pegs")}
 
 
 def matching(query):
@@ -32,15 +28,10 @@ def matching(query):
 
 def opensearch(asked):
     """`POST /products/_search`, as OpenSearch and Elasticsearch answer it."""
-    hits = [
-        {
-            "_index": "products",
-            "_id": key,
-            "_score": float(score),
-            "_source": {"title": PRODUCTS[key][0], "text": PRODUCTS[key][1]},
-        }
-        for score, key in matching(asked.body["query"]["multi_match"]["query"])[: asked.body["size"]]
-    ]
+    hits = []
+    for score, key in matching(asked.body["query"]["multi_match"]["query"])[: asked.body["size"]]:
+        source = dict(zip(("title", "text"), PRODUCTS[key], strict=True))
+        hits.append({"_index": "products", "_id": key, "_score": float(score), "_source": source})
     total = {"value": len(hits), "relation": "eq"}
     return Reply({"took": 2, "timed_out": False, "_shards": {"total": 1}, "hits": {"total": total, "hits": hits}})
 
@@ -74,9 +65,8 @@ def built(tmp_path, *settings, documents=()):
 )
 def test_hits_and_texts_come_from_the_engine(tmp_path, engine, answer, path, text):
     with answering(answer) as server:
-        pipeline = built(
-            tmp_path, {"http": {"url": server.url + path, "engine": engine, "k": 2}}, {"passages": {"k": 5}}
-        )
+        http = {"url": server.url + path, "engine": engine, "k": 2}
+        pipeline = built(tmp_path, {"http": http}, {"passages": {"k": 5}})
         found = pipeline.search("green tent")
         assert [(hit["document"], hit["score"], hit["title"]) for hit in found["hits"]] == [
             ("p2", 2.0, "Green tent"),
@@ -102,14 +92,8 @@ def test_a_body_and_paths_of_ones_own(tmp_path):
         assert asked.body == {"text": "q: tent", "options": {"rows": 5, "fuzzy": True}}
         return Reply({"results": {"list": rows}})
 
-    settings = {
-        "body": {"text": "q: {query}", "options": {"rows": "{k}", "fuzzy": True}},
-        "hits": "results.list",
-        "id": "sku",
-        "title": "names.de",
-        "text": ["a", "b"],
-        "k": 5,
-    }
+    paths = {"hits": "results.list", "id": "sku", "title": "names.de", "text": ["a", "b"]}
+    settings = {"body": {"text": "q: {query}", "options": {"rows": "{k}", "fuzzy": True}}, **paths, "k": 5}
     with answering(answer) as server:
         pipeline = built(tmp_path, {"http": {"url": f"{server.url}/find", **settings}})
         (executed,) = pipeline.execute([{"id": "1", "query": "tent"}])

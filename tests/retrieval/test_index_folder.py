@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from searchlora.data.collection import CorpusFile
 from searchlora.errors import DataError, StaleIndex
 from searchlora.pipelines.index_build import build_index
 from searchlora.pipelines.stages.bm25 import Bm25Settings
@@ -23,8 +24,6 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path, corpus):
-    from searchlora.data.collection import CorpusFile
-
     return build_index(CorpusFile(corpus, {"id": ("sku",)}), tmp_path / "index").folder
 
 
@@ -55,14 +54,10 @@ def test_a_changed_byte_is_refused_whichever_file_has_it(folder):
 
 def test_an_open_index_outlives_its_files(folder):
     opened = IndexFolder(folder)
-    index = opened.bm25(index_keys())
+    index = opened.bm25(Bm25Settings().keys())
     shutil.rmtree(folder)
     assert [hit.document for hit in index.search(["tent"], 3)[0]] == ["2"]
     assert opened.documents["2"].text == "green tent"
-
-
-def index_keys():
-    return Bm25Settings().keys()
 
 
 def test_verify_finds_files_that_are_not_in_the_manifest(folder):

@@ -84,9 +84,8 @@ TEXT = st.lists(WORD, min_size=1, max_size=4).map(" ".join)
 def test_bm25_negatives_are_never_positives(texts, query, right, count):
     documents = [Document(str(place), text) for place, text in enumerate(texts)]
     positive = texts[right % len(texts)]
-    found = mine(
-        [MiningQuery("q", query, [positive])], documents, [BM25Index(documents)], HardNegatives(per_query=count), 13
-    )["q"]
+    sought, negatives = [MiningQuery("q", query, [positive])], HardNegatives(per_query=count)
+    found = mine(sought, documents, [BM25Index(documents)], negatives, 13)["q"]
     assert len(found) <= count
     assert normalised(positive) not in {normalised(text) for text in found}
     assert len({normalised(text) for text in found}) == len(found)

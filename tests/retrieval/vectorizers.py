@@ -16,15 +16,8 @@ FINGERPRINT = Fingerprint(architecture="Tiny", tensors="0", tokenizer="0", templ
 
 def vectorizer_of(encoder: Encoder, graph: bool = False) -> Vectorizer:
     """The encoder with settings that most tests use; its fingerprint is made up."""
-    keys = VectorKeys(
-        encoder=FINGERPRINT,
-        adapter=None,
-        max_tokens=encoder.max_tokens,
-        dimensions=None,
-        normalise=True,
-        document_prefix="",
-        precision="fp32",
-    )
+    fixed = {"adapter": None, "dimensions": None, "normalise": True, "document_prefix": "", "precision": "fp32"}
+    keys = VectorKeys(encoder=FINGERPRINT, max_tokens=encoder.max_tokens, **fixed)
     dimensions = encoder.model.get_embedding_dimension()
     vectors = EngineVectors(model="tiny", adapter=None, keys=keys, batch_size=32, dimensions=dimensions, graph=graph)
     return Vectorizer(encoder, vectors)

@@ -114,15 +114,9 @@ def test_the_fingerprint_says_what_outputs_depend_on(stored, monkeypatch):
         "unconstrained": fingerprint(stored, constrained=False),
         "tuned": fingerprint((replace(adapter, manifest=changed), task, store)),
         "shorter": fingerprint((replace(adapter, manifest=shorter), task, store)),
-        **{
-            str(settings): fingerprint(stored, engine=settings)
-            for settings in (
-                LocalSettings(quantization="nf4"),
-                LocalSettings(precision="fp32"),
-                LocalSettings(batch_invariant=False),
-            )
-        },
     }
+    for key, value in (("quantization", "nf4"), ("precision", "fp32"), ("batch_invariant", False)):
+        kinds[key] = fingerprint(stored, engine=LocalSettings(**{key: value}))
     with monkeypatch.context() as patch:
         patch.setattr(models, "RENDERING", RENDERING + 1)
         kinds["rendering"] = fingerprint(stored)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from pathlib import Path
@@ -27,11 +26,12 @@ from searchlora.experiments.judge.pairs import load_texts, pairs_to_judge
 from searchlora.experiments.sharding import Sharding
 from searchlora.files import file_sha256
 from searchlora.files.shards import PART_ROWS, Shard
+from searchlora.inference.engine import Completion
 from searchlora.inference.settings import ServerSettings
 from searchlora.task import load_generation_task
 from tests.child_scripts import CONTEXT, Script, run_script
 from tests.experiments.grading_task import build_task, write_collection
-from tests.factories import draft_for, trained_adapter_folder
+from tests.factories import draft_for, read_jsonl, trained_adapter_folder, write_jsonl
 from tests.inference.http_server import Reply, answering
 from tests.inference.test_service import message
 
@@ -90,17 +90,12 @@ def test_the_pool_is_judged_and_marked(ask, files, tmp_path, tiny_base):
     assert not (tmp_path / "qrels.txt.partial").exists()
     card = read_card(tmp_path / "qrels.txt")
     assert card == done.card
-    assert (card.source, card.judge, card.judge_lineage) == (
-        "llm",
-        f"base {tiny_base.path.name}",
-        (f"base {tiny_base.path.name}",),
-    )
+    name = f"base {tiny_base.path.name}"
+    assert (card.source, card.judge, card.judge_lineage) == ("llm", name, (name,))
     assert (card.counts, card.probabilities) == ({"llm": 18}, "qrels.txt.probabilities.jsonl")
     assert list(card.made_from) == ["topics", "corpus", "run 1 a.trec", "run 2 b.trec"]
     assert card.made_from["corpus"] == file_sha256(files["corpus.jsonl"])
-    assert done.doubts == (
-        f"It is not known which adapters work in {files['a.trec']}, {files['b.trec']} (a run without a card).",
-    )
+    assert len(done.doubts) == 1 and f"{files['a.trec']}, {files['b.trec']}" in done.doubts[0]
 
 
 def test_the_grade_is_the_most_probable_and_labels_of_one_grade_are_summed(ask, tmp_path):
@@ -119,13 +114,9 @@ def test_the_judge_passes_the_fields_that_the_task_reads(ask, files, tmp_path):
     """Another passage, title or query gives other probabilities, so all three reach the prompt."""
     ask()
     before = read_probabilities(tmp_path / "qrels.txt.probabilities.jsonl")
-    for number, (name, old, new) in enumerate(
-        [
-            ("corpus.jsonl", "It sleeps", "He sleeps"),
-            ("corpus.jsonl", "Tent", "Tarp"),
-            ("topics.jsonl", "a tent", "tent"),
-        ]
-    ):
+    changes = (("corpus", "It sleeps", "He sleeps"), ("corpus", "Tent", "Tarp"), ("topics", "a tent", "tent"))
+    for number, (kind, old, new) in enumerate(changes):
+        name = f"{kind}.jsonl"
         text = files[name].read_text(encoding="utf-8")
         files[name].write_text(text.replace(old, new), encoding="utf-8")
         ask(f"{number}.txt")
@@ -138,9 +129,8 @@ def test_the_judge_passes_the_fields_that_the_task_reads(ask, files, tmp_path):
 def test_a_passage_too_long_for_the_judge_is_named(ask, files, tmp_path, generate):
     """It is neither truncated silently nor graded beyond the context of the model."""
     (tmp_path / "pairs.txt").write_text("t0 d03\nt1 d04\n", encoding="utf-8")
-    rows = [json.loads(line) for line in files["corpus.jsonl"].read_text(encoding="utf-8").splitlines()]
-    longer = [{**row, "text": "rope " * 1000} if row["id"] == "d04" else row for row in rows]
-    files["corpus.jsonl"].write_text("\n".join(map(json.dumps, longer)), encoding="utf-8")
+    rows = read_jsonl(files["corpus.jsonl"])
+    write_jsonl(files["corpus.jsonl"], [row | {"text": "rope " * 1000} if row["id"] == "d04" else row for row in rows])
     with pytest.raises(EngineError, match=r"record t1 d04: the prompt of 5\d+ tokens .* context of 4096"):
         ask(runs=(), pairs=tmp_path / "pairs.txt", generate=generate)
     assert not (tmp_path / "qrels.txt").exists()
@@ -151,7 +141,7 @@ def test_invalid_answers_are_stored_separately(ask, tmp_path, monkeypatch):
     """A base of random weights generates no label; its answers are stored and give no qrels."""
     with pytest.raises(DataError, match="none of the 18 answers is a grade"):
         ask(generate=True)
-    rows = [json.loads(line) for line in (tmp_path / "qrels.txt.invalid.jsonl").read_text("utf-8").splitlines()]
+    rows = read_jsonl(tmp_path / "qrels.txt.invalid.jsonl")
     assert len(rows) == 18 and rows[0].keys() == {"topic", "document", "raw", "reason"}
     assert not (tmp_path / "qrels.txt").exists()
 
@@ -163,13 +153,10 @@ def test_invalid_answers_are_stored_separately(ask, tmp_path, monkeypatch):
     assert done.invalid == 6 and done.grades == {2: 12} and done.card.counts == {"llm": 12}
     assert all(set(row.values()) == {2} for row in grades.values())
     assert done.card.probabilities is None
-    rows = [json.loads(line) for line in (tmp_path / "some.txt.invalid.jsonl").read_text("utf-8").splitlines()]
-    assert {row["raw"] for row in rows} == {"2"}
+    assert {row["raw"] for row in read_jsonl(tmp_path / "some.txt.invalid.jsonl")} == {"2"}
 
 
 def _answer(request):
-    from searchlora.inference.engine import Completion
-
     return Completion("good" if "sleeps 2" in request.messages[-1]["content"] else "2", "stop", 5, 1)
 
 
@@ -262,9 +249,17 @@ command.judge(f"{folder}/topics.jsonl", f"{folder}/corpus.jsonl", f"{folder}/kil
 """
 
 
-@pytest.mark.slow
-def test_a_killed_run_continues_to_the_same_bytes(ask, tasks, tmp_path, tiny_base, monkeypatch):
+@pytest.fixture
+def judged(monkeypatch) -> list[int]:
+    """The number of pairs of each batch that is judged, of 32 pairs."""
     monkeypatch.setattr(command, "BATCH_SIZE", 32)
+    calls, grade = [], Judge.grade
+    monkeypatch.setattr(Judge, "grade", lambda self, records: calls.append(len(records)) or grade(self, records))
+    return calls
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_to_the_same_bytes(ask, tasks, tmp_path, tiny_base, judged):
     write_collection(tmp_path, topics=8)  # 240 pairs
     folder = tmp_path / "killed.txt.partial"
     process = Script(_PROGRAM, tmp_path, tiny_base.path, tasks, "")
@@ -284,9 +279,6 @@ def test_a_killed_run_continues_to_the_same_bytes(ask, tasks, tmp_path, tiny_bas
     with grades.open("a", encoding="utf-8") as torn:  # as a kill in the middle of a write leaves it
         torn.write('{"rows": 32, "out": [{"gra')
 
-    judged: list[int] = []
-    grade = Judge.grade
-    monkeypatch.setattr(Judge, "grade", lambda self, records: judged.append(len(records)) or grade(self, records))
     ask("killed.txt", depth=15)
     assert 0 < sum(judged) < 240 and sum(judged) >= 240 - before
     ask("whole.txt", depth=15)
@@ -299,20 +291,14 @@ def test_a_killed_run_continues_to_the_same_bytes(ask, tasks, tmp_path, tiny_bas
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["probabilities", "card"])
-def test_a_kill_during_the_final_write_is_repaired_by_the_next_call(
-    ask, tasks, tmp_path, tiny_base, monkeypatch, moment
-):
+def test_a_kill_during_the_final_write_is_repaired_by_the_next_call(ask, tasks, tmp_path, tiny_base, judged, moment):
     """Nothing is judged twice, nothing stays behind, and the files are those of an uninterrupted run."""
     assert run_script(_PROGRAM, tmp_path, tiny_base.path, tasks, moment).returncode == -signal.SIGKILL
     assert not (tmp_path / "killed.txt").exists()
     assert (tmp_path / "killed.txt.partial").exists()
 
-    monkeypatch.setattr(command, "BATCH_SIZE", 32)
-    calls: list[int] = []
-    grade = Judge.grade
-    monkeypatch.setattr(Judge, "grade", lambda self, records: calls.append(len(records)) or grade(self, records))
     done = ask("killed.txt", depth=15)
-    assert calls == []
+    assert judged == []
     whole = ask("whole.txt", depth=15)
     for end in ("", ".probabilities.jsonl"):
         assert (tmp_path / f"killed.txt{end}").read_bytes() == (tmp_path / f"whole.txt{end}").read_bytes()
@@ -383,16 +369,12 @@ ROWS = [{"id": "d1", "text": "one", "title": "One"}, {"id": "d2", "text": "two"}
 
 @pytest.fixture
 def topics(tmp_path):
-    path = tmp_path / "topics.jsonl"
-    path.write_text('{"id": "1", "query": "a query", "narrative": "more"}\n', encoding="utf-8")
-    return path
+    return write_jsonl(tmp_path / "topics.jsonl", [{"id": "1", "query": "a query", "narrative": "more"}])
 
 
 @pytest.fixture
 def corpus(tmp_path):
-    path = tmp_path / "corpus.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
-    return path
+    return write_jsonl(tmp_path / "corpus.jsonl", ROWS)
 
 
 def test_pairs_come_from_runs_or_a_file_but_not_both(tmp_path):
@@ -420,7 +402,6 @@ def test_missing_and_duplicate_entries_are_named(topics, corpus):
     with pytest.raises(DataError, match=r"1 topic of the pairs not found \(2\)") as caught:
         load_texts({"1": ["d1"], "2": ["d1"]}, topics, corpus)
     assert caught.value.where == str(topics)
-    with corpus.open("a", encoding="utf-8") as more:
-        more.write(json.dumps(ROWS[0]) + "\n")
+    write_jsonl(corpus, [*ROWS, ROWS[0]])
     with pytest.raises(DataError, match="document d1 is repeated"):
         load_texts({"1": ["d1"]}, topics, corpus)

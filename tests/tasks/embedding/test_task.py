@@ -19,12 +19,7 @@ from searchlora.outputs import InvalidOutput
 from searchlora.records import SourceRow
 from searchlora.task import EvaluationInput, load_encoder_task
 from searchlora.tasks.embedding.dataset import FORMATS
-
-
-def lines(path: Path, rows: list) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+from tests.factories import write_jsonl
 
 
 def built(source: Path, format: str, out: Path, **options) -> Dataset:
@@ -43,7 +38,7 @@ def test_native_records_use_their_texts_as_collection(tmp_path):
         {"id": "a", "group": "a", "query": "tent", "positives": ["A green tent.", "Shelter"], "negatives": ["Boots"]},
         {"id": "b", "group": "b", "query": "boots", "positives": ["boots!"], "negatives": ["Shelter"]},
     ]
-    dataset = built(lines(tmp_path / "rows.jsonl", rows), "native", tmp_path / "out")
+    dataset = built(write_jsonl(tmp_path / "rows.jsonl", rows), "native", tmp_path / "out")
     assert dataset.records("train") == rows
     assert [each.text for each in dataset.documents()] == ["A green tent.", "Shelter", "Boots"]
     tent, shelter, boots = (document_id(text) for text in ("a green tent", "shelter", "boots"))
@@ -52,7 +47,7 @@ def test_native_records_use_their_texts_as_collection(tmp_path):
 
 def test_labels_have_no_collection_and_no_warning_about_it(tmp_path):
     rows = [{"id": str(n), "group": str(n), "query": f"text {n}", "label": "xy"[n % 2]} for n in range(4)]
-    dataset = built(lines(tmp_path / "rows.jsonl", rows), "native", tmp_path / "out")
+    dataset = built(write_jsonl(tmp_path / "rows.jsonl", rows), "native", tmp_path / "out")
     assert dataset.documents() is None
     assert not any("judgment" in warning for warning in dataset.card.warnings)
     assert not (tmp_path / "out" / "corpus.jsonl").exists()
@@ -69,7 +64,7 @@ def test_labels_have_no_collection_and_no_warning_about_it(tmp_path):
 )
 def test_rows_with_no_or_both_kinds_of_target_are_rejected(row, message, tmp_path):
     with pytest.raises(RejectedRows, match=message):
-        built(lines(tmp_path / "rows.jsonl", [{"id": "a", "group": "a", **row}]), "native", tmp_path / "out")
+        built(write_jsonl(tmp_path / "rows.jsonl", [{"id": "a", "group": "a", **row}]), "native", tmp_path / "out")
 
 
 def test_two_kinds_in_one_dataset_are_refused(tmp_path):
@@ -78,7 +73,7 @@ def test_two_kinds_in_one_dataset_are_refused(tmp_path):
         {"id": "b", "group": "b", "query": "y", "positives": ["z"]},
     ]
     with pytest.raises(DataError, match="some records have a label"):
-        built(lines(tmp_path / "rows.jsonl", rows), "native", tmp_path / "out")
+        built(write_jsonl(tmp_path / "rows.jsonl", rows), "native", tmp_path / "out")
 
 
 def test_pairs_of_one_query_become_one_record(tmp_path):
@@ -87,19 +82,15 @@ def test_pairs_of_one_query_become_one_record(tmp_path):
     )
     rows = list(FORMATS["pairs"].read(tmp_path / "pairs.tsv", {"query": "anchor"}))
     tent, boots = (row.data for row in rows if isinstance(row, SourceRow))
-    assert (tent["query"], tent["group"], tent["positives"], tent["negatives"]) == (
-        "Red tent",
-        "red tent",
-        ["one", "two"],
-        ["bad"],
-    )
+    assert (tent["query"], tent["group"]) == ("Red tent", "red tent")
+    assert (tent["positives"], tent["negatives"]) == (["one", "two"], ["bad"])
     assert (boots["positives"], boots.get("negatives")) == (["three"], None)
     assert len(rows) == 3  # one row has no query
 
 
 def test_a_query_in_two_splits_is_removed_from_training(tmp_path):
-    lines(tmp_path / "pairs" / "train.jsonl", [{"query": q, "positive": f"{q}!"} for q in ("red tent", "boots")])
-    lines(tmp_path / "pairs" / "test.jsonl", [{"query": "Red tent", "positive": "A tent in red."}])
+    write_jsonl(tmp_path / "pairs" / "train.jsonl", [{"query": q, "positive": f"{q}!"} for q in ("red tent", "boots")])
+    write_jsonl(tmp_path / "pairs" / "test.jsonl", [{"query": "Red tent", "positive": "A tent in red."}])
     dataset = built(tmp_path / "pairs", "pairs", tmp_path / "out", how={"on_leak": "drop"})
     assert [each["query"] for each in dataset.records("train")] == ["boots"]
     (test,) = dataset.records("test")
@@ -109,12 +100,12 @@ def test_a_query_in_two_splits_is_removed_from_training(tmp_path):
 
 def test_labels_are_read_as_strings(tmp_path):
     (tmp_path / "rows.csv").write_text("text,label\na tent, shoes \n")
-    lines(tmp_path / "rows.jsonl", [{"text": "a tent", "label": 3}])
+    write_jsonl(tmp_path / "rows.jsonl", [{"text": "a tent", "label": 3}])
     assert [records(tmp_path / f"rows.{end}", "labelled")[0]["label"] for end in ("csv", "jsonl")] == ["shoes", "3"]
 
 
 def test_faq_and_squad_map_questions_to_answers_and_paragraphs(tmp_path):
-    faq = lines(tmp_path / "faq.jsonl", [{"question": "How?", "answer": "So.", "section": "s"}])
+    faq = write_jsonl(tmp_path / "faq.jsonl", [{"question": "How?", "answer": "So.", "section": "s"}])
     assert [(r["group"], r["query"], r["positives"]) for r in records(faq, "faq")] == [("s", "How?", ["So."])]
     paragraph = {"context": "The sky is blue.", "qas": [{"id": "1", "question": "Which colour?", "answers": []}]}
     paragraph["qas"][0]["answers"] = [{"text": "blue", "answer_start": 11}]
@@ -129,8 +120,10 @@ def test_faq_and_squad_map_questions_to_answers_and_paragraphs(tmp_path):
 @pytest.fixture
 def beir(tmp_path) -> Path:
     folder = tmp_path / "beir"
-    lines(folder / "corpus.jsonl", [{"_id": f"d{n}", "title": "T" * (n == 0), "text": f"text {n}"} for n in range(4)])
-    lines(folder / "queries.jsonl", [{"_id": f"q{n}", "text": f"query {n}"} for n in range(4)])
+    write_jsonl(
+        folder / "corpus.jsonl", [{"_id": f"d{n}", "title": "T" * (n == 0), "text": f"text {n}"} for n in range(4)]
+    )
+    write_jsonl(folder / "queries.jsonl", [{"_id": f"q{n}", "text": f"query {n}"} for n in range(4)])
     (folder / "qrels").mkdir()
     head = "query-id\tcorpus-id\tscore\n"
     (folder / "qrels" / "train.tsv").write_text(f"{head}q0\td0\t2\nq0\td1\t1\nq0\td2\t0\nq3\td1\t0\n")
@@ -140,16 +133,9 @@ def beir(tmp_path) -> Path:
 
 def test_a_beir_folder_keeps_its_splits_its_collection_and_its_judged_negatives(beir, tmp_path):
     dataset = built(beir, "beir", tmp_path / "out", how={"split_ratios": (0.8, 0.1, 0.1)})
-    assert dataset.records("train") == [
-        {
-            "id": "q0",
-            "group": "query 0",
-            "query": "query 0",
-            "positives": ["T text 0", "text 1"],
-            "negatives": ["text 2"],
-            "split": "train",
-        }
-    ]
+    texts = {"positives": ["T text 0", "text 1"], "negatives": ["text 2"]}
+    row = {"id": "q0", "group": "query 0", "query": "query 0", **texts, "split": "train"}
+    assert dataset.records("train") == [row]
     assert [record["id"] for record in dataset.records("test")] == ["q1"]
     assert len(dataset.documents()) == 4
     assert dataset.qrels() == {"q0": {"d0": 2, "d1": 1, "d2": 0}, "q1": {"d3": 1}}
@@ -165,14 +151,16 @@ def test_the_lowest_relevant_grade_is_an_option(beir, tmp_path):
 
 
 def test_clicks_are_corrected_for_position_and_their_card_says_so(tmp_path):
-    documents = lines(tmp_path / "docs.jsonl", [{"id": name, "text": f"text of {name}"} for name in ("up", "down")])
+    documents = write_jsonl(
+        tmp_path / "docs.jsonl", [{"id": name, "text": f"text of {name}"} for name in ("up", "down")]
+    )
     shown = []
     for n in range(200):  # 'down' is second and clicked as often: more than expected at its position
         shown.append({"query": "Tent", "document": "up", "position": 1, "clicked": int(n % 5 == 0)})
         shown.append({"query": "tent", "document": "down", "position": 2, "clicked": int(n % 5 == 0)})
         shown.append({"query": "boots", "document": "up", "position": 1, "clicked": int(n % 2 == 0)})
         shown.append({"query": "boots", "document": "down", "position": 2, "clicked": 0})
-    log = lines(tmp_path / "log.jsonl", shown)
+    log = write_jsonl(tmp_path / "log.jsonl", shown)
     with pytest.raises(UsageError, match="--corpus FILE"):
         built(log, "clicks", tmp_path / "none")
     dataset = built(log, "clicks", tmp_path / "out", documents=str(documents))
@@ -191,16 +179,11 @@ def test_clicks_are_corrected_for_position_and_their_card_says_so(tmp_path):
 
 def test_documents_without_labels_are_asked_for_by_their_titles_and_by_made_queries(tmp_path):
     source = tmp_path / "products.csv"
-    rows = [
-        "1,Red tent,A light one for two.",
-        "2,Red tent,A heavy one.",
-        "3,,A lamp of brass for dark evenings.",
-        "4,Rope,",
-    ]
-    source.write_text("id,title,text\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    rows = ["id,title,text", "1,Red tent,For two.", "2,Red tent,Heavy.", "3,,A lamp of brass for dark evenings."]
+    source.write_text("\n".join([*rows, "4,Rope,"]), encoding="utf-8")
     dataset = built(source, "documents", tmp_path / "out", queries="2")
     queries = {record["query"]: record["positives"] for record in dataset.records("train")}
-    assert queries["Red tent"] == ["Red tent A light one for two.", "Red tent A heavy one."]
+    assert queries["Red tent"] == ["Red tent For two.", "Red tent Heavy."]
     assert queries["rope"] == ["Rope"]  # a title without a text is the text
     assert sum(query.startswith(("a lamp of", "lamp of", "of brass")) for query in queries) == 2
     assert {document.id for document in dataset.documents() or ()} == {"1", "2", "3", "4"}
@@ -216,7 +199,7 @@ def test_rejected_rows_leave_no_texts_in_the_collection(tmp_path):
         {"id": "r0", "group": "b", "query": "boots", "positives": ["good", "wrong"]},
         {"id": "r1", "group": "c", "query": "stove", "positives": ["fine", None]},
     ]
-    data = built(lines(tmp_path / "rows.jsonl", rows), "native", tmp_path / "out", how={"allow_rejects": True})
+    data = built(write_jsonl(tmp_path / "rows.jsonl", rows), "native", tmp_path / "out", how={"allow_rejects": True})
     assert [document.text for document in data.documents()] == ["good"]
     assert data.qrels() == {"r0": {document_id("good"): 1}}
 
@@ -224,7 +207,7 @@ def test_rejected_rows_leave_no_texts_in_the_collection(tmp_path):
 def test_a_click_log_takes_the_judgments_of_people_for_evaluation(tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("query,document,position,clicked\n" + "tent,d1,1,1\ntent,d2,2,0\n" * 20, encoding="utf-8")
-    documents = lines(tmp_path / "c.jsonl", [{"id": "d1", "text": "a tent"}, {"id": "d2", "text": "boots"}])
+    documents = write_jsonl(tmp_path / "c.jsonl", [{"id": "d1", "text": "a tent"}, {"id": "d2", "text": "boots"}])
     judged = tmp_path / "judged.csv"
     judged.write_text("query,document,grade\ntent,d2,3\n", encoding="utf-8")
     data = built(log, "clicks", tmp_path / "out", how={"corpus": documents, "qrels": judged})
@@ -248,12 +231,8 @@ def test_retrieval_is_evaluated_over_every_judged_record():
     assert found.values == retrieval_values(run, own, ["nDCG@10", "MRR@10", "Recall@10", "Recall@100"])
     assert found.values["nDCG@10"]["q2"] == 0.0
     assert (found.clusters["q1"], found.slices["kind"]["q1"]) == ("g0", "b")
-    assert (
-        TASK.evaluate(EvaluationInput(FOUND, [None] * 4, run=run, qrels=qrels, relevant=2)).values["MRR(rel=2)@10"][
-            "q1"
-        ]
-        == 0.5
-    )
+    stricter = TASK.evaluate(EvaluationInput(FOUND, [None] * 4, run=run, qrels=qrels, relevant=2))
+    assert stricter.values["MRR(rel=2)@10"]["q1"] == 0.5
     assert "nothing is measured" in TASK.evaluate(EvaluationInput(FOUND, [None] * 4)).notes[0]
 
 

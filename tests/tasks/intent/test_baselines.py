@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import UsageError
 from searchlora.tasks.intent import task
 from searchlora.tasks.intent.baselines import COMMONEST, LINEAR, NEAREST
+from tests.factories import native_dataset
 
 WORDS = {"card": ["lost card", "new card", "my card"], "rate": ["exchange rate", "rate of euro", "what rate"]}
 
@@ -41,10 +41,7 @@ def _found(tmp_path, answer, queries, **options):
                 row = {"id": f"{split}-{label}-{number}", "group": text, "query": text, "split": split}
                 rows.append({**row, **answer(label)})
     rows += [{**rows[0], "id": "more", "group": "more card", "query": "more card"}]
-    source = tmp_path / "rows.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    build(task, source, format="native", out=tmp_path / "data", options=options)
-    dataset = load_dataset(tmp_path / "data")
+    dataset = load_dataset(native_dataset(task, tmp_path / "data", rows, options=options))
     records = [{"id": str(n), "group": str(n), "query": query} for n, query in enumerate(queries)]
     return task.bound(dataset.settings).baselines(records, dataset.folder)
 

@@ -34,13 +34,16 @@ def _drawn(labels, rows, seed=0):
     return gold, predicted
 
 
+def _evaluated(bound, gold, predicted):
+    outputs = [INVALID if label is None else Label(label) for label in predicted]
+    found = bound.evaluate(EvaluationInput(_records("label", gold), outputs))
+    return found, ["invalid" if label is None else label for label in predicted]
+
+
 def test_accuracy_and_macro_f1_equal_scikit_learn():
     labels = [f"l{n}" for n in range(6)]
     gold, predicted = _drawn(labels, 200)
-    found = _label_task(labels).evaluate(
-        EvaluationInput(_records("label", gold), [INVALID if label is None else Label(label) for label in predicted])
-    )
-    reported = ["invalid" if label is None else label for label in predicted]
+    found, reported = _evaluated(_label_task(labels), gold, predicted)
     assert found.headline == "accuracy"
     assert found.mean("accuracy") == pytest.approx(accuracy_score(gold, reported))
     expected = f1_score(gold, reported, labels=labels, average="macro", zero_division=0)
@@ -57,10 +60,7 @@ def test_accuracy_and_macro_f1_equal_scikit_learn():
 
 def test_out_of_scope_is_measured_as_its_own_class():
     gold, predicted = _drawn(["a", "b", "oos"], 120, seed=2)
-    found = _label_task(["a", "b"], "oos").evaluate(
-        EvaluationInput(_records("label", gold), [INVALID if label is None else Label(label) for label in predicted])
-    )
-    reported = ["invalid" if label is None else label for label in predicted]
+    found, reported = _evaluated(_label_task(["a", "b"], "oos"), gold, predicted)
     precision, recall, f1, _ = (
         each[0] for each in precision_recall_fscore_support(gold, reported, labels=["oos"], zero_division=0)
     )

@@ -21,6 +21,7 @@ from searchlora.tasks.judgment import task
 from searchlora.tasks.judgment.guideline import settings_of
 from tests.data.layouts import layout
 from tests.data.test_judged_formats import esci_pairs, trec_pool
+from tests.factories import write_jsonl
 
 ALL_IN_TRAIN = (1.0, 0.0, 0.0)
 
@@ -30,16 +31,19 @@ def records(source: Path, format: str, out: Path, **options) -> dict[str, Record
     return {record["id"]: record for split in ("train", "test") for record in load_dataset(out).records(split)}
 
 
+def pairs(*grades) -> list[Record]:
+    """A pair of a query of its own for each grade."""
+    return [
+        {"id": f"{n}", "group": f"g{n}", "query": "q", "passage": f"p{n}", "grade": grade}
+        for n, grade in enumerate(grades)
+    ]
+
+
 def test_trec_dl_records(tmp_path):
     found = records(layout("trecdl", tmp_path), "trecdl", tmp_path / "out")
     assert list(found) == ["7 d1", "7 d3"]
-    assert found["7 d1"] == {
-        "id": "7 d1",
-        "group": "what is a tent",
-        "query": "What is a tent?",
-        "passage": "A shelter of cloth.",
-        "grade": 3,
-    }
+    texts = {"query": "What is a tent?", "passage": "A shelter of cloth."}
+    assert found["7 d1"] == {"id": "7 d1", "group": "what is a tent", **texts, "grade": 3}
 
 
 def test_pairs_of_a_teacher_are_records_with_and_without_a_grade(tmp_path):
@@ -67,12 +71,8 @@ def test_esci_uses_the_product_guideline(tmp_path):
 
 
 def test_grades_are_mapped_to_fewer_and_stored_in_the_settings(tmp_path):
-    rows = [
-        {"id": f"{n}", "group": f"g{n}", "query": "q", "passage": f"p{n}", "grade": n % 4, "kind": "k"}
-        for n in range(8)
-    ]
-    source = tmp_path / "rows.jsonl"
-    source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    rows = pairs(*(n % 4 for n in range(8)))
+    source = write_jsonl(tmp_path / "rows.jsonl", rows)
     found = records(source, "native", tmp_path / "out", options={"grades": "2"})
     assert Counter(each["grade"] for each in found.values()) == {0: 4, 1: 4}
     bound = task.bound(load_dataset(tmp_path / "out").settings)
@@ -83,29 +83,23 @@ def test_grades_are_mapped_to_fewer_and_stored_in_the_settings(tmp_path):
 def test_native_tables_contain_grades_as_digits(tmp_path):
     source = tmp_path / "rows.csv"
     source.write_text("id,group,query,passage,grade,title\na b,g,q,p,2,\na c,g,q,r,0,\n", encoding="utf-8")
-    assert records(source, "native", tmp_path / "out")["a b"] == {
-        "id": "a b",
-        "group": "g",
-        "query": "q",
-        "passage": "p",
-        "grade": 2,
-    }
+    found = records(source, "native", tmp_path / "out")["a b"]
+    assert found == {"id": "a b", "group": "g", "query": "q", "passage": "p", "grade": 2}
 
 
 def test_native_rows_may_have_the_score_of_a_teacher_in_place_of_a_grade(tmp_path):
     row = {"group": "red sofa", "query": "red sofa", "passage": "A red sofa."}
     rows = [{**row, "id": "1", "teacher": -0.5}, {**row, "id": "2", "grade": 2, "teacher": 1.5}]
-    source = tmp_path / "rows.jsonl"
-    source.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    source = write_jsonl(tmp_path / "rows.jsonl", rows)
     found = records(source, "native", tmp_path / "out")
     assert ("grade" in found["1"], found["1"]["teacher"]) == (False, -0.5)
     assert (found["2"]["grade"], found["2"]["teacher"]) == (2, 1.5)
     judge = task.bound(load_dataset(tmp_path / "out").settings)
-    pairs = EvaluationInput(list(found.values()), [Grade(2, (0.1, 0.2, 0.6, 0.1))] * 2)
-    assert judge.evaluate(pairs).values["agreement"] == {"2": 1.0}
-    assert judge.tune(pairs.records, pairs.outputs) == {}
+    given = EvaluationInput(list(found.values()), [Grade(2, (0.1, 0.2, 0.6, 0.1))] * 2)
+    assert judge.evaluate(given).values["agreement"] == {"2": 1.0}
+    assert judge.tune(given.records, given.outputs) == {}
     with pytest.raises(UsageError, match="no record has a grade"):
-        judge.evaluate(EvaluationInput(pairs.records[:1], pairs.outputs[:1]))
+        judge.evaluate(EvaluationInput(given.records[:1], given.outputs[:1]))
     source.write_text(json.dumps({**row, "id": "3"}))
     with pytest.raises(RejectedRows, match="field 'grade' is missing, and there is no score of a 'teacher'"):
         records(source, "native", tmp_path / "other")
@@ -113,11 +107,7 @@ def test_native_rows_may_have_the_score_of_a_teacher_in_place_of_a_grade(tmp_pat
 
 @pytest.mark.parametrize(
     ("options", "reported"),
-    [
-        ({}, "not relevant .relevant from grade 2"),
-        ({"grades": "2"}, "not relevant"),
-        ({"relevant": "1"}, "relevant"),
-    ],
+    [({}, "not relevant .relevant from grade 2"), ({"grades": "2"}, "not relevant"), ({"relevant": "1"}, "relevant")],
 )
 def test_training_rows_of_one_class_are_a_warning(tmp_path, options, reported):
     records(layout("beir", tmp_path), "beir", tmp_path / "out", options=options)
@@ -141,35 +131,28 @@ def test_evaluation_on_another_scale_is_refused():
 
 
 def test_integers_are_grades_and_booleans_are_not(tmp_path):
-    rows = [
-        {"id": f"{n}", "group": f"g{n}", "query": "q", "passage": f"p{n}", "grade": grade}
-        for n, grade in enumerate([3.0, 1.0, 0])
-    ]
-    source = tmp_path / "rows.jsonl"
-    source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    source = write_jsonl(tmp_path / "rows.jsonl", pairs(3.0, 1.0, 0))
     found = records(source, "native", tmp_path / "out", options={"grades": "3"})
     assert [task.target(each) for each in found.values()] == ["2", "1", "0"]
-    source.write_text(json.dumps({**rows[0], "grade": True}), encoding="utf-8")
+    write_jsonl(source, pairs(True))
     with pytest.raises(RejectedRows, match=r"'True' is not a whole number"):
         records(source, "native", tmp_path / "other")
 
 
 def test_a_grade_missing_from_the_guideline_is_rejected(tmp_path):
-    source = tmp_path / "rows.jsonl"
-    row = {"id": "a", "group": "g", "query": "q", "passage": "p", "grade": 4}
-    source.write_text(json.dumps(row), encoding="utf-8")
+    source = write_jsonl(tmp_path / "rows.jsonl", pairs(4))
     with pytest.raises(RejectedRows, match=r"field 'grade': 4 is not one of the guideline's \(0, 1, 2, 3\)"):
         records(source, "native", tmp_path / "out")
-    source.write_text(json.dumps({**row, "grade": "high"}), encoding="utf-8")
+    write_jsonl(source, pairs("high"))
     with pytest.raises(RejectedRows, match=r"'high' is not a whole number; give it one with --grades high=NUMBER"):
         records(source, "native", tmp_path / "out")
 
 
 @pytest.mark.slow
 def test_published_collections_are_read(tmp_path, real_data):
-    pairs = records(real_data / "trecdl19", "trecdl", tmp_path / "dl")
-    assert Counter(pair["grade"] for pair in pairs.values()) == {0: 885, 1: 526, 2: 566, 3: 280}
-    assert len({pair["group"] for pair in pairs.values()}) == 43
+    found = records(real_data / "trecdl19", "trecdl", tmp_path / "dl")
+    assert Counter(pair["grade"] for pair in found.values()) == {0: 885, 1: 526, 2: 566, 3: 280}
+    assert len({pair["group"] for pair in found.values()}) == 43
     cranfield = records(real_data / "cranfield", "cranfield", tmp_path / "cranfield")
     assert len(cranfield) == 1612 - 1  # one of the graded pairs is with an empty abstract
 

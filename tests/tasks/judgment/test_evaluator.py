@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 import numpy as np
@@ -11,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from searchlora.data.building import build
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.task import EvaluationInput
 from searchlora.tasks.judgment import task
 from searchlora.tasks.judgment.baselines import BM25, COMMONEST, fitted_baselines
 from searchlora.tasks.judgment.encoder_baselines import BoostingBaseline, CosineBaseline, cosines, features
+from tests.factories import native_dataset, read_jsonl
 
 SCALE = (0, 1, 2, 3)
 NO_GRADE = InvalidOutput("relevant", "not a grade of the scale")
@@ -78,11 +77,9 @@ def test_baselines_learn_from_the_training_split(tmp_path):
         for grade, text in ((0, f"boots and socks {number}"), (0, f"other things {number}"), (3, f"a {query} here")):
             rows.append({"id": f"{number} {grade}{text[0]}", "group": query, "query": query, "passage": text})
             rows[-1]["grade"] = grade
-    source = tmp_path / "rows.jsonl"
-    source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    build(task, source, format="native", out=tmp_path / "data")
-    test = [json.loads(line) for line in (tmp_path / "data" / "test.jsonl").open(encoding="utf-8")]
-    found = task.baselines(test, tmp_path / "data")
+    data = native_dataset(task, tmp_path / "data", rows)
+    test = read_jsonl(data / "test.jsonl")
+    found = task.baselines(test, data)
     assert found[COMMONEST] == [Grade(0)] * len(test)
     assert task.evaluate(EvaluationInput(test, found[BM25])).figures()["kappa"] == pytest.approx(1)
 

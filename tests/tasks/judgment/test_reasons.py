@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from searchlora.adapters.golden import prompt_hash
@@ -11,15 +9,13 @@ from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import RejectedRows, TrainingError, UsageError
 from searchlora.experiments.training_runs import recipe_for
-from searchlora.inference.engine import Request
-from searchlora.inference.local import LocalEngine
+from searchlora.models.load import load_tokenizer
 from searchlora.outputs import Grade
-from searchlora.pipelines.stages.adapter import AdapterStage
-from searchlora.prompts import messages
+from searchlora.prompts import Renderer, messages
 from searchlora.tasks.judgment import task
 from searchlora.tasks.judgment.tuning import with_tuning
 from searchlora.training.rows import render_rows
-from tests.factories import random_adapter_folder
+from tests.factories import native_dataset, read_jsonl
 
 REASONED = task.bound({**task.default_settings, "reason": True})
 PAIR = {"id": "1", "group": "g", "query": "a tent", "passage": "It sleeps two.", "grade": 2}
@@ -30,14 +26,9 @@ HASH = "22f7c65e405f7ae622591a6c6ef7f80d2ebc3f68955ddf25299675cd0118ba00"
 
 def test_without_reasons_prompt_settings_and_recipe_are_unchanged():
     assert prompt_hash(task) == HASH
-    assert messages(task, PAIR) == (
-        {
-            "role": "system",
-            "content": "Grade the passage for the query.\n0 = unrelated\n1 = related: no answer\n"
-            "2 = partial: unclear or incomplete answer\n3 = perfect: clear and full answer\nReply with the grade only.",
-        },
-        {"role": "user", "content": "Passage: It sleeps two.\nQuery: a tent"},
-    )
+    system, user = (each["content"] for each in messages(task, PAIR))
+    assert user == "Passage: It sleeps two.\nQuery: a tent"
+    assert [line[:3] for line in system.splitlines()[1:-1]] == ["0 =", "1 =", "2 =", "3 ="]  # the rest is in the hash
     assert task.settings_of({}, []) == task.settings_of({"reason": "no"}, []) == task.default_settings
     assert "reason" not in task.default_settings
     assert recipe_for(task).max_new_tokens == 4
@@ -65,22 +56,19 @@ def test_the_target_parses_as_the_output_form():
     assert REASONED.target(PAIR) == "2"  # of a test row, in a report
 
 
-def source(tmp_path, *changes):
+def rows_with(*changes):
     """Rows that differ in the given fields; None removes a field."""
     rows = []
     for number, change in enumerate(changes):
         row = {**PAIR, "id": f"{number}", "group": f"g{number}", "passage": f"It sleeps {number}.", "reason": "Room."}
         row["grade"] = 2 - 2 * (number % 2)  # a judge is refused that sees one side only
         rows.append({name: value for name, value in {**row, **change}.items() if value is not None})
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return path
+    return rows
 
 
 def built(tmp_path, *changes, out="data", **options):
-    out = tmp_path / out
-    build(task, source(tmp_path, *changes), format="native", out=out, options=options, split_ratios=(1.0, 0.0, 0.0))
-    return load_dataset(out)
+    rows = rows_with(*changes)
+    return load_dataset(native_dataset(task, tmp_path / out, rows, options=options, split_ratios=(1.0, 0.0, 0.0)))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +83,7 @@ def built(tmp_path, *changes, out="data", **options):
 def test_a_row_with_an_unusable_reason_is_rejected_with_its_position(tmp_path, change, message):
     with pytest.raises(RejectedRows):
         built(tmp_path, {}, change, reason="yes")
-    (refused,) = map(json.loads, (tmp_path / "data.rejected.jsonl").read_text(encoding="utf-8").splitlines())
+    (refused,) = read_jsonl(tmp_path / "data.rejected.jsonl")
     assert message in refused["reason"] and "line 2" in refused["where"]
 
 
@@ -122,9 +110,6 @@ def test_an_invalid_option_is_a_usage_error(tmp_path):
 
 
 def test_a_row_without_a_reason_is_not_trained_on(tiny_base):
-    from searchlora.models.load import load_tokenizer
-    from searchlora.prompts import Renderer
-
     renderer, recipe = Renderer(load_tokenizer(tiny_base)), recipe_for(REASONED, overrides=["max_length=2000"])
     whole = {**PAIR, "reason": "Room for two."}
     (row,) = render_rows(REASONED, renderer, [whole], recipe).examples
@@ -140,21 +125,3 @@ def test_tuning_keeps_a_reason_with_its_grade_and_drops_one_of_another(key):
     assert tempered.reason == output.reason and tempered.probabilities != output.probabilities
     assert with_tuning(output, {key: [2, 2.5, 2.8]}, (0, 1, 2, 3)) == output
     assert with_tuning(output, {key: [0.1, 0.2, 2]}, (0, 1, 2, 3)) == Grade(2, output.probabilities)
-
-
-@pytest.mark.slow
-def test_the_reason_is_generated_after_the_tuned_grade(tiny_base, tmp_path):
-    engine = LocalEngine(tiny_base, precision="fp32")
-    engine.load_folder("made", random_adapter_folder(tiny_base, tmp_path / "made", seed=4)[0])
-    (plain,) = AdapterStage(REASONED, engine, "made", continue_after_choice=False).ask([PAIR])
-    assert plain.reason is None
-    reasons = []
-    for wanted in (0, 3):
-        thresholds = [-1 if grade <= wanted else 4 for grade in task.grades[1:]]
-        tuned = REASONED.bound(REASONED.settings, {"thresholds": thresholds})
-        (found,) = AdapterStage(tuned, engine, "made", 1300).ask([PAIR])
-        begun = {"grammar": tuned.output(PAIR).continuation, "answer_prefix": f"{wanted}\n"}
-        (completion,) = engine.generate([Request(messages(tuned, PAIR), "made", 1300, **begun)])
-        assert found == Grade(wanted, plain.probabilities, completion.text.strip())
-        reasons.append(found.reason)
-    assert reasons[0] != reasons[1]

@@ -41,14 +41,8 @@ def test_hits_are_ordered_by_expected_grade_with_unjudged_ones_last():
     assert [each["id"] for each in found["passages"]] == ["d1", "d2", "d0"]
     assert found["passages"][0]["text"] == "text 1" and found["passages"][0]["score"] == pytest.approx(2.9)
     assert [each["reason"] for each in found["grades"]] == ["Why.", None, None]
-    assert found["grades"][1] == {
-        "id": "d2",
-        "grade": 0,
-        "expected": pytest.approx(1.2),
-        "relevance": pytest.approx(0.4),
-        "probabilities": (0.6, 0.0, 0.0, 0.4),
-        "reason": None,
-    }
+    numbers = {"grade": 0, "expected": pytest.approx(1.2), "relevance": pytest.approx(0.4)}
+    assert found["grades"][1] == {"id": "d2", **numbers, "probabilities": (0.6, 0.0, 0.0, 0.4), "reason": None}
 
 
 def test_hits_keep_the_documents_that_a_search_engine_returned():

@@ -73,9 +73,8 @@ def test_thresholds_improve_a_judge_with_a_constant_grade():
     others, predicted = rows(12, 40, 1.0, seed=1, shift=2.5)
     gold = [each["grade"] for each in others]
     after = [with_tuning(each, values, SCALE) for each in predicted]
-    assert cohen_kappa(gold, [each.value for each in after], SCALE) > cohen_kappa(
-        gold, [each.value for each in predicted], SCALE
-    )
+    kappas = [cohen_kappa(gold, [each.value for each in outputs], SCALE) for outputs in (after, predicted)]
+    assert kappas[0] > kappas[1]
     assert all(sum(each.probabilities) == pytest.approx(1) for each in after)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 #: Subject -> text of its passage; subjects share no content words.
@@ -47,12 +45,6 @@ def mtrag_row(
         "answerability": [kind],
         "Collection": "shop",
     }
-
-
-def write_mtrag(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """The rows as JSON lines."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def usual_rows() -> list[dict[str, Any]]:

@@ -63,15 +63,9 @@ PASSAGES = {
 
 
 def test_a_sentence_cites_the_gold_passages_that_support_it_most() -> None:
-    answer = [
-        "The tent was made by hand in Wales.",
-        "It weighs 2.5 kilograms.",
-        "It weighs 25 kilograms.",
-        "It is red.",
-    ]
-    assert cited(answer, PASSAGES) == (
-        "The tent was made by hand in Wales [2]. It weighs 2.5 kilograms [2][4]. It weighs 25 kilograms. It is red."
-    )
+    answer = ["It was made by hand in Wales.", "It weighs 2.5 kilograms.", "It weighs 25 kilograms.", "It is red."]
+    expected = "It was made by hand in Wales [2]. It weighs 2.5 kilograms [2][4]. It weighs 25 kilograms. It is red."
+    assert cited(answer, PASSAGES) == expected
 
 
 def test_an_answer_uses_only_visible_passage_text() -> None:

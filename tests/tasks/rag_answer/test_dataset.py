@@ -18,13 +18,18 @@ from searchlora.records import Record, RejectedRow, SourceReport, SourceRow
 from searchlora.tasks.rag_answer import task
 from searchlora.tasks.rag_answer.citations import supported
 from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD
-from tests.tasks.rag_answer.made import SUBJECTS, mtrag_row, usual_rows, write_mtrag
+from tests.factories import write_jsonl
+from tests.tasks.rag_answer.made import SUBJECTS, mtrag_row, usual_rows
 
 
 def _records(format: str, source: Path, **options: str) -> dict[str, Record]:
     rows = list(formats_of(task)[format].read(source, options))
     assert not [row for row in rows if isinstance(row, RejectedRow)]
     return {row.data["id"]: row.data for row in rows if isinstance(row, SourceRow)}
+
+
+def _read(folder: Path, rows: list[dict[str, Any]], **options: str) -> list[Any]:
+    return list(formats_of(task)["mtrag"].read(write_jsonl(folder / "reference.jsonl", rows), options))
 
 
 def _gold_numbers(record: Record) -> list[int]:
@@ -35,7 +40,7 @@ def _gold_numbers(record: Record) -> list[int]:
 
 
 def test_citations_follow_the_numbering_of_passages(tmp_path: Path) -> None:
-    records = _records("mtrag", write_mtrag(tmp_path / "reference.jsonl", usual_rows()))
+    records = _records("mtrag", write_jsonl(tmp_path / "reference.jsonl", usual_rows()))
     record = records["conv0<::>2"]
     (gold,) = _gold_numbers(record)
     assert record["answer"] == f"A dome tent weighs 2 kilograms and stands without pegs on rock [{gold}]."
@@ -45,7 +50,7 @@ def test_citations_follow_the_numbering_of_passages(tmp_path: Path) -> None:
 
 
 def test_number_and_order_of_passages_do_not_reveal_answerability(tmp_path: Path) -> None:
-    source = write_mtrag(tmp_path / "reference.jsonl", usual_rows())
+    source = write_jsonl(tmp_path / "reference.jsonl", usual_rows())
     records = _records("mtrag", source, passages="4", missing="1")
     assert {len(record["passages"]) for record in records.values()} == {4}
     places = {place for record in records.values() for place in _gold_numbers(record)}
@@ -57,7 +62,7 @@ def test_number_and_order_of_passages_do_not_reveal_answerability(tmp_path: Path
 
 
 def test_unanswerable_rows_contain_no_answering_passage(tmp_path: Path) -> None:
-    records = _records("mtrag", write_mtrag(tmp_path / "reference.jsonl", usual_rows()), missing="1")
+    records = _records("mtrag", write_jsonl(tmp_path / "reference.jsonl", usual_rows()), missing="1")
     assert Counter(record["kind"] for record in records.values()) == {
         "answerable": 10,
         "partly answerable": 1,
@@ -77,18 +82,14 @@ def test_unanswerable_rows_contain_no_answering_passage(tmp_path: Path) -> None:
 
 
 def test_distractors_do_not_support_the_answer_and_come_from_other_groups(tmp_path: Path) -> None:
-    twin = {
-        "document_id": "twin-0-9",
-        "title": "",
-        "text": "Dome tents, 2 kilograms of weight, stand on rock.",
-    }
+    twin = {"document_id": "twin-0-9", "title": "", "text": "Dome tents, 2 kilograms of weight, stand on rock."}
     cousin = {"document_id": "cousin-0-9", "title": "", "text": "Dome tents and pegs on rock: nothing to know."}
     rows = [
         *usual_rows(),
         mtrag_row(30, "socks", contexts=[twin]),
         mtrag_row(31, "maps", contexts=[cousin], first="Tell me about tents 0"),
     ]
-    records = _records("mtrag", write_mtrag(tmp_path / "reference.jsonl", rows), passages="9")
+    records = _records("mtrag", write_jsonl(tmp_path / "reference.jsonl", rows), passages="9")
     shown = [passage["id"] for passage in records["conv0<::>2"]["passages"]]
     assert records["conv31<::>2"]["group"] == records["conv0<::>2"]["group"]
     assert "twin-0-9" not in shown
@@ -103,10 +104,8 @@ def test_groups_are_connected_through_first_turns_and_documents(tmp_path: Path) 
         mtrag_row(30, "socks", "UNANSWERABLE", first="tell me about TENTS 0!"),
         mtrag_row(31, "maps", document="doc1"),
     ]
-    groups = {
-        id_: record["group"]
-        for id_, record in _records("mtrag", write_mtrag(tmp_path / "reference.jsonl", rows)).items()
-    }
+    records = _records("mtrag", write_jsonl(tmp_path / "reference.jsonl", rows))
+    groups = {id_: record["group"] for id_, record in records.items()}
     assert groups["conv30<::>2"] == groups["conv0<::>2"]
     assert groups["conv31<::>2"] == groups["conv1<::>2"]
     assert groups["conv23<::>2"] == groups["conv3<::>2"]
@@ -120,14 +119,12 @@ def test_sections_of_a_wikipedia_article_are_one_document(tmp_path: Path) -> Non
         mtrag_row(41, "maps", document="806502664_5333-5957"),
         mtrag_row(42, "mats", document="806502665_349-964"),
     ]
-    records = _records("mtrag", write_mtrag(tmp_path / "reference.jsonl", rows))
+    records = _records("mtrag", write_jsonl(tmp_path / "reference.jsonl", rows))
     assert records["conv40<::>2"]["group"] == records["conv41<::>2"]["group"] != records["conv42<::>2"]["group"]
 
 
 def test_the_card_states_rules_and_counts(tmp_path: Path) -> None:
-    rows = list(
-        formats_of(task)["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", usual_rows()), {"missing": "1"})
-    )
+    rows = _read(tmp_path, usual_rows(), missing="1")
     (report,) = [row for row in rows if isinstance(row, SourceReport)]
     assert report.counts["underspecified questions left out"] == 1
     assert report.counts[f"rows '{WITHOUT_GOLD}'"] == 11
@@ -147,15 +144,13 @@ def test_the_card_states_rules_and_counts(tmp_path: Path) -> None:
     ],
 )
 def test_a_contradictory_or_malformed_row_is_rejected(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
-    rows = list(formats_of(task)["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", [row]), {}))
+    rows = _read(tmp_path, [row])
     (refused,) = [row for row in rows if isinstance(row, RejectedRow)]
     assert reason in refused.reason and "line 1" in refused.where
 
 
 def test_too_few_passages_are_reported(tmp_path: Path) -> None:
-    rows = list(
-        formats_of(task)["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", usual_rows()), {"passages": "40"})
-    )
+    rows = _read(tmp_path, usual_rows(), passages="40")
     assert all("fewer than 40" in row.reason for row in rows if isinstance(row, RejectedRow))
     assert not [row for row in rows if isinstance(row, SourceRow)]
 
@@ -164,16 +159,15 @@ def test_too_few_passages_are_reported(tmp_path: Path) -> None:
     "options", [{"passages": "0"}, {"missing": "2"}, {"gold": "6"}, {"citations": "perhaps"}, {"words": "9"}]
 )
 def test_an_invalid_option_is_a_usage_error(tmp_path: Path, options: dict[str, str]) -> None:
-    source = write_mtrag(tmp_path / "reference.jsonl", usual_rows())
+    source = write_jsonl(tmp_path / "reference.jsonl", usual_rows())
     with pytest.raises(UsageError):
         build(task, source, format="mtrag", out=tmp_path / "out", options=options)
 
 
 @pytest.mark.slow
 def test_published_mtrag_tasks_are_read(real_data: Path, tmp_path: Path) -> None:
-    build(
-        task, real_data / "mtrag" / "reference.jsonl", format="mtrag", out=tmp_path / "out", options={"missing": "0.3"}
-    )
+    source = real_data / "mtrag" / "reference.jsonl"
+    build(task, source, format="mtrag", out=tmp_path / "out", options={"missing": "0.3"})
     dataset = load_dataset(tmp_path / "out")
     assert dataset.card.leaks["found"] == 0
     records = [record for split in ("train", "validation", "test") for record in dataset.records(split)]
@@ -195,20 +189,13 @@ def test_published_mtrag_tasks_are_read(real_data: Path, tmp_path: Path) -> None
 
 
 def _squad(path: Path) -> Path:
-    paragraphs = [
-        {
-            "context": f"{text} It is sold with {number} spare parts in Leeds.",
-            "qas": [
-                {
-                    "id": f"q{number}",
-                    "question": f"What is there to know of {subject}?",
-                    "answers": [{"text": text[:12], "answer_start": 0}],
-                },
-                {"id": f"no{number}", "question": f"Who invented {subject}?", "answers": [], "is_impossible": True},
-            ],
-        }
-        for number, (subject, text) in enumerate(SUBJECTS.items())
-    ]
+    paragraphs = []
+    for number, (subject, text) in enumerate(SUBJECTS.items()):
+        answers = [{"text": text[:12], "answer_start": 0}]
+        asked = {"id": f"q{number}", "question": f"What is there to know of {subject}?", "answers": answers}
+        missing = {"id": f"no{number}", "question": f"Who invented {subject}?", "answers": [], "is_impossible": True}
+        context = f"{text} It is sold with {number} spare parts in Leeds."
+        paragraphs.append({"context": context, "qas": [asked, missing]})
     path.write_text(json.dumps({"data": [{"title": "Out doors", "paragraphs": paragraphs}]}), encoding="utf-8")
     return path
 
@@ -248,8 +235,7 @@ def test_faq_rows_with_an_equal_question_or_answer_are_one_group_and_never_distr
         ("The pump does not start", "Hold the red button for five seconds."),
         *((f"What of {subject}?", text) for subject, text in SUBJECTS.items()),
     ]
-    source = tmp_path / "faq.jsonl"
-    source.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in rows), encoding="utf-8")
+    source = write_jsonl(tmp_path / "faq.jsonl", [{"question": q, "answer": a} for q, a in rows])
     records = list(_records("faq", source, missing="1").values())
     pump = [record for record in records if "pump" in record["question"].lower()]
     assert len(pump) == 6
@@ -296,8 +282,7 @@ def _native(**change: Any) -> dict[str, Any]:
     ],
 )
 def test_an_untrainable_record_is_rejected(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
-    source = tmp_path / "rows.jsonl"
-    source.write_text(json.dumps(_native()) + "\n" + json.dumps(_native(id="r2", **change)) + "\n", encoding="utf-8")
+    source = write_jsonl(tmp_path / "rows.jsonl", [_native(), _native(id="r2", **change)])
     with pytest.raises(RejectedRows) as refused:
         build(task, source, format="native", out=tmp_path / "out", split_ratios=(1.0, 0.0, 0.0))
     assert reason in str(refused.value)

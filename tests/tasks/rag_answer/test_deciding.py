@@ -23,15 +23,8 @@ PASSAGES = [
 
 def record(*relevance: float, name: str = "r", answerable: bool = True, gold: tuple[str, ...] = ("a",)):
     grades = [{"id": each["id"], "relevance": of} for each, of in zip(PASSAGES, relevance, strict=False)]
-    return {
-        "id": name,
-        "group": name,
-        "question": "How heavy is the dome tent?",
-        "passages": PASSAGES,
-        "grades": grades,
-        "answerable": answerable,
-        "gold": list(gold) if answerable else [],
-    }
+    asked = {"id": name, "group": name, "question": "How heavy is the dome tent?", "passages": PASSAGES}
+    return {**asked, "grades": grades, "answerable": answerable, "gold": list(gold) if answerable else []}
 
 
 def bound(**rules):
@@ -162,13 +155,9 @@ def test_without_a_judge_nothing_is_guessed():
     found = task.apply_tuning(scored(0.1), row)
     assert isinstance(found, InvalidOutput) and "judge has graded none" in found.reason
     assert isinstance(task.apply_tuning(scored(0.1), record(0.9)), InvalidOutput)
-    failed = {
-        "id": "q",
-        "query": "how heavy",
-        "passages": PASSAGES,
-        "outputs": {"judgment": [InvalidOutput("?", "no")]},
-    }
-    assert "grades" not in task.records_from(failed)[0]
+    outputs = {"judgment": [InvalidOutput("?", "no")]}
+    (failed,) = task.records_from({"id": "q", "query": "how heavy", "passages": PASSAGES, "outputs": outputs})
+    assert "grades" not in failed
 
 
 @pytest.mark.parametrize(

@@ -26,12 +26,8 @@ SILENCE = CitedAnswer("The passages do not answer this.", (), abstained=True)
 
 def _record(number: int, *, answerable: bool = True, gold: Sequence[str] = ("p2",), **more: Any) -> dict[str, Any]:
     reported = {"answer": "The dome tent weighs 2 kilograms [2].", "gold": list(gold)} if answerable else {"gold": []}
-    record = {
-        "id": f"r{number}",
-        "group": f"g{number}",
-        "question": "How heavy is the dome tent?",
-        "passages": PASSAGES,
-    }
+    question = "How heavy is the dome tent?"
+    record = {"id": f"r{number}", "group": f"g{number}", "question": question, "passages": PASSAGES}
     return {**record, "answerable": answerable, **reported, **more}
 
 
@@ -70,20 +66,10 @@ def test_answerability_measures_equal_scikit_learn(rows: list[tuple[bool, Any]])
 
 @pytest.mark.slow
 def test_citation_measures_aggregate_over_rows_and_count_wrong_answers() -> None:
-    records = [
-        _record(1, gold=("p2", "p3")),
-        _record(2),
-        _record(3, answerable=False),
-        _record(4, answerable=False),
-        _record(5, gold=()),
-    ]
-    outputs = [
-        _answer("It weighs 2 kilograms [2][1]."),
-        SILENCE,
-        _answer("It weighs much [2]."),
-        SILENCE,
-        _answer("It weighs 2 kilograms [1]."),
-    ]
+    silent = [_record(number, answerable=False) for number in (3, 4)]
+    records = [_record(1, gold=("p2", "p3")), _record(2), *silent, _record(5, gold=())]
+    first, third, last = map(_answer, ("It weighs 2 kg [2][1].", "It weighs much [2].", "It weighs 2 kg [1]."))
+    outputs = [first, SILENCE, third, SILENCE, last]
     found = evaluate(EvaluationInput(records, outputs))
     assert found.aggregates["citation precision"].value == pytest.approx(1 / 3)
     assert found.aggregates["citation recall"].value == pytest.approx(1 / 3)
@@ -152,18 +138,8 @@ def test_slices_are_by_kind_source_and_conversation() -> None:
 
 
 TASK = load_generation_task("rag_answer")
-RECORD = {
-    "id": "r",
-    "group": "r",
-    "question": "How heavy is the dome tent?",
-    "passages": [
-        {"id": "a", "text": "The dome tent weighs 2 kg."},
-        {"id": "b", "text": "Boots need wax twice a year."},
-    ],
-    "gold": ["a"],
-    "answerable": True,
-    "answer": "The dome tent weighs 2 kg [1].",
-}
+TEXTS = [{"id": "a", "text": "The dome tent weighs 2 kg."}, {"id": "b", "text": "Boots need wax twice a year."}]
+RECORD = _record(0, gold=["a"]) | {"passages": TEXTS, "answer": "The dome tent weighs 2 kg [1]."}
 SILENT = {key: value for key, value in RECORD.items() if key != "answer"} | {"answerable": False, "gold": []}
 QUIET = CitedAnswer(str(TASK.settings["abstention"]), (), abstained=True)
 

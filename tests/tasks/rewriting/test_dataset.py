@@ -50,12 +50,8 @@ def test_titles_are_those_that_the_whole_conversation_finds(tmp_path: Path) -> N
     ]
     source = _write(tmp_path / "rows.json", [{**row, "group": row["id"], "rewrite": "x"} for row in rows])
     records = _records(source, "native", tmp_path / "out", options={"titles": str(documents)})
-    assert {name: record.get("titles") for name, record in records.items()} == {
-        "q": ["Ada Lovelace"],
-        "own": ["Camping"],
-        "empty": [],
-        "none": None,
-    }
+    titles = {name: record.get("titles") for name, record in records.items()}
+    assert titles == {"q": ["Ada Lovelace"], "own": ["Camping"], "empty": [], "none": None}
 
 
 # CANARD
@@ -85,12 +81,8 @@ def test_canard_history_begins_with_the_human_rewrite(tmp_path: Path) -> None:
         ("assistant", "I don't know."),
     ]
     last = records["C_1_q3"]
-    assert (last["group"], last["turn"], last["query"], last["rewrite"]) == (
-        "Ada",
-        3,
-        "Anything else?",
-        "Anything else about Ada?",
-    )
+    assert (last["group"], last["turn"]) == ("Ada", 3)
+    assert (last["query"], last["rewrite"]) == ("Anything else?", "Anything else about Ada?")
     assert "Early life" not in json.dumps(last)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import combinations
 
 import pytest
@@ -15,7 +14,7 @@ from searchlora.errors import UsageError
 from searchlora.outputs import FreeText, InvalidOutput
 from searchlora.tasks.rewriting import task
 from searchlora.tasks.rewriting.reduction import ReducedQuery
-from tests.factories import admission
+from tests.factories import admission, write_jsonl
 
 QUERY = 'the "road"  the movie 映画 it\'s\\n'
 WORDS = QUERY.split()
@@ -62,22 +61,12 @@ def test_a_query_of_any_length_has_a_grammar_that_can_be_compiled(tiny_base, wor
 @pytest.fixture
 def pairs(tmp_path):
     rows = [("red tent movie", "red tent"), ("blue tent cheap", "azure tent"), ("green sofa", "green sofa")]
-    file = tmp_path / "pairs.jsonl"
-    file.write_text("".join(json.dumps({"query": query, "rewrite": rewrite}) + "\n" for query, rewrite in rows))
-    return file
+    return write_jsonl(tmp_path / "pairs.jsonl", [{"query": query, "rewrite": rewrite} for query, rewrite in rows])
 
 
 def test_rewrites_with_other_words_are_rejected(pairs, tmp_path):
-    options = {"words": "query"}
-    build(
-        task,
-        pairs,
-        format="pairs",
-        out=tmp_path / "out",
-        options=options,
-        split_ratios=(1.0, 0.0, 0.0),
-        allow_rejects=True,
-    )
+    how = {"options": {"words": "query"}, "split_ratios": (1.0, 0.0, 0.0), "allow_rejects": True}
+    build(task, pairs, format="pairs", out=tmp_path / "out", **how)
     dataset = load_dataset(tmp_path / "out")
     assert {record["rewrite"] for record in dataset.records("train")} == {"red tent", "green sofa"}
     (rejected,) = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
