@@ -15,7 +15,7 @@ from searchlora.data.document_store import DocumentStore, write_documents
 from searchlora.errors import DataError
 from searchlora.files import atomic_folder, file_sha256
 from searchlora.inference.engines import Engines
-from searchlora.pipelines.config import read_pipelines
+from searchlora.pipelines.config import PipelineConfig, read_pipelines
 from searchlora.pipelines.stages.encoder import EncodingSettings
 from searchlora.pipelines.stages.stage import BuildContext, leaves
 from searchlora.progress import Steps, no_progress
@@ -62,10 +62,14 @@ class IndexNeeds:
         self.dense: dict[str, IndexVectors] = {}
 
     @classmethod
-    def of(cls, pipelines: Sequence[str | Path], overrides: Sequence[str], context: BuildContext) -> IndexNeeds:
+    def of(
+        cls, pipelines: Sequence[str | Path | PipelineConfig], overrides: Sequence[str], context: BuildContext
+    ) -> IndexNeeds:
         """What the stages of all pipelines need; adapters of stages that search no index need not exist."""
         needs = cls()
-        for _, config in read_pipelines(pipelines, overrides):
+        configs = [each for each in pipelines if isinstance(each, PipelineConfig)]
+        files = [each for each in pipelines if not isinstance(each, PipelineConfig)]
+        for config in (*configs, *(config for _, config in read_pipelines(files, overrides))):
             for stage in leaves(config.stages):
                 stage.add_to_index(needs, context)
         return needs
@@ -92,7 +96,7 @@ def build_index(
     corpus: Corpus,
     out: str | Path,
     *,
-    pipelines: Sequence[str | Path] = ("bm25",),
+    pipelines: Sequence[str | Path | PipelineConfig] = ("bm25",),
     overrides: Sequence[str] = (),
     store: Store | str | Path | None = None,
     steps: Steps = no_progress,
@@ -104,8 +108,9 @@ def build_index(
 
     Args:
         corpus: Rows with `id`, `text` and optionally `title`, or an index folder.
-        pipelines: Names or YAML files, as `Pipeline.load` takes them. Stages that do not search need nothing.
-        overrides: Parameters, `name=value`, each of those pipelines that have it.
+        pipelines: Names or YAML files, as `Pipeline.load` takes them, or configurations of `read_pipeline`, such as
+            one file with an adapter and without. Stages that do not search need nothing.
+        overrides: Parameters, `name=value`, each of those files that have it.
 
     Raises:
         PipelineError: for an invalid pipeline.

@@ -73,9 +73,12 @@ def ablated(
         overrides: Parameters of the pipeline, `name=value`, beside those of the folds.
     """
     index = work / f"{test.name}_index"
-    for fold in test.folds:
-        for named in (_overrides(fold), _overrides(fold, embedder=None)):  # the base encoder takes its place
-            build_index(test.corpus, index, pipelines=[test.pipeline], overrides=named, store=store, steps=steps)
+    searched = [
+        read_pipeline(test.pipeline, named)
+        for fold in test.folds
+        for named in (_overrides(fold), _overrides(fold, embedder=None))  # the base encoder takes its place
+    ]
+    build_index(test.corpus, index, pipelines=searched, store=store, steps=steps)
     ablations = [_ablated(test, fold, index, store, work, steps, overrides) for fold in test.folds]
     return merged(test, ablations, work / test.name / "runs")
 

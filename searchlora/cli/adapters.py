@@ -24,7 +24,7 @@ from searchlora.errors import printable
 if TYPE_CHECKING:
     from searchlora.adapters.listing import Entry
 
-app = typer.Typer(help="List, verify, alias, compare, copy and merge stored adapters.", no_args_is_help=True)
+app = typer.Typer(help="List, verify, alias, compare, copy and export stored adapters.", no_args_is_help=True)
 
 _VersionArgument = Annotated[str, argument("ADAPTER", "Exact version, name@3.")]
 _NameArgument = Annotated[str, argument("NAME", "Adapter name, without a version.")]

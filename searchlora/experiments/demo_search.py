@@ -92,8 +92,8 @@ def demo_search(
     pipeline = _write_pipeline(folder / f"{PIPELINE}.yaml", adapters)
     documents, queries, qrels = folder / "documents.jsonl", folder / "topics.jsonl", dataset.folder / QRELS_FILE
     _write_rows(documents, search_documents(shop))
-    for overrides in ((), ("embedder=null",)):  # the ablation searches by the base encoder, too
-        build_index(documents, folder / INDEX, pipelines=[pipeline], overrides=overrides, store=store, steps=steps)
+    configs = [read_pipeline(pipeline), read_pipeline(pipeline, ["embedder=null"])]  # the ablation searches by both
+    build_index(documents, folder / INDEX, pipelines=configs, store=store, steps=steps)
     sample = sampled(dataset, topics)
     _write_rows(queries, sample)
     log(f"Ablating {PIPELINE} on {len(sample)} of {dataset.card.rows['test']} test queries")

@@ -71,15 +71,13 @@ def test_every_verb_runs_and_refuses_a_prompt_changed_since_training(cli, refuse
         ("export", "shop-colour", "--out", tmp_path / "merged"),
         ("push", "shop-colour", tmp_path / "shelf"),
         ("pull", tmp_path / "shelf", "--name", "pulled-colour"),
-        ("merge", "shop-colour", "pulled-colour", "--name", "both"),
-        ("diff", "shop-colour", "both"),
-        ("alias", "both@1", "production"),
+        ("diff", "shop-colour", "pulled-colour"),
         ("remove", "pulled-colour@1"),
     ):
         called = cli("adapters", verb, *more, "--store", store)
         assert called.code == 0, (verb, called.err)
     names = [entry.name for entry in Store(store).list()]
-    assert names == ["both", "shop-colour"]
+    assert names == ["shop-colour"]
 
     queries = tmp_path / "queries.tsv"
     queries.write_text("id\tquery\nq1\tgrass tent\nq2\tred boot\nq3\tnothing known\n", encoding="utf-8")

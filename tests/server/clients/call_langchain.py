@@ -38,15 +38,6 @@ print(
             .invoke("tent"),
             "logprobs": [each["logprob"] for each in likely.response_metadata["logprobs"]["content"]],
             "sampled": [each.message.content for each in sampled.generate([[HumanMessage("tent")]]).generations[0]],
-            "responses": ChatOpenAI(model="rewriting", max_tokens=8, use_responses_api=True, **options)
-            .invoke("telly")
-            .text,
-            "responses stream": "".join(
-                each.text
-                for each in ChatOpenAI(model="rewriting", max_tokens=8, use_responses_api=True, **options).stream(
-                    "telly"
-                )
-            ),
             "completion": OpenAI(model="rewriting", max_tokens=8, temperature=0, **options).invoke("telly"),
             "continued": OpenAI(model="tiny", max_tokens=8, temperature=0, **options).invoke("tent"),
             "documents": embeddings.embed_documents(["Hello world", "red tent", ""]),

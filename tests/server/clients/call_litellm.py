@@ -36,10 +36,6 @@ print(
             )
             .choices[0]
             .text,
-            "responses": litellm.responses(model="openai/rewriting", input="telly", max_output_tokens=16, **options)
-            .output[0]
-            .content[0]
-            .text,
             "documents": [
                 each["embedding"]
                 for each in litellm.embedding(model="openai/encoder", input=["Hello world", "red tent"], **options).data
